@@ -1,0 +1,1 @@
+"""The PyTorch modules, with the parameter names of the official checkpoints."""
