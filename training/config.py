@@ -118,10 +118,10 @@ class TransformerConfig(JsonConfig):
 VQ_PRESETS: dict[str, VQConfig] = {
     "VQ-16": VQConfig(),
     "VQ-8": VQConfig(channel_multipliers=(1, 2, 2, 4)),
-    # Small enough to train on two CPU cores; 128x128 pixels are 8x8 tokens.
-    "VQ-16-demo": VQConfig(
+    # Small enough to train on two CPU cores in minutes; 64x64 pixels are 8x8 tokens.
+    "VQ-8-demo": VQConfig(
         channels=16,
-        channel_multipliers=(1, 1, 2, 4, 4),
+        channel_multipliers=(1, 2, 4, 4),
         res_blocks=1,
         z_channels=64,
         codebook_size=1024,
@@ -136,7 +136,7 @@ TRANSFORMER_PRESETS: dict[str, TransformerConfig] = {
     "GPT-XL": TransformerConfig(dim=1280, n_layer=36, n_head=20),  # the released EditAR
     "GPT-XXL": TransformerConfig(dim=1536, n_layer=48, n_head=24),
     "GPT-3B": TransformerConfig(dim=3200, n_layer=24, n_head=32),
-    # Fits VQ-16-demo and T5-demo.
+    # Fits VQ-8-demo and T5-demo.
     "GPT-demo": TransformerConfig(
         dim=256,
         n_layer=6,

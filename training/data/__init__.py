@@ -1,0 +1,1 @@
+"""What the models learn from: the procedural world and its instructions."""

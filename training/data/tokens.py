@@ -1,0 +1,95 @@
+"""Pictures turned into tokens once, so that training the transformer need not run the VQ encoder.
+
+A shard is one `.npz` of groups: one condition picture and `GROUP` examples on it. The transformer runs the picture
+once for all of them, and telling instructions apart on one picture is just what it has to learn.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from training.data.edits import EDIT_KINDS, KINDS, TRANSLATION_TASKS, Example, caption_slots, caption, example
+from training.data.scenes import BACKGROUNDS, COLOURS, TEXTURES, Scene, condition_picture, random_scene, render
+from training.models.vq import VQModel
+
+import dataclasses
+
+GROUP = 4
+EDIT_SHARE = 0.72  # of groups; the rest are shared evenly by the three translations
+EDIT_WEIGHTS = {"recolour": 1.0, "retexture": 1.0, "replace": 1.0, "remove": 0.8, "add": 1.2, "background": 0.7}
+
+
+def repainted(rng: np.random.Generator, scene: Scene, textures: bool) -> Scene:
+    """The same geometry in other colours, on another background, and with other textures where `textures`."""
+    objects = tuple(
+        dataclasses.replace(
+            o,
+            colour=str(rng.choice(list(COLOURS))),
+            texture=str(rng.choice(TEXTURES, p=(0.5, 0.25, 0.25))) if textures else o.texture,
+        )
+        for o in scene.objects
+    )
+    return dataclasses.replace(scene, objects=objects, background=str(rng.choice(list(BACKGROUNDS))))
+
+
+def random_group(rng: np.random.Generator) -> tuple[NDArray[np.uint8], list[Example]]:
+    """A condition picture [SIZE, SIZE, 3] and `GROUP` examples whose condition it is."""
+    scene = random_scene(rng, 2 if rng.random() < 0.5 else 3)
+    if rng.random() < EDIT_SHARE:
+        kinds = [k for k in EDIT_KINDS if k != "add" or len(scene.objects) < 3]
+        weights = np.asarray([EDIT_WEIGHTS[k] for k in kinds])
+        drawn = rng.choice(kinds, GROUP, p=weights / weights.sum())
+        return render(scene), [example(rng, str(k), scene) for k in drawn]
+    task = str(rng.choice(TRANSLATION_TASKS))
+    examples = []
+    for i in range(GROUP):
+        # Depth and segmentation do not show colours or textures. Edges show textures; that the edges of the first
+        # scene's colours serve for the others' too makes them a little less exact than in use.
+        painted = repainted(rng, scene, textures=task != "canny") if i else scene
+        text = caption(rng, painted)
+        examples.append(Example(task, painted, painted, text, caption_slots(painted, text)))
+    return condition_picture(scene, task), examples
+
+
+@torch.inference_mode()
+def encode_pictures(vq: VQModel, pictures: NDArray[np.uint8], batch: int = 50) -> NDArray[np.int64]:
+    """uint8 [B, SIZE, SIZE, 3] → tokens [B, N]."""
+    out = []
+    for i in range(0, len(pictures), batch):
+        pixels = torch.from_numpy(pictures[i : i + batch]).permute(0, 3, 1, 2).float() / 127.5 - 1
+        out.append(vq.encode(pixels.contiguous(memory_format=torch.channels_last)).numpy())
+    return np.concatenate(out)
+
+
+def write_shard(path: Path, vq: VQModel, seed: int, index: int, groups: int) -> None:
+    """Shard `index` of the stream `seed`: conditions uint16 [G, N], targets [G, GROUP, N], texts, kinds."""
+    rng = np.random.default_rng([seed, index])
+    pictures, texts, tasks, kinds = [], [], [], []
+    for _ in range(groups):
+        condition, examples = random_group(rng)
+        pictures.append(condition)
+        pictures.extend(render(e.target) for e in examples)
+        texts.append([e.text for e in examples])
+        tasks.append([e.task for e in examples])
+        kinds.append([KINDS.index(e.kind) for e in examples])
+    tokens = encode_pictures(vq, np.stack(pictures)).astype(np.uint16).reshape(groups, 1 + GROUP, -1)
+    partial = path.with_suffix(".partial")
+    with open(partial, "wb") as f:
+        np.savez_compressed(
+            f, condition=tokens[:, 0], target=tokens[:, 1:], text=texts, task=tasks, kind=np.asarray(kinds, np.uint8)
+        )
+    os.replace(partial, path)
+
+
+def write_shards(folder: Path, vq: VQModel, seed: int, shards: int, groups: int) -> None:
+    """Shards 0..shards-1 of `groups` groups each; those that lie there already are kept."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for index in range(shards):
+        path = folder / f"shard-{index:05d}.npz"
+        if not path.exists():
+            write_shard(path, vq, seed, index, groups)

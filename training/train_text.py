@@ -1,0 +1,147 @@
+"""Makes the demo's text encoder: its tokenizer, and a small T5 encoder pre-trained to understand the instructions.
+
+EditAR's transformer reads text through keys rotated to zero, so it sees the *mean* over all text positions, padding
+included. The encoder is therefore trained until that mean answers, through one linear layer a question, everything a
+text says (`training.data.edits.SLOTS`). The linear layers are thrown away; the encoder stays frozen afterwards, as
+T5 does in the paper. The result is a folder in Hugging Face layout.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
+from torch import Tensor, nn
+
+from editar_rt.prompts import build_prompt
+from training.data.edits import KINDS, SLOTS, random_example, slot_indices
+from training.loop import RunFolder, batch_rng, cosine_schedule
+from training.models.text_encoder import T5_PRESETS, build_text_encoder, encode
+
+PAD, END, UNKNOWN = "<pad>", "</s>", "<unk>"  # ids 0, 1, 2, as T5 has them
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """How the demo's text encoder is trained."""
+
+    preset: str = "T5-demo"
+    seed: int = 2
+    vocabulary: int = 400
+    text_tokens: int = 40
+    steps: int = 1500
+    batch: int = 96
+    lr: float = 2e-3
+    warmup: int = 50
+
+
+def random_texts(rng: np.random.Generator, count: int) -> tuple[list[str], np.ndarray]:
+    """Prompts as the model reads them, and their slots [count, len(SLOTS)]."""
+    examples = [random_example(rng, str(rng.choice(KINDS))) for _ in range(count)]
+    return [build_prompt(e.task, e.text) for e in examples], np.stack([slot_indices(e.slots) for e in examples])
+
+
+def train_tokenizer(recipe: Recipe) -> Tokenizer:
+    """A unigram tokenizer of the T5 kind; case does not matter."""
+    tokenizer = Tokenizer(models.Unigram())
+    tokenizer.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Lowercase(), normalizers.Strip()])
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(replacement="▁", prepend_scheme="always")
+    letters = list("abcdefghijklmnopqrstuvwxyz0123456789.,:;!?'\"-▁")
+    trainer = trainers.UnigramTrainer(
+        vocab_size=recipe.vocabulary,
+        special_tokens=[PAD, END, UNKNOWN],
+        unk_token=UNKNOWN,
+        initial_alphabet=letters,
+        show_progress=False,
+    )
+    texts, _ = random_texts(batch_rng(recipe.seed, 2**40), 20_000)
+    tokenizer.train_from_iterator(texts, trainer)
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=f"$A {END}", special_tokens=[(END, tokenizer.token_to_id(END))]
+    )
+    return tokenizer
+
+
+def tokenize(tokenizer: Tokenizer, texts: list[str], length: int) -> tuple[Tensor, Tensor]:
+    """Texts → ids and attention mask, int64 [B, length] each, truncated and padded."""
+    tokenizer.enable_truncation(length)
+    tokenizer.enable_padding(length=length, pad_id=0, pad_token=PAD)
+    encodings = tokenizer.encode_batch(texts)
+    return torch.tensor([e.ids for e in encodings]), torch.tensor([e.attention_mask for e in encodings])
+
+
+def slot_losses(heads: nn.Linear, states: Tensor, slots: Tensor) -> tuple[Tensor, Tensor]:
+    """Cross-entropy summed over the slots, and the share of texts with every slot right.
+
+    Args:
+        states: encoder output [B, T, C].
+        slots: [B, len(SLOTS)] class indices.
+    """
+    sizes = [1 + len(values) for values in SLOTS.values()]
+    answers = heads(states.mean(dim=1)).split(sizes, dim=-1)
+    losses = [F.cross_entropy(a, slots[:, i]) for i, a in enumerate(answers)]
+    right = torch.stack([a.argmax(-1) == slots[:, i] for i, a in enumerate(answers)]).all(dim=0)
+    return torch.stack(losses).sum(), right.float().mean()
+
+
+def train(folder: Path | str, recipe: Recipe, log_every: int = 50) -> Path:
+    """Train the tokenizer and the encoder; returns the finished folder, `text_encoder/`."""
+    run = RunFolder(folder, dataclasses.asdict(recipe))
+    torch.manual_seed(recipe.seed)
+    tokenizer = train_tokenizer(recipe)
+    model = build_text_encoder(T5_PRESETS[recipe.preset], vocab_size=tokenizer.get_vocab_size())
+    heads = nn.Linear(model.config.d_model, sum(1 + len(v) for v in SLOTS.values()))
+    parameters = [*model.parameters(), *heads.parameters()]
+    optimizer = torch.optim.AdamW(parameters, lr=recipe.lr, betas=(0.9, 0.98), weight_decay=0.01)
+    first = 0
+    if state := run.load_last():
+        first = state["step"]
+        model.load_state_dict(state["model"])
+        heads.load_state_dict(state["heads"])
+        optimizer.load_state_dict(state["optimizer"])
+
+    for step in range(first, recipe.steps):
+        for group in optimizer.param_groups:
+            group["lr"] = recipe.lr * cosine_schedule(step, recipe.steps, recipe.warmup)
+        texts, slots = random_texts(batch_rng(recipe.seed, step), recipe.batch)
+        ids, mask = tokenize(tokenizer, texts, recipe.text_tokens)
+        loss, right = slot_losses(heads, encode(model, ids, mask), torch.from_numpy(slots))
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+        optimizer.step()
+        done = step + 1
+        if done % log_every == 0:
+            run.log(done, loss=loss.item(), all_slots_right=right.item())
+        if done % 500 == 0 or done == recipe.steps:
+            run.save_last(
+                done, model=model.state_dict(), heads=heads.state_dict(), optimizer=optimizer.state_dict()
+            )
+    with torch.no_grad():
+        texts, slots = random_texts(batch_rng(recipe.seed, 2**41), 1000)
+        ids, mask = tokenize(tokenizer, texts, recipe.text_tokens)
+        _, right = slot_losses(heads, encode(model, ids, mask), torch.from_numpy(slots))
+    truncated = float((mask[:, -1] == 1).float().mean())
+    run.log(recipe.steps, validation_all_slots_right=right.item(), filled_to_the_end=truncated)
+    return save_folder(run.folder / "text_encoder", model, tokenizer)
+
+
+def save_folder(folder: Path, model: nn.Module, tokenizer: Tokenizer) -> Path:
+    """A text encoder and its tokenizer as a Hugging Face folder, replacing what was there."""
+    from transformers import PreTrainedTokenizerFast
+
+    partial = folder.with_name(folder.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    tokenizer.no_padding()
+    tokenizer.no_truncation()
+    model.save_pretrained(partial, safe_serialization=True)  # type: ignore[operator]
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token=PAD, eos_token=END, unk_token=UNKNOWN)
+    fast.save_pretrained(partial)
+    shutil.rmtree(folder, ignore_errors=True)
+    partial.rename(folder)
+    return folder

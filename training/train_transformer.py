@@ -1,0 +1,221 @@
+"""Trains the demo's transformer on shards of tokens, as EditAR is trained.
+
+The loss is cross-entropy on the target tokens. One uniform draw a row decides the condition dropout that guidance
+needs. Tokens that an edit changes weigh more than those it copies: copying is most of a picture and learned first.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from tokenizers import Tokenizer
+from torch import Tensor
+
+from editar_rt.prompts import build_prompt
+from training.config import TRANSFORMER_PRESETS
+from training.data.edits import KINDS, TRANSLATION_TASKS
+from training.loop import Average, RunFolder, batch_rng, cosine_schedule
+from training.models.text_encoder import encode, load_text_encoder
+from training.models.transformer import Transformer
+from training.train_text import tokenize
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """How the demo's transformer is trained."""
+
+    preset: str = "GPT-demo"
+    seed: int = 3
+    steps: int = 6000
+    pictures: int = 12  # condition pictures a batch, each with all its instructions
+    muon_lr: float = 4e-3  # of the layers' matrices
+    adam_lr: float = 2e-3  # of embeddings, norms and the output
+    weight_decay: float = 0.02
+    warmup: int = 150
+    changed_weight: float = 3.0  # of target tokens that differ from the condition's, in edits
+    dropout: float = 0.0
+    ema: float = 0.999
+
+
+@dataclasses.dataclass
+class Batch:
+    """P condition pictures with K examples each; rows are P * K."""
+
+    condition: Tensor  # int64 [P, N]
+    target: Tensor  # int64 [P * K, N]
+    text_ids: Tensor  # int64 [P * K, T]
+    text_mask: Tensor  # int64 [P * K, T]
+    kinds: Tensor  # int64 [P * K], indices into KINDS
+    weights: Tensor  # float32 [P * K, N], of the loss
+
+
+class Shards:
+    """All shards of a folder in memory, texts tokenized once."""
+
+    def __init__(self, folder: Path, tokenizer: Tokenizer, text_tokens: int, changed_weight: float) -> None:
+        paths = sorted(folder.glob("shard-*.npz"))
+        if not paths:
+            raise FileNotFoundError(f"{folder} holds no shard-*.npz; make them with: python -m training tokens")
+        parts: dict[str, list[np.ndarray]] = {}
+        prompts: list[str] = []
+        for path in paths:
+            with np.load(path) as shard:
+                for name in ("condition", "target", "kind"):
+                    parts.setdefault(name, []).append(shard[name])
+                pairs = zip(shard["task"].ravel().tolist(), shard["text"].ravel().tolist(), strict=True)
+                prompts += [build_prompt(task, text) for task, text in pairs]
+        self.condition, self.target, self.kinds = (np.concatenate(parts[n]) for n in ("condition", "target", "kind"))
+        distinct = sorted(set(prompts))
+        place = {text: i for i, text in enumerate(distinct)}
+        ids, mask = tokenize(tokenizer, distinct, text_tokens)
+        self.ids, self.mask = ids.to(torch.int16), mask.to(torch.int8)
+        self.text = np.asarray([place[p] for p in prompts], np.int32).reshape(self.kinds.shape)
+        self.changed_weight = changed_weight
+
+    def __len__(self) -> int:
+        return len(self.condition)
+
+    def batch(self, groups: np.ndarray) -> Batch:
+        condition = torch.from_numpy(self.condition[groups].astype(np.int64))
+        target = torch.from_numpy(self.target[groups].astype(np.int64))
+        kinds = torch.from_numpy(self.kinds[groups].astype(np.int64))
+        text = torch.from_numpy(self.text[groups].ravel())
+        edit = kinds < KINDS.index(TRANSLATION_TASKS[0])
+        changed = (target != condition[:, None]) & edit[..., None]
+        weights = 1 + (self.changed_weight - 1) * changed.float()
+        return Batch(
+            condition,
+            target.flatten(0, 1),
+            self.ids[text].long(),
+            self.mask[text].long(),
+            kinds.flatten(),
+            weights.flatten(0, 1),
+        )
+
+
+def epoch_order(seed: int, epoch: int, count: int) -> np.ndarray:
+    return np.random.default_rng([seed, epoch]).permutation(count)
+
+
+def groups_of_step(seed: int, step: int, pictures: int, count: int) -> np.ndarray:
+    """Which groups a step sees: epochs without repetition, following from (seed, step) alone."""
+    first = step * pictures
+    indices = np.arange(first, first + pictures)
+    orders = {e: epoch_order(seed, int(e), count) for e in np.unique(indices // count)}
+    return np.asarray([orders[i // count][i % count] for i in indices])
+
+
+def condition_dropout(rng: np.random.Generator, rows: int) -> tuple[Tensor, Tensor]:
+    """(drop picture, drop text), bool [rows]: one draw a row, with the paper's shares."""
+    u = torch.from_numpy(rng.random(rows))
+    return u < 0.10, (u < 0.05) | (u > 0.95)
+
+
+def parameter_groups(model: Transformer) -> tuple[list[Tensor], list[Tensor]]:
+    """The matrices inside the layers (for Muon), and everything else (for AdamW)."""
+    matrices = [p for p in model.layers.parameters() if p.ndim == 2]
+    chosen = {id(p) for p in matrices}
+    return matrices, [p for p in model.parameters() if id(p) not in chosen]
+
+
+def train(
+    folder: Path | str,
+    tokens: Path,
+    text_encoder: Path,
+    recipe: Recipe,
+    log_every: int = 50,
+    save_every: int = 250,
+    compiled: bool = False,
+) -> Path:
+    """Train (or go on training) a transformer; returns the path of the finished checkpoint, `transformer.pt`."""
+    run = RunFolder(folder, dataclasses.asdict(recipe))
+    torch.manual_seed(recipe.seed)
+    config = TRANSFORMER_PRESETS[recipe.preset]
+    tokenizer = Tokenizer.from_file(str(text_encoder / "tokenizer.json"))
+    data = Shards(tokens, tokenizer, config.cls_token_num, recipe.changed_weight)
+    encoder = load_text_encoder(text_encoder).requires_grad_(False).eval()
+    model = Transformer(config, recipe.dropout, recipe.dropout, recipe.dropout)
+    matrices, others = parameter_groups(model)
+    optimizers: list[torch.optim.Optimizer] = [
+        torch.optim.Muon(
+            matrices, lr=recipe.muon_lr, weight_decay=recipe.weight_decay, adjust_lr_fn="match_rms_adamw"
+        ),
+        torch.optim.AdamW(others, lr=recipe.adam_lr, betas=(0.9, 0.95), weight_decay=0.0),
+    ]
+    peaks = (recipe.muon_lr, recipe.adam_lr)
+    average = Average(model, recipe.ema)
+    first = 0
+    if state := run.load_last():
+        first = state["step"]
+        model.load_state_dict(state["model"])
+        for optimizer, values in zip(optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(values)
+        average.values = state["average"]
+    forward = torch.compile(model) if compiled else model
+
+    sums = torch.zeros(len(KINDS), 3)  # rows, changed tokens, those predicted right
+    for step in range(first, recipe.steps):
+        for optimizer, peak in zip(optimizers, peaks, strict=True):
+            for group in optimizer.param_groups:
+                group["lr"] = peak * cosine_schedule(step, recipe.steps, recipe.warmup)
+        rng = batch_rng(recipe.seed, step)
+        batch = data.batch(groups_of_step(recipe.seed, step, recipe.pictures, len(data)))
+        drop_picture, drop_text = condition_dropout(rng, len(batch.target))
+        with torch.no_grad():
+            states = encode(encoder, batch.text_ids, batch.text_mask)
+        logits = forward(batch.condition, states, batch.target, drop_picture, drop_text)
+        losses = F.cross_entropy(logits.flatten(0, 1), batch.target.flatten(), reduction="none")
+        weights = batch.weights.flatten()
+        loss = (losses * weights).sum() / weights.sum()
+        for optimizer in optimizers:
+            optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        if not math.isfinite(norm.item()):
+            raise FloatingPointError(f"loss or gradient not finite at step {step}; the last checkpoint is kept")
+        for optimizer in optimizers:
+            optimizer.step()
+        average.update(model, step)
+
+        done = step + 1
+        count_right(sums, batch, logits.detach(), drop_picture | drop_text)
+        if done % log_every == 0:
+            right = {f"changed_right_{k}": (sums[i, 2] / sums[i, 1].clamp_min(1)).item() for i, k in enumerate(KINDS)}
+            run.log(done, loss=loss.item(), gradient=norm.item(), samples=float(done * len(batch.target)), **right)
+            sums.zero_()
+        if done % save_every == 0 or done == recipe.steps:
+            run.save_last(
+                done,
+                model=model.state_dict(),
+                optimizers=[o.state_dict() for o in optimizers],
+                average=average.values,
+            )
+            save_checkpoint(run, model, average)
+    return save_checkpoint(run, model, average)
+
+
+@torch.no_grad()
+def count_right(sums: Tensor, batch: Batch, logits: Tensor, dropped: Tensor) -> None:
+    """Adds, a kind, how many weighted-up tokens (all, in translations) the undropped rows predict."""
+    right = logits.argmax(-1) == batch.target
+    matters = batch.weights > 1
+    matters |= (batch.kinds >= KINDS.index(TRANSLATION_TASKS[0]))[:, None]
+    matters &= ~dropped[:, None]
+    columns = torch.stack([torch.ones(len(right)), matters.sum(1).float(), (right & matters).sum(1).float()], dim=1)
+    sums.index_add_(0, batch.kinds, columns)
+
+
+def save_checkpoint(run: RunFolder, model: Transformer, average: Average) -> Path:
+    """The averaged weights in the official layout, with the configuration beside them."""
+    return run.save("transformer.pt", {"model": average.values, "config": model.config.to_dict(), "recipe": run.recipe})
+
+
+def read_log(folder: Path) -> list[dict[str, float]]:
+    """The lines of a run's log."""
+    return [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
