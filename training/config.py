@@ -8,7 +8,9 @@ from __future__ import annotations
 import dataclasses
 import math
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, TypeVar
+
+AnyConfig = TypeVar("AnyConfig", bound="JsonConfig")
 
 
 class JsonConfig:
@@ -20,7 +22,7 @@ class JsonConfig:
         return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
 
     @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> Self:
+    def from_dict(cls: type[AnyConfig], values: dict[str, Any]) -> AnyConfig:
         """The config that `to_dict` was called on. Fields left out take their defaults.
 
         Raises:

@@ -99,3 +99,59 @@ class RunFolder:
             raise ValueError(f"{path} was made by another recipe ({found}); choose another folder or remove it")
         self.seconds_before = state["seconds"]
         return state
+
+
+class MuonAdam:
+    """Muon for the chosen matrices and AdamW for everything else, as one optimizer.
+
+    Muon orthogonalizes the update of a matrix; on these small models it needs a third of AdamW's steps. A convolution
+    counts as the matrix [out, everything else]; its view shares the parameter's memory.
+    """
+
+    def __init__(
+        self, model: nn.Module, matrices: list[nn.Parameter], muon_lr: float, adam_lr: float, weight_decay: float
+    ) -> None:
+        chosen = {id(p) for p in matrices}
+        self.parameters = list(model.parameters())
+        self.views = [(p, nn.Parameter(_as_matrix(p.detach()))) for p in matrices]
+        if any(p.data_ptr() != v.data_ptr() for p, v in self.views):
+            raise ValueError("a matrix must share its parameter's memory; is the model's memory format channels_last?")
+        others = [p for p in self.parameters if id(p) not in chosen]
+        self.optimizers: tuple[torch.optim.Optimizer, ...] = (
+            torch.optim.Muon(
+                [v for _, v in self.views], lr=muon_lr, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw"
+            ),
+            torch.optim.AdamW(others, lr=adam_lr, betas=(0.9, 0.95), weight_decay=0.0),
+        )
+        self.peaks = (muon_lr, adam_lr)
+
+    def step(self, factor: float) -> float:
+        """One update with `factor` on the learning rates; clears the gradients. Returns the gradient's norm.
+
+        Raises:
+            FloatingPointError: where the gradient is not finite; nothing was changed then.
+        """
+        norm = torch.nn.utils.clip_grad_norm_(self.parameters, 1.0).item()
+        if not math.isfinite(norm):
+            raise FloatingPointError("the gradient is not finite; the last checkpoint is kept")
+        for p, v in self.views:
+            v.grad = None if p.grad is None else _as_matrix(p.grad)
+        for optimizer, peak in zip(self.optimizers, self.peaks, strict=True):
+            for group in optimizer.param_groups:
+                group["lr"] = peak * factor
+            optimizer.step()
+        for p in self.parameters:
+            p.grad = None
+        return norm
+
+    def state_dict(self) -> list[dict[str, Any]]:
+        return [o.state_dict() for o in self.optimizers]
+
+    def load_state_dict(self, states: list[dict[str, Any]]) -> None:
+        for optimizer, state in zip(self.optimizers, states, strict=True):
+            optimizer.load_state_dict(state)
+
+
+def _as_matrix(x: torch.Tensor) -> torch.Tensor:
+    """[out, ...] as [out, rest], a view where a convolution's weights lie channels last."""
+    return x.permute(0, 2, 3, 1).reshape(len(x), -1) if x.ndim == 4 else x

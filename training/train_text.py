@@ -32,10 +32,10 @@ class Recipe:
 
     preset: str = "T5-demo"
     seed: int = 2
-    vocabulary: int = 400
+    vocabulary: int = 512
     text_tokens: int = 40
-    steps: int = 1500
-    batch: int = 96
+    steps: int = 1000
+    batch: int = 64
     lr: float = 2e-3
     warmup: int = 50
 
@@ -47,16 +47,14 @@ def random_texts(rng: np.random.Generator, count: int) -> tuple[list[str], np.nd
 
 
 def train_tokenizer(recipe: Recipe) -> Tokenizer:
-    """A unigram tokenizer of the T5 kind; case does not matter."""
-    tokenizer = Tokenizer(models.Unigram())
+    """A byte-pair tokenizer over words, in which every word of the world is one token; case does not matter."""
+    tokenizer = Tokenizer(models.BPE(unk_token=UNKNOWN))
     tokenizer.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Lowercase(), normalizers.Strip()])
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(replacement="▁", prepend_scheme="always")
-    letters = list("abcdefghijklmnopqrstuvwxyz0123456789.,:;!?'\"-▁")
-    trainer = trainers.UnigramTrainer(
+    trainer = trainers.BpeTrainer(
         vocab_size=recipe.vocabulary,
         special_tokens=[PAD, END, UNKNOWN],
-        unk_token=UNKNOWN,
-        initial_alphabet=letters,
+        initial_alphabet=list("abcdefghijklmnopqrstuvwxyz0123456789.,:;!?'\"-▁"),
         show_progress=False,
     )
     texts, _ = random_texts(batch_rng(recipe.seed, 2**40), 20_000)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +19,7 @@ from torch import Tensor
 from editar_rt.prompts import build_prompt
 from training.config import TRANSFORMER_PRESETS
 from training.data.edits import KINDS, TRANSLATION_TASKS
-from training.loop import Average, RunFolder, batch_rng, cosine_schedule
+from training.loop import Average, MuonAdam, RunFolder, batch_rng, cosine_schedule
 from training.models.text_encoder import encode, load_text_encoder
 from training.models.transformer import Transformer
 from training.train_text import tokenize
@@ -117,13 +116,6 @@ def condition_dropout(rng: np.random.Generator, rows: int) -> tuple[Tensor, Tens
     return u < 0.10, (u < 0.05) | (u > 0.95)
 
 
-def parameter_groups(model: Transformer) -> tuple[list[Tensor], list[Tensor]]:
-    """The matrices inside the layers (for Muon), and everything else (for AdamW)."""
-    matrices = [p for p in model.layers.parameters() if p.ndim == 2]
-    chosen = {id(p) for p in matrices}
-    return matrices, [p for p in model.parameters() if id(p) not in chosen]
-
-
 def train(
     folder: Path | str,
     tokens: Path,
@@ -141,29 +133,19 @@ def train(
     data = Shards(tokens, tokenizer, config.cls_token_num, recipe.changed_weight)
     encoder = load_text_encoder(text_encoder).requires_grad_(False).eval()
     model = Transformer(config, recipe.dropout, recipe.dropout, recipe.dropout)
-    matrices, others = parameter_groups(model)
-    optimizers: list[torch.optim.Optimizer] = [
-        torch.optim.Muon(
-            matrices, lr=recipe.muon_lr, weight_decay=recipe.weight_decay, adjust_lr_fn="match_rms_adamw"
-        ),
-        torch.optim.AdamW(others, lr=recipe.adam_lr, betas=(0.9, 0.95), weight_decay=0.0),
-    ]
-    peaks = (recipe.muon_lr, recipe.adam_lr)
+    matrices = [p for p in model.layers.parameters() if p.ndim == 2]
+    optimizer = MuonAdam(model, matrices, recipe.muon_lr, recipe.adam_lr, recipe.weight_decay)
     average = Average(model, recipe.ema)
     first = 0
     if state := run.load_last():
         first = state["step"]
         model.load_state_dict(state["model"])
-        for optimizer, values in zip(optimizers, state["optimizers"], strict=True):
-            optimizer.load_state_dict(values)
+        optimizer.load_state_dict(state["optimizer"])
         average.values = state["average"]
     forward = torch.compile(model) if compiled else model
 
     sums = torch.zeros(len(KINDS), 3)  # rows, changed tokens, those predicted right
     for step in range(first, recipe.steps):
-        for optimizer, peak in zip(optimizers, peaks, strict=True):
-            for group in optimizer.param_groups:
-                group["lr"] = peak * cosine_schedule(step, recipe.steps, recipe.warmup)
         rng = batch_rng(recipe.seed, step)
         batch = data.batch(groups_of_step(recipe.seed, step, recipe.pictures, len(data)))
         drop_picture, drop_text = condition_dropout(rng, len(batch.target))
@@ -173,27 +155,21 @@ def train(
         losses = F.cross_entropy(logits.flatten(0, 1), batch.target.flatten(), reduction="none")
         weights = batch.weights.flatten()
         loss = (losses * weights).sum() / weights.sum()
-        for optimizer in optimizers:
-            optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        if not math.isfinite(norm.item()):
-            raise FloatingPointError(f"loss or gradient not finite at step {step}; the last checkpoint is kept")
-        for optimizer in optimizers:
-            optimizer.step()
+        norm = optimizer.step(cosine_schedule(step, recipe.steps, recipe.warmup))
         average.update(model, step)
 
         done = step + 1
         count_right(sums, batch, logits.detach(), drop_picture | drop_text)
         if done % log_every == 0:
             right = {f"changed_right_{k}": (sums[i, 2] / sums[i, 1].clamp_min(1)).item() for i, k in enumerate(KINDS)}
-            run.log(done, loss=loss.item(), gradient=norm.item(), samples=float(done * len(batch.target)), **right)
+            run.log(done, loss=loss.item(), gradient=norm, samples=float(done * len(batch.target)), **right)
             sums.zero_()
         if done % save_every == 0 or done == recipe.steps:
             run.save_last(
                 done,
                 model=model.state_dict(),
-                optimizers=[o.state_dict() for o in optimizers],
+                optimizer=optimizer.state_dict(),
                 average=average.values,
             )
             save_checkpoint(run, model, average)

@@ -9,7 +9,6 @@ lost hues.
 from __future__ import annotations
 
 import dataclasses
-import math
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +19,7 @@ from torch import Tensor
 
 from training.config import VQ_PRESETS
 from training.data.scenes import condition_picture, object_mask, random_scene, render
-from training.loop import Average, RunFolder, batch_rng, cosine_schedule
+from training.loop import Average, MuonAdam, RunFolder, batch_rng, cosine_schedule
 from training.models.vq import VQModel
 
 
@@ -31,11 +30,12 @@ class Recipe:
     preset: str = "VQ-8-demo"
     picture_size: int = 64
     seed: int = 1
-    steps: int = 3600
+    steps: int = 3000
     batch: int = 8
-    lr: float = 2e-3
-    warmup: int = 100
-    continuous_steps: int = 700  # before the codebook is placed
+    muon_lr: float = 4e-3  # of the convolutions
+    adam_lr: float = 2e-3  # of norms, biases and the codebook
+    warmup: int = 50
+    continuous_steps: int = 500  # before the codebook is placed
     commitment: float = 0.25
     codebook_weight: float = 1.0
     chroma_weight: float = 1.5
@@ -103,7 +103,8 @@ def train(folder: Path | str, recipe: Recipe, log_every: int = 50, save_every: i
     torch.manual_seed(recipe.seed)
     generator = torch.Generator().manual_seed(recipe.seed)
     model = VQModel(VQ_PRESETS[recipe.preset]).to(memory_format=torch.channels_last)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=recipe.lr, betas=(0.9, 0.98), weight_decay=1e-4)
+    convolutions = [p for p in model.parameters() if p.ndim == 4]
+    optimizer = MuonAdam(model, convolutions, recipe.muon_lr, recipe.adam_lr, weight_decay=1e-3)
     average = Average(model, recipe.ema)
     codebook_size = model.config.codebook_size
     usage = torch.zeros(codebook_size)  # how often each row was chosen since the last restart round
@@ -120,14 +121,12 @@ def train(folder: Path | str, recipe: Recipe, log_every: int = 50, save_every: i
         if step == recipe.continuous_steps:
             place_codebook(model, recipe, generator)
             average.values["quantize.embedding.weight"].copy_(model.quantize.embedding.weight)
-        for group in optimizer.param_groups:
-            group["lr"] = recipe.lr * cosine_schedule(step, recipe.steps, recipe.warmup)
         pixels, masks = batch_pictures(batch_rng(recipe.seed, step), recipe.batch, recipe.picture_size)
         pixels = pixels.contiguous(memory_format=torch.channels_last)
         vectors = F.normalize(model.encode_features(pixels), dim=1)
         if step < recipe.continuous_steps:
             # Noise of about the quantization's size keeps neighbouring vectors meaning similar pictures.
-            noisy = F.normalize(vectors + 0.1 * torch.randn(vectors.shape, generator=generator), dim=1)
+            noisy = F.normalize(vectors + 0.05 * torch.randn(vectors.shape, generator=generator), dim=1)
             loss = reconstruction_loss(recipe, model.decode_vectors(noisy), pixels, masks)
         else:
             tokens = model.quantize_features(vectors.detach())
@@ -138,12 +137,8 @@ def train(folder: Path | str, recipe: Recipe, log_every: int = 50, save_every: i
             decoded = model.decode_vectors(vectors + (rows - vectors).detach())
             loss = reconstruction_loss(recipe, decoded, pixels, masks)
             loss = loss + recipe.codebook_weight * codebook_loss + recipe.commitment * commitment
-        optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        if not math.isfinite(float(norm)):
-            raise FloatingPointError(f"loss or gradient not finite at step {step}; the last checkpoint is kept")
-        optimizer.step()
+        norm = optimizer.step(cosine_schedule(step, recipe.steps, recipe.warmup))
         average.update(model, step)
         done = step + 1
         quantizing = step >= recipe.continuous_steps
@@ -152,7 +147,7 @@ def train(folder: Path | str, recipe: Recipe, log_every: int = 50, save_every: i
                 restart_dead_rows(model, average, usage, vectors.detach(), generator)
             usage.zero_()
         if done % log_every == 0:
-            run.log(done, loss=loss.item(), lr=optimizer.param_groups[0]["lr"], gradient=norm.item())
+            run.log(done, loss=loss.item(), gradient=norm)
         if done % save_every == 0 or done == recipe.steps:
             run.save_last(
                 done,

@@ -6,7 +6,10 @@ once for all of them, and telling instructions apart on one picture is just what
 
 from __future__ import annotations
 
+import dataclasses
+import multiprocessing
 import os
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -15,9 +18,8 @@ from numpy.typing import NDArray
 
 from training.data.edits import EDIT_KINDS, KINDS, TRANSLATION_TASKS, Example, caption_slots, caption, example
 from training.data.scenes import BACKGROUNDS, COLOURS, TEXTURES, Scene, condition_picture, random_scene, render
+from training.checkpoints import load_vq
 from training.models.vq import VQModel
-
-import dataclasses
 
 GROUP = 4
 EDIT_SHARE = 0.72  # of groups; the rest are shared evenly by the three translations
@@ -37,14 +39,14 @@ def repainted(rng: np.random.Generator, scene: Scene, textures: bool) -> Scene:
     return dataclasses.replace(scene, objects=objects, background=str(rng.choice(list(BACKGROUNDS))))
 
 
-def random_group(rng: np.random.Generator) -> tuple[NDArray[np.uint8], list[Example]]:
-    """A condition picture [SIZE, SIZE, 3] and `GROUP` examples whose condition it is."""
+def random_group(rng: np.random.Generator, size: int) -> tuple[NDArray[np.uint8], list[Example]]:
+    """A condition picture [size, size, 3] and `GROUP` examples whose condition it is."""
     scene = random_scene(rng, 2 if rng.random() < 0.5 else 3)
     if rng.random() < EDIT_SHARE:
         kinds = [k for k in EDIT_KINDS if k != "add" or len(scene.objects) < 3]
         weights = np.asarray([EDIT_WEIGHTS[k] for k in kinds])
         drawn = rng.choice(kinds, GROUP, p=weights / weights.sum())
-        return render(scene), [example(rng, str(k), scene) for k in drawn]
+        return render(scene, size), [example(rng, str(k), scene) for k in drawn]
     task = str(rng.choice(TRANSLATION_TASKS))
     examples = []
     for i in range(GROUP):
@@ -53,12 +55,12 @@ def random_group(rng: np.random.Generator) -> tuple[NDArray[np.uint8], list[Exam
         painted = repainted(rng, scene, textures=task != "canny") if i else scene
         text = caption(rng, painted)
         examples.append(Example(task, painted, painted, text, caption_slots(painted, text)))
-    return condition_picture(scene, task), examples
+    return condition_picture(scene, task, size), examples
 
 
 @torch.inference_mode()
 def encode_pictures(vq: VQModel, pictures: NDArray[np.uint8], batch: int = 50) -> NDArray[np.int64]:
-    """uint8 [B, SIZE, SIZE, 3] → tokens [B, N]."""
+    """uint8 [B, H, W, 3] → tokens [B, N]."""
     out = []
     for i in range(0, len(pictures), batch):
         pixels = torch.from_numpy(pictures[i : i + batch]).permute(0, 3, 1, 2).float() / 127.5 - 1
@@ -66,14 +68,14 @@ def encode_pictures(vq: VQModel, pictures: NDArray[np.uint8], batch: int = 50) -
     return np.concatenate(out)
 
 
-def write_shard(path: Path, vq: VQModel, seed: int, index: int, groups: int) -> None:
+def write_shard(path: Path, vq: VQModel, size: int, seed: int, index: int, groups: int) -> None:
     """Shard `index` of the stream `seed`: conditions uint16 [G, N], targets [G, GROUP, N], texts, kinds."""
     rng = np.random.default_rng([seed, index])
     pictures, texts, tasks, kinds = [], [], [], []
     for _ in range(groups):
-        condition, examples = random_group(rng)
+        condition, examples = random_group(rng, size)
         pictures.append(condition)
-        pictures.extend(render(e.target) for e in examples)
+        pictures.extend(render(e.target, size) for e in examples)
         texts.append([e.text for e in examples])
         tasks.append([e.task for e in examples])
         kinds.append([KINDS.index(e.kind) for e in examples])
@@ -86,10 +88,21 @@ def write_shard(path: Path, vq: VQModel, seed: int, index: int, groups: int) -> 
     os.replace(partial, path)
 
 
-def write_shards(folder: Path, vq: VQModel, seed: int, shards: int, groups: int) -> None:
-    """Shards 0..shards-1 of `groups` groups each; those that lie there already are kept."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for index in range(shards):
+def _write_missing(folder: Path, vq_path: Path, size: int, seed: int, indices: list[int], groups: int) -> None:
+    torch.set_num_threads(1)
+    vq = load_vq(vq_path)
+    for index in indices:
         path = folder / f"shard-{index:05d}.npz"
         if not path.exists():
-            write_shard(path, vq, seed, index, groups)
+            write_shard(path, vq, size, seed, index, groups)
+
+
+def write_shards(
+    folder: Path, vq_path: Path, size: int, seed: int, shards: int, groups: int, workers: int = 2
+) -> None:
+    """Shards 0..shards-1 of `groups` groups each, in `workers` processes; those that lie there already are kept."""
+    folder.mkdir(parents=True, exist_ok=True)
+    shares = [list(range(worker, shards, workers)) for worker in range(workers)]
+    with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
+        for job in [pool.submit(_write_missing, folder, vq_path, size, seed, share, groups) for share in shares]:
+            job.result()

@@ -1,0 +1,82 @@
+"""`python -m training …`: the demo's models, stage by stage, or all of them with one command."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import click
+import torch
+
+FOLDER = click.Path(file_okay=False, path_type=Path)
+FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+
+
+@click.group()
+@click.option("--threads", type=click.IntRange(1), default=None, help="CPU threads; all cores when not given.")
+def main(threads: int | None) -> None:
+    """Train the VQ tokenizer, the text encoder and the transformer, and evaluate a bundle."""
+    if threads:
+        torch.set_num_threads(threads)
+
+
+def _recipe(kind: Any, changes: dict[str, Any]) -> Any:
+    return dataclasses.replace(kind(), **{k: v for k, v in changes.items() if v is not None})
+
+
+@main.command("vq")
+@click.argument("run", type=FOLDER)
+@click.option("--steps", type=click.IntRange(1), help="Optimizer steps; the recipe's number when not given.")
+@click.option("--batch", type=click.IntRange(1), help="Pictures a step.")
+def train_vq(run: Path, **changes: int | None) -> None:
+    """Train the VQ tokenizer into the folder RUN (resumes what lies there)."""
+    from training import train_vq as recipe
+
+    click.echo(recipe.train(run, _recipe(recipe.Recipe, changes)))
+
+
+@main.command("text-encoder")
+@click.argument("run", type=FOLDER)
+@click.option("--steps", type=click.IntRange(1), help="Optimizer steps; the recipe's number when not given.")
+@click.option("--batch", type=click.IntRange(1), help="Texts a step.")
+def train_text(run: Path, **changes: int | None) -> None:
+    """Train the tokenizer and the text encoder into the folder RUN (resumes what lies there)."""
+    from training import train_text as recipe
+
+    click.echo(recipe.train(run, _recipe(recipe.Recipe, changes)))
+
+
+@main.command("tokens")
+@click.argument("folder", type=FOLDER)
+@click.option("--vq", type=FILE, required=True, help="Checkpoint of the tokenizer.")
+@click.option("--size", default=64, show_default=True, help="Side of the pictures in pixels.")
+@click.option("--seed", default=4, show_default=True)
+@click.option("--shards", type=click.IntRange(1), default=40, show_default=True)
+@click.option("--groups", type=click.IntRange(1), default=500, show_default=True, help="Condition pictures a shard.")
+@click.option("--workers", type=click.IntRange(1), default=2, show_default=True, help="Processes.")
+def write_tokens(folder: Path, vq: Path, size: int, seed: int, shards: int, groups: int, workers: int) -> None:
+    """Draw examples of the procedural world and write their tokens to FOLDER (keeps the shards that lie there)."""
+    from training.data.tokens import write_shards
+
+    write_shards(folder, vq, size, seed, shards, groups, workers)
+    click.echo(folder)
+
+
+@main.command("transformer")
+@click.argument("run", type=FOLDER)
+@click.option("--tokens", type=click.Path(exists=True, file_okay=False, path_type=Path), required=True)
+@click.option("--text-encoder", type=click.Path(exists=True, file_okay=False, path_type=Path), required=True)
+@click.option("--steps", type=click.IntRange(1), help="Optimizer steps; the recipe's number when not given.")
+@click.option("--pictures", type=click.IntRange(1), help="Condition pictures a step, four examples each.")
+@click.option("--compile", "compiled", is_flag=True, help="Through torch.compile.")
+def train_transformer(run: Path, tokens: Path, text_encoder: Path, compiled: bool, **changes: int | None) -> None:
+    """Train the transformer into the folder RUN (resumes what lies there)."""
+    from training import train_transformer as recipe
+
+    made = recipe.train(run, tokens, text_encoder, _recipe(recipe.Recipe, changes), compiled=compiled)
+    click.echo(made)
+
+
+if __name__ == "__main__":
+    main(prog_name="python -m training")
