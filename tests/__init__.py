@@ -1,0 +1,1 @@
+"""Tests, one file a module; shared numbers lie in `golden/`."""

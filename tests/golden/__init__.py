@@ -1,0 +1,1 @@
+"""Answers of the reference implementation and the weights they belong to; see README.md."""
