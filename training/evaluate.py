@@ -1,0 +1,139 @@
+"""Scores a bundle on held-out scenes, through the runtime that users run, and makes a contact sheet to look at."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+
+import editar_rt
+from editar_rt.pixels import to_pixels, to_pictures
+from training.data.edits import EDIT_KINDS, KINDS, TRANSLATION_TASKS, Example, held_out
+from training.data.scenes import condition_picture, render
+from training.scoring import Score, score
+
+Pictures = NDArray[np.uint8]  # [B, H, W, 3]
+
+
+def conditions(examples: list[Example], size: int) -> Pictures:
+    """The picture each example is given."""
+    return np.stack(
+        [render(e.source, size) if e.task == "edit" else condition_picture(e.source, e.task, size) for e in examples]
+    )
+
+
+def run_examples(
+    editor: editar_rt.Editor, examples: list[Example], sampling: editar_rt.Sampling | None, batch: int
+) -> tuple[Pictures, Pictures]:
+    """(condition pictures, pictures that came out), in batches; each picture has the tokens it has alone."""
+    size = editor.image_size
+    given = conditions(examples, size)
+    made = []
+    for i in range(0, len(examples), batch):
+        part = examples[i : i + batch]
+        states = editor.encode_text([e.text for e in part], tasks=[e.task for e in part])
+        tokens = editor.encode_pixels(to_pixels(given[i : i + batch]))
+        made.append(to_pictures(editor.decode_tokens(editor.generate(states, tokens, sampling))))
+    return given, np.concatenate(made)
+
+
+def evaluate(
+    bundle: Path,
+    count: int = 200,
+    sampling: editar_rt.Sampling | None = None,
+    seed: int = 0,
+    batch: int = 50,
+    kinds: tuple[str, ...] = KINDS,
+    on_kind: Callable[[str, dict[str, Any]], None] = lambda kind, result: None,
+) -> tuple[dict[str, Any], dict[str, list[tuple[Example, NDArray[np.uint8], NDArray[np.uint8], Score]]]]:
+    """Scores `count` held-out examples of every kind with the bundle's own defaults, or `sampling`.
+
+    Returns:
+        what `python -m training evaluate` prints, and the first examples of every kind with their pictures.
+    """
+    editor = editar_rt.load(bundle)
+    sampling = sampling or editor.default_sampling
+    results: dict[str, Any] = {}
+    shown = {}
+    for kind in kinds:
+        examples = held_out(kind, count, seed)
+        given, made = run_examples(editor, examples, sampling, batch)
+        scores = [score(e, picture) for e, picture in zip(examples, made, strict=True)]
+        results[kind] = summary(scores)
+        on_kind(kind, results[kind])
+        shown[kind] = list(zip(examples[:6], given[:6], made[:6], scores[:6], strict=True))
+    report: dict[str, Any] = {
+        "bundle": bundle.name,
+        "examples_a_kind": count,
+        "seed": seed,
+        "sampling": dataclasses.asdict(sampling),
+        "picture_size": editor.image_size,
+        "kinds": results,
+    }
+    for name, group in (("edits", EDIT_KINDS), ("translations", TRANSLATION_TASKS)):
+        members = [results[k]["success"] for k in group if k in results]
+        if members:
+            report[f"{name}_success"] = float(np.mean(members))
+    return report, shown
+
+
+def summary(scores: list[Score]) -> dict[str, Any]:
+    """Rates over one kind's scores, and its commonest faults."""
+    outside = [s.outside_psnr for s in scores if not np.isnan(s.outside_psnr)]
+    faults = Counter(f for s in scores for f in s.faults)
+    return {
+        "success": float(np.mean([s.success for s in scores])),
+        "exact": float(np.mean([s.exact for s in scores])),
+        "outside_psnr": float(np.mean(outside)) if outside else None,
+        "faults": dict(faults.most_common(8)),
+    }
+
+
+def tokenizer_ceiling(bundle: Path, count: int = 50) -> dict[str, float]:
+    """The success that perfect tokens would have: the true pictures, encoded and decoded, by kind."""
+    editor = editar_rt.load(bundle)
+    rates = {}
+    for kind in KINDS:
+        examples = held_out(kind, count)
+        truth = np.stack([render(e.target, editor.image_size) for e in examples])
+        made = to_pictures(editor.decode_tokens(editor.encode_pixels(to_pixels(truth))))
+        rates[kind] = float(np.mean([score(e, m).success for e, m in zip(examples, made, strict=True)]))
+    return rates
+
+
+def contact_sheet(shown: dict[str, list[tuple[Example, Any, Any, Score]]], path: Path, side: int = 128) -> None:
+    """The first held-out examples of every kind, not chosen: given | made | true, the verdict and the words."""
+    columns, text_height, gap = 3, 34, 10
+    font, small = ImageFont.load_default(size=12), ImageFont.load_default(size=11)
+    cell_width, cell_height = 3 * side + gap, side + text_height + gap
+    cells = [(kind, entry) for kind, entries in shown.items() for entry in entries]
+    rows = -(-len(cells) // columns)
+    sheet = Image.new("RGB", (columns * cell_width + gap, rows * cell_height + gap + 18), "white")
+    draw = ImageDraw.Draw(sheet)
+    draw.text((gap, 4), "given | made | true   (first held-out examples, not chosen)", fill="black", font=font)
+    for n, (kind, (example, given, made, verdict)) in enumerate(cells):
+        x, y = gap + n % columns * cell_width, gap + 18 + n // columns * cell_height
+        for i, picture in enumerate((given, made, render(example.target, len(made)))):
+            sheet.paste(Image.fromarray(picture).resize((side, side), Image.Resampling.BICUBIC), (x + i * side, y))
+        colour = (0, 120, 40) if verdict.success else (190, 30, 30)
+        mark = "passes" if verdict.success else "fails: " + "; ".join(verdict.faults[:2])
+        draw.text((x, y + side + 2), f"{kind}: {mark}", fill=colour, font=small)
+        words = example.text if len(example.text) < 72 else example.text[:70] + "…"
+        draw.text((x, y + side + 16), words, fill="black", font=small)
+    partial = path.with_name(path.name + ".partial")
+    sheet.save(partial, format="PNG")
+    os.replace(partial, path)
+
+
+def write_report(report: dict[str, Any], path: Path) -> None:
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(json.dumps(report, indent=1) + "\n")
+    os.replace(partial, path)
