@@ -140,9 +140,9 @@ TRANSFORMER_PRESETS: dict[str, TransformerConfig] = {
     "GPT-3B": TransformerConfig(dim=3200, n_layer=24, n_head=32),
     # Fits VQ-8-demo and T5-demo.
     "GPT-demo": TransformerConfig(
-        dim=256,
+        dim=192,
         n_layer=6,
-        n_head=8,
+        n_head=6,
         vocab_size=1024,
         block_size=64,
         cls_token_num=40,

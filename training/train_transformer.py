@@ -31,8 +31,8 @@ class Recipe:
 
     preset: str = "GPT-demo"
     seed: int = 3
-    steps: int = 6000
-    pictures: int = 12  # condition pictures a batch, each with all its instructions
+    steps: int = 3300
+    pictures: int = 8  # condition pictures a batch, each with all its instructions
     muon_lr: float = 4e-3  # of the layers' matrices
     adam_lr: float = 2e-3  # of embeddings, norms and the output
     weight_decay: float = 0.02

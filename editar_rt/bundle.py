@@ -1,0 +1,295 @@
+"""The bundle: a folder of graphs with a manifest, `bundle.json`, that says what they are.
+
+`Manifest` is the one home of the manifest's schema; export writes it and the runtime reads it. Bundles come from
+strangers: nothing outside the folder is opened, sizes and hashes are compared before a graph is loaded.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import shutil
+import types
+import typing
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import Any
+
+from editar_rt.errors import BundleError
+
+MANIFEST_NAME = "bundle.json"
+FORMAT = "editar-bundle"
+FORMAT_VERSION = 1
+MAX_MANIFEST_BYTES = 4 << 20
+HASH_AT_LOAD_BYTES = 64 << 20
+"""Files up to this size are hashed each time a bundle is opened; larger ones only by `Bundle.check`."""
+
+
+@dataclass(frozen=True)
+class TensorInfo:
+    """An input or output of a graph."""
+
+    name: str
+    dtype: str  # NumPy's name: float32, float16, int32
+    shape: list[int | str]  # a symbolic dimension by its name
+
+
+@dataclass(frozen=True)
+class Part:
+    """One graph of a bundle."""
+
+    file: str
+    inputs: list[TensorInfo]
+    outputs: list[TensorInfo]
+
+
+@dataclass(frozen=True)
+class FileInfo:
+    """What a file of the bundle must be."""
+
+    sha256: str
+    bytes: int
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """Sizes of the models inside; None for what a missing part would say."""
+
+    image_size: int | None = None  # side of the square picture, pixels
+    downsampling: int | None = None  # pixels a token spans along one side
+    grid: int | None = None  # tokens along one side
+    picture_tokens: int | None = None  # N
+    codebook_size: int | None = None
+    codebook_dim: int | None = None
+    vocab_size: int | None = None  # V
+    dim: int | None = None  # D
+    layers: int | None = None
+    heads: int | None = None
+    head_dim: int | None = None
+    text_tokens: int | None = None  # T
+    text_dim: int | None = None  # C
+    parameters: dict[str, int] = field(default_factory=dict)  # by part
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """All of `bundle.json`."""
+
+    model: ModelInfo
+    parts: dict[str, Part]
+    files: dict[str, FileInfo]  # by path inside the bundle, every file but the manifest
+    precision: str = "fp32"
+    spelling: str = "ort"
+    tokenizer: str | None = None
+    samples: str | None = None
+    sampling: dict[str, float | int] = field(default_factory=dict)  # defaults that differ from `Sampling`'s
+    self_test: dict[str, Any] | None = None
+    made_by: dict[str, str] = field(default_factory=dict)
+    format: str = FORMAT
+    format_version: int = FORMAT_VERSION
+
+    @classmethod
+    def from_json(cls, text: str) -> Manifest:
+        """Parse and validate; raises BundleError with one sentence."""
+        try:
+            raw = json.loads(text)
+        except (json.JSONDecodeError, RecursionError) as e:
+            raise BundleError(f"{MANIFEST_NAME} is not JSON ({e}); export the bundle again") from None
+        if not isinstance(raw, dict) or raw.get("format") != FORMAT:
+            raise BundleError(f'{MANIFEST_NAME} does not say "format": "{FORMAT}": this is no EditAR bundle')
+        version = raw.get("format_version")
+        if not isinstance(version, int) or version < 1:
+            raise BundleError(f"{MANIFEST_NAME} has format_version {version!r}; 1 to {FORMAT_VERSION} are known")
+        if version > FORMAT_VERSION:
+            raise BundleError(
+                f"the bundle has format version {version}, newer than the newest this runtime knows "
+                f"({FORMAT_VERSION}); update with: pip install -U editar-rt"
+            )
+        manifest = _decode(cls, raw, MANIFEST_NAME)
+        for path in manifest.paths():
+            check_relative(path)
+            if path not in manifest.files:
+                raise BundleError(f"{MANIFEST_NAME} names {path} but lists no size and hash for it")
+        for path in manifest.files:
+            check_relative(path)
+        return manifest
+
+    def to_json(self) -> str:
+        return json.dumps(dataclasses.asdict(self), indent=1) + "\n"
+
+    def paths(self) -> list[str]:
+        """Every file that the manifest refers to by role."""
+        optional = [p for p in (self.tokenizer, self.samples) if p is not None]
+        return [part.file for part in self.parts.values()] + optional
+
+
+
+
+def _decode(kind: Any, value: Any, where: str) -> Any:
+    """JSON values to the type `kind`, checked all the way down."""
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if dataclasses.is_dataclass(kind):
+        if not isinstance(value, dict):
+            raise BundleError(f"{where} must be an object, got {type(value).__name__}")
+        hints = typing.get_type_hints(kind)
+        # Unknown keys are left alone: a later 1.x writer may add some.
+        given = {k: _decode(hints[k], v, f"{where}: {k}") for k, v in value.items() if k in hints}
+        needed = {
+            f.name
+            for f in dataclasses.fields(kind)
+            if f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
+        }
+        if missing := sorted(needed - set(given)):
+            raise BundleError(f"{where} lacks {', '.join(missing)}; export the bundle again")
+        return kind(**given)
+    if origin is dict:
+        if not isinstance(value, dict):
+            raise BundleError(f"{where} must be an object, got {type(value).__name__}")
+        return {k: _decode(arguments[1], v, f"{where}: {k}") for k, v in value.items()}
+    if origin is list:
+        if not isinstance(value, list):
+            raise BundleError(f"{where} must be a list, got {type(value).__name__}")
+        return [_decode(arguments[0], v, f"{where}[{i}]") for i, v in enumerate(value)]
+    if origin in (types.UnionType, typing.Union):
+        if value is None and type(None) in arguments:
+            return None
+        for option in (a for a in arguments if a is not type(None)):
+            try:
+                return _decode(option, value, where)
+            except BundleError as e:
+                last = e
+        raise last
+    if kind is Any:
+        return value
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
+        raise BundleError(f"{where} must be {kind.__name__}, got {value!r:.80}")
+    return value
+
+
+def check_relative(path: str) -> None:
+    """Refuse a path that could leave the bundle."""
+    posix, windows = PurePosixPath(path), PureWindowsPath(path)
+    if (
+        not path
+        or posix.is_absolute()
+        or windows.drive
+        or windows.root
+        or ".." in posix.parts
+        or ".." in windows.parts
+        or "\0" in path
+    ):
+        raise BundleError(f"{MANIFEST_NAME} names {path!r}, which is not a path inside the bundle; do not trust it")
+
+
+def file_digest(path: Path) -> FileInfo:
+    """Size and SHA-256 of a file."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as f:
+        while block := f.read(1 << 20):
+            digest.update(block)
+    return FileInfo(digest.hexdigest(), path.stat().st_size)
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """An opened bundle."""
+
+    folder: Path
+    manifest: Manifest
+    fingerprint: str  # SHA-256 of bundle.json, which holds those of all other files
+
+    @classmethod
+    def open(cls, path: str | os.PathLike[str]) -> Bundle:
+        """Read the manifest and compare every file's size, and the hash of all but the largest files.
+
+        Raises:
+            BundleError: no bundle, a damaged or altered one, one of a newer format, or a path that leaves it.
+        """
+        folder = Path(path)
+        manifest_path = folder / MANIFEST_NAME
+        if not folder.is_dir():
+            raise BundleError(f"{folder} is not a folder; a bundle is one that holds {MANIFEST_NAME}")
+        if not manifest_path.is_file():
+            raise BundleError(f"{folder} holds no {MANIFEST_NAME}; make a bundle with: python -m export onnx -o BUNDLE")
+        if manifest_path.stat().st_size > MAX_MANIFEST_BYTES:
+            raise BundleError(f"{manifest_path} is larger than {MAX_MANIFEST_BYTES >> 20} MiB; that is no manifest")
+        raw = manifest_path.read_bytes()
+        try:
+            manifest = Manifest.from_json(raw.decode())
+        except UnicodeDecodeError:
+            raise BundleError(f"{manifest_path} is not UTF-8 text; export the bundle again") from None
+        bundle = cls(folder, manifest, hashlib.sha256(raw).hexdigest())
+        for name in manifest.files:
+            bundle._check_file(name, HASH_AT_LOAD_BYTES)
+        return bundle
+
+    def path(self, name: str) -> Path:
+        """A file of the bundle; refuses links that lead out of it."""
+        check_relative(name)
+        path = self.folder / name
+        if not path.resolve().is_relative_to(self.folder.resolve()):
+            raise BundleError(f"{path} is a link that leaves the bundle; do not trust it")
+        return path
+
+    def part_path(self, part: str) -> Path:
+        return self.path(self.manifest.parts[part].file)
+
+    def check(self) -> None:
+        """Hash every file, however large; raises BundleError at the first that differs."""
+        for name in self.manifest.files:
+            self._check_file(name, None)
+
+    def _check_file(self, name: str, hash_up_to: int | None) -> None:
+        path, expected = self.path(name), self.manifest.files[name]
+        if not path.is_file():
+            raise BundleError(f"the bundle {self.folder} lacks {name}; copy it whole, or export it again")
+        size = path.stat().st_size
+        if size != expected.bytes:
+            raise BundleError(
+                f"{path} has {size} bytes where the manifest says {expected.bytes}: truncated or altered; "
+                "copy the bundle again"
+            )
+        if (hash_up_to is None or size <= hash_up_to) and file_digest(path).sha256 != expected.sha256:
+            raise BundleError(f"{path} is not the file the manifest describes (its SHA-256 differs); copy it again")
+
+
+def list_files(folder: Path) -> dict[str, FileInfo]:
+    """Size and hash of every file below a folder but the manifest, by relative POSIX path."""
+    files = sorted(p for p in folder.rglob("*") if p.is_file())
+    names = {p.relative_to(folder).as_posix(): p for p in files}
+    return {name: file_digest(p) for name, p in names.items() if name != MANIFEST_NAME}
+
+
+@contextmanager
+def publishing(final: Path, force: bool = False) -> Iterator[Path]:
+    """A folder beside `final` to write into, renamed into its place when the block ends well and removed when not.
+
+    Raises:
+        BundleError: where `final` exists and `force` is not given, or nothing can be written there.
+    """
+    if final.exists() and not force:
+        raise BundleError(f"{final} exists; choose another folder or replace it with --force")
+    if final.exists() and any(final.iterdir()) and not (final / MANIFEST_NAME).is_file():
+        raise BundleError(f"{final} holds something that is no bundle; it is not replaced, choose another folder")
+    partial = final.with_name(f"{final.name}.partial-{os.getpid()}")
+    try:
+        partial.mkdir(parents=True)
+    except OSError as e:
+        raise BundleError(f"cannot write to {final.parent}: {e.strerror}") from None
+    try:
+        yield partial
+        if final.exists():
+            old = final.with_name(f"{final.name}.old-{os.getpid()}")
+            final.rename(old)
+            partial.rename(final)
+            shutil.rmtree(old)
+        else:
+            partial.rename(final)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)

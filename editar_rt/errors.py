@@ -1,0 +1,39 @@
+"""Everything that can go wrong for a reason the user can mend.
+
+Each message is one sentence or two: what was found, what is allowed, what to run next. The command line prints it
+without a traceback and exits 1.
+"""
+
+from __future__ import annotations
+
+
+class EditarError(Exception):
+    """Base of all errors below."""
+
+
+class BundleError(EditarError):
+    """A bundle that is missing, damaged, of another format, or unsafe to open."""
+
+
+class MissingPartError(BundleError):
+    """A bundle without the part that a call needs."""
+
+
+class PictureError(EditarError):
+    """A picture that cannot be read, or is too large."""
+
+
+class OptionError(EditarError, ValueError):
+    """A value outside of what is allowed."""
+
+
+class BackendError(EditarError):
+    """A device or library that is not there, or failed."""
+
+
+class Cancelled(EditarError):
+    """The caller asked to stop."""
+
+
+class TruncatedTextWarning(UserWarning):
+    """A prompt longer than the text encoder reads."""

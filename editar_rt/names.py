@@ -1,0 +1,49 @@
+"""The one table of part and tensor names, shared by export, runtime, tests and documentation.
+
+Shapes: B rows, S positions of a chunk, K positions that get logits, N tokens of a picture, T text positions,
+C the text encoder's width, D the transformer's, V the vocabulary.
+"""
+
+from __future__ import annotations
+
+# Parts of a bundle, each one graph.
+VQ_ENCODER = "vq_encoder"  # pixels -> tokens
+VQ_DECODER = "vq_decoder"  # tokens -> pixels
+TEXT_ENCODER = "text_encoder"  # input_ids, attention_mask -> text_states
+PREFIX_GRAPH = "prefix"  # text_states -> text_prefix, null_text_prefix, null_picture_prefix
+DECODER = "decoder"  # tokens, prefix, logit_positions, lengths, past -> logits, present
+PARTS = (VQ_ENCODER, VQ_DECODER, TEXT_ENCODER, PREFIX_GRAPH, DECODER)
+
+PIXELS = "pixels"  # float32 [B, 3, H, W] in [-1, 1]
+TOKENS = "tokens"  # int32 [B, N]; in the decoder [B, S], negative where `prefix` is taken instead
+INPUT_IDS = "input_ids"  # int32 [B, T]
+ATTENTION_MASK = "attention_mask"  # int32 [B, T], 1 for text and 0 for padding
+TEXT_STATES = "text_states"  # float32 [B, T, C]
+TEXT_PREFIX = "text_prefix"  # float32 [B, T, D]
+NULL_TEXT_PREFIX = "null_text_prefix"  # float32 [1, T, D]
+NULL_PICTURE_PREFIX = "null_picture_prefix"  # float32 [1, N, D]
+PREFIX = "prefix"  # float32 [B or 1, S or 1, D]
+LOGIT_POSITIONS = "logit_positions"  # int32 [K], indices into the S positions
+PAST_LENGTH = "past_length"  # int32 [B], rows of the cache that are filled
+TOTAL_LENGTH = "total_length"  # int32 [], the largest past_length + S
+LOGITS = "logits"  # float32 [B, K, V]
+
+
+def past_key(layer: int) -> str:
+    """Keys of a layer before the chunk, [B, heads, capacity, head_dim]."""
+    return f"past_key_{layer}"
+
+
+def past_value(layer: int) -> str:
+    """Values of a layer before the chunk, [B, heads, capacity, head_dim]."""
+    return f"past_value_{layer}"
+
+
+def present_key(layer: int) -> str:
+    """Keys of a layer after the chunk; bound to the same memory as `past_key`."""
+    return f"present_key_{layer}"
+
+
+def present_value(layer: int) -> str:
+    """Values of a layer after the chunk; bound to the same memory as `past_value`."""
+    return f"present_value_{layer}"
