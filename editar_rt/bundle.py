@@ -109,7 +109,7 @@ class Manifest:
                 f"the bundle has format version {version}, newer than the newest this runtime knows "
                 f"({FORMAT_VERSION}); update with: pip install -U editar-rt"
             )
-        manifest = _decode(cls, raw, MANIFEST_NAME)
+        manifest: Manifest = _decode(cls, raw, MANIFEST_NAME)
         for path in manifest.paths():
             check_relative(path)
             if path not in manifest.files:
@@ -127,12 +127,10 @@ class Manifest:
         return [part.file for part in self.parts.values()] + optional
 
 
-
-
 def _decode(kind: Any, value: Any, where: str) -> Any:
     """JSON values to the type `kind`, checked all the way down."""
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
-    if dataclasses.is_dataclass(kind):
+    if isinstance(kind, type) and dataclasses.is_dataclass(kind):
         if not isinstance(value, dict):
             raise BundleError(f"{where} must be an object, got {type(value).__name__}")
         hints = typing.get_type_hints(kind)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-
+from editar_rt.errors import OptionError
 
 _FOLLOWING = "generate an image following the description: "
 
@@ -12,11 +12,11 @@ TASK_PREFIXES: dict[str, str] = {
     "canny": f"Given the canny edge image, {_FOLLOWING}",
     "segmentation": f"Given the segmentation mask, {_FOLLOWING}",
 }
+TASKS = tuple(TASK_PREFIXES)
 
 
 def build_prompt(task: str, text: str) -> str:
     """The text the encoder reads: an instruction as it is, or a description behind its task's words."""
-    try:
-        return TASK_PREFIXES[task] + text
-    except KeyError:
-        raise ValueError(f"task must be one of {', '.join(TASK_PREFIXES)}, got {task!r}") from None
+    if task not in TASK_PREFIXES:
+        raise OptionError(f"task must be one of {', '.join(TASKS)}, got {task!r}")
+    return TASK_PREFIXES[task] + text

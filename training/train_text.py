@@ -130,9 +130,7 @@ def train(folder: Path | str, recipe: Recipe, log_every: int = 50) -> Path:
         if done % log_every == 0:
             run.log(done, loss=loss.item(), all_slots_right=right.item())
         if done % 500 == 0 or done == recipe.steps:
-            run.save_last(
-                done, model=model.state_dict(), heads=heads.state_dict(), optimizer=optimizer.state_dict()
-            )
+            run.save_last(done, model=model.state_dict(), heads=heads.state_dict(), optimizer=optimizer.state_dict())
     with torch.no_grad():
         texts, slots = random_texts(batch_rng(recipe.seed, 2**41), 1000)
         ids, mask = tokenize(tokenizer, texts, recipe.text_tokens)

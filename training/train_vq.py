@@ -186,9 +186,7 @@ def restart_dead_rows(
 
 
 @torch.no_grad()
-def validate(
-    run: RunFolder, model: VQModel, average: Average, pixels: Tensor, step: int, quantizing: bool
-) -> None:
+def validate(run: RunFolder, model: VQModel, average: Average, pixels: Tensor, step: int, quantizing: bool) -> None:
     """PSNR and codebook usage of the averaged weights on pictures not trained on, and a sample grid."""
     averaged = VQModel(model.config).to(memory_format=torch.channels_last)
     averaged.load_state_dict(average.values)

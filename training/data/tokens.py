@@ -97,9 +97,7 @@ def _write_missing(folder: Path, vq_path: Path, size: int, seed: int, indices: l
             write_shard(path, vq, size, seed, index, groups)
 
 
-def write_shards(
-    folder: Path, vq_path: Path, size: int, seed: int, shards: int, groups: int, workers: int = 2
-) -> None:
+def write_shards(folder: Path, vq_path: Path, size: int, seed: int, shards: int, groups: int, workers: int = 2) -> None:
     """Shards 0..shards-1 of `groups` groups each, in `workers` processes; those that lie there already are kept."""
     folder.mkdir(parents=True, exist_ok=True)
     shares = [list(range(worker, shards, workers)) for worker in range(workers)]

@@ -1,0 +1,308 @@
+"""The `editar` command line. Results go to stdout, everything else to stderr.
+
+Exit codes: 0, 1 for an error (one sentence on stderr), 2 for a bad option, 130 for Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import os
+import sys
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+import editar_rt
+from editar_rt.backends import DEVICES
+from editar_rt.bundle import Bundle
+from editar_rt.errors import BundleError, EditarError, OptionError, PictureError, TruncatedTextWarning
+from editar_rt.pixels import fit_square, open_picture
+from editar_rt.prompts import TASKS
+from editar_rt.sampling import Sampling
+
+F = TypeVar("F", bound=Callable[..., Any])
+DEMO_BUNDLE = Path("engines/demo")
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(editar_rt.__version__, prog_name="editar")
+def cli() -> None:
+    """Edit pictures from instructions with an EditAR bundle."""
+
+
+def main() -> None:
+    """Entry point: turns every expected error into one sentence and an exit code."""
+    warnings.simplefilter("always", TruncatedTextWarning)
+    warnings.showwarning = _show_warning
+    try:
+        code = cli.main(prog_name="editar", standalone_mode=False)
+    except click.ClickException as e:
+        e.show()
+        code = e.exit_code
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("editar: stopped", err=True)
+        code = 130
+    except OptionError as e:
+        click.echo(f"editar: {e}", err=True)
+        code = 2
+    except EditarError as e:
+        click.echo(f"editar: {e}", err=True)
+        code = 1
+    except BrokenPipeError:
+        # The reader of stdout has gone; give Python a stream that it can flush at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 1
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _show_warning(message: Any, category: Any, *_: Any) -> None:
+    name = "" if issubclass(category, TruncatedTextWarning) else f"{category.__name__}: "
+    click.echo(f"editar: {name}{message}", err=True)
+
+
+# Options that several commands share.
+
+
+def sampling_options(command: F) -> F:
+    """One option a field of `Sampling`; what is not given stays as the bundle has it."""
+    options = (
+        click.option("--seed", type=int, help="Random seed, 0 or more."),
+        click.option("--cfg-scale", type=float, help="Guidance scale; 1 and below go without."),
+        click.option("--cfg-interval", type=int, help="Last step with guidance; -1: all."),
+        click.option("--temperature", type=float, help="Above 0."),
+        click.option("--top-k", type=int, help="Keep the k likeliest tokens; 0: all."),
+        click.option("--top-p", type=float, help="Keep the likeliest tokens up to this probability; 1: all."),
+        click.option("--greedy", is_flag=True, default=None, help="Always take the likeliest token."),
+    )
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+def device_options(command: F) -> F:
+    command = click.option("--threads", type=click.IntRange(1), help="CPU threads; all cores when not given.")(command)
+    return click.option("--device", type=click.Choice(DEVICES), default="auto", show_default=True)(command)
+
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document as the last line.")
+bundle_argument = click.argument("bundle", type=click.Path(path_type=Path))
+
+
+def _sampling(defaults: Sampling, options: dict[str, Any]) -> Sampling:
+    return dataclasses.replace(defaults, **{k: v for k, v in options.items() if v is not None})
+
+
+def _check_sampling(options: dict[str, Any]) -> None:
+    """Refuse bad values before the bundle is opened."""
+    _sampling(Sampling(), options)
+
+
+def _check_writable(path: Path) -> None:
+    """Say before the work, not after it, that the output cannot be written."""
+    folder = path.parent
+    if not folder.is_dir():
+        raise PictureError(f"cannot write {path}: there is no folder {folder}")
+    if path.is_dir():
+        raise PictureError(f"cannot write {path}: it is a folder")
+    if not os.access(folder, os.W_OK) or (path.exists() and not os.access(path, os.W_OK)):
+        raise PictureError(f"cannot write {path}: permission denied")
+
+
+@contextlib.contextmanager
+def progress(what: str, unit: str) -> Iterator[Callable[[int, int], None]]:
+    """A bar with units a second on a terminal; nothing in a pipe."""
+    if not sys.stderr.isatty():
+        yield lambda done, total: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.completed}/{task.total} {task.fields[unit]}  {task.fields[rate]}"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(what, total=None, unit=unit, rate="")
+        first: list[float] = []
+
+        def update(done: int, total: int) -> None:
+            now = time.perf_counter()
+            first.append(now) if not first else None
+            # The first unit holds the prefill or the warm-up: the rate counts from its end.
+            rate = f"{(done - 1) / (now - first[0]):.1f} {unit}/s" if done > 1 else ""
+            bar.update(task, completed=done, total=total, rate=rate)
+
+        yield update
+
+
+@cli.command()
+@bundle_argument
+@click.argument("image", type=click.Path(path_type=Path))
+@click.argument("instruction")
+@click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="The PNG to write.")
+@click.option("--task", type=click.Choice(TASKS), default="edit", show_default=True)
+@sampling_options
+@device_options
+@json_option
+def edit(
+    bundle: Path,
+    image: Path,
+    instruction: str,
+    output: Path,
+    task: str,
+    device: str,
+    threads: int | None,
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """Edit IMAGE as INSTRUCTION says; with --task, make a picture from a condition IMAGE and a description."""
+    _check_sampling(options)
+    _check_writable(output)
+    picture = open_picture(image)
+    editor = editar_rt.load(bundle, device, threads)
+    with progress("editing", "tokens") as update:
+        result = editor.edit(picture, instruction, task, _sampling(editor.default_sampling, options), update)
+    result.save(output)
+    if as_json:
+        document = {"output": str(output), "timings": result.timings, "parameters": result.parameters}
+        click.echo(json.dumps(document))
+    else:
+        click.echo(f"{output}  ({result.timings['total']:.2f} s)")
+
+
+@cli.command()
+@click.option("-o", "--output", type=click.Path(path_type=Path), default=Path("editar-demo"), show_default=True)
+@click.option("--bundle", type=click.Path(path_type=Path), default=DEMO_BUNDLE, show_default=True)
+@sampling_options
+@device_options
+@json_option
+def demo(output: Path, bundle: Path, device: str, threads: int | None, as_json: bool, **options: Any) -> None:
+    """Do every task on the bundle's sample pictures and make a contact sheet."""
+    from editar_rt.sheets import Cell, contact_sheet, save_png
+
+    _check_sampling(options)
+    if bundle == DEMO_BUNDLE and not bundle.exists():
+        raise BundleError(f"there is no {bundle} here; run editar demo in a checkout of the project, or give --bundle")
+    editor = editar_rt.load(bundle, device, threads)
+    samples = read_samples(editor.bundle)
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+    except OSError as e:
+        raise PictureError(f"cannot make the folder {output}: {e.strerror}") from None
+    sampling = _sampling(editor.default_sampling, options)
+    cells, written = [], []
+    started = time.perf_counter()
+    with progress("editing", "pictures") as update:
+        for n, (picture, task, instruction) in enumerate(samples):
+            result = editor.edit(picture, instruction, task, sampling)
+            path = output / f"{n:02d}-{task}.png"
+            result.save(path)
+            written.append(str(path))
+            source = fit_square(open_picture(picture), editor.image_size)
+            cells.append(Cell([source, result.image], instruction if task == "edit" else f"{task}: {instruction}"))
+            update(n + 1, len(samples))
+    sheet = output / "contact-sheet.png"
+    save_png(contact_sheet(cells), sheet)
+    seconds = time.perf_counter() - started
+    if as_json:
+        click.echo(json.dumps({"contact_sheet": str(sheet), "pictures": written, "seconds": seconds}))
+    else:
+        click.echo(f"{len(written)} pictures in {seconds:.1f} s; look at {sheet}")
+
+
+def read_samples(bundle: Bundle) -> list[tuple[Path, str, str]]:
+    """(picture, task, instruction) of the sample pictures that a bundle carries."""
+    name = bundle.manifest.samples
+    if name is None:
+        raise BundleError(f"the bundle {bundle.folder} carries no sample pictures; use: editar edit")
+    try:
+        entries = json.loads(bundle.path(name).read_text())["samples"]
+        listed = [(str(e["picture"]), str(e["task"]), str(e["instruction"])) for e in entries]
+    except (ValueError, KeyError, TypeError) as e:
+        raise BundleError(f"{bundle.folder / name} is not a list of samples ({e!r}); export the bundle again") from None
+    return [(bundle.path(picture), task, instruction) for picture, task, instruction in listed]
+
+
+@cli.command()
+@bundle_argument
+@click.option("--check", is_flag=True, help="Hash every file again, the largest too.")
+@json_option
+def info(bundle: Path, check: bool, as_json: bool) -> None:
+    """Say what BUNDLE holds: parts, shapes, precision, sizes, hashes."""
+    opened = Bundle.open(bundle)
+    if check:
+        opened.check()
+    manifest = opened.manifest
+    if as_json:
+        document = dataclasses.asdict(manifest) | {"fingerprint": opened.fingerprint, "checked": check}
+        click.echo(json.dumps(document))
+        return
+    model = manifest.model
+    click.echo(f"{bundle}  format {manifest.format_version}  {manifest.precision}  spelling {manifest.spelling}")
+    click.echo(f"fingerprint {opened.fingerprint}" + ("  all hashes checked" if check else ""))
+    if model.image_size:
+        click.echo(f"pictures     {model.image_size}×{model.image_size} pixels, {model.picture_tokens} tokens")
+    if model.dim:
+        click.echo(
+            f"transformer  {model.layers} layers, {model.heads} heads, width {model.dim}, {model.vocab_size} tokens"
+        )
+    if model.text_dim:
+        click.echo(f"text         {model.text_tokens} tokens, width {model.text_dim}")
+    defaults = Sampling(**manifest.sampling)  # type: ignore[arg-type]
+    click.echo("sampling     " + ", ".join(f"{k} {v}" for k, v in dataclasses.asdict(defaults).items()))
+    for name, part in manifest.parts.items():
+        files = [f for f in manifest.files if f == part.file or f.startswith(part.file + ".")]
+        size = sum(manifest.files[f].bytes for f in files)
+        count = model.parameters.get(name)
+        parameters = f"  {count / 1e6:.2f} M parameters" if count is not None else ""
+        click.echo(f"\n{name}  {size / 1e6:.2f} MB{parameters}")
+        for label, tensors in (("in ", part.inputs), ("out", part.outputs)):
+            shown = [t for t in tensors if not t.name.startswith(("past_key", "past_value", "present_"))]
+            for t in shown:
+                click.echo(f"  {label} {t.name} {t.dtype} {t.shape}")
+            if len(shown) < len(tensors):
+                click.echo(f"  {label} … and {len(tensors) - len(shown)} of the KV cache")
+    click.echo("\nfiles")
+    for name, file in manifest.files.items():
+        click.echo(f"  {file.sha256}  {file.bytes:>12}  {name}")
+
+
+@cli.command()
+@bundle_argument
+@click.option("--repeats", type=click.IntRange(1), default=5, show_default=True)
+@click.option("--warmup", type=click.IntRange(0), default=1, show_default=True)
+@sampling_options
+@device_options
+@json_option
+def bench(
+    bundle: Path, repeats: int, warmup: int, device: str, threads: int | None, as_json: bool, **options: Any
+) -> None:
+    """Measure BUNDLE on this machine, stage by stage."""
+    from editar_rt.bench import run_bench
+
+    _check_sampling(options)
+    editor = editar_rt.load(bundle, device, threads)
+    with progress("measuring", "runs") as update:
+        report = run_bench(editor, repeats, warmup, _sampling(editor.default_sampling, options), update)
+    if as_json:
+        click.echo(json.dumps(report))
+        return
+    click.echo(f"{report['backend']}  {report['precision']}  {repeats} runs after {warmup} to warm up")
+    for stage, spread in report["stages"].items():
+        click.echo(f"{stage:>8} {spread['median_ms']:10.2f} ms   ({spread['min_ms']:.2f} to {spread['max_ms']:.2f})")
+    click.echo(f"{'picture':>8} {1e3 * report['seconds_per_picture']:10.2f} ms")
+    if "p50" in report:
+        click.echo(
+            f"a step: p50 {report['p50']:.3f} ms, p95 {report['p95']:.3f} ms; "
+            f"{report['tokens_per_second']:.1f} tokens/s; first token after {report['time_to_first_token_ms']:.1f} ms"
+        )
+    if report["peak_memory"] is not None:
+        click.echo(f"peak memory {report['peak_memory'] / 2**20:.0f} MiB")

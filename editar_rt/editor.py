@@ -1,0 +1,286 @@
+"""What users call: `load` a bundle, `edit` a picture."""
+
+from __future__ import annotations
+
+import os
+import time
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, PngImagePlugin
+
+from editar_rt import names
+from editar_rt.backends import make_backend
+from editar_rt.backends.base import Backend
+from editar_rt.bundle import Bundle
+from editar_rt.decoding import Prefix, decode, make_prefix, score
+from editar_rt.errors import BundleError, MissingPartError, OptionError, PictureError, TruncatedTextWarning
+from editar_rt.pixels import Picture, read_pixels, to_pictures
+from editar_rt.prompts import build_prompt
+from editar_rt.sampling import Sampling
+from editar_rt.text import TextTokenizer
+from editar_rt.version import __version__
+
+Progress = Callable[[int, int], None]  # (tokens done, tokens in all)
+
+
+@dataclass(frozen=True)
+class EditResult:
+    """An edited picture and how it came about."""
+
+    image: Image.Image
+    tokens: NDArray[np.int32]  # [N], row order
+    timings: dict[str, float]  # seconds by stage: text, encode, prefill, decode, pixels, total
+    parameters: dict[str, str] = field(default_factory=dict)  # what the PNG's text chunks say
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write a PNG that carries its parameters as text chunks; beside and renamed into place.
+
+        Raises:
+            PictureError: where the file cannot be written.
+        """
+        chunks = PngImagePlugin.PngInfo()
+        for name, value in self.parameters.items():
+            chunks.add_itxt(f"editar:{name}", value)
+        final = Path(path)
+        partial = final.with_name(f"{final.name}.partial-{os.getpid()}")
+        try:
+            self.image.save(partial, format="PNG", pnginfo=chunks)
+            partial.replace(final)
+        except OSError as e:
+            raise PictureError(f"cannot write {final}: {e.strerror or e}") from None
+        finally:
+            partial.unlink(missing_ok=True)
+
+
+class Editor:
+    """A loaded bundle. Parts are opened when first needed. Not thread-safe: one editor a thread."""
+
+    def __init__(self, bundle: Bundle, backend: Backend) -> None:
+        self.bundle = bundle
+        self.backend = backend
+        self.model = bundle.manifest.model
+        self._tokenizer: TextTokenizer | None = None
+        self._nulls: tuple[NDArray[np.float32], NDArray[np.float32]] | None = None
+        known = {f.name for f in fields(Sampling)}
+        if unknown := sorted(set(bundle.manifest.sampling) - known):
+            raise BundleError(f"the bundle's sampling defaults have unknown fields: {', '.join(unknown)}")
+        self.default_sampling = Sampling(**bundle.manifest.sampling)  # type: ignore[arg-type]
+
+    # Sizes.
+
+    @property
+    def image_size(self) -> int:
+        """Side of the pictures in pixels."""
+        if self.model.image_size is None:
+            raise MissingPartError(f"the bundle {self.bundle.folder} has no VQ tokenizer, so no picture size")
+        return self.model.image_size
+
+    @property
+    def picture_tokens(self) -> int:
+        """N, tokens of one picture."""
+        if self.model.picture_tokens is None:
+            raise MissingPartError(f"the bundle {self.bundle.folder} holds neither a VQ tokenizer nor a transformer")
+        return self.model.picture_tokens
+
+    # The main job.
+
+    def edit(
+        self,
+        image: Picture,
+        instruction: str,
+        task: str = "edit",
+        sampling: Sampling | None = None,
+        on_progress: Progress | None = None,
+        text_states: NDArray[np.float32] | None = None,
+    ) -> EditResult:
+        """Edit a picture, or make one from a condition picture.
+
+        Args:
+            image: a path, a PIL image or a uint8 array; its middle square is used.
+            instruction: what to change; for the other tasks what the picture shows. Longer than the text encoder
+                reads is truncated with a TruncatedTextWarning.
+            task: `edit`, `depth`, `canny` or `segmentation`.
+            sampling: the bundle's defaults when None.
+            on_progress: called with (tokens done, tokens in all) after every token.
+            text_states: the text encoder's output [1, T, C] float32, computed elsewhere; the instruction is then
+                only recorded.
+
+        Raises:
+            PictureError, OptionError, MissingPartError, BackendError.
+        """
+        sampling = sampling or self.default_sampling
+        timings: dict[str, float] = {}
+        started = time.perf_counter()
+        with _timed(timings, "text"):
+            prompt = build_prompt(task, instruction)
+            states = self.encode_prompts([prompt]) if text_states is None else text_states
+        with _timed(timings, "encode"):
+            condition = self.encode_pixels(read_pixels(image, self.image_size))
+        tokens = np.empty(self.picture_tokens, np.int32)
+        steps = self._steps(states, condition, sampling)
+        begun = time.perf_counter()
+        for position, drawn in steps:
+            if position == 0:
+                timings["prefill"] = time.perf_counter() - begun
+                begun = time.perf_counter()
+            tokens[position] = drawn[0]
+            if on_progress is not None:
+                on_progress(position + 1, len(tokens))
+        timings["decode"] = time.perf_counter() - begun
+        with _timed(timings, "pixels"):
+            picture = Image.fromarray(to_pictures(self.decode_tokens(tokens[None]))[0])
+        timings["total"] = time.perf_counter() - started
+        parameters = {"instruction": instruction, "task": task}
+        parameters |= {name: str(value) for name, value in asdict(sampling).items()}
+        parameters |= {"bundle": self.bundle.fingerprint, "version": __version__}
+        return EditResult(picture, tokens, timings, parameters)
+
+    # Its parts.
+
+    def encode_text(self, texts: Sequence[str], tasks: Sequence[str] | str = "edit") -> NDArray[np.float32]:
+        """Instructions or descriptions → the text encoder's states, float32 [B, T, C].
+
+        Args:
+            tasks: one for all, or one for each.
+        """
+        each = [tasks] * len(texts) if isinstance(tasks, str) else list(tasks)
+        if len(each) != len(texts):
+            raise OptionError(f"tasks must be one name or one for each of {len(texts)} texts, got {len(each)}")
+        return self.encode_prompts([build_prompt(task, text) for task, text in zip(each, texts, strict=True)])
+
+    def encode_prompts(self, prompts: Sequence[str]) -> NDArray[np.float32]:
+        """Whole prompts → the text encoder's states, float32 [B, T, C]."""
+        if self._tokenizer is None:
+            if names.TEXT_ENCODER not in self.bundle.manifest.parts or self.bundle.manifest.tokenizer is None:
+                raise MissingPartError(
+                    f"the bundle {self.bundle.folder} has no text encoder; give text_states computed elsewhere, or "
+                    "export the bundle with --text-encoder"
+                )
+            path = self.bundle.path(self.bundle.manifest.tokenizer)
+            self._tokenizer = TextTokenizer(path, self.model.text_tokens or 0)
+        encoded = self._tokenizer.encode(list(prompts))
+        for count in encoded.tokens:
+            if count > self._tokenizer.length:
+                message = f"the prompt has {count} tokens; only the first {self._tokenizer.length} are read"
+                warnings.warn(message, TruncatedTextWarning, stacklevel=3)
+        feeds = {names.INPUT_IDS: encoded.ids, names.ATTENTION_MASK: encoded.mask}
+        return self._run(names.TEXT_ENCODER, feeds)[names.TEXT_STATES]
+
+    def encode_pixels(self, pixels: NDArray[np.float32]) -> NDArray[np.int32]:
+        """Pixels float32 [B, 3, H, W] in [-1, 1] → tokens int32 [B, N]."""
+        side = self.image_size
+        if pixels.ndim != 4 or pixels.shape[1:] != (3, side, side):
+            raise OptionError(f"pixels must be [B, 3, {side}, {side}], got {list(pixels.shape)}")
+        return self._run(names.VQ_ENCODER, {names.PIXELS: np.asarray(pixels, np.float32)})[names.TOKENS]
+
+    def decode_tokens(self, tokens: NDArray[np.int32]) -> NDArray[np.float32]:
+        """Tokens int32 [B, N] → pixels float32 [B, 3, H, W], about [-1, 1]."""
+        checked = self._check_tokens("tokens", tokens, self.model.codebook_size)
+        return self._run(names.VQ_DECODER, {names.TOKENS: checked})[names.PIXELS]
+
+    def generate(
+        self,
+        text_states: NDArray[np.float32],
+        condition_tokens: NDArray[np.int32] | None,
+        sampling: Sampling | None = None,
+        on_progress: Progress | None = None,
+    ) -> NDArray[np.int32]:
+        """Draw target tokens.
+
+        Args:
+            text_states: float32 [B, T, C].
+            condition_tokens: int [B, N], or None to drop the picture.
+            sampling: the bundle's defaults when None.
+
+        Returns:
+            tokens int32 [B, N]; those of a picture are the same alone and in a batch.
+        """
+        tokens = np.empty((len(text_states), self.picture_tokens), np.int32)
+        for position, drawn in self._steps(text_states, condition_tokens, sampling or self.default_sampling):
+            tokens[:, position] = drawn
+            if on_progress is not None:
+                on_progress(position + 1, tokens.shape[1])
+        return tokens
+
+    def score(
+        self,
+        text_states: NDArray[np.float32],
+        condition_tokens: NDArray[np.int32] | None,
+        target_tokens: NDArray[np.int32],
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Logits of every step with the target tokens forced: (with the text, without), float32 [B, N, V] each."""
+        target = self._check_tokens("target_tokens", target_tokens, self.model.vocab_size)
+        cond, null = self.prefixes(text_states, condition_tokens, guided=True)
+        assert null is not None
+        return score(self.backend, cond, target), score(self.backend, null, target)
+
+    def _steps(
+        self, text_states: NDArray[np.float32], condition_tokens: NDArray[np.int32] | None, sampling: Sampling
+    ) -> Iterator[Any]:
+        cond, null = self.prefixes(text_states, condition_tokens, sampling.guided)
+        return decode(self.backend, cond, null, self.picture_tokens, sampling)
+
+    def prefixes(
+        self, text_states: NDArray[np.float32], condition_tokens: NDArray[np.int32] | None, guided: bool
+    ) -> tuple[Prefix, Prefix | None]:
+        """What the decoder reads before the target: (with the text, without it where `guided`)."""
+        text_tokens, text_dim = self.model.text_tokens, self.model.text_dim
+        if names.DECODER in self.bundle.manifest.parts and (
+            text_states.ndim != 3 or text_states.shape[1:] != (text_tokens, text_dim) or not len(text_states)
+        ):
+            raise OptionError(f"text_states must be [B, {text_tokens}, {text_dim}], got {list(text_states.shape)}")
+        if condition_tokens is not None:
+            condition_tokens = self._check_tokens("condition_tokens", condition_tokens, self.model.vocab_size)
+            if len(condition_tokens) != len(text_states):
+                raise OptionError(
+                    f"condition_tokens and text_states must have as many rows, got {len(condition_tokens)} and "
+                    f"{len(text_states)}"
+                )
+        outputs = self._run(names.PREFIX_GRAPH, {names.TEXT_STATES: np.asarray(text_states, np.float32)})
+        text, null_text = outputs[names.TEXT_PREFIX], outputs[names.NULL_TEXT_PREFIX]
+        null_picture = outputs[names.NULL_PICTURE_PREFIX]
+        cond = make_prefix(text, condition_tokens, null_picture)
+        if not guided:
+            return cond, None
+        return cond, make_prefix(np.broadcast_to(null_text, text.shape), condition_tokens, null_picture)
+
+    def _check_tokens(self, what: str, tokens: NDArray[Any], size: int | None) -> NDArray[np.int32]:
+        count = self.picture_tokens
+        if tokens.ndim != 2 or tokens.shape[1] != count or not np.issubdtype(tokens.dtype, np.integer):
+            raise OptionError(f"{what} must be integers [B, {count}], got {tokens.dtype} {list(tokens.shape)}")
+        if size is not None and tokens.size and not 0 <= int(tokens.min()) <= int(tokens.max()) < size:
+            raise OptionError(f"{what} must be 0 to {size - 1}, got {tokens.min()} to {tokens.max()}")
+        return np.ascontiguousarray(tokens, np.int32)
+
+    def _run(self, part: str, inputs: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        return self.backend.run(part, inputs)
+
+
+def load(path: str | os.PathLike[str], device: str = "auto", threads: int | None = None) -> Editor:
+    """Open a bundle.
+
+    Args:
+        path: the bundle's folder.
+        device: `auto`, `cpu`, `cuda` or `tensorrt`.
+        threads: CPU threads; the engine's choice when None.
+
+    Raises:
+        BundleError: no bundle, a damaged one, or one of a newer format.
+        BackendError: a device or library that is not there.
+    """
+    bundle = Bundle.open(path)
+    return Editor(bundle, make_backend(bundle, device, threads))
+
+
+@contextmanager
+def _timed(timings: dict[str, float], stage: str) -> Iterator[None]:
+    started = time.perf_counter()
+    yield
+    timings[stage] = time.perf_counter() - started

@@ -1,0 +1,124 @@
+"""Pictures to float32 arrays and back.
+
+Pictures come from strangers: their size is read from the header and bounded before anything is decoded.
+"""
+
+from __future__ import annotations
+
+import os
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from editar_rt.errors import PictureError
+
+MAX_PIXELS = 64_000_000
+"""Larger pictures are refused; decoded they would take hundreds of megabytes for a result of a fraction of that."""
+
+Pixels = NDArray[np.float32]  # [B, 3, H, W] in [-1, 1]
+Picture = str | os.PathLike[str] | Image.Image | NDArray[np.uint8]
+
+
+def open_picture(picture: Picture) -> Image.Image:
+    """Any picture as upright 8-bit RGB.
+
+    Transparency is blended on white, 16-bit grey is scaled, palettes are looked up, EXIF rotation is applied.
+
+    Args:
+        picture: a path, a PIL image, or a uint8 array [H, W], [H, W, 1], [H, W, 3] or [H, W, 4].
+
+    Raises:
+        PictureError: the file is missing, truncated or no picture, or has more than `MAX_PIXELS` pixels.
+    """
+    if isinstance(picture, np.ndarray):
+        return _rgb(_from_array(picture))
+    if isinstance(picture, Image.Image):
+        _check_size(picture, "the picture")
+        return _rgb(picture)
+    path = Path(picture)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # our own bound is lower and refuses
+            with Image.open(path) as image:
+                _check_size(image, str(path))
+                image.load()
+                return _rgb(image)
+    except FileNotFoundError:
+        raise PictureError(f"there is no picture {path}") from None
+    except IsADirectoryError:
+        raise PictureError(f"{path} is a folder, not a picture") from None
+    except UnidentifiedImageError:
+        raise PictureError(f"{path} is not a picture in a format that can be read (PNG, JPEG, WebP, …)") from None
+    except Image.DecompressionBombError:
+        raise PictureError(f"{path} has more than {MAX_PIXELS / 1e6:.0f} million pixels; make it smaller") from None
+    except PictureError:
+        raise
+    except (OSError, SyntaxError, ValueError, EOFError) as e:  # what Pillow's decoders raise on damaged files
+        raise PictureError(f"{path} cannot be read ({e}); is it truncated?") from None
+
+
+def _check_size(image: Image.Image, what: str) -> None:
+    width, height = image.size
+    if width * height > MAX_PIXELS:
+        raise PictureError(
+            f"{what} has {width}×{height} pixels; at most {MAX_PIXELS / 1e6:.0f} million are read, make it smaller"
+        )
+    if width == 0 or height == 0:
+        raise PictureError(f"{what} is empty ({width}×{height} pixels)")
+
+
+def _from_array(array: NDArray[Any]) -> Image.Image:
+    if array.dtype != np.uint8 or array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (1, 3, 4)):
+        raise PictureError(f"a picture array must be uint8 [H, W, 3], got {array.dtype} {list(array.shape)}")
+    if array.size == 0 or array.shape[0] * array.shape[1] > MAX_PIXELS:
+        raise PictureError(f"a picture array must have 1 to {MAX_PIXELS / 1e6:.0f} million pixels, got {array.shape}")
+    return Image.fromarray(array[..., 0] if array.ndim == 3 and array.shape[2] == 1 else array)
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    image = ImageOps.exif_transpose(image)
+    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
+        values = np.asarray(image, np.float32)
+        # 16-bit grey is read as such or as 32-bit integers; 8-bit values stored wide stay as they are.
+        scale = 257.0 if values.max(initial=0) > 255 else 1.0
+        image = Image.fromarray(np.clip(values / scale + 0.5, 0, 255).astype(np.uint8))
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
+    return image.convert("RGB")
+
+
+def fit_square(image: Image.Image, side: int) -> Image.Image:
+    """The shorter side resized to `side` (Lanczos, aspect kept), the centre square cut out."""
+    width, height = image.size
+    scale = side / min(width, height)
+    size = (max(side, round(width * scale)), max(side, round(height * scale)))
+    if size != image.size:
+        # Only the middle of a very long picture is needed; the box keeps the resized one from growing without bound.
+        crop = min(width, height) / 2
+        box = (width / 2 - crop, height / 2 - crop, width / 2 + crop, height / 2 + crop)
+        if max(size) > 8 * side:
+            return image.resize((side, side), Image.Resampling.LANCZOS, box=box)
+        image = image.resize(size, Image.Resampling.LANCZOS)
+    left, top = (image.width - side) // 2, (image.height - side) // 2
+    return image.crop((left, top, left + side, top + side))
+
+
+def to_pixels(pictures: NDArray[np.uint8]) -> Pixels:
+    """uint8 [B, H, W, 3] → float32 [B, 3, H, W] in [-1, 1]."""
+    return np.ascontiguousarray(pictures.transpose(0, 3, 1, 2), np.float32) / np.float32(127.5) - np.float32(1)
+
+
+def to_pictures(pixels: Pixels) -> NDArray[np.uint8]:
+    """float32 [B, 3, H, W] → uint8 [B, H, W, 3]; values outside [-1, 1] are clipped."""
+    scaled = (np.clip(pixels, -1, 1) + np.float32(1)) * np.float32(127.5) + np.float32(0.5)
+    return scaled.astype(np.uint8).transpose(0, 2, 3, 1)
+
+
+def read_pixels(picture: Picture, side: int) -> Pixels:
+    """Any picture → the model's input, float32 [1, 3, side, side] in [-1, 1]."""
+    return to_pixels(np.asarray(fit_square(open_picture(picture), side))[None])

@@ -1,0 +1,54 @@
+"""Contact sheets: pictures side by side with words below, to look at."""
+
+from __future__ import annotations
+
+import os
+import textwrap
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image, ImageDraw, ImageFont
+
+from editar_rt.errors import PictureError
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A few pictures in a row, and what they show."""
+
+    pictures: list[Image.Image]
+    caption: str
+
+
+def contact_sheet(cells: list[Cell], columns: int = 3, side: int = 160) -> Image.Image:
+    """All cells in rows of `columns`, every picture `side` pixels high and wide."""
+    gap, lines, line_height = 14, 3, 16
+    font = ImageFont.load_default(size=13)
+    most = max(len(cell.pictures) for cell in cells)
+    width, height = most * side + (most - 1) * 4, side + lines * line_height + 6
+    rows = -(-len(cells) // columns)
+    columns = min(columns, len(cells))
+    sheet = Image.new("RGB", (gap + columns * (width + gap), gap + rows * (height + gap)), "white")
+    canvas = ImageDraw.Draw(sheet)
+    for n, cell in enumerate(cells):
+        x, y = gap + n % columns * (width + gap), gap + n // columns * (height + gap)
+        for i, picture in enumerate(cell.pictures):
+            shown = picture.convert("RGB").resize((side, side), Image.Resampling.BICUBIC)
+            sheet.paste(shown, (x + i * (side + 4), y))
+        wrapped = textwrap.wrap(cell.caption, width=max(10, int(width / 6.8)))
+        if len(wrapped) > lines:
+            wrapped = [*wrapped[: lines - 1], wrapped[lines - 1] + " …"]
+        canvas.multiline_text((x, y + side + 4), "\n".join(wrapped), fill="black", font=font, spacing=3)
+    return sheet
+
+
+def save_png(image: Image.Image, path: Path) -> None:
+    """Write a PNG beside and rename it into place."""
+    partial = path.with_name(f"{path.name}.partial-{os.getpid()}")
+    try:
+        image.save(partial, format="PNG")
+        partial.replace(path)
+    except OSError as e:
+        raise PictureError(f"cannot write {path}: {e.strerror or e}") from None
+    finally:
+        partial.unlink(missing_ok=True)
