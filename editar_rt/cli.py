@@ -39,7 +39,7 @@ def cli() -> None:
 def main() -> None:
     """Entry point: turns every expected error into one sentence and an exit code."""
     warnings.simplefilter("always", TruncatedTextWarning)
-    warnings.showwarning = _show_warning
+    warnings.showwarning = _show_warning  # type: ignore[assignment]
     try:
         code = cli.main(prog_name="editar", standalone_mode=False)
     except click.ClickException as e:

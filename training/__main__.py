@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +77,80 @@ def train_transformer(run: Path, tokens: Path, text_encoder: Path, compiled: boo
 
     made = recipe.train(run, tokens, text_encoder, _recipe(recipe.Recipe, changes), compiled=compiled)
     click.echo(made)
+
+
+@main.command("samples")
+@click.argument("folder", type=FOLDER)
+@click.option("--size", default=64, show_default=True, help="Side of the pictures in pixels.")
+def make_samples(folder: Path, size: int) -> None:
+    """Write the sample pictures of a demo bundle to FOLDER."""
+    from training.samples import write_samples
+
+    write_samples(folder, size)
+    click.echo(folder)
+
+
+@main.command("evaluate")
+@click.argument("bundle", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.option("--count", type=click.IntRange(1), default=200, show_default=True, help="Held-out scenes a kind.")
+@click.option("--seed", default=0, show_default=True, help="Which held-out scenes.")
+@click.option("--cfg-scale", type=float, help="Instead of the bundle's default; so are the next three.")
+@click.option("--temperature", type=float)
+@click.option("--top-k", type=int)
+@click.option("--top-p", type=float)
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="Write the JSON here too.")
+@click.option("--sheet", type=click.Path(path_type=Path), help="Write a contact sheet here.")
+@click.option("--ceiling", is_flag=True, help="Also score the true pictures through the VQ tokenizer alone.")
+def run_evaluation(
+    bundle: Path,
+    count: int,
+    seed: int,
+    output: Path | None,
+    sheet: Path | None,
+    ceiling: bool,
+    **changes: float | None,
+) -> None:
+    """Score BUNDLE strictly on held-out scenes; JSON on stdout."""
+    import editar_rt
+    from training import evaluate
+
+    sampling = _recipe(lambda: editar_rt.load(bundle).default_sampling, changes)
+
+    def tell(kind: str, result: dict[str, Any]) -> None:
+        click.echo(f"{kind}: {100 * result['success']:.1f} % succeed", err=True)
+
+    report, shown = evaluate.evaluate(bundle, count, sampling, seed, on_kind=tell)
+    if ceiling:
+        report["tokenizer_ceiling"] = evaluate.tokenizer_ceiling(bundle)
+    if output:
+        evaluate.write_report(report, output)
+    if sheet:
+        evaluate.contact_sheet(shown, sheet)
+    click.echo(json.dumps(report))
+
+
+@main.command("demo")
+@click.argument("run", type=FOLDER)
+@click.option("--workers", type=click.IntRange(1), default=2, show_default=True, help="Processes that draw pictures.")
+def train_demo(run: Path, workers: int) -> None:
+    """Make the demo's three models from nothing into RUN, and say how to export them (resumes what lies there)."""
+    from training import train_text, train_transformer, train_vq
+    from training.data.tokens import write_shards
+
+    vq_recipe = train_vq.Recipe()
+    vq = run / "vq" / "vq.pt"
+    if not vq.exists():
+        train_vq.train(run / "vq", vq_recipe)
+    text_encoder = run / "text" / "text_encoder"
+    if not text_encoder.exists():
+        train_text.train(run / "text", train_text.Recipe())
+    write_shards(run / "tokens", vq, vq_recipe.picture_size, seed=4, shards=40, groups=500, workers=workers)
+    transformer = train_transformer.train(run / "transformer", run / "tokens", text_encoder, train_transformer.Recipe())
+    click.echo(f"python -m training samples {run}/samples")
+    click.echo(
+        f"python -m export onnx --transformer {transformer} --vq {vq} --text-encoder {text_encoder} "
+        f"--image-size {vq_recipe.picture_size} --samples {run}/samples -o engines/demo"
+    )
 
 
 if __name__ == "__main__":

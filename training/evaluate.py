@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -15,19 +14,12 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 import editar_rt
-from editar_rt.pixels import to_pixels, to_pictures
+from editar_rt.pixels import to_pictures, to_pixels
 from training.data.edits import EDIT_KINDS, KINDS, TRANSLATION_TASKS, Example, held_out
-from training.data.scenes import condition_picture, render
+from training.data.scenes import render
 from training.scoring import Score, score
 
 Pictures = NDArray[np.uint8]  # [B, H, W, 3]
-
-
-def conditions(examples: list[Example], size: int) -> Pictures:
-    """The picture each example is given."""
-    return np.stack(
-        [render(e.source, size) if e.task == "edit" else condition_picture(e.source, e.task, size) for e in examples]
-    )
 
 
 def run_examples(
@@ -35,7 +27,7 @@ def run_examples(
 ) -> tuple[Pictures, Pictures]:
     """(condition pictures, pictures that came out), in batches; each picture has the tokens it has alone."""
     size = editor.image_size
-    given = conditions(examples, size)
+    given = np.stack([e.condition(size) for e in examples])
     made = []
     for i in range(0, len(examples), batch):
         part = examples[i : i + batch]
@@ -130,10 +122,10 @@ def contact_sheet(shown: dict[str, list[tuple[Example, Any, Any, Score]]], path:
         draw.text((x, y + side + 16), words, fill="black", font=small)
     partial = path.with_name(path.name + ".partial")
     sheet.save(partial, format="PNG")
-    os.replace(partial, path)
+    partial.replace(path)
 
 
 def write_report(report: dict[str, Any], path: Path) -> None:
     partial = path.with_name(path.name + ".partial")
     partial.write_text(json.dumps(report, indent=1) + "\n")
-    os.replace(partial, path)
+    partial.replace(path)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import sys
 import time
 from pathlib import Path
@@ -76,7 +75,7 @@ class RunFolder:
         path = self.folder / name
         partial = path.with_name(path.name + ".partial")
         torch.save(state, partial)
-        os.replace(partial, path)
+        partial.replace(path)
         return path
 
     def save_last(self, step: int, **state: Any) -> None:

@@ -106,15 +106,14 @@ def score(example: Example, picture: NDArray[np.uint8]) -> Score:
     faults = [] if background == target.background else [f"background {background}"]
     # Objects are judged before the background that is there, so that one fault is not counted twice.
     scene = dataclasses.replace(target, background=background)
-    for o in scene.objects:
-        if fault := object_fault(shown, scene, o):
-            faults.append(f"{o.shape}: {fault}")
+    found = ((o.shape, object_fault(shown, scene, o)) for o in scene.objects)
+    faults += [f"{shape}: {fault}" for shape, fault in found if fault]
     if example.task != "edit":
         minor = [f for f in faults if f.startswith("background") or ": texture" in f or ": size" in f]
         return Score(len(faults) == len(minor), float("nan"), tuple(faults), not faults)
-    if example.kind == "remove" and example.subject is not None:
-        if fault := leftover_fault(shown, scene, example.subject):
-            faults.append(f"{example.subject.shape}: {fault}")
+    removed = example.subject if example.kind == "remove" else None
+    if removed is not None and (fault := leftover_fault(shown, scene, removed)):
+        faults.append(f"{removed.shape}: {fault}")
     before, after = render(example.source, size), render(target, size)
     outside = _psnr(shown, before.astype(np.float32) / 255, (before == after).all(axis=2))
     if outside < OUTSIDE_PSNR:

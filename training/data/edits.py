@@ -83,8 +83,9 @@ class Example:
         """EditAR's task: `edit`, or the translation's own name."""
         return self.kind if self.kind in TRANSLATION_TASKS else "edit"
 
-    def condition(self) -> NDArray[np.uint8]:
-        return render(self.source) if self.task == "edit" else condition_picture(self.source, self.task)
+    def condition(self, size: int) -> NDArray[np.uint8]:
+        """The picture the model is given, uint8 [size, size, 3]."""
+        return render(self.source, size) if self.task == "edit" else condition_picture(self.source, self.task, size)
 
 
 def _pick(rng: np.random.Generator, options: tuple[str, ...] | list[str]) -> str:

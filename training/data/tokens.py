@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import multiprocessing
-import os
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
@@ -16,9 +15,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from training.data.edits import EDIT_KINDS, KINDS, TRANSLATION_TASKS, Example, caption_slots, caption, example
-from training.data.scenes import BACKGROUNDS, COLOURS, TEXTURES, Scene, condition_picture, random_scene, render
 from training.checkpoints import load_vq
+from training.data.edits import EDIT_KINDS, KINDS, TRANSLATION_TASKS, Example, caption, caption_slots, example
+from training.data.scenes import BACKGROUNDS, COLOURS, TEXTURES, Scene, condition_picture, random_scene, render
 from training.models.vq import VQModel
 
 GROUP = 4
@@ -85,7 +84,7 @@ def write_shard(path: Path, vq: VQModel, size: int, seed: int, index: int, group
         np.savez_compressed(
             f, condition=tokens[:, 0], target=tokens[:, 1:], text=texts, task=tasks, kind=np.asarray(kinds, np.uint8)
         )
-    os.replace(partial, path)
+    partial.replace(path)
 
 
 def _write_missing(folder: Path, vq_path: Path, size: int, seed: int, indices: list[int], groups: int) -> None:

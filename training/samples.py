@@ -1,0 +1,24 @@
+"""The sample pictures that a demo bundle carries: held-out scenes, one or two of every kind."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from PIL import Image
+
+from training.data.edits import EDIT_KINDS, TRANSLATION_TASKS, held_out
+
+SEED = 7  # not the evaluation's: samples are for looking at
+
+
+def write_samples(folder: Path, size: int) -> None:
+    """Pictures and `samples.json` as `editar demo` reads them: two of every edit, one of every translation."""
+    folder.mkdir(parents=True, exist_ok=True)
+    entries = []
+    for kind in (*EDIT_KINDS, *TRANSLATION_TASKS):
+        for n, example in enumerate(held_out(kind, 2 if kind in EDIT_KINDS else 1, SEED)):
+            name = f"{kind}-{n}.png"
+            Image.fromarray(example.condition(size)).save(folder / name)
+            entries.append({"picture": f"samples/{name}", "task": example.task, "instruction": example.text})
+    (folder / "samples.json").write_text(json.dumps({"samples": entries}, indent=1) + "\n")
