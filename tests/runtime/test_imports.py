@@ -1,0 +1,31 @@
+"""The runtime is lean: it never brings what a device does not have."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+HEAVY = ("torch", "onnx", "transformers", "onnxruntime", "tensorrt", "scipy", "matplotlib")
+
+
+def modules_after(code: str) -> set[str]:
+    script = f"{code}\nimport sys; print(' '.join(sorted(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    return set(done.stdout.split())
+
+
+def test_importing_every_module_loads_nothing_heavy() -> None:
+    code = (
+        "import importlib, pkgutil, editar_rt\n"
+        "for m in pkgutil.walk_packages(editar_rt.__path__, 'editar_rt.'):\n"
+        "    if not m.name.endswith('__main__'): importlib.import_module(m.name)\n"
+    )
+    loaded = modules_after(code)
+    assert "editar_rt.cli" in loaded and "editar_rt.backends.onnxruntime" in loaded
+    assert not loaded & {*HEAVY, "export", "training"}
+
+
+def test_importing_the_package_loads_numpy_and_pillow_alone() -> None:
+    loaded = modules_after("import editar_rt")
+    assert {"numpy", "PIL"} <= loaded
+    assert not loaded & {*HEAVY, "click", "rich", "tokenizers"}

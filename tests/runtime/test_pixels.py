@@ -1,0 +1,119 @@
+"""Pictures of every kind to arrays, and those that are refused."""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from editar_rt.errors import PictureError
+from editar_rt.pixels import fit_square, open_picture, read_pixels, to_pictures, to_pixels
+
+
+def test_pixels_and_pictures_are_inverse_for_all_values() -> None:
+    values = np.arange(256, dtype=np.uint8).reshape(1, 16, 16, 1).repeat(3, axis=3)
+    pixels = to_pixels(values)
+    assert pixels.dtype == np.float32 and pixels.min() == -1 and pixels.max() == 1
+    assert np.array_equal(to_pictures(pixels), values)
+
+
+def test_pixels_outside_are_clipped() -> None:
+    assert to_pictures(np.float32([[[[-3]], [[0]], [[3]]]])).tolist() == [[[[0, 128, 255]]]]
+
+
+def test_transparency_is_blended_on_white(tmp_path: Path) -> None:
+    path = tmp_path / "alpha.png"
+    Image.new("RGBA", (8, 8), (0, 0, 0, 0)).save(path)
+    assert open_picture(path).getpixel((0, 0)) == (255, 255, 255)
+    half = Image.new("LA", (8, 8), (0, 128))
+    assert abs(open_picture(half).getpixel((0, 0))[0] - 127) <= 1
+
+
+def test_transparent_palettes_are_blended_on_white(tmp_path: Path) -> None:
+    path = tmp_path / "palette.png"
+    picture = Image.new("P", (8, 8), 1)
+    picture.putpalette([10, 20, 30, 200, 100, 50])
+    picture.putpixel((0, 0), 0)
+    picture.save(path, transparency=0)
+    opened = open_picture(path)
+    assert opened.getpixel((0, 0)) == (255, 255, 255)
+    assert opened.getpixel((1, 1)) == (200, 100, 50)
+
+
+def test_sixteen_bit_grey_is_scaled_not_clipped(tmp_path: Path) -> None:
+    path = tmp_path / "deep.png"
+    Image.fromarray(np.full((8, 8), 32768, np.uint16)).save(path)
+    assert open_picture(path).getpixel((0, 0)) == (128, 128, 128)
+
+
+def test_exif_rotation_is_applied(tmp_path: Path) -> None:
+    path = tmp_path / "turned.jpg"
+    picture = Image.new("RGB", (40, 20), "red")
+    exif = picture.getexif()
+    exif[0x0112] = 6
+    picture.save(path, exif=exif)
+    assert open_picture(path).size == (20, 40)
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "CMYK", "YCbCr", "HSV", "LAB", "I", "F"])
+def test_every_mode_becomes_rgb(mode: str) -> None:
+    assert open_picture(Image.new(mode, (8, 8))).mode == "RGB"
+
+
+@pytest.mark.parametrize("shape", [(9, 8), (9, 8, 1), (9, 8, 3), (9, 8, 4)])
+def test_arrays_of_uint8_are_pictures(shape: tuple[int, ...]) -> None:
+    assert open_picture(np.zeros(shape, np.uint8)).size == (8, 9)
+
+
+@pytest.mark.parametrize("array", [np.zeros((8, 8, 3)), np.zeros((8,), np.uint8), np.zeros((8, 8, 2), np.uint8)])
+def test_other_arrays_are_refused(array: np.ndarray) -> None:
+    with pytest.raises(PictureError, match=r"must be uint8 \[H, W, 3\]"):
+        open_picture(array)
+
+
+@pytest.mark.parametrize("size", [(100, 40), (40, 100), (64, 64), (3, 1), (2000, 5)])
+def test_the_middle_square_is_cut_out(size: tuple[int, int]) -> None:
+    assert fit_square(Image.new("RGB", size), 64).size == (64, 64)
+    assert read_pixels(Image.new("RGB", size), 64).shape == (1, 3, 64, 64)
+
+
+def test_the_cut_is_centred() -> None:
+    picture = Image.new("RGB", (192, 64), "black")
+    picture.paste("white", (64, 0, 128, 64))
+    assert np.asarray(fit_square(picture, 64)).min() == 255
+
+
+def huge_png(path: Path, side: int) -> Path:
+    """A valid header of a side × side picture; nobody should get as far as its data."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", b"") + chunk(b"IEND", b""))
+    return path
+
+
+@pytest.mark.parametrize("side", [9_000, 30_000])
+def test_huge_pictures_are_refused_from_their_header(tmp_path: Path, side: int) -> None:
+    with pytest.raises(PictureError, match=r"(at most|more than) 64 million"):
+        open_picture(huge_png(tmp_path / "huge.png", side))
+
+
+def test_missing_damaged_and_other_files_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(PictureError, match="there is no picture"):
+        open_picture(tmp_path / "none.png")
+    with pytest.raises(PictureError, match="is a folder"):
+        open_picture(tmp_path)
+    (tmp_path / "text.png").write_text("hello")
+    with pytest.raises(PictureError, match="not a picture in a format"):
+        open_picture(tmp_path / "text.png")
+    rng = np.random.default_rng(0)
+    Image.fromarray(rng.integers(0, 256, (64, 64, 3), np.uint8)).save(tmp_path / "whole.png")
+    (tmp_path / "cut.png").write_bytes((tmp_path / "whole.png").read_bytes()[:3000])
+    with pytest.raises(PictureError, match="truncated"):
+        open_picture(tmp_path / "cut.png")
