@@ -1,0 +1,252 @@
+"""Puts a bundle together: which parts there are, that they fit, their graphs, and the manifest.
+
+The parts are written one after the other, so that no more than one model is in memory with its graph, and each is
+compared with its PyTorch model before the bundle takes its final name.
+"""
+
+from __future__ import annotations
+
+import datetime
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+
+import onnx_ir as ir
+
+from editar_rt import names
+from editar_rt.bundle import MANIFEST_NAME, Bundle, Manifest, ModelInfo, Part, TensorInfo, list_files, publishing
+from editar_rt.errors import EditarError, OptionError
+from editar_rt.version import __version__
+from export import graph_writer, parity
+from export.checkpoint_reader import Checkpoint, build_transformer, build_vq
+from export.decoder_graph import decoder_graph, prefix_graph
+from export.module_graphs import text_encoder_graph, vq_decoder_graph, vq_encoder_graph
+from export.text_reader import TextEncoder
+from training.config import TransformerConfig, VQConfig
+
+TOKENIZER = "tokenizer.json"
+SAMPLES = "samples/samples.json"
+TEXT_TOKENS = 120  # of EditAR; a transformer says how many it reads
+LIBRARIES = ("torch", "onnx", "onnxscript", "onnxruntime", "transformers")  # noted in the manifest
+
+# Which tensors of a checkpoint make up a part, by the beginning of their names. The codebook is in both VQ parts.
+PART_WEIGHTS = {
+    names.VQ_ENCODER: ("encoder.", "quant_conv.", "quantize."),
+    names.VQ_DECODER: ("decoder.", "post_quant_conv.", "quantize."),
+    names.PREFIX_GRAPH: ("cls_embedding.", "img_uncond_embedding"),
+    names.DECODER: ("tok_embeddings.", "layers.", "norm.", "output."),
+}
+
+
+class ParityError(EditarError):
+    """A graph that does not answer as PyTorch does."""
+
+
+@dataclass(frozen=True)
+class Sources:
+    """What a bundle is made of; any may be absent."""
+
+    transformer: Checkpoint[TransformerConfig] | None = None
+    vq: Checkpoint[VQConfig] | None = None
+    text_encoder: TextEncoder | None = None
+
+
+@dataclass(frozen=True)
+class Options:
+    """How a bundle is made."""
+
+    precision: str = "fp32"
+    """A key of `decoder_graph.PRECISIONS`."""
+    spelling: str = "ort"
+    """A key of `decoder_graph.SPELLINGS`."""
+    image_size: int | None = None
+    """Side of the pictures in pixels; needed where no transformer says it."""
+    text_tokens: int | None = None
+    """Positions of a text, padding included; a transformer says it, else EditAR's number."""
+    samples: Path | None = None
+    """Folder of sample pictures with its samples.json, copied in."""
+    sampling: Mapping[str, float | int] = field(default_factory=dict)
+    """Defaults of `editar_rt.Sampling` that suit this model."""
+    command: str = ""
+    """What made the bundle, noted in the manifest."""
+
+
+def write_bundle(
+    folder: Path,
+    sources: Sources,
+    options: Options,
+    force: bool = False,
+    report: Callable[[str], None] = lambda line: None,
+) -> Manifest:
+    """Write a bundle, check every graph in it, and only then give it its name.
+
+    Args:
+        force: replace a bundle of that name.
+        report: is called with one line for every graph compared.
+
+    Raises:
+        OptionError: parts that do not fit each other or the options.
+        ParityError: a graph that does not answer as PyTorch does.
+        BundleError: `folder` exists, or cannot be written.
+    """
+    info = model_info(sources, options)
+    if options.samples is not None and not (options.samples / Path(SAMPLES).name).is_file():
+        raise OptionError(f"{options.samples} holds no {Path(SAMPLES).name}, which says what the sample pictures are")
+    with publishing(folder, force) as partial:
+        parts = {}
+        for name, model, cases in _graphs(sources, options, info):
+            path = partial / f"{name}.onnx"
+            graph_writer.save(model, path)
+            parts[name] = Part(path.name, _describe(model.graph.inputs), _describe(model.graph.outputs))
+            _require_parity(path, cases, options.precision, report)
+        if sources.text_encoder is not None:
+            sources.text_encoder.tokenizer.save(str(partial / TOKENIZER))
+        if options.samples is not None:
+            shutil.copytree(options.samples, partial / Path(SAMPLES).parent)
+        manifest = Manifest(
+            model=info,
+            parts=parts,
+            files=list_files(partial),
+            precision=options.precision,
+            spelling=options.spelling,
+            tokenizer=TOKENIZER if sources.text_encoder is not None else None,
+            samples=SAMPLES if options.samples is not None else None,
+            sampling=dict(options.sampling),
+            made_by=_made_by(options),
+        )
+        (partial / MANIFEST_NAME).write_text(manifest.to_json(), encoding="utf-8")
+        Bundle.open(partial)  # what the runtime would refuse is not published
+    return manifest
+
+
+def model_info(sources: Sources, options: Options) -> ModelInfo:
+    """The sizes that the manifest gives; refuses sources that do not fit each other."""
+    transformer, vq, text = sources.transformer, sources.vq, sources.text_encoder
+    if transformer is None and vq is None and text is None:
+        raise OptionError("nothing to export: give a transformer, a VQ tokenizer or a text encoder")
+    config = transformer.config if transformer is not None else None
+    if config is not None and vq is not None and config.vocab_size != vq.config.codebook_size:
+        raise OptionError(
+            f"the transformer has {config.vocab_size} picture tokens and the VQ tokenizer's codebook "
+            f"{vq.config.codebook_size}: they were not trained together"
+        )
+    if config is not None and text is not None and config.caption_dim != text.dim:
+        raise OptionError(
+            f"the transformer reads text states of width {config.caption_dim} and the text encoder gives {text.dim}: "
+            "they were not trained together"
+        )
+    text_tokens = options.text_tokens
+    if config is not None:
+        if text_tokens not in (None, config.cls_token_num):
+            raise OptionError(f"the transformer reads {config.cls_token_num} text positions, not {text_tokens}")
+        text_tokens = config.cls_token_num
+    elif text is not None:
+        text_tokens = text_tokens or TEXT_TOKENS
+    size, grid = _picture(config, vq.config if vq is not None else None, options.image_size)
+    return ModelInfo(
+        image_size=size,
+        downsampling=vq.config.downsampling if vq is not None else None,
+        grid=grid,
+        picture_tokens=grid**2 if grid is not None else None,
+        codebook_size=vq.config.codebook_size if vq is not None else None,
+        codebook_dim=vq.config.codebook_dim if vq is not None else None,
+        vocab_size=config.vocab_size if config is not None else None,
+        dim=config.dim if config is not None else None,
+        layers=config.n_layer if config is not None else None,
+        heads=config.n_head if config is not None else None,
+        head_dim=config.head_dim if config is not None else None,
+        text_tokens=text_tokens,
+        text_dim=config.caption_dim if config is not None else text.dim if text is not None else None,
+        parameters=_parameters(sources),
+    )
+
+
+def _picture(
+    transformer: TransformerConfig | None, vq: VQConfig | None, asked: int | None
+) -> tuple[int | None, int | None]:
+    """Side of the pictures in pixels and in tokens, as far as the parts say them."""
+    grid = transformer.grid if transformer is not None else None
+    if vq is None:
+        return asked, grid
+    if grid is None and asked is None:
+        raise OptionError(
+            "a VQ tokenizer alone takes pictures of any size: say which with --image-size, such as 256 or 512"
+        )
+    size = asked if asked is not None else (grid or 0) * vq.downsampling
+    if size % vq.downsampling:
+        raise OptionError(f"--image-size must be a multiple of {vq.downsampling}, the tokens' size; got {size}")
+    if grid is not None and size != grid * vq.downsampling:
+        raise OptionError(
+            f"the transformer's pictures have {grid}×{grid} tokens, which is {grid * vq.downsampling} pixels a side "
+            f"with this VQ tokenizer, not {size}"
+        )
+    return size, size // vq.downsampling
+
+
+def _graphs(
+    sources: Sources, options: Options, info: ModelInfo
+) -> Iterator[tuple[str, ir.Model, Sequence[parity.Case]]]:
+    """Every part's name and graph, and what PyTorch answers; one at a time, so that memory is needed for one."""
+    if sources.vq is not None:
+        assert info.image_size is not None  # `_picture` saw to it
+        vq = build_vq(sources.vq)
+        yield names.VQ_ENCODER, vq_encoder_graph(vq, info.image_size), [parity.vq_encoder_case(vq, info.image_size)]
+        yield names.VQ_DECODER, vq_decoder_graph(vq, info.image_size), [parity.vq_decoder_case(vq, info.image_size)]
+    if sources.text_encoder is not None:
+        assert info.text_tokens is not None
+        encoder = sources.text_encoder.model
+        # Before the graph: at fp16 the encoder is converted in place.
+        cases = [parity.text_encoder_case(encoder, info.text_tokens)]
+        yield names.TEXT_ENCODER, text_encoder_graph(encoder, info.text_tokens, options.precision), cases
+    if sources.transformer is not None:
+        config, weights = sources.transformer.config, sources.transformer.tensors
+        transformer = build_transformer(sources.transformer)
+        yield names.PREFIX_GRAPH, prefix_graph(config, weights), [parity.prefix_case(transformer)]
+        graph = decoder_graph(config, weights, options.precision, options.spelling)
+        yield names.DECODER, graph, parity.decoder_cases(transformer)
+
+
+def _require_parity(path: Path, cases: Sequence[parity.Case], precision: str, report: Callable[[str], None]) -> None:
+    for found in parity.compare(path, cases, parity.BOUNDS[precision]):
+        report(str(found))
+        if not found.holds:
+            raise ParityError(
+                f"{path.stem} does not answer as PyTorch does ({found.label}: error {found.error:.1e}, allowed "
+                f"{found.bound:.0e}); nothing was written"
+            )
+
+
+def _describe(values: Sequence[ir.Value]) -> list[TensorInfo]:
+    described = []
+    for value in values:
+        assert value.name is not None and value.dtype is not None and value.shape is not None
+        shape = [d if isinstance(d, int) else str(d.value) for d in value.shape]
+        described.append(TensorInfo(value.name, value.dtype.numpy().name, shape))
+    return described
+
+
+def _parameters(sources: Sources) -> dict[str, int]:
+    tensors = {}
+    for checkpoint in (sources.vq, sources.transformer):
+        if checkpoint is not None:
+            tensors |= checkpoint.tensors
+    counts = {
+        part: sum(tensor.numel() for name, tensor in tensors.items() if name.startswith(prefixes))
+        for part, prefixes in PART_WEIGHTS.items()
+    }
+    if sources.text_encoder is not None:
+        counts[names.TEXT_ENCODER] = sources.text_encoder.parameters
+    return {part: counts[part] for part in names.PARTS if counts.get(part)}
+
+
+def _made_by(options: Options) -> dict[str, str]:
+    now = datetime.datetime.now(datetime.timezone.utc)
+    return {
+        "tool": "python -m export onnx",
+        "version": __version__,
+        "command": options.command,
+        "date": now.isoformat(timespec="seconds"),
+        **{library: version(library) for library in LIBRARIES},
+    }

@@ -1,0 +1,265 @@
+"""Reads weights in any layout they are published in, and infers the sizes of the model they belong to.
+
+A file is a `torch.save` dict (weights under `model`, `module` or `state_dict`, or the dict itself) or safetensors; keys
+may carry `module.` and `_orig_mod.` prefixes. Files come from strangers, so pickled code never runs. What comes out has
+the official parameter names and the shapes of `training.models`, or a `CheckpointError` that names what does not fit.
+
+Building a model from the weights is `build_model`; turning it into graphs is `decoder_graph` and `module_graphs`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import pickle
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+import safetensors
+import torch
+from torch import Tensor, nn
+
+from editar_rt.errors import EditarError
+from training.config import TRANSFORMER_PRESETS, TransformerConfig, VQConfig
+from training.models.transformer import Transformer
+from training.models.vq import VQModel
+
+WEIGHT_KEYS = ("model", "module", "state_dict")
+PREFIXES = re.compile(r"^(?:module\.|_orig_mod\.)+")
+# The distillation head of EditAR's training, and usage statistics of the codebook: neither is used at inference.
+IGNORED = re.compile(r"^(?:alignment\.|quantize\.codebook_used$)")
+NAMES_SHOWN = 12  # of tensors in one message
+
+HEADS_BY_DIM = {c.dim: c.n_head for c in TRANSFORMER_PRESETS.values()}
+
+Config = TypeVar("Config", TransformerConfig, VQConfig)
+Model = TypeVar("Model", bound=nn.Module)
+
+
+class CheckpointError(EditarError):
+    """A weights file that cannot be read, or whose tensors do not make up the model."""
+
+
+@dataclass(frozen=True)
+class Checkpoint(Generic[Config]):
+    """The weights of one model, complete and of the right shapes."""
+
+    path: Path
+    config: Config
+    tensors: dict[str, Tensor]
+    """As stored: of any floating type, and possibly still on disk (memory-mapped)."""
+
+    @property
+    def parameters(self) -> int:
+        """Number of weights."""
+        return sum(tensor.numel() for tensor in self.tensors.values())
+
+
+def read_transformer(path: Path | str, heads: int | None = None) -> Checkpoint[TransformerConfig]:
+    """The transformer in a weights file.
+
+    Args:
+        heads: attention heads. They leave no trace in the shapes: without this they come from the file's own `config`,
+            else from the table of published sizes by width.
+    """
+    path = Path(path)
+    tensors, config = _read(path)
+    try:
+        if config is not None:
+            found = TransformerConfig.from_dict(config)
+            if heads is not None:
+                found = dataclasses.replace(found, n_head=heads)
+        else:
+            found = _infer_transformer(path, tensors, heads)
+    except (ValueError, TypeError) as error:
+        raise CheckpointError(f"{path} is no transformer that can be exported: {error}") from None
+    return Checkpoint(path, found, _matched(path, "transformer", tensors, _empty(Transformer, found)))
+
+
+def read_vq(path: Path | str) -> Checkpoint[VQConfig]:
+    """The VQ tokenizer in a weights file."""
+    path = Path(path)
+    tensors, config = _read(path)
+    try:
+        found = VQConfig.from_dict(config) if config is not None else _infer_vq(path, tensors)
+    except (ValueError, TypeError) as error:
+        raise CheckpointError(f"{path} is no VQ tokenizer that can be exported: {error}") from None
+    return Checkpoint(path, found, _matched(path, "VQ tokenizer", tensors, _empty(VQModel, found)))
+
+
+def build_transformer(checkpoint: Checkpoint[TransformerConfig]) -> Transformer:
+    """The PyTorch model with these weights, float32, for inference."""
+    return _with_weights(_empty(Transformer, checkpoint.config), checkpoint.tensors)
+
+
+def build_vq(checkpoint: Checkpoint[VQConfig]) -> VQModel:
+    """The PyTorch model with these weights, float32, for inference."""
+    return _with_weights(_empty(VQModel, checkpoint.config), checkpoint.tensors)
+
+
+def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any] | None]:
+    """Tensors by official name, and the configuration stored beside them, if any."""
+    if not path.is_file():
+        raise CheckpointError(f"{path} is not a file; give a .pt, .pth or .safetensors file")
+    if path.suffix == ".safetensors":
+        weights, config = _read_safetensors(path)
+    else:
+        weights, config = _read_pickle(path)
+    tensors: dict[str, Tensor] = {}
+    for key, value in weights.items():
+        name = PREFIXES.sub("", key)
+        if isinstance(value, Tensor) and not IGNORED.match(name):
+            tensors[name] = value
+    return tensors, config
+
+
+def _read_safetensors(path: Path) -> tuple[Mapping[str, Any], dict[str, Any] | None]:
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            config = (file.metadata() or {}).get("config")
+            names = file.keys()
+            return {name: file.get_tensor(name) for name in names}, json.loads(config) if config else None
+    except (safetensors.SafetensorError, ValueError) as error:
+        raise CheckpointError(f"{path} is not a whole safetensors file: {first_line(error)}") from None
+
+
+def _read_pickle(path: Path) -> tuple[Mapping[str, Any], dict[str, Any] | None]:
+    # Official files hold their training arguments as argparse.Namespace: a plain record, safe to allow.
+    try:
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            try:
+                content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+            except RuntimeError as error:
+                if "mmap" not in str(error):
+                    raise
+                # The format before PyTorch 1.6 cannot be mapped.
+                content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        needed = re.search(r"GLOBAL (\S+)", str(error))
+        what = f"it needs {needed[1]}" if needed else "it is not a plain dictionary of tensors"
+        raise CheckpointError(
+            f"{path} is refused: {what}, and loading that could run code of whoever wrote the file; "
+            "save the weights alone, or as safetensors"
+        ) from None
+    except (RuntimeError, OSError, EOFError, ValueError, KeyError) as error:
+        raise CheckpointError(f"{path} is not a whole PyTorch file: {first_line(error)}") from None
+    if not isinstance(content, Mapping):
+        raise CheckpointError(f"{path} holds a {type(content).__name__}, not a dictionary of tensors")
+    config = content.get("config")
+    for key in WEIGHT_KEYS:
+        if isinstance(content.get(key), Mapping):
+            return content[key], config if isinstance(config, dict) else None
+    return content, None
+
+
+def _infer_transformer(path: Path, tensors: Mapping[str, Tensor], heads: int | None) -> TransformerConfig:
+    vocab_size, dim = _shape(path, tensors, "tok_embeddings.weight", 2)
+    block_size, _ = _shape(path, tensors, "img_uncond_embedding", 2)
+    text_tokens, caption_dim = _shape(path, tensors, "cls_embedding.uncond_embedding", 2)
+    hidden_dim, _ = _shape(path, tensors, "layers.0.feed_forward.w1.weight", 2)
+    if heads is None:
+        heads = HEADS_BY_DIM.get(dim)
+    if heads is None:
+        known = ", ".join(f"{d}: {h}" for d, h in sorted(HEADS_BY_DIM.items()))
+        raise CheckpointError(
+            f"{path}: the number of attention heads cannot be read off the weights, and width {dim} is not among the "
+            f"known sizes (width: heads {known}); give --heads N"
+        )
+    for power in range(8, -1, -1):
+        config = TransformerConfig(
+            dim=dim,
+            n_layer=_count(tensors, "layers"),
+            n_head=heads,
+            vocab_size=vocab_size,
+            block_size=block_size,
+            cls_token_num=text_tokens,
+            caption_dim=caption_dim,
+            multiple_of=2**power,
+        )
+        if config.hidden_dim == hidden_dim:
+            return config
+    raise CheckpointError(f"{path}: a feed-forward width of {hidden_dim} is not 8/3 of {dim} rounded up")
+
+
+def _infer_vq(path: Path, tensors: Mapping[str, Tensor]) -> VQConfig:
+    channels = _shape(path, tensors, "encoder.conv_in.weight", 4)[0]
+    levels = _count(tensors, "encoder.conv_blocks")
+    widths = [_shape(path, tensors, f"encoder.conv_blocks.{i}.res.0.conv1.weight", 4)[0] for i in range(levels)]
+    if any(width % channels for width in widths):
+        raise CheckpointError(f"{path}: level widths {widths} are no multiples of the first width {channels}")
+    codebook_size, codebook_dim = _shape(path, tensors, "quantize.embedding.weight", 2)
+    return VQConfig(
+        channels=channels,
+        channel_multipliers=tuple(width // channels for width in widths),
+        res_blocks=_count(tensors, "encoder.conv_blocks.0.res"),
+        z_channels=_shape(path, tensors, "encoder.conv_out.weight", 4)[0],
+        codebook_size=codebook_size,
+        codebook_dim=codebook_dim,
+    )
+
+
+def _shape(path: Path, tensors: Mapping[str, Tensor], name: str, dimensions: int) -> tuple[int, ...]:
+    if name not in tensors:
+        raise CheckpointError(f"{path} lacks {name}; it holds {listed(tensors) or 'no tensors'}")
+    shape = tuple(tensors[name].shape)
+    if len(shape) != dimensions:
+        raise CheckpointError(f"{path}: {name} must have {dimensions} dimensions, got {list(shape)}")
+    return shape
+
+
+def _count(tensors: Iterable[str], prefix: str) -> int:
+    """Length of the module list `prefix`, whose tensors are named prefix.0.…, prefix.1.…"""
+    pattern = re.compile(re.escape(prefix) + r"\.(\d+)\.")
+    return 1 + max((int(match[1]) for name in tensors if (match := pattern.match(name))), default=-1)
+
+
+def _matched(path: Path, kind: str, tensors: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
+    """`tensors`, if they are exactly the weights of `model`."""
+    expected = {name: tuple(t.shape) for name, t in model.state_dict().items() if not IGNORED.match(name)}
+    wrong = [
+        f"{name} has shape {list(tensors[name].shape)} instead of {list(shape)}"
+        for name, shape in expected.items()
+        if name in tensors and tuple(tensors[name].shape) != shape
+    ]
+    faults = [
+        f"{label}: {listed(found)}"
+        for label, found in (
+            ("missing", [name for name in expected if name not in tensors]),
+            ("unexpected", [name for name in tensors if name not in expected]),
+            ("mis-shaped", wrong),
+        )
+        if found
+    ]
+    if faults:
+        raise CheckpointError(f"{path} does not fit a {kind} of its sizes; {'; '.join(faults)}")
+    return tensors
+
+
+def listed(names: Iterable[str]) -> str:
+    """Names for a message, not more than fit in one."""
+    found = list(names)
+    shown = ", ".join(found[:NAMES_SHOWN])
+    return shown + (f" and {len(found) - NAMES_SHOWN} more" if len(found) > NAMES_SHOWN else "")
+
+
+def _empty(kind: type[Model], config: TransformerConfig | VQConfig) -> Model:
+    """A model without memory behind its weights."""
+    with torch.device("meta"):
+        return kind(config)
+
+
+def _with_weights(model: Model, tensors: Mapping[str, Tensor]) -> Model:
+    weights = {name: tensor.float() for name, tensor in tensors.items()}
+    # What is ignored in files still has a place in the model.
+    weights |= {n: torch.zeros(t.shape) for n, t in model.state_dict().items() if IGNORED.match(n)}
+    model.load_state_dict(weights, assign=True)
+    return model.eval().requires_grad_(False)
+
+
+def first_line(error: Exception) -> str:
+    """What a library's error says, without its advice and traceback."""
+    return str(error).strip().partition("\n")[0] or type(error).__name__

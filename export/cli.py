@@ -1,0 +1,127 @@
+"""`python -m export onnx`: checkpoints in, a bundle out. Results go to stdout, errors in one sentence to stderr."""
+
+from __future__ import annotations
+
+import dataclasses
+import shlex
+import sys
+from pathlib import Path
+
+import click
+
+from editar_rt.errors import EditarError, OptionError
+from editar_rt.sampling import Sampling
+from export.bundle_writer import Options, Sources, write_bundle
+from export.checkpoint_reader import read_transformer, read_vq
+from export.decoder_graph import PRECISIONS, SPELLINGS
+from export.text_reader import read_text_encoder
+
+PATH = click.Path(path_type=Path)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+def cli() -> None:
+    """Turn trained weights into what a device runs."""
+
+
+def main() -> None:
+    """Exit codes: 0; 1 for an error, one sentence on stderr; 2 for a bad option; 130 for Ctrl-C."""
+    try:
+        cli.main(prog_name="python -m export", standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("export: stopped", err=True)
+        sys.exit(130)
+    except OptionError as error:
+        click.echo(f"export: {error}", err=True)
+        sys.exit(2)
+    except EditarError as error:
+        click.echo(f"export: {error}", err=True)
+        sys.exit(1)
+
+
+@cli.command("onnx")
+@click.option("--transformer", type=PATH, help="Checkpoint of the transformer (.pt or .safetensors).")
+@click.option("--vq", type=PATH, help="Checkpoint of the VQ tokenizer (.pt or .safetensors).")
+@click.option("--text-encoder", type=PATH, help="Hugging Face folder of a T5 and its tokenizer.")
+@click.option("-o", "--output", type=PATH, required=True, help="The bundle to write, a folder.")
+@click.option("--heads", type=click.IntRange(1), help="Attention heads, for sizes outside the published ones.")
+@click.option("--image-size", type=click.IntRange(1), help="Side of the pictures in pixels, for a VQ tokenizer alone.")
+@click.option("--text-tokens", type=click.IntRange(1), help="Positions of a text, for a text encoder alone.")
+@click.option("--precision", type=click.Choice(list(PRECISIONS)), default="fp32", show_default=True)
+@click.option(
+    "--spelling", type=click.Choice(list(SPELLINGS)), default="ort", show_default=True, help="Operators of the decoder."
+)
+@click.option("--samples", type=PATH, help="Folder of sample pictures with its samples.json, copied in.")
+@click.option(
+    "--default",
+    "defaults",
+    metavar="NAME=VALUE",
+    multiple=True,
+    help="Sampling default of this bundle, such as temperature=0.9; may be repeated.",
+)
+@click.option("--force", is_flag=True, help="Replace the bundle of that name.")
+def onnx(
+    transformer: Path | None,
+    vq: Path | None,
+    text_encoder: Path | None,
+    output: Path,
+    heads: int | None,
+    image_size: int | None,
+    text_tokens: int | None,
+    precision: str,
+    spelling: str,
+    samples: Path | None,
+    defaults: tuple[str, ...],
+    force: bool,
+) -> None:
+    """Write a bundle of ONNX graphs from any of a transformer, a VQ tokenizer and a text encoder.
+
+    Every graph is compared with PyTorch before the bundle gets its name.
+    """
+    sampling = parse_defaults(defaults)  # before the minutes that reading takes
+    sources = Sources(
+        transformer=read_transformer(transformer, heads) if transformer is not None else None,
+        vq=read_vq(vq) if vq is not None else None,
+        text_encoder=read_text_encoder(text_encoder) if text_encoder is not None else None,
+    )
+    options = Options(
+        precision=precision,
+        spelling=spelling,
+        image_size=image_size,
+        text_tokens=text_tokens,
+        samples=samples,
+        sampling=sampling,
+        command=command_line(sys.argv[1:]),
+    )
+    manifest = write_bundle(output, sources, options, force, report=click.echo)
+    size = sum(file.bytes for file in manifest.files.values())
+    click.echo(f"wrote {output}: {', '.join(manifest.parts)}; {size / 2**20:.1f} MiB")
+
+
+def parse_defaults(given: tuple[str, ...]) -> dict[str, float | int]:
+    """NAME=VALUE options to the fields of `Sampling` that a bundle may preset."""
+    usual = {
+        f.name: f.default for f in dataclasses.fields(Sampling) if f.name not in ("seed", "greedy")
+    }  # those two belong to a call, not to a model
+    found: dict[str, float | int] = {}
+    for text in given:
+        name, _, value = text.partition("=")
+        if name not in usual:
+            raise OptionError(f"--default takes NAME=VALUE with a name of {', '.join(usual)}; got {text!r}")
+        kind = type(usual[name])
+        try:
+            found[name] = kind(value)
+        except ValueError:
+            raise OptionError(
+                f"--default {name} must be {'a whole' if kind is int else 'a'} number, got {value!r}"
+            ) from None
+    Sampling(**found)  # type: ignore[arg-type]  # checks the ranges
+    return found
+
+
+def command_line(arguments: list[str]) -> str:
+    """The command that makes this bundle, without the folders of the machine it ran on."""
+    return shlex.join(["python", "-m", "export", *(Path(a).name if "/" in a or "\\" in a else a for a in arguments)])

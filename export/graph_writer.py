@@ -1,0 +1,108 @@
+"""Writing ONNX graphs op by op, with weights that are read only when the graph is saved."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import onnx_ir as ir
+import torch
+from onnxscript import GraphBuilder
+from torch import Tensor
+
+FLOAT = ir.DataType.FLOAT
+FLOAT16 = ir.DataType.FLOAT16
+INT32 = ir.DataType.INT32
+
+
+class GraphWriter:
+    """A graph being written: the builder, the weights it may draw on and the type they are stored in.
+
+    Args:
+        opsets: version of every operator domain.
+        weights: tensors by checkpoint name; read when the graph is saved, one at a time.
+        dtype: of stored weights and of matrix products.
+    """
+
+    def __init__(self, name: str, opsets: Mapping[str, int], weights: Mapping[str, Tensor], dtype: ir.DataType) -> None:
+        self.graph = ir.Graph([], [], nodes=[], opset_imports=dict(opsets), name=name)
+        self.builder = GraphBuilder(self.graph)
+        self.op = self.builder.op
+        self.weights = weights
+        self.dtype = dtype
+        self.scopes: list[str] = []
+
+    @contextmanager
+    def scope(self, name: str) -> Iterator[None]:
+        """Weights and nodes made inside are named below `name`."""
+        self.scopes.append(name)
+        self.builder.push_module(name)
+        yield
+        self.builder.pop_module()
+        self.scopes.pop()
+
+    def input(self, name: str, dtype: ir.DataType, shape: Sequence[int | str]) -> ir.Value:
+        return self.builder.input(name, dtype, shape)
+
+    def output(self, value: ir.Value, name: str, dtype: ir.DataType, shape: Sequence[int | str]) -> None:
+        value.dtype, value.shape = dtype, ir.Shape(shape)
+        self.builder.add_output(value, name)
+
+    def constant(self, array: np.ndarray, name: str) -> ir.Value:
+        """An array in its own type."""
+        return self.builder.initializer(ir.tensor(array, name=name))
+
+    def weight(self, name: str, transposed: bool = False) -> ir.Value:
+        """A weight in the stored type, by its name within the current scope."""
+        source = self.weights[".".join([*self.scopes, name])]
+
+        def load() -> ir.Tensor:
+            tensor = source.to(torch.float16 if self.dtype == FLOAT16 else torch.float32)
+            return ir.Tensor((tensor.t() if transposed else tensor).contiguous().numpy(), name=name)
+
+        shape = tuple(reversed(source.shape)) if transposed else tuple(source.shape)
+        return self.builder.initializer(ir.LazyTensor(load, dtype=self.dtype, shape=ir.Shape(shape), name=name))
+
+    def norm_weight(self, name: str) -> ir.Value:
+        """A normalization's weight: float32 in every precision."""
+        source = self.weights[".".join([*self.scopes, name])]
+        return self.constant(source.float().numpy(), name)
+
+    def stored(self, value: ir.Value) -> ir.Value:
+        """A float32 value in the stored type."""
+        return value if self.dtype == FLOAT else self.op.Cast(value, to=self.dtype)
+
+    def float32(self, value: ir.Value) -> ir.Value:
+        """A value of the stored type in float32."""
+        return value if self.dtype == FLOAT else self.op.Cast(value, to=FLOAT)
+
+    def linear(self, value: ir.Value, name: str) -> ir.Value:
+        """[..., in] times the weight [out, in], both in the stored type."""
+        return self.op.MatMul(value, self.weight(name, transposed=True))
+
+    def model(self) -> ir.Model:
+        """The finished model."""
+        return without_traces(ir.Model(self.graph, ir_version=10))
+
+
+def without_traces(model: ir.Model) -> ir.Model:
+    """The model without what its making left in it: bookkeeping of builders, source lines, paths of this machine."""
+    model.producer_name, model.producer_version = "editar-rt", None
+    model.metadata_props.clear()
+    model.graph.metadata_props.clear()
+    for node in model.graph:
+        node.metadata_props.clear()
+        node.doc_string = None
+        for value in node.outputs:
+            value.metadata_props.clear()
+    for value in (*model.graph.inputs, *model.graph.initializers.values()):
+        value.metadata_props.clear()
+    return model
+
+
+def save(model: ir.Model, path: Path) -> None:
+    """Write a graph to `path` and its weights, once, to `<path>.data` beside it."""
+    # Page-aligned, so that weights can be used where they lie in the mapped file; tiny ones stay in the graph.
+    ir.save(model, path, external_data=path.name + ".data", size_threshold_bytes=1024, alignment=4096)

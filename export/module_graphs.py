@@ -1,0 +1,118 @@
+"""The feed-forward parts as ONNX graphs: VQ encoder and decoder, text encoder. Traced by torch.onnx.
+
+Each part is a small module that gives a PyTorch model the types and shapes of the bundle; the number of rows stays
+dynamic, everything else is fixed by the model. Precision "fp16" changes the text encoder alone: the VQ tokenizer runs
+twice a picture and a flipped token is a wrong patch, so it stays float32.
+"""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Sequence
+
+import onnx_ir as ir
+import torch
+from torch import Tensor, nn
+
+from editar_rt import names
+from export.graph_writer import without_traces
+from training.models.vq import VQModel
+
+OPSET = 20
+EXAMPLE_ROWS = 2  # one row would be taken for a constant
+
+
+class PixelsToTokens(nn.Module):
+    """pixels float32 [B, 3, H, W] in [-1, 1] -> tokens int32 [B, N]."""
+
+    def __init__(self, vq: VQModel) -> None:
+        super().__init__()
+        self.vq = vq
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        return self.vq.encode(pixels).to(torch.int32)
+
+
+class TokensToPixels(nn.Module):
+    """tokens int32 [B, N] -> pixels float32 [B, 3, H, W], not clamped."""
+
+    def __init__(self, vq: VQModel) -> None:
+        super().__init__()
+        self.vq = vq
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        return self.vq.decode(tokens)
+
+
+class TextToStates(nn.Module):
+    """input_ids and attention_mask int32 [B, T] -> text_states float32 [B, T, C]."""
+
+    def __init__(self, encoder: nn.Module) -> None:
+        super().__init__()
+        self.encoder = encoder
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        states: Tensor = self.encoder(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
+        return states.float()
+
+
+def vq_encoder_graph(vq: VQModel, image_size: int) -> ir.Model:
+    """Pictures of image_size × image_size pixels to tokens; the nearest codebook row is found in the graph."""
+    pixels = torch.zeros(EXAMPLE_ROWS, 3, image_size, image_size)
+    return _traced(PixelsToTokens(vq), {names.PIXELS: pixels}, [names.TOKENS])
+
+
+def vq_decoder_graph(vq: VQModel, image_size: int) -> ir.Model:
+    """Tokens to pictures of image_size × image_size pixels."""
+    tokens = torch.zeros(EXAMPLE_ROWS, (image_size // vq.config.downsampling) ** 2, dtype=torch.int32)
+    return _traced(TokensToPixels(vq), {names.TOKENS: tokens}, [names.PIXELS])
+
+
+def text_encoder_graph(encoder: nn.Module, text_tokens: int, precision: str = "fp32") -> ir.Model:
+    """A Hugging Face T5 encoder over texts padded to `text_tokens`. At "fp16" the encoder is converted in place."""
+    if precision == "fp16":
+        to_half(encoder)
+    encoder.set_attn_implementation("eager")  # type: ignore[operator]  # plain products; the fused one does not trace
+    # Two tensors: one in both places would be taken for one input.
+    inputs = {
+        name: torch.ones(EXAMPLE_ROWS, text_tokens, dtype=torch.int32)
+        for name in (names.INPUT_IDS, names.ATTENTION_MASK)
+    }
+    return _traced(TextToStates(encoder), inputs, [names.TEXT_STATES])
+
+
+def to_half(encoder: nn.Module) -> nn.Module:
+    """Float16 but for the feed-forwards' last matrix, whose products leave float16's range in trained T5 models.
+
+    Its float32 result makes the residual stream float32 too; T5 normalizes and takes softmax in float32 anyway.
+    """
+    encoder.half()
+    for name, module in encoder.named_modules():
+        if name.endswith(".wo"):
+            module.float()
+    return encoder
+
+
+def _traced(module: nn.Module, inputs: dict[str, Tensor], outputs: Sequence[str]) -> ir.Model:
+    rows = torch.export.Dim("rows")
+    exporter_log = logging.getLogger("torch.onnx")
+    level = exporter_log.level
+    exporter_log.setLevel(logging.ERROR)  # it warns about packages that no part here uses
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of its own internals
+            program = torch.onnx.export(
+                module.eval(),
+                tuple(inputs.values()),
+                dynamo=True,
+                input_names=list(inputs),
+                output_names=list(outputs),
+                dynamic_shapes={name: {0: rows} for name in inputs},
+                opset_version=OPSET,
+                verbose=False,
+            )
+    finally:
+        exporter_log.setLevel(level)
+    assert program is not None  # dynamo=True always returns one
+    return without_traces(program.model)

@@ -1,0 +1,93 @@
+"""Reads a text encoder and its tokenizer from a Hugging Face T5 folder."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import transformers
+from tokenizers import Tokenizer
+from torch import nn
+
+from export.checkpoint_reader import CheckpointError, first_line, listed
+
+
+@dataclass(frozen=True)
+class TextEncoder:
+    """A text encoder and what turns text into its token ids."""
+
+    folder: Path
+    model: nn.Module
+    """transformers.T5EncoderModel, float32."""
+    tokenizer: Tokenizer
+    """Adds the end token; neither pads nor truncates."""
+
+    @property
+    def dim(self) -> int:
+        """Width of the states."""
+        return int(self.model.config.d_model)  # type: ignore[union-attr, arg-type]
+
+    @property
+    def parameters(self) -> int:
+        """Number of weights."""
+        return sum(p.numel() for p in self.model.parameters())
+
+
+def read_text_encoder(folder: Path | str) -> TextEncoder:
+    """The encoder half of a T5 folder (weights as safetensors or .bin, whole or sharded), and its tokenizer.
+
+    Raises:
+        CheckpointError: no such folder, another kind of model, weights missing, or a tokenizer that does not fit.
+    """
+    folder = Path(folder)
+    try:
+        kind = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type")
+    except (OSError, ValueError, AttributeError):
+        raise CheckpointError(f"{folder} is no Hugging Face folder: it holds no readable config.json") from None
+    if kind != "t5":
+        raise CheckpointError(f"{folder} holds a model of type {kind!r}; the text encoder must be a T5")
+    model = _read_model(folder)
+    tokenizer = _read_tokenizer(folder)
+    rows = int(model.get_input_embeddings().num_embeddings)  # type: ignore[operator]
+    if tokenizer.get_vocab_size() > rows:
+        raise CheckpointError(
+            f"{folder}: the tokenizer has {tokenizer.get_vocab_size()} tokens, the encoder embeds only {rows}"
+        )
+    end = model.config.eos_token_id  # type: ignore[union-attr]
+    if tokenizer.encode("a").ids[-1:] != [end]:
+        raise CheckpointError(f"{folder}: the tokenizer does not end texts with the end token, id {end}")
+    return TextEncoder(folder, model, tokenizer)
+
+
+def _read_model(folder: Path) -> nn.Module:
+    transformers.utils.logging.disable_progress_bar()
+    level = transformers.utils.logging.get_verbosity()
+    transformers.utils.logging.set_verbosity_error()  # its report on weights is made into an error below
+    try:
+        model, loading = transformers.T5EncoderModel.from_pretrained(
+            folder, dtype=torch.float32, local_files_only=True, output_loading_info=True
+        )
+    except Exception as error:  # whatever the library raises, the folder is not usable
+        raise CheckpointError(f"{folder}: the text encoder cannot be loaded: {first_line(error)}") from None
+    finally:
+        transformers.utils.logging.set_verbosity(level)
+    if missing := sorted(loading["missing_keys"]):
+        raise CheckpointError(f"{folder} lacks weights of the text encoder: {listed(missing)}")
+    encoder: nn.Module = model.eval().requires_grad_(False)
+    return encoder
+
+
+def _read_tokenizer(folder: Path) -> Tokenizer:
+    try:
+        if (folder / "tokenizer.json").is_file():
+            tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+        else:  # sentencepiece alone
+            fast = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
+            tokenizer = Tokenizer.from_str(fast.backend_tokenizer.to_str())
+    except Exception as error:  # both libraries raise plain Exception
+        raise CheckpointError(f"{folder}: the tokenizer cannot be read: {first_line(error)}") from None
+    tokenizer.no_padding()
+    tokenizer.no_truncation()
+    return tokenizer

@@ -1,0 +1,105 @@
+"""Bundles that several tests share, each built once by the exporter from seeded weights."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+
+from tests.golden.seeded_checkpoint import gpt_state, vq_state
+
+if TYPE_CHECKING:
+    from export.bundle_writer import Sources
+
+GOLDEN = Path(__file__).parent / "golden"
+GPT_TINY_HEADS = 4  # in the golden configuration, not in the weights
+WORDS = "make the ball red blue green remove add a small large cube on left right of background wooden striped shiny"
+
+
+def golden_arrays(name: str) -> dict[str, np.ndarray]:
+    """What the reference implementation answered: `gpt_tiny` or `vq16` (see tests/golden/README.md)."""
+    with np.load(GOLDEN / f"{name}.npz") as file:
+        return dict(file)
+
+
+def golden_weights(name: str) -> dict[str, Any]:
+    """The weights it was asked with, as PyTorch tensors by their official names."""
+    import torch
+
+    spec = json.loads((GOLDEN / f"{name}.json").read_text())
+    state = vq_state(spec["shapes"]) if name == "vq16" else gpt_state(f"{name}/", spec["config"])
+    return {key: torch.from_numpy(value) for key, value in state.items()}
+
+
+def write_text_encoder(folder: Path, states_dim: int) -> Path:
+    """A random T5 encoder of two layers with a tokenizer of whole words and letters, as a Hugging Face folder."""
+    import torch
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
+
+    from training.models.text_encoder import build_text_encoder
+
+    tokenizer = Tokenizer(models.BPE(unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
+    special = ["<pad>", "</s>", "<unk>"]
+    tokenizer.train_from_iterator([WORDS], trainers.BpeTrainer(special_tokens=special, show_progress=False))
+    tokenizer.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
+    torch.manual_seed(0)
+    sizes = {"d_model": states_dim, "d_kv": 16, "d_ff": 128, "num_layers": 2, "num_heads": 4}
+    model: Any = build_text_encoder(sizes, vocab_size=tokenizer.get_vocab_size())
+    model.save_pretrained(folder)
+    tokenizer.save(str(folder / "tokenizer.json"))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_sources(tmp_path_factory: pytest.TempPathFactory) -> Sources:
+    """The golden transformer, and a random VQ tokenizer (32×32 pixels) and text encoder that fit it.
+
+    4×4 picture tokens of 256, 120 text positions of width 64, 3 layers of width 128.
+    """
+    import torch
+
+    from export.bundle_writer import Sources
+    from export.checkpoint_reader import read_transformer, read_vq
+    from export.text_reader import read_text_encoder
+    from training.config import VQConfig
+    from training.models.vq import VQModel
+
+    folder = tmp_path_factory.mktemp("tiny_sources")
+    torch.save({"model": golden_weights("gpt_tiny")}, folder / "transformer.pt")
+    torch.manual_seed(0)
+    config = VQConfig(channels=16, channel_multipliers=(1, 1, 2, 2), res_blocks=1, z_channels=32, codebook_size=256, norm_groups=8)
+    torch.save({"model": VQModel(config).state_dict(), "config": config.to_dict()}, folder / "vq.pt")
+    return Sources(
+        transformer=read_transformer(folder / "transformer.pt", heads=GPT_TINY_HEADS),
+        vq=read_vq(folder / "vq.pt"),
+        text_encoder=read_text_encoder(write_text_encoder(folder / "text_encoder", states_dim=64)),
+    )
+
+
+@pytest.fixture(scope="session")
+def tiny_bundle(tiny_sources: Sources, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A complete bundle of `tiny_sources`, float32. Do not write into it: copy it first."""
+    from export.bundle_writer import Options, write_bundle
+
+    folder = tmp_path_factory.mktemp("bundles") / "tiny"
+    write_bundle(folder, tiny_sources, Options())
+    return folder
+
+
+@pytest.fixture(scope="session")
+def golden_vq_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The golden VQ-16 alone, for pictures of 64×64 pixels."""
+    import torch
+
+    from export.bundle_writer import Options, Sources, write_bundle
+    from export.checkpoint_reader import read_vq
+
+    folder = tmp_path_factory.mktemp("golden_vq")
+    torch.save({"model": golden_weights("vq16")}, folder / "vq16.pt")
+    write_bundle(folder / "bundle", Sources(vq=read_vq(folder / "vq16.pt")), Options(image_size=64))
+    (folder / "vq16.pt").unlink()  # 290 MB
+    return folder / "bundle"
