@@ -86,7 +86,8 @@ class Manifest:
     spelling: str = "ort"
     tokenizer: str | None = None
     samples: str | None = None
-    sampling: dict[str, float | int] = field(default_factory=dict)  # defaults that differ from `Sampling`'s
+    # Defaults that differ from `Sampling`'s. Whole numbers first: decoding takes the first type that fits.
+    sampling: dict[str, int | float] = field(default_factory=dict)
     self_test: dict[str, Any] | None = None
     made_by: dict[str, str] = field(default_factory=dict)
     format: str = FORMAT

@@ -15,8 +15,9 @@ from pathlib import Path
 
 import onnx_ir as ir
 
+import editar_rt
 from editar_rt import names
-from editar_rt.bundle import MANIFEST_NAME, Bundle, Manifest, ModelInfo, Part, TensorInfo, list_files, publishing
+from editar_rt.bundle import MANIFEST_NAME, Manifest, ModelInfo, Part, TensorInfo, list_files, publishing
 from editar_rt.errors import EditarError, OptionError
 from editar_rt.version import __version__
 from export import graph_writer, parity
@@ -117,7 +118,7 @@ def write_bundle(
             made_by=_made_by(options),
         )
         (partial / MANIFEST_NAME).write_text(manifest.to_json(), encoding="utf-8")
-        Bundle.open(partial)  # what the runtime would refuse is not published
+        editar_rt.load(partial, device="cpu")  # what the runtime would refuse is not published
     return manifest
 
 
