@@ -80,10 +80,13 @@ def _read_model(folder: Path) -> nn.Module:
 
 
 def _read_tokenizer(folder: Path) -> Tokenizer:
+    whole, sentencepiece = folder / "tokenizer.json", folder / "spiece.model"
+    if not whole.is_file() and not sentencepiece.is_file():
+        raise CheckpointError(f"{folder} holds no tokenizer: neither {whole.name} nor {sentencepiece.name}")
     try:
-        if (folder / "tokenizer.json").is_file():
-            tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-        else:  # sentencepiece alone
+        if whole.is_file():
+            tokenizer = Tokenizer.from_file(str(whole))
+        else:
             fast = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
             tokenizer = Tokenizer.from_str(fast.backend_tokenizer.to_str())
     except Exception as error:  # both libraries raise plain Exception

@@ -183,7 +183,7 @@ def test_a_truncated_file(weights: Weights, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("content", [[1, 2], {"model": {}}, {"steps": 3}])
 def test_files_without_a_model(tmp_path: Path, content: Any) -> None:
-    with pytest.raises(CheckpointError, match="not a dictionary of tensors|lacks tok_embeddings.weight"):
+    with pytest.raises(CheckpointError, match=r"not a dictionary of tensors|lacks tok_embeddings\.weight"):
         read_transformer(save(content, tmp_path / "a.pt"))
 
 

@@ -1,0 +1,124 @@
+"""Text encoders from Hugging Face folders: what is read, and what is said about folders that do not fit."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import safetensors.torch
+import torch
+
+from export.checkpoint_reader import CheckpointError
+from export.module_graphs import to_half
+from export.text_reader import read_text_encoder
+from tests.conftest import WORDS, write_text_encoder
+
+AWKWARD = [
+    "",
+    " ",
+    "make  the\tball\nred",
+    "MAKE THE BALL RED",
+    "naïve café",
+    "e\u0301",
+    "红色的球",
+    "🙂 red",
+    "a" * 300,
+]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return write_text_encoder(tmp_path / "t5", states_dim=32)
+
+
+def test_a_folder_with_a_tokenizer_file(folder: Path) -> None:
+    encoder = read_text_encoder(folder)
+    assert encoder.dim == 32
+    weights = safetensors.torch.load_file(folder / "model.safetensors")
+    assert encoder.parameters == sum(tensor.numel() for tensor in weights.values())
+    assert encoder.tokenizer.encode("make the ball red").tokens == ["▁make", "▁the", "▁ball", "▁red", "</s>"]
+
+
+def test_weights_in_shards_and_as_bin(folder: Path) -> None:
+    expected = read_text_encoder(folder).model.state_dict()
+    torch.save(safetensors.torch.load_file(folder / "model.safetensors"), folder / "pytorch_model.bin")
+    (folder / "model.safetensors").unlink()
+    encoder = read_text_encoder(folder)
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in encoder.model.state_dict().items())
+    encoder.model.save_pretrained(folder, max_shard_size="20KB")  # type: ignore[operator]
+    (folder / "pytorch_model.bin").unlink()
+    assert len(list(folder.glob("*.safetensors"))) > 1
+    sharded = read_text_encoder(folder).model.state_dict()
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in sharded.items())
+
+
+def test_a_folder_with_sentencepiece_alone(folder: Path) -> None:
+    """The tokenizer of the bundle gives the ids that transformers gives."""
+    import sentencepiece
+    from transformers import AutoTokenizer
+
+    (folder / "tokenizer.json").unlink()
+    corpus = folder / "words.txt"
+    corpus.write_text("\n".join(WORDS.split()) + "\n" + WORDS)
+    sentencepiece.SentencePieceTrainer.train(
+        input=str(corpus), model_prefix=str(folder / "spiece"), vocab_size=48, hard_vocab_limit=False,
+        pad_id=0, eos_id=1, unk_id=2, bos_id=-1, minloglevel=2,
+    )  # fmt: skip
+    (folder / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "T5Tokenizer", "extra_ids": 0}))
+    encoder = read_text_encoder(folder)
+    reference = AutoTokenizer.from_pretrained(folder)
+    for text in [WORDS, *AWKWARD]:
+        assert encoder.tokenizer.encode(text).ids == reference(text).input_ids, repr(text)
+
+
+def edit_json(name: str, **values: object) -> Callable[[Path], None]:
+    def edit(folder: Path) -> None:
+        content = json.loads((folder / name).read_text())
+        (folder / name).write_text(json.dumps(content | values))
+
+    return edit
+
+
+def drop_a_weight(folder: Path) -> None:
+    path = folder / "model.safetensors"
+    weights = safetensors.torch.load_file(path)
+    del weights["encoder.block.1.layer.0.SelfAttention.q.weight"]
+    safetensors.torch.save_file(weights, path, metadata={"format": "pt"})
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda f: (f / "config.json").unlink(), "holds no readable config.json"),
+        (edit_json("config.json", model_type="bert"), "of type 'bert'; the text encoder must be a T5"),
+        (lambda f: (f / "model.safetensors").unlink(), "the text encoder cannot be loaded"),
+        (lambda f: (f / "model.safetensors").write_bytes(b"1234"), "the text encoder cannot be loaded"),
+        (drop_a_weight, "lacks weights of the text encoder: encoder.block.1.layer.0.SelfAttention.q.weight"),
+        (lambda f: (f / "tokenizer.json").unlink(), "holds no tokenizer: neither tokenizer.json nor spiece.model"),
+        (lambda f: (f / "tokenizer.json").write_text("{"), "the tokenizer cannot be read"),
+        (edit_json("tokenizer.json", post_processor=None), "does not end texts with the end token, id 1"),
+    ],
+)
+def test_folders_that_do_not_fit(folder: Path, spoil: Callable[[Path], object], message: str) -> None:
+    spoil(folder)
+    with pytest.raises(CheckpointError) as error:
+        read_text_encoder(folder)
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_a_tokenizer_with_more_tokens_than_the_encoder_embeds(folder: Path, tmp_path: Path) -> None:
+    tokenizer = json.loads((folder / "tokenizer.json").read_text())
+    size = len(tokenizer["model"]["vocab"])
+    tokenizer["model"]["vocab"]["zzz"] = size
+    (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
+    with pytest.raises(CheckpointError, match=f"has {size + 1} tokens, the encoder embeds only {size}"):
+        read_text_encoder(folder)
+
+
+def test_half_precision_keeps_the_overflowing_products_in_float32(folder: Path) -> None:
+    model = to_half(read_text_encoder(folder).model)
+    kept = {name for name, tensor in model.state_dict().items() if tensor.dtype == torch.float32}
+    assert kept == {f"encoder.block.{i}.layer.1.DenseReluDense.wo.weight" for i in range(2)}
