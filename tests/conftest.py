@@ -71,7 +71,9 @@ def tiny_sources(tmp_path_factory: pytest.TempPathFactory) -> Sources:
     folder = tmp_path_factory.mktemp("tiny_sources")
     torch.save({"model": golden_weights("gpt_tiny")}, folder / "transformer.pt")
     torch.manual_seed(0)
-    config = VQConfig(channels=16, channel_multipliers=(1, 1, 2, 2), res_blocks=1, z_channels=32, codebook_size=256, norm_groups=8)
+    config = VQConfig(
+        channels=16, channel_multipliers=(1, 1, 2, 2), res_blocks=1, z_channels=32, codebook_size=256, norm_groups=8
+    )
     torch.save({"model": VQModel(config).state_dict(), "config": config.to_dict()}, folder / "vq.pt")
     return Sources(
         transformer=read_transformer(folder / "transformer.pt", heads=GPT_TINY_HEADS),
@@ -87,6 +89,26 @@ def tiny_bundle(tiny_sources: Sources, tmp_path_factory: pytest.TempPathFactory)
 
     folder = tmp_path_factory.mktemp("bundles") / "tiny"
     write_bundle(folder, tiny_sources, Options())
+    return folder
+
+
+@pytest.fixture(scope="session")
+def golden_gpt_bundle(tiny_sources: Sources, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The golden transformer alone, float32."""
+    return _transformer_bundle(tiny_sources, tmp_path_factory, "fp32")
+
+
+@pytest.fixture(scope="session")
+def golden_gpt_bundle_fp16(tiny_sources: Sources, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The golden transformer alone, float16."""
+    return _transformer_bundle(tiny_sources, tmp_path_factory, "fp16")
+
+
+def _transformer_bundle(sources: Sources, folders: pytest.TempPathFactory, precision: str) -> Path:
+    from export.bundle_writer import Options, Sources, write_bundle
+
+    folder = folders.mktemp("golden_gpt") / precision
+    write_bundle(folder, Sources(transformer=sources.transformer), Options(precision=precision))
     return folder
 
 
