@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
-from editar_rt.errors import OptionError
+from editar_rt.errors import BackendError, OptionError
 
 Logits = NDArray[np.float32]
 
@@ -30,7 +31,7 @@ class Sampling:
     cfg_interval: int = -1
     """Single steps after this one, counted from 0, go without guidance; -1 keeps it to the end."""
     temperature: float = 1.0
-    """Logits are divided by this; above 0."""
+    """Logits are divided by this after top-k; above 0."""
     top_k: int = 1000
     """Only this many of the largest logits stay, and those tied with the last of them; 0 is off."""
     top_p: float = 1.0
@@ -72,28 +73,57 @@ def guide(cond: Logits, null: Logits, scale: float) -> Logits:
     return null + np.float32(scale) * (cond - null)
 
 
-def kept_tokens(logits: Logits, top_k: int, top_p: float) -> NDArray[np.intp]:
-    """Indices of the tokens of one row [V] that top-k and then top-p leave, in ascending order.
+def largest_tokens(logits: Logits, count: int) -> NDArray[np.intp]:
+    """Indices of the `count` largest of one row [V], ascending; those tied with the last of them stay too.
 
-    Ties with the k-th largest logit all stay, as in the reference.
+    A partial sort of the whole row is what a draw would spend most of its time on. Of the maxima of disjoint groups,
+    the `count`-th largest is a lower bound of the row's own, so all that lies below it is gone before the sort.
     """
     size = logits.shape[0]
-    if 0 < top_k < size:
-        threshold = np.partition(logits, size - top_k)[size - top_k]
-        kept = np.flatnonzero(logits >= threshold)
-    else:
-        kept = np.arange(size)
-    if top_p < 1:
-        order = kept[np.argsort(-logits[kept], kind="stable")]
-        probabilities = softmax(logits[order])
-        before = np.cumsum(probabilities) - probabilities  # of the more likely ones: 0 for the first, which stays
-        kept = np.sort(order[before <= top_p])
-    return kept
+    if not 0 < count < size:
+        return np.arange(size)
+    candidates = np.arange(size)
+    groups = size // (2 * count)  # values a group; twice as many groups as are asked for keep the bound tight
+    if groups > 1:
+        width = size // groups
+        peaks = logits[: groups * width].reshape(groups, width).max(axis=0)
+        candidates = np.flatnonzero(logits >= np.partition(peaks, width - count)[width - count])
+    values = logits[candidates]
+    return candidates[values >= np.partition(values, len(values) - count)[len(values) - count]]
 
 
-def softmax(logits: Logits) -> NDArray[np.float64]:
-    """Probabilities of [K] logits; in float64, so that their running sum is monotone to the last token."""
-    weights = np.exp(logits.astype(np.float64) - logits.max())
+def distribution(logits: Logits, sampling: Sampling) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
+    """What one row [V] is drawn from: the tokens that top-k and then top-p leave, ascending, and their probabilities.
+
+    Top-k looks at the logits before the temperature, which does not change their order. Top-p drops a token when those
+    more likely than it already sum to more than `top_p`; the most likely one always stays.
+
+    Raises:
+        BackendError: NaN or +∞ among the logits. −∞ is a token that is never drawn.
+    """
+    peak = float(logits.max())
+    if not math.isfinite(peak):
+        raise BackendError(
+            f"the decoder's logits are not finite (the largest is {peak}); the engine or bundle is faulty"
+        )
+    kept = largest_tokens(logits, sampling.top_k)
+    probabilities = softmax(logits[kept], sampling.temperature)
+    if sampling.top_p < 1:
+        order = np.argsort(-probabilities, kind="stable")
+        # Sums of the more likely ones, shifted rather than subtracted: exactly 0 for the first.
+        before = np.concatenate([[0.0], np.cumsum(probabilities[order])[:-1]])
+        stay = np.sort(order[before <= sampling.top_p])
+        kept, probabilities = kept[stay], probabilities[stay] / probabilities[stay].sum()
+    return kept, probabilities
+
+
+def softmax(logits: Logits, temperature: float = 1.0) -> NDArray[np.float64]:
+    """Probabilities of [K] logits.
+
+    In float64: a running sum of 16384 float32 terms drifts by more than the smallest of them, and any temperature
+    above 0 stays finite once the largest logit is taken off. After top-k it costs microseconds.
+    """
+    weights = np.exp((logits.astype(np.float64) - logits.max()) / temperature)
     return np.asarray(weights / weights.sum())
 
 
@@ -111,19 +141,33 @@ def uniform(seed: int, index: int, position: int) -> float:
 
 def draw(logits: Logits, sampling: Sampling, number: float) -> int:
     """One token from one row [V], by the inverse of the cumulative distribution at `number` in [0, 1)."""
-    scaled = logits if sampling.temperature == 1 else logits / np.float32(sampling.temperature)
-    kept = kept_tokens(scaled, sampling.top_k, sampling.top_p)
-    cumulative = np.cumsum(softmax(scaled[kept]))
+    kept, probabilities = distribution(logits, sampling)
+    cumulative = np.cumsum(probabilities)
+    # Scaled by the last sum, which rounding may leave beside 1; side="right" never takes a probability of 0.
     place = int(np.searchsorted(cumulative, number * cumulative[-1], side="right"))
     return int(kept[min(place, len(kept) - 1)])
 
 
-def pick_tokens(logits: Logits, sampling: Sampling, position: int) -> NDArray[np.int32]:
+def pick_tokens(
+    logits: Logits, sampling: Sampling, position: int, indices: Sequence[int] | None = None
+) -> NDArray[np.int32]:
     """Tokens int32 [B] from guided logits [B, V] for target token `position`.
 
-    Every row draws with the picture index 0: rows of a batch are independent pictures, each as it would be alone.
+    Args:
+        indices: of each row's picture among those that share a seed. None is 0 for all: rows of a batch are
+            independent pictures, each as it would be alone.
+
+    Raises:
+        BackendError: NaN or +∞ among the logits.
     """
     if sampling.greedy:
-        return np.asarray(logits.argmax(axis=-1), np.int32)
-    number = uniform(sampling.seed, 0, position)
-    return np.asarray([draw(row, sampling, number) for row in logits], np.int32)
+        tokens = np.asarray(logits.argmax(axis=-1), np.int32)
+        largest = np.take_along_axis(logits, tokens[:, None], axis=-1)
+        if not np.isfinite(largest).all():
+            raise BackendError("the decoder's logits are not finite; the engine or bundle is faulty")
+        return tokens
+    if indices is None:
+        numbers = [uniform(sampling.seed, 0, position)] * len(logits)
+    else:
+        numbers = [uniform(sampling.seed, index, position) for index in indices]
+    return np.asarray([draw(row, sampling, number) for row, number in zip(logits, numbers, strict=True)], np.int32)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from editar_rt.errors import OptionError
-from editar_rt.sampling import Sampling, draw, guide, kept_tokens, pick_tokens, softmax, uniform
+from editar_rt.errors import BackendError, OptionError
+from editar_rt.sampling import Sampling, distribution, draw, guide, largest_tokens, pick_tokens, softmax, uniform
 
 
 def test_guidance_moves_away_from_the_null_logits() -> None:
@@ -14,27 +14,70 @@ def test_guidance_moves_away_from_the_null_logits() -> None:
     assert guide(cond, null, 3.0).tolist() == [[3, -2]]
 
 
+def kept_tokens(logits: np.ndarray, top_k: int, top_p: float) -> list[int]:
+    kept, probabilities = distribution(np.asarray(logits, np.float32), Sampling(top_k=top_k, top_p=top_p))
+    assert probabilities.sum() == pytest.approx(1)
+    return kept.tolist()
+
+
 def test_top_k_keeps_ties_with_the_kth_logit() -> None:
-    logits = np.float32([5, 3, 3, 3, 1])
-    assert kept_tokens(logits, top_k=2, top_p=1.0).tolist() == [0, 1, 2, 3]
+    assert kept_tokens([5, 3, 3, 3, 1], top_k=2, top_p=1.0) == [0, 1, 2, 3]
 
 
 @pytest.mark.parametrize("top_k", [0, 5, 9])
 def test_top_k_of_zero_or_everything_keeps_everything(top_k: int) -> None:
-    assert kept_tokens(np.float32([5, 4, 3, 2, 1]), top_k, 1.0).tolist() == [0, 1, 2, 3, 4]
+    assert kept_tokens([5, 4, 3, 2, 1], top_k, 1.0) == [0, 1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("size", [7, 1000, 1023])
+@pytest.mark.parametrize("levels", [1, 3, 50, 10**6])
+def test_the_largest_are_those_a_full_sort_finds(size: int, levels: int) -> None:
+    """With few levels nearly all are tied; sizes that groups divide and sizes that they do not."""
+    rng = np.random.default_rng(size + levels)
+    for count in (1, 2, 5, 100, 333, 999):
+        logits = rng.integers(0, levels, size).astype(np.float32)
+        threshold = np.sort(logits)[-min(count, size)]
+        assert largest_tokens(logits, count).tolist() == np.flatnonzero(logits >= threshold).tolist()
 
 
 def test_top_p_keeps_the_token_that_crosses_it_and_always_the_first() -> None:
-    logits = np.log(np.float32([0.1, 0.6, 0.3]))
-    assert kept_tokens(logits, 0, 0.65).tolist() == [1, 2]
-    assert kept_tokens(logits, 0, 0.01).tolist() == [1]
+    logits = np.log([0.1, 0.6, 0.3])
+    assert kept_tokens(logits, 0, 0.65) == [1, 2]
+    assert kept_tokens(logits, 0, 0.01) == [1]
 
 
 def test_top_p_counts_only_what_top_k_left() -> None:
-    logits = np.log(np.float32([0.4, 0.3, 0.2, 0.1]))
+    logits = np.log([0.4, 0.3, 0.2, 0.1])
     # Of the two left the first has 4/7 = 0.571 of the probability.
-    assert kept_tokens(logits, 2, 0.5).tolist() == [0]
-    assert kept_tokens(logits, 2, 0.6).tolist() == [0, 1]
+    assert kept_tokens(logits, 2, 0.5) == [0]
+    assert kept_tokens(logits, 2, 0.6) == [0, 1]
+
+
+def test_top_p_counts_probabilities_after_the_temperature() -> None:
+    # Halving the temperature squares the odds: 4 to 1 becomes 16 to 1, and 16/17 = 0.94.
+    logits = np.log(np.float32([0.8, 0.2]))
+    assert distribution(logits, Sampling(top_p=0.9))[0].tolist() == [0, 1]
+    assert distribution(logits, Sampling(top_p=0.9, temperature=0.5))[0].tolist() == [0]
+
+
+@pytest.mark.parametrize("temperature", [1e-300, 1e-6, 1e300])
+def test_extreme_temperatures_end_in_the_largest_logit_or_in_equal_chances(temperature: float) -> None:
+    _, probabilities = distribution(np.float32([1, 2, -3]), Sampling(temperature=temperature))
+    expected = [1 / 3] * 3 if temperature > 1 else [0, 1, 0]
+    np.testing.assert_allclose(probabilities, expected, atol=1e-12)
+
+
+def test_a_token_of_minus_infinity_is_never_drawn() -> None:
+    logits = np.float32([-np.inf, 0, -np.inf, 0, -np.inf])
+    drawn = {draw(logits, Sampling(), number) for number in (0.0, 0.3, 0.5, 0.999, 1 - 2**-53)}
+    assert drawn == {1, 3}
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+@pytest.mark.parametrize("greedy", [False, True])
+def test_logits_that_are_not_finite_are_refused(bad: float, greedy: bool) -> None:
+    with pytest.raises(BackendError, match="logits are not finite"):
+        pick_tokens(np.float32([[0, 1, 2], [0, bad, 2]]), Sampling(greedy=greedy), 0)
 
 
 def straightforward(logits: np.ndarray, sampling: Sampling, number: float) -> int:
@@ -93,6 +136,22 @@ def test_rows_of_a_batch_draw_as_they_would_alone() -> None:
     together = pick_tokens(logits, Sampling(seed=3), position=11)
     alone = [int(pick_tokens(row[None], Sampling(seed=3), position=11)[0]) for row in logits]
     assert together.tolist() == alone
+
+
+def test_pictures_that_share_a_seed_differ_by_their_index() -> None:
+    logits = np.zeros((3, 16384), np.float32)
+    tokens = pick_tokens(logits, Sampling(seed=3), 0, indices=[0, 1, 0])
+    assert tokens[0] == tokens[2] != tokens[1]
+    assert tokens[0] == pick_tokens(logits[:1], Sampling(seed=3), 0)[0]
+
+
+def test_the_numbers_of_a_seed_never_change() -> None:
+    """Someone may have written down a seed; another runtime can follow the same recipe.
+
+    NumPy's Philox 4×64: key = seed, counter = (0, 0, index, position), the top 53 bits of the first word.
+    """
+    assert uniform(0, 0, 0) == 0.011546754286331562
+    assert uniform(2**64 - 1, 1, 63) == 0.3807982168719358
 
 
 def test_greedy_takes_the_largest_logit() -> None:
