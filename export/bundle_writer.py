@@ -14,6 +14,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 import onnx_ir as ir
+from torch import Tensor
 
 import editar_rt
 from editar_rt import names
@@ -22,13 +23,14 @@ from editar_rt.errors import EditarError, OptionError
 from editar_rt.version import __version__
 from export import graph_writer, parity
 from export.checkpoint_reader import Checkpoint, build_transformer, build_vq
-from export.decoder_graph import decoder_graph, prefix_graph
+from export.decoder_graph import SPELLINGS, decoder_graph, prefix_graph
 from export.module_graphs import text_encoder_graph, vq_decoder_graph, vq_encoder_graph
 from export.text_reader import TextEncoder
 from training.config import TransformerConfig, VQConfig
 
 TOKENIZER = "tokenizer.json"
 SAMPLES = "samples/samples.json"
+LOWERED = (names.TEXT_ENCODER, names.DECODER)  # the parts that a precision changes; the others stay float32
 TEXT_TOKENS = 120  # of EditAR; a transformer says how many it reads
 LIBRARIES = ("torch", "onnx", "onnxscript", "onnxruntime", "transformers")  # noted in the manifest
 
@@ -101,7 +103,8 @@ def write_bundle(
             path = partial / f"{name}.onnx"
             graph_writer.save(model, path)
             parts[name] = Part(path.name, _describe(model.graph.inputs), _describe(model.graph.outputs))
-            _require_parity(path, cases, options.precision, report)
+            bound = parity.BOUNDS[options.precision if name in LOWERED else "fp32"]
+            _require_parity(path, cases, bound, report)
         if sources.text_encoder is not None:
             sources.text_encoder.tokenizer.save(str(partial / TOKENIZER))
         if options.samples is not None:
@@ -128,6 +131,8 @@ def model_info(sources: Sources, options: Options) -> ModelInfo:
     if transformer is None and vq is None and text is None:
         raise OptionError("nothing to export: give a transformer, a VQ tokenizer or a text encoder")
     config = transformer.config if transformer is not None else None
+    if config is not None:
+        SPELLINGS[options.spelling].check(config)
     if config is not None and vq is not None and config.vocab_size != vq.config.codebook_size:
         raise OptionError(
             f"the transformer has {config.vocab_size} picture tokens and the VQ tokenizer's codebook "
@@ -198,9 +203,8 @@ def _graphs(
     if sources.text_encoder is not None:
         assert info.text_tokens is not None
         encoder = sources.text_encoder.model
-        # Before the graph: at fp16 the encoder is converted in place.
-        cases = [parity.text_encoder_case(encoder, info.text_tokens)]
-        yield names.TEXT_ENCODER, text_encoder_graph(encoder, info.text_tokens, options.precision), cases
+        graph = text_encoder_graph(encoder, info.text_tokens, options.precision)
+        yield names.TEXT_ENCODER, graph, [parity.text_encoder_case(encoder, info.text_tokens)]
     if sources.transformer is not None:
         config, weights = sources.transformer.config, sources.transformer.tensors
         transformer = build_transformer(sources.transformer)
@@ -209,8 +213,8 @@ def _graphs(
         yield names.DECODER, graph, parity.decoder_cases(transformer)
 
 
-def _require_parity(path: Path, cases: Sequence[parity.Case], precision: str, report: Callable[[str], None]) -> None:
-    for found in parity.compare(path, cases, parity.BOUNDS[precision]):
+def _require_parity(path: Path, cases: Sequence[parity.Case], bound: float, report: Callable[[str], None]) -> None:
+    for found in parity.compare(path, cases, bound):
         report(str(found))
         if not found.holds:
             raise ParityError(
@@ -229,7 +233,7 @@ def _describe(values: Sequence[ir.Value]) -> list[TensorInfo]:
 
 
 def _parameters(sources: Sources) -> dict[str, int]:
-    tensors = {}
+    tensors: dict[str, Tensor] = {}
     for checkpoint in (sources.vq, sources.transformer):
         if checkpoint is not None:
             tensors |= checkpoint.tensors

@@ -103,15 +103,14 @@ def onnx(
 
 def parse_defaults(given: tuple[str, ...]) -> dict[str, float | int]:
     """NAME=VALUE options to the fields of `Sampling` that a bundle may preset."""
-    usual = {
-        f.name: f.default for f in dataclasses.fields(Sampling) if f.name not in ("seed", "greedy")
-    }  # those two belong to a call, not to a model
+    usual = dataclasses.asdict(Sampling())
+    del usual["seed"], usual["greedy"]  # they belong to a call, not to a model
     found: dict[str, float | int] = {}
     for text in given:
         name, _, value = text.partition("=")
         if name not in usual:
             raise OptionError(f"--default takes NAME=VALUE with a name of {', '.join(usual)}; got {text!r}")
-        kind = type(usual[name])
+        kind: type[float] | type[int] = type(usual[name])
         try:
             found[name] = kind(value)
         except ValueError:

@@ -25,6 +25,7 @@ import onnx_ir as ir
 from torch import Tensor
 
 from editar_rt import names
+from editar_rt.errors import OptionError
 from export.graph_writer import FLOAT, FLOAT16, INT32, GraphWriter
 from training.config import TransformerConfig
 from training.models.rotary import rotary_table
@@ -42,6 +43,15 @@ class OrtSpelling:
 
     opsets: ClassVar = {"": 17, "com.microsoft": 1}
 
+    @staticmethod
+    def check(config: TransformerConfig) -> None:
+        """Refuses sizes that the operators do not take."""
+        if config.head_dim % 8:
+            raise OptionError(
+                f"the spelling ort takes heads of a width that is a multiple of 8; this transformer's are "
+                f"{config.head_dim} wide ({config.dim} / {config.n_head} heads)"
+            )
+
     def __init__(self, writer: GraphWriter, config: TransformerConfig, tokens: ir.Value) -> None:
         self.writer, self.config = writer, config
         self.op = writer.op
@@ -50,14 +60,14 @@ class OrtSpelling:
         self.total_length = writer.input(names.TOTAL_LENGTH, INT32, [])
         positions = self.op.Cast(self.op.Shape(tokens, start=1, end=2), to=INT32)  # [1] = S
         # The operator counts from 0: the index of the last valid row of the cache after this chunk.
-        self.last_row = self.op.Sub(self.op.Add(past_length, positions), writer.constant(np.int32([1]), "one"))
+        self.last_row = self.op.Sub(self.op.Add(past_length, positions), writer.constant([1], np.int32, "one"))
         table_type = np.float16 if writer.dtype == FLOAT16 else np.float32
         # Zero in both tables for text positions, which zeroes queries and keys there: the weights were trained so.
         self.cos, self.sin = (
-            writer.constant(table.astype(table_type), name)
+            writer.constant(table, table_type, name)
             for table, name in zip(rotary_table(config), ("rotary_cos", "rotary_sin"))
         )
-        self.cache_shape = [ROWS, config.n_head, CAPACITY, config.head_dim]
+        self.cache_shape: list[int | str] = [ROWS, config.n_head, CAPACITY, config.head_dim]
         self.past = [
             (
                 writer.input(names.past_key(i), writer.dtype, self.cache_shape),
@@ -133,9 +143,9 @@ def decoder_graph(
     logit_positions = writer.input(names.LOGIT_POSITIONS, INT32, ["logit_positions"])
     target = Spelling(writer, config, tokens)
 
-    zero = writer.constant(np.int32(0), "zero")
+    zero = writer.constant(0, np.int32, "zero")
     embedded = op.Gather(writer.weight("tok_embeddings.weight"), op.Max(tokens, zero))
-    is_prefix = op.Unsqueeze(op.Less(tokens, zero), writer.constant(np.int64([2]), "last_axis"))  # [B, S, 1]
+    is_prefix = op.Unsqueeze(op.Less(tokens, zero), writer.constant([2], np.int64, "last_axis"))  # [B, S, 1]
     hidden = op.Where(is_prefix, prefix, writer.float32(embedded))  # [B, S, D], the residual stream
 
     fed = None  # what the layer before adds to the residual stream
@@ -178,7 +188,7 @@ def prefix_graph(config: TransformerConfig, weights: Mapping[str, Tensor]) -> ir
     text_states = writer.input(names.TEXT_STATES, FLOAT, [ROWS, config.cls_token_num, config.caption_dim])
 
     def stand_in(name: str) -> ir.Value:  # [1, positions, width]
-        return op.Reshape(writer.weight(name), writer.constant(np.int64([1, *weights[name].shape]), f"{name}.shape"))
+        return op.Reshape(writer.weight(name), writer.constant([1, *weights[name].shape], np.int64, f"{name}.shape"))
 
     null_states = stand_in("cls_embedding.uncond_embedding")
     with writer.scope("cls_embedding.cap_proj"):

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import onnx_ir as ir
 import torch
+from numpy.typing import ArrayLike, DTypeLike
 from onnxscript import GraphBuilder
 from torch import Tensor
 
@@ -50,15 +51,14 @@ class GraphWriter:
         value.dtype, value.shape = dtype, ir.Shape(shape)
         self.builder.add_output(value, name)
 
-    def constant(self, array: np.ndarray, name: str) -> ir.Value:
-        """An array in its own type."""
-        return self.builder.initializer(ir.tensor(array, name=name))
+    def constant(self, values: ArrayLike, dtype: DTypeLike, name: str) -> ir.Value:
+        return self.builder.initializer(ir.tensor(np.asarray(values, dtype), name=name))
 
     def weight(self, name: str, transposed: bool = False) -> ir.Value:
         """A weight in the stored type, by its name within the current scope."""
         source = self.weights[".".join([*self.scopes, name])]
 
-        def load() -> ir.Tensor:
+        def load() -> ir.TensorProtocol:
             tensor = source.to(torch.float16 if self.dtype == FLOAT16 else torch.float32)
             return ir.Tensor((tensor.t() if transposed else tensor).contiguous().numpy(), name=name)
 
@@ -68,7 +68,7 @@ class GraphWriter:
     def norm_weight(self, name: str) -> ir.Value:
         """A normalization's weight: float32 in every precision."""
         source = self.weights[".".join([*self.scopes, name])]
-        return self.constant(source.float().numpy(), name)
+        return self.constant(source.float().numpy(), np.float32, name)
 
     def stored(self, value: ir.Value) -> ir.Value:
         """A float32 value in the stored type."""

@@ -70,9 +70,9 @@ def vq_decoder_graph(vq: VQModel, image_size: int) -> ir.Model:
 
 
 def text_encoder_graph(encoder: nn.Module, text_tokens: int, precision: str = "fp32") -> ir.Model:
-    """A Hugging Face T5 encoder over texts padded to `text_tokens`. At "fp16" the encoder is converted in place."""
+    """A Hugging Face T5 encoder over texts padded to `text_tokens`."""
     if precision == "fp16":
-        to_half(encoder)
+        encoder = half_copy(encoder)
     encoder.set_attn_implementation("eager")  # type: ignore[operator]  # plain products; the fused one does not trace
     # Two tensors: one in both places would be taken for one input.
     inputs = {
@@ -82,16 +82,19 @@ def text_encoder_graph(encoder: nn.Module, text_tokens: int, precision: str = "f
     return _traced(TextToStates(encoder), inputs, [names.TEXT_STATES])
 
 
-def to_half(encoder: nn.Module) -> nn.Module:
-    """Float16 but for the feed-forwards' last matrix, whose products leave float16's range in trained T5 models.
+def half_copy(encoder: nn.Module) -> nn.Module:
+    """The encoder in float16, but for the feed-forwards' last matrix, whose products leave float16's range in T5.
 
     Its float32 result makes the residual stream float32 too; T5 normalizes and takes softmax in float32 anyway.
     """
-    encoder.half()
-    for name, module in encoder.named_modules():
-        if name.endswith(".wo"):
-            module.float()
-    return encoder
+    with torch.device("meta"):
+        copy: nn.Module = type(encoder)(encoder.config)
+    weights = {
+        name: weight if name.endswith(".wo.weight") else weight.half() for name, weight in encoder.state_dict().items()
+    }
+    copy.load_state_dict(weights, assign=True)
+    copy.tie_weights()  # type: ignore[operator]  # the embedding is in the state twice
+    return copy
 
 
 def _traced(module: nn.Module, inputs: dict[str, Tensor], outputs: Sequence[str]) -> ir.Model:

@@ -17,6 +17,8 @@ import torch
 from torch import Tensor, nn
 
 from editar_rt import names
+from editar_rt.errors import BackendError
+from export.checkpoint_reader import first_line
 from training.models.text_encoder import encode
 from training.models.transformer import Transformer
 from training.models.vq import VQModel
@@ -63,8 +65,23 @@ class Parity:
 
 
 def compare(path: Path, cases: Sequence[Case], bound: float) -> list[Parity]:
-    """Run a graph on every case, on the CPU. Tokens must be equal whatever the bound."""
-    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    """Run a graph on every case, on the CPU. Tokens must be equal whatever the bound.
+
+    Raises:
+        BackendError: where ONNX Runtime does not load or run the graph.
+    """
+    try:
+        return _compare(path, cases, bound)
+    except Exception as error:  # the binding raises its own classes, all of them direct Exceptions
+        raise BackendError(
+            f"ONNX Runtime {onnxruntime.__version__} does not run {path.name}: {first_line(error)}"
+        ) from error
+
+
+def _compare(path: Path, cases: Sequence[Case], bound: float) -> list[Parity]:
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4  # what fails is raised, too
+    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     stored_types = {
         tensor.name: np.float16 for tensor in session.get_inputs() if tensor.type == "tensor(float16)"
     }  # the cache of an fp16 graph

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 import transformers
@@ -66,17 +67,17 @@ def _read_model(folder: Path) -> nn.Module:
     level = transformers.utils.logging.get_verbosity()
     transformers.utils.logging.set_verbosity_error()  # its report on weights is made into an error below
     try:
-        model, loading = transformers.T5EncoderModel.from_pretrained(
+        found: Any = transformers.T5EncoderModel.from_pretrained(
             folder, dtype=torch.float32, local_files_only=True, output_loading_info=True
         )
     except Exception as error:  # whatever the library raises, the folder is not usable
         raise CheckpointError(f"{folder}: the text encoder cannot be loaded: {first_line(error)}") from None
     finally:
         transformers.utils.logging.set_verbosity(level)
+    encoder, loading = found
     if missing := sorted(loading["missing_keys"]):
         raise CheckpointError(f"{folder} lacks weights of the text encoder: {listed(missing)}")
-    encoder: nn.Module = model.eval().requires_grad_(False)
-    return encoder
+    return encoder.eval().requires_grad_(False)
 
 
 def _read_tokenizer(folder: Path) -> Tokenizer:

@@ -11,7 +11,7 @@ import safetensors.torch
 import torch
 
 from export.checkpoint_reader import CheckpointError
-from export.module_graphs import to_half
+from export.module_graphs import half_copy
 from export.text_reader import read_text_encoder
 from tests.conftest import WORDS, write_text_encoder
 
@@ -119,6 +119,7 @@ def test_a_tokenizer_with_more_tokens_than_the_encoder_embeds(folder: Path, tmp_
 
 
 def test_half_precision_keeps_the_overflowing_products_in_float32(folder: Path) -> None:
-    model = to_half(read_text_encoder(folder).model)
-    kept = {name for name, tensor in model.state_dict().items() if tensor.dtype == torch.float32}
+    model = read_text_encoder(folder).model
+    kept = {name for name, tensor in half_copy(model).state_dict().items() if tensor.dtype == torch.float32}
     assert kept == {f"encoder.block.{i}.layer.1.DenseReluDense.wo.weight" for i in range(2)}
+    assert {tensor.dtype for tensor in model.state_dict().values()} == {torch.float32}
