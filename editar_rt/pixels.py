@@ -19,6 +19,9 @@ from editar_rt.errors import PictureError
 MAX_PIXELS = 64_000_000
 """Larger pictures are refused; decoded they would take hundreds of megabytes for a result of a fraction of that."""
 
+VECTOR_FORMATS = ("EPS", "WMF")
+"""Pillow hands these to other programs of the system; files from strangers are not passed on to those."""
+
 Pixels = NDArray[np.float32]  # [B, 3, H, W] in [-1, 1]
 Picture = str | os.PathLike[str] | Image.Image | NDArray[np.uint8]
 
@@ -36,17 +39,21 @@ def open_picture(picture: Picture) -> Image.Image:
     """
     if isinstance(picture, np.ndarray):
         return _rgb(_from_array(picture))
-    if isinstance(picture, Image.Image):
-        _check_size(picture, "the picture")
-        return _rgb(picture)
-    path = Path(picture)
+    path = "the picture" if isinstance(picture, Image.Image) else str(Path(picture))
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # our own bound is lower and refuses
+            # Its warnings are about size, which our lower bound refuses, and about metadata, which is not used.
+            warnings.simplefilter("ignore")
+            if isinstance(picture, Image.Image):
+                _check_size(picture, path)
+                return _rgb(picture)  # may only now read its file
             with Image.open(path) as image:
-                _check_size(image, str(path))
-                image.load()
+                if image.format in VECTOR_FORMATS:
+                    raise PictureError(f"{path} is a drawing ({image.format}), not a picture; save it as a PNG first")
+                _check_size(image, path)
                 return _rgb(image)
+    except PictureError:
+        raise
     except FileNotFoundError:
         raise PictureError(f"there is no picture {path}") from None
     except IsADirectoryError:
@@ -55,9 +62,9 @@ def open_picture(picture: Picture) -> Image.Image:
         raise PictureError(f"{path} is not a picture in a format that can be read (PNG, JPEG, WebP, …)") from None
     except Image.DecompressionBombError:
         raise PictureError(f"{path} has more than {MAX_PIXELS / 1e6:.0f} million pixels; make it smaller") from None
-    except PictureError:
-        raise
-    except (OSError, SyntaxError, ValueError, EOFError) as e:  # what Pillow's decoders raise on damaged files
+    except Exception as e:  # Pillow's decoders raise many kinds on damaged files: OSError, SyntaxError, struct.error, …
+        if isinstance(e, OSError) and e.strerror:
+            raise PictureError(f"{path} cannot be read: {e.strerror}") from None
         raise PictureError(f"{path} cannot be read ({e}); is it truncated?") from None
 
 
@@ -81,15 +88,29 @@ def _from_array(array: NDArray[Any]) -> Image.Image:
 
 def _rgb(image: Image.Image) -> Image.Image:
     image = ImageOps.exif_transpose(image)
-    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
-        values = np.asarray(image, np.float32)
-        # 16-bit grey is read as such or as 32-bit integers; 8-bit values stored wide stay as they are.
-        scale = 257.0 if values.max(initial=0) > 255 else 1.0
-        image = Image.fromarray(np.clip(values / scale + 0.5, 0, 255).astype(np.uint8))
+    if image.mode.startswith("I") or image.mode == "F":
+        image = Image.fromarray(_deep_to_8_bits(image))
+    elif image.mode == "La":  # Pillow converts grey with premultiplied alpha to its plain form alone
+        image = image.convert("LA")
     if image.has_transparency_data:
         image = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
     return image.convert("RGB")
+
+
+def _deep_to_8_bits(image: Image.Image) -> NDArray[np.uint8]:
+    """Grey of 16 or 32 bits, whole or floating, to 0 … 255.
+
+    Only mode I;16 says how large its values may be; 32-bit ones hold anything, so they are taken as 16-bit if any
+    is above 255, as 8-bit values stored wide if not, and floats of at most 1 as shares of full white.
+    """
+    values = np.nan_to_num(np.asarray(image, np.float32), nan=0.0)
+    largest = values.max(initial=0)
+    if image.mode.startswith("I;16") or largest > 255:
+        values = values / np.float32(257)  # 65535 = 257 · 255
+    elif image.mode == "F" and largest <= 1:
+        values = values * np.float32(255)
+    return (np.clip(values, 0, 255) + np.float32(0.5)).astype(np.uint8)
 
 
 def fit_square(image: Image.Image, side: int) -> Image.Image:

@@ -82,14 +82,15 @@ def largest_tokens(logits: Logits, count: int) -> NDArray[np.intp]:
     size = logits.shape[0]
     if not 0 < count < size:
         return np.arange(size)
-    candidates = np.arange(size)
+    candidates: NDArray[np.intp] = np.arange(size)
     groups = size // (2 * count)  # values a group; twice as many groups as are asked for keep the bound tight
     if groups > 1:
         width = size // groups
         peaks = logits[: groups * width].reshape(groups, width).max(axis=0)
         candidates = np.flatnonzero(logits >= np.partition(peaks, width - count)[width - count])
     values = logits[candidates]
-    return candidates[values >= np.partition(values, len(values) - count)[len(values) - count]]
+    threshold = np.partition(values, len(values) - count)[len(values) - count]
+    return np.asarray(candidates[values >= threshold])
 
 
 def distribution(logits: Logits, sampling: Sampling) -> tuple[NDArray[np.intp], NDArray[np.float64]]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -9,6 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from editar_rt.errors import BundleError
+
+_NO_CHARACTER = re.compile("[\ud800-\udfff]")  # lone surrogates: what is left of bytes that are not UTF-8
 
 
 class Encoded(NamedTuple):
@@ -18,13 +22,21 @@ class Encoded(NamedTuple):
     mask: NDArray[np.int32]  # [B, T], 1 for text and 0 for padding
     tokens: list[int]  # how many tokens each prompt has before truncation, its end token included
 
+    @property
+    def truncated(self) -> list[bool]:
+        """Whether each prompt lost its end."""
+        return [count > self.ids.shape[1] for count in self.tokens]
+
 
 class TextTokenizer:
     """The tokenizer of a bundle.
 
     Args:
         path: `tokenizer.json`; its post-processor adds the end token.
-        length: tokens of every encoded prompt.
+        length: T, tokens of every encoded prompt.
+
+    Raises:
+        BundleError: the file is missing or no tokenizer.
     """
 
     def __init__(self, path: Path, length: int) -> None:
@@ -35,21 +47,25 @@ class TextTokenizer:
         except Exception as e:  # the library raises plain Exception
             raise BundleError(f"{path} is not a tokenizer ({e}); export the bundle again") from None
         self.length = length
-        pad = self._tokenizer.token_to_id("<pad>")
-        self._pad_id = 0 if pad is None else pad
+        padding = self._tokenizer.padding or {}
+        pad = padding.get("pad_id", self._tokenizer.token_to_id("<pad>"))
+        self._pad_id = 0 if pad is None else int(pad)  # T5's
+        # Both are done here: the file's own settings are those of whoever saved it, not of the exported graph.
         self._tokenizer.no_padding()
         self._tokenizer.no_truncation()
 
-    def encode(self, prompts: list[str]) -> Encoded:
-        """Prompts as they are, to ids. A truncated one keeps its end token."""
+    def encode(self, prompts: Sequence[str]) -> Encoded:
+        """Prompts as they are, without cleaning or lower-casing. A truncated one keeps its end token."""
         ids = np.full((len(prompts), self.length), self._pad_id, np.int32)
         mask = np.zeros((len(prompts), self.length), np.int32)
         counts = []
-        for row, encoding in enumerate(self._tokenizer.encode_batch(prompts)):
+        readable = [_NO_CHARACTER.sub("\ufffd", prompt) for prompt in prompts]
+        for row, encoding in enumerate(self._tokenizer.encode_batch(readable)):
             found = encoding.ids
             counts.append(len(found))
             if len(found) > self.length:
-                found = [*found[: self.length - 1], found[-1]]
+                end = [found[-1]] if encoding.special_tokens_mask[-1] else []
+                found = found[: self.length - len(end)] + end
             ids[row, : len(found)] = found
             mask[row, : len(found)] = 1
         return Encoded(ids, mask, counts)

@@ -50,6 +50,23 @@ def test_sixteen_bit_grey_is_scaled_not_clipped(tmp_path: Path) -> None:
     assert open_picture(path).getpixel((0, 0)) == (128, 128, 128)
 
 
+def test_a_dark_sixteen_bit_picture_stays_dark() -> None:
+    """Mode I;16 is scaled whatever its values: 250 of 65535 is all but black."""
+    assert open_picture(Image.fromarray(np.full((8, 8), 250, np.uint16))).getpixel((0, 0)) == (1, 1, 1)
+
+
+@pytest.mark.parametrize(("value", "grey"), [(0.5, 128), (1.0, 255), (200.0, 200), (65535.0, 255), (np.nan, 0)])
+def test_floating_grey_is_scaled_by_its_range(value: float, grey: int) -> None:
+    assert open_picture(Image.fromarray(np.full((8, 8), value, np.float32))).getpixel((0, 0)) == (grey,) * 3
+
+
+def test_cmyk_jpegs_keep_their_colours(tmp_path: Path) -> None:
+    path = tmp_path / "print.jpg"
+    Image.new("CMYK", (16, 16), (0, 255, 255, 0)).save(path, quality=95)
+    red, green, blue = open_picture(path).getpixel((8, 8))
+    assert red > 240 and green < 15 and blue < 15
+
+
 def test_exif_rotation_is_applied(tmp_path: Path) -> None:
     path = tmp_path / "turned.jpg"
     picture = Image.new("RGB", (40, 20), "red")
@@ -59,7 +76,9 @@ def test_exif_rotation_is_applied(tmp_path: Path) -> None:
     assert open_picture(path).size == (20, 40)
 
 
-@pytest.mark.parametrize("mode", ["1", "L", "CMYK", "YCbCr", "HSV", "LAB", "I", "F"])
+@pytest.mark.parametrize(
+    "mode", ["1", "L", "La", "LA", "PA", "RGBa", "RGBX", "CMYK", "YCbCr", "HSV", "LAB", "I", "I;16", "I;16B", "F"]
+)
 def test_every_mode_becomes_rgb(mode: str) -> None:
     assert open_picture(Image.new(mode, (8, 8))).mode == "RGB"
 
@@ -98,10 +117,14 @@ def huge_png(path: Path, side: int) -> Path:
     return path
 
 
-@pytest.mark.parametrize("side", [9_000, 30_000])
+@pytest.mark.parametrize("side", [8_001, 9_500, 30_000])
+@pytest.mark.filterwarnings("error")
 def test_huge_pictures_are_refused_from_their_header(tmp_path: Path, side: int) -> None:
+    """Below Pillow's limit, where it warns, and where it raises; its settings are the caller's and stay."""
+    limit = Image.MAX_IMAGE_PIXELS
     with pytest.raises(PictureError, match=r"(at most|more than) 64 million"):
         open_picture(huge_png(tmp_path / "huge.png", side))
+    assert limit == Image.MAX_IMAGE_PIXELS
 
 
 def test_missing_damaged_and_other_files_are_refused(tmp_path: Path) -> None:
@@ -117,3 +140,39 @@ def test_missing_damaged_and_other_files_are_refused(tmp_path: Path) -> None:
     (tmp_path / "cut.png").write_bytes((tmp_path / "whole.png").read_bytes()[:3000])
     with pytest.raises(PictureError, match="truncated"):
         open_picture(tmp_path / "cut.png")
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "GIF", "TIFF", "WEBP", "BMP"])
+def test_no_damage_ends_in_anything_but_a_sentence(tmp_path: Path, kind: str) -> None:
+    """Bytes overwritten and cut anywhere: the picture opens, or PictureError says in one line that it does not."""
+    rng = np.random.default_rng(0)
+    path = tmp_path / "damaged"
+    Image.fromarray(rng.integers(0, 256, (24, 24, 3), np.uint8)).save(path, format=kind)
+    whole, refused = path.read_bytes(), 0
+    for _ in range(60):
+        content = bytearray(whole[: rng.integers(1, len(whole) + 1)])
+        for place in rng.integers(0, min(len(content), 200), 8):
+            content[place] = rng.integers(0, 256)
+        path.write_bytes(content)
+        try:
+            assert open_picture(path).mode == "RGB"
+        except PictureError as e:
+            refused += 1
+            assert "\n" not in str(e)
+    assert refused
+
+
+def test_a_picture_that_is_already_open_but_truncated_is_refused_too(tmp_path: Path) -> None:
+    whole = tmp_path / "whole.png"
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)).save(whole)
+    (tmp_path / "cut.png").write_bytes(whole.read_bytes()[:3000])
+    with Image.open(tmp_path / "cut.png") as image, pytest.raises(PictureError, match="the picture cannot be read"):
+        open_picture(image)
+
+
+def test_drawings_are_not_handed_to_other_programs(tmp_path: Path) -> None:
+    path = tmp_path / "drawing.eps"
+    Image.new("RGB", (8, 8)).save(path)
+    with pytest.raises(PictureError, match=r"is a drawing \(EPS\)"):
+        open_picture(path)
