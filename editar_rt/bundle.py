@@ -9,7 +9,10 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import math
 import os
+import re
+import secrets
 import shutil
 import types
 import typing
@@ -74,6 +77,21 @@ class ModelInfo:
     text_dim: int | None = None  # C
     parameters: dict[str, int] = field(default_factory=dict)  # by part
 
+    def check(self) -> None:
+        """Refuse sizes that are not positive or contradict each other; buffers are made by them."""
+        sizes = {name: size for name, size in dataclasses.asdict(self).items() if _is_whole(size)}
+        for name, size in sizes.items():
+            if not 1 <= size < 2**31:
+                raise BundleError(f"{MANIFEST_NAME}: model: {name} must be 1 to 2^31 - 1, got {size}")
+        for name, factors in (
+            ("image_size", ("grid", "downsampling")),
+            ("picture_tokens", ("grid", "grid")),
+            ("dim", ("heads", "head_dim")),
+        ):
+            if {name, *factors} <= sizes.keys() and sizes[name] != math.prod(sizes[f] for f in factors):
+                values = ", ".join(f"{n} {sizes[n]}" for n in dict.fromkeys((name, *factors)))
+                raise BundleError(f"{MANIFEST_NAME}: {name} is not {' · '.join(factors)} ({values})")
+
 
 @dataclass(frozen=True)
 class Manifest:
@@ -98,13 +116,13 @@ class Manifest:
         """Parse and validate; raises BundleError with one sentence."""
         try:
             raw = json.loads(text)
-        except (json.JSONDecodeError, RecursionError) as e:
+        except (ValueError, RecursionError) as e:  # ValueError also for whole numbers of thousands of digits
             raise BundleError(f"{MANIFEST_NAME} is not JSON ({e}); export the bundle again") from None
         if not isinstance(raw, dict) or raw.get("format") != FORMAT:
             raise BundleError(f'{MANIFEST_NAME} does not say "format": "{FORMAT}": this is no EditAR bundle')
         version = raw.get("format_version")
-        if not isinstance(version, int) or version < 1:
-            raise BundleError(f"{MANIFEST_NAME} has format_version {version!r}; 1 to {FORMAT_VERSION} are known")
+        if not _is_whole(version) or version < 1:
+            raise BundleError(f"{MANIFEST_NAME} has format_version {version!r:.40}; 1 to {FORMAT_VERSION} are known")
         if version > FORMAT_VERSION:
             raise BundleError(
                 f"the bundle has format version {version}, newer than the newest this runtime knows "
@@ -115,8 +133,11 @@ class Manifest:
             check_relative(path)
             if path not in manifest.files:
                 raise BundleError(f"{MANIFEST_NAME} names {path} but lists no size and hash for it")
-        for path in manifest.files:
+        for path, info in manifest.files.items():
             check_relative(path)
+            if info.bytes < 0 or not re.fullmatch("[0-9a-f]{64}", info.sha256):
+                raise BundleError(f"{MANIFEST_NAME} gives {path} no valid size and SHA-256; export the bundle again")
+        manifest.model.check()
         return manifest
 
     def to_json(self) -> str:
@@ -126,6 +147,10 @@ class Manifest:
         """Every file that the manifest refers to by role."""
         optional = [p for p in (self.tokenizer, self.samples) if p is not None]
         return [part.file for part in self.parts.values()] + optional
+
+
+def _is_whole(value: object) -> typing.TypeGuard[int]:
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def _decode(kind: Any, value: Any, where: str) -> Any:
@@ -164,7 +189,9 @@ def _decode(kind: Any, value: Any, where: str) -> Any:
         raise last
     if kind is Any:
         return value
-    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+    if _is_whole(value) and abs(value) >= 2**63:  # JSON has no limit, and no field needs more
+        raise BundleError(f"{where} is a number of {len(str(value))} digits; export the bundle again")
+    if kind is float and _is_whole(value):
         return float(value)
     if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
         raise BundleError(f"{where} must be {kind.__name__}, got {value!r:.80}")
@@ -216,9 +243,13 @@ class Bundle:
             raise BundleError(f"{folder} is not a folder; a bundle is one that holds {MANIFEST_NAME}")
         if not manifest_path.is_file():
             raise BundleError(f"{folder} holds no {MANIFEST_NAME}; make a bundle with: python -m export onnx -o BUNDLE")
-        if manifest_path.stat().st_size > MAX_MANIFEST_BYTES:
+        try:
+            with open(manifest_path, "rb") as f:
+                raw = f.read(MAX_MANIFEST_BYTES + 1)
+        except OSError as e:
+            raise BundleError(f"{manifest_path} cannot be read: {e.strerror}") from None
+        if len(raw) > MAX_MANIFEST_BYTES:
             raise BundleError(f"{manifest_path} is larger than {MAX_MANIFEST_BYTES >> 20} MiB; that is no manifest")
-        raw = manifest_path.read_bytes()
         try:
             manifest = Manifest.from_json(raw.decode())
         except UnicodeDecodeError:
@@ -232,7 +263,11 @@ class Bundle:
         """A file of the bundle; refuses links that lead out of it."""
         check_relative(name)
         path = self.folder / name
-        if not path.resolve().is_relative_to(self.folder.resolve()):
+        try:
+            inside = path.resolve().is_relative_to(self.folder.resolve())
+        except (OSError, RuntimeError):  # links that go round in a circle
+            inside = False
+        if not inside:
             raise BundleError(f"{path} is a link that leaves the bundle; do not trust it")
         return path
 
@@ -248,6 +283,13 @@ class Bundle:
         path, expected = self.path(name), self.manifest.files[name]
         if not path.is_file():
             raise BundleError(f"the bundle {self.folder} lacks {name}; copy it whole, or export it again")
+        try:
+            self._compare(path, expected, hash_up_to)
+        except OSError as e:
+            raise BundleError(f"{path} cannot be read: {e.strerror}") from None
+
+    @staticmethod
+    def _compare(path: Path, expected: FileInfo, hash_up_to: int | None) -> None:
         size = path.stat().st_size
         if size != expected.bytes:
             raise BundleError(
@@ -272,23 +314,37 @@ def publishing(final: Path, force: bool = False) -> Iterator[Path]:
     Raises:
         BundleError: where `final` exists and `force` is not given, or nothing can be written there.
     """
-    if final.exists() and not force:
-        raise BundleError(f"{final} exists; choose another folder or replace it with --force")
-    if final.exists() and any(final.iterdir()) and not (final / MANIFEST_NAME).is_file():
-        raise BundleError(f"{final} holds something that is no bundle; it is not replaced, choose another folder")
-    partial = final.with_name(f"{final.name}.partial-{os.getpid()}")
+    final = final.resolve()  # "." and ".." have no name to write beside
+    if final.exists():
+        if not force:
+            raise BundleError(f"{final} exists; choose another folder or replace it with --force")
+        if not final.is_dir() or (any(final.iterdir()) and not (final / MANIFEST_NAME).is_file()):
+            raise BundleError(f"{final} holds something that is no bundle; it is not replaced, choose another folder")
+    partial = final.with_name(f"{final.name}.partial-{os.getpid()}-{secrets.token_hex(4)}")
     try:
         partial.mkdir(parents=True)
     except OSError as e:
         raise BundleError(f"cannot write to {final.parent}: {e.strerror}") from None
     try:
         yield partial
-        if final.exists():
-            old = final.with_name(f"{final.name}.old-{os.getpid()}")
-            final.rename(old)
-            partial.rename(final)
-            shutil.rmtree(old)
-        else:
-            partial.rename(final)
+        _put_in_place(partial, final)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def _put_in_place(partial: Path, final: Path) -> None:
+    """Rename, moving an older bundle aside first; it comes back if the new one cannot take its place."""
+    old = partial.with_name(partial.name.replace(".partial-", ".old-")) if final.exists() else None
+    try:
+        if old is not None:
+            final.rename(old)
+        try:
+            partial.rename(final)
+        except BaseException:
+            if old is not None:
+                old.rename(final)
+            raise
+    except OSError as e:
+        raise BundleError(f"cannot put the bundle in place at {final}: {e.strerror}") from None
+    if old is not None:
+        shutil.rmtree(old, ignore_errors=True)

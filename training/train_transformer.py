@@ -17,8 +17,10 @@ from tokenizers import Tokenizer
 from torch import Tensor
 
 from editar_rt.prompts import build_prompt
+from training.checkpoints import load_vq
 from training.config import TRANSFORMER_PRESETS
 from training.data.edits import KINDS, TRANSLATION_TASKS
+from training.head_start import aim_heads, start_tokens, token_features
 from training.loop import Average, MuonAdam, RunFolder, batch_rng, cosine_schedule
 from training.models.text_encoder import encode, load_text_encoder
 from training.models.transformer import Transformer
@@ -31,12 +33,13 @@ class Recipe:
 
     preset: str = "GPT-demo"
     seed: int = 3
-    steps: int = 3300
+    head_start: bool = True  # see `training.head_start`
+    steps: int = 2100
     pictures: int = 8  # condition pictures a batch, each with all its instructions
     muon_lr: float = 4e-3  # of the layers' matrices
     adam_lr: float = 2e-3  # of embeddings, norms and the output
     weight_decay: float = 0.02
-    warmup: int = 150
+    warmup: int = 60
     changed_weight: float = 3.0  # of target tokens that differ from the condition's, in edits
     dropout: float = 0.0
     ema: float = 0.999
@@ -120,6 +123,7 @@ def train(
     folder: Path | str,
     tokens: Path,
     text_encoder: Path,
+    vq: Path,
     recipe: Recipe,
     log_every: int = 50,
     save_every: int = 250,
@@ -134,6 +138,9 @@ def train(
     encoder = load_text_encoder(text_encoder).requires_grad_(False).eval()
     model = Transformer(config, recipe.dropout, recipe.dropout, recipe.dropout)
     matrices = [p for p in model.layers.parameters() if p.ndim == 2]
+    if recipe.head_start:
+        start_tokens(model, token_features(load_vq(vq)))
+        aim_heads(model)
     optimizer = MuonAdam(model, matrices, recipe.muon_lr, recipe.adam_lr, recipe.weight_decay)
     average = Average(model, recipe.ema)
     first = 0

@@ -1,0 +1,228 @@
+"""Opening bundles: the good one, and everything a stranger's may have wrong."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from editar_rt import bundle as bundle_module
+from editar_rt.bundle import FORMAT_VERSION, MAX_MANIFEST_BYTES, Bundle, Manifest, publishing
+from editar_rt.errors import BundleError
+
+
+@pytest.fixture
+def bundle(tiny_bundle: Path, tmp_path: Path) -> Path:
+    """A copy to spoil."""
+    return Path(shutil.copytree(tiny_bundle, tmp_path / "bundle"))
+
+
+def rewrite(bundle: Path, change: Callable[[dict[str, Any]], None]) -> None:
+    path = bundle / "bundle.json"
+    manifest = json.loads(path.read_text())
+    change(manifest)
+    path.write_text(json.dumps(manifest))
+
+
+def test_a_good_bundle_opens_and_its_manifest_survives_json(bundle: Path) -> None:
+    opened = Bundle.open(bundle)
+    opened.check()
+    assert Manifest.from_json(opened.manifest.to_json()) == opened.manifest
+
+
+def test_a_missing_file_is_named(bundle: Path) -> None:
+    (bundle / "decoder.onnx").unlink()
+    with pytest.raises(BundleError, match=r"lacks decoder\.onnx"):
+        Bundle.open(bundle)
+
+
+def test_a_truncated_file_is_named(bundle: Path) -> None:
+    path = bundle / "vq_decoder.onnx"
+    path.write_bytes(path.read_bytes()[:-10])
+    with pytest.raises(BundleError, match=r"vq_decoder\.onnx has \d+ bytes where the manifest says \d+"):
+        Bundle.open(bundle)
+
+
+def test_an_altered_file_is_named(bundle: Path) -> None:
+    path = bundle / "vq_encoder.onnx"
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(BundleError, match=r"vq_encoder\.onnx is not the file the manifest describes"):
+        Bundle.open(bundle)
+
+
+def test_a_newer_format_says_how_to_update(bundle: Path) -> None:
+    rewrite(bundle, lambda m: m.update(format_version=FORMAT_VERSION + 1))
+    with pytest.raises(BundleError, match="newer than the newest this runtime knows.*pip install -U editar-rt"):
+        Bundle.open(bundle)
+
+
+@pytest.mark.parametrize("path", ["../secret.onnx", "/etc/passwd", "a/../../b", "C:\\x.onnx", "..\\x.onnx", ""])
+def test_paths_that_leave_the_bundle_are_refused(bundle: Path, path: str) -> None:
+    rewrite(bundle, lambda m: m["parts"]["decoder"].update(file=path))
+    with pytest.raises(BundleError, match="not a path inside the bundle"):
+        Bundle.open(bundle)
+
+
+def test_links_that_go_round_in_a_circle_are_refused(bundle: Path) -> None:
+    (bundle / "decoder.onnx").unlink()
+    (bundle / "decoder.onnx").symlink_to(bundle / "decoder.onnx")
+    with pytest.raises(BundleError, match=r"leaves the bundle|lacks decoder\.onnx"):
+        Bundle.open(bundle)
+
+
+def test_links_that_leave_the_bundle_are_refused(bundle: Path, tmp_path: Path) -> None:
+    outside = tmp_path / "outside.onnx"
+    (bundle / "decoder.onnx").rename(outside)
+    (bundle / "decoder.onnx").symlink_to(outside)
+    with pytest.raises(BundleError, match="a link that leaves the bundle"):
+        Bundle.open(bundle)
+
+
+def test_a_part_without_a_hash_is_refused(bundle: Path) -> None:
+    rewrite(bundle, lambda m: m["files"].pop("decoder.onnx"))
+    with pytest.raises(BundleError, match="lists no size and hash"):
+        Bundle.open(bundle)
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        ("{", "not JSON"),
+        ("[]", "no EditAR bundle"),
+        ('{"format": "editar-bundle"}', "format_version None"),
+        ('{"format": "editar-bundle", "format_version": 1}', "lacks files, model, parts"),
+        ('{"format": "editar-bundle", "format_version": 1, "model": 3, "parts": {}, "files": {}}', "must be an object"),
+        ("[" * 100_000, "not JSON"),
+        ("9" * 10_000, "not JSON"),
+        ('{"format": "editar-bundle", "format_version": true}', "format_version True"),
+        (" " * (MAX_MANIFEST_BYTES + 1), "larger than 4 MiB"),
+    ],
+)
+def test_a_damaged_manifest_is_one_sentence(tmp_path: Path, content: str, says: str) -> None:
+    (tmp_path / "bundle.json").write_text(content)
+    with pytest.raises(BundleError, match=says):
+        Bundle.open(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda m: m["model"].update(picture_tokens="many"), "model: picture_tokens must be int, got 'many'"),
+        (lambda m: m["model"].update(layers=0), r"model: layers must be 1 to 2\^31 - 1, got 0"),
+        (
+            lambda m: m["model"].update(picture_tokens=17),
+            r"picture_tokens is not grid · grid \(picture_tokens 17, grid 4",
+        ),
+        (lambda m: m["model"].update(image_size=40), "image_size is not grid · downsampling"),
+        (lambda m: m["parts"]["decoder"].pop("inputs"), "decoder lacks inputs"),
+        (lambda m: m["parts"]["decoder"]["inputs"][0].update(shape=[1.5]), r"shape\[0\] must be"),
+        (lambda m: m["files"]["decoder.onnx"].update(sha256="0"), "gives decoder.onnx no valid size and SHA-256"),
+        (lambda m: m["files"]["decoder.onnx"].update(bytes=-1), "gives decoder.onnx no valid size and SHA-256"),
+        (lambda m: m["sampling"].update(top_p=10**400), "sampling: top_p is a number of 401 digits"),
+    ],
+)
+def test_what_is_wrong_in_a_manifest_is_named(
+    bundle: Path, change: Callable[[dict[str, Any]], None], says: str
+) -> None:
+    rewrite(bundle, change)
+    with pytest.raises(BundleError, match=says):
+        Bundle.open(bundle)
+
+
+def test_fields_of_a_later_writer_are_left_alone(bundle: Path) -> None:
+    rewrite(bundle, lambda m: m.update(a_field_of_the_future={"x": 1}))
+    assert Bundle.open(bundle).manifest.parts
+
+
+def test_sampling_defaults_keep_their_kind(bundle: Path) -> None:
+    rewrite(bundle, lambda m: m.update(sampling={"top_k": 100, "top_p": 0.5}))
+    sampling = Bundle.open(bundle).manifest.sampling
+    assert sampling == {"top_k": 100, "top_p": 0.5} and isinstance(sampling["top_k"], int)
+
+
+def test_large_files_are_hashed_by_check_alone(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = bundle / "vq_encoder.onnx"
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    monkeypatch.setattr(bundle_module, "HASH_AT_LOAD_BYTES", len(content) - 1)
+    opened = Bundle.open(bundle)
+    with pytest.raises(BundleError, match="its SHA-256 differs"):
+        opened.check()
+
+
+def test_the_fingerprint_changes_with_anything_in_the_manifest(bundle: Path) -> None:
+    before = Bundle.open(bundle).fingerprint
+    assert before == Bundle.open(bundle).fingerprint
+    rewrite(bundle, lambda m: m["made_by"].update(tool="another"))
+    assert Bundle.open(bundle).fingerprint != before
+
+
+def test_folders_that_are_no_bundle_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(BundleError, match="is not a folder"):
+        Bundle.open(tmp_path / "none")
+    with pytest.raises(BundleError, match=r"holds no bundle\.json"):
+        Bundle.open(tmp_path)
+
+
+def test_publishing_renames_on_success_and_leaves_nothing_on_failure(tmp_path: Path) -> None:
+    final = tmp_path / "new"
+    with pytest.raises(ZeroDivisionError), publishing(final) as folder:
+        (folder / "half").write_text("x")
+        raise ZeroDivisionError
+    assert os.listdir(tmp_path) == []
+    with publishing(final) as folder:
+        (folder / "bundle.json").write_text("{}")
+    assert os.listdir(tmp_path) == ["new"]
+
+
+def test_publishing_replaces_a_bundle_only_when_forced_and_nothing_else_ever(tmp_path: Path) -> None:
+    final = tmp_path / "old"
+    with publishing(final) as folder:
+        (folder / "bundle.json").write_text("1")
+    with (
+        pytest.raises(BundleError, match="exists; choose another folder or replace it with --force"),
+        publishing(final),
+    ):
+        pass
+    with publishing(final, force=True) as folder:
+        (folder / "bundle.json").write_text("2")
+    assert (final / "bundle.json").read_text() == "2" and os.listdir(tmp_path) == ["old"]
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "holiday.jpg").write_text("x")
+    with pytest.raises(BundleError, match="no bundle; it is not replaced"), publishing(tmp_path / "photos", force=True):
+        pass
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(BundleError, match="no bundle; it is not replaced"), publishing(tmp_path / "file", force=True):
+        pass
+
+
+def test_the_old_bundle_comes_back_when_the_new_one_cannot_take_its_place(tmp_path: Path) -> None:
+    final = tmp_path / "old"
+    with publishing(final) as folder:
+        (folder / "bundle.json").write_text("1")
+    with pytest.raises(BundleError, match="cannot put the bundle in place"), publishing(final, force=True) as folder:
+        (folder / "bundle.json").unlink(missing_ok=True)
+        folder.rmdir()  # someone cleans up while it is written
+    assert os.listdir(tmp_path) == ["old"] and (final / "bundle.json").read_text() == "1"
+
+
+def test_publishing_to_the_folder_one_stands_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    with publishing(Path("../here/../new")) as folder:
+        (folder / "bundle.json").write_text("{}")
+    assert sorted(os.listdir(tmp_path)) == ["here", "new"]
+
+
+def test_publishing_where_nothing_can_be_written_says_so(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(BundleError, match="cannot write to"), publishing(tmp_path / "file" / "bundle"):
+        pass

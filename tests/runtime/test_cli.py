@@ -1,0 +1,168 @@
+"""The command line as a user runs it: in its own process, through its exit codes and streams."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import editar_rt
+
+
+def editar(*arguments: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "editar_rt", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, timeout=120)
+
+
+@pytest.fixture
+def picture(tmp_path: Path) -> Path:
+    path = tmp_path / "in.png"
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (48, 64, 3), np.uint8)).save(path)
+    return path
+
+
+def refused(done: subprocess.CompletedProcess[str], code: int, *says: str) -> None:
+    """One sentence on stderr, nothing on stdout, no traceback."""
+    assert done.returncode == code, done.stderr
+    assert done.stdout == ""
+    assert "Traceback" not in done.stderr
+    for words in says:
+        assert words in done.stderr
+    assert len([line for line in done.stderr.splitlines() if line.startswith("editar: ")]) <= 1
+
+
+def test_edit_writes_a_png_that_carries_its_parameters(tiny_bundle: Path, picture: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out.png"
+    done = editar("edit", tiny_bundle, picture, "make the ball réd", "-o", out, "--seed", 7, "--top-k", 50, "--json")
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""  # no progress in a pipe
+    document = json.loads(done.stdout.splitlines()[-1])
+    assert document["output"] == str(out) and document["timings"]["total"] > 0
+    with Image.open(out) as written:
+        chunks = {k.removeprefix("editar:"): v for k, v in written.text.items()}
+    assert chunks["instruction"] == "make the ball réd" and chunks["seed"] == "7" and chunks["top_k"] == "50"
+    assert chunks == document["parameters"]
+    assert len(chunks["bundle"]) == 64
+
+
+def test_edit_gives_what_the_api_gives(tiny_bundle: Path, picture: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out.png"
+    assert editar("edit", tiny_bundle, picture, "a ball", "-o", out, "--task", "canny", "--seed", 2).returncode == 0
+    sampling = editar_rt.Sampling(seed=2)
+    expected = editar_rt.load(tiny_bundle).edit(picture, "a ball", task="canny", sampling=sampling)
+    with Image.open(out) as written:
+        assert np.array_equal(np.asarray(written), np.asarray(expected.image))
+
+
+def test_a_truncated_instruction_warns_once_and_works(tiny_bundle: Path, picture: Path, tmp_path: Path) -> None:
+    done = editar("edit", tiny_bundle, picture, "ball " * 5000, "-o", tmp_path / "out.png")
+    assert done.returncode == 0
+    assert done.stderr.count("only the first 120 are read") == 1
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "says"),
+    [
+        ("--top-p", 1.5, "top_p must be in (0, 1], got 1.5"),
+        ("--top-k", -1, "top_k must be 0 (off) or more, got -1"),
+        ("--seed", -3, "seed must be 0 to"),
+        ("--temperature", 0, "temperature must be above 0"),
+        ("--task", "blur", "blur"),
+        ("--device", "tpu", "tpu"),
+    ],
+)
+def test_bad_options_exit_2(
+    tiny_bundle: Path, picture: Path, tmp_path: Path, option: str, value: object, says: str
+) -> None:
+    out = tmp_path / "out.png"
+    refused(editar("edit", tiny_bundle, picture, "x", "-o", out, option, value), 2, says)
+    assert not out.exists()
+
+
+def test_bad_pictures_bundles_and_outputs_exit_1(tiny_bundle: Path, picture: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out.png"
+    refused(editar("edit", tiny_bundle, tmp_path / "no.png", "x", "-o", out), 1, "there is no picture")
+    refused(editar("edit", tmp_path / "no", picture, "x", "-o", out), 1, "is not a folder")
+    refused(editar("edit", tiny_bundle, picture, "x", "-o", tmp_path / "no" / "out.png"), 1, "there is no folder")
+    refused(editar("edit", tiny_bundle, picture, "x", "-o", tmp_path), 1, "it is a folder")
+    assert not out.exists()
+
+
+def test_a_spoiled_bundle_exits_1(tiny_bundle: Path, picture: Path, tmp_path: Path) -> None:
+    bundle = Path(shutil.copytree(tiny_bundle, tmp_path / "bundle"))
+    (bundle / "tokenizer.json").write_text("{}")
+    refused(editar("edit", bundle, picture, "x", "-o", tmp_path / "out.png"), 1, "tokenizer.json")
+    refused(editar("info", bundle), 1, "tokenizer.json")
+
+
+def test_ctrl_c_exits_130_and_leaves_nothing(tiny_bundle: Path, picture: Path, tmp_path: Path) -> None:
+    # Slow enough to be met in the middle: a demo of very many pictures.
+    bundle = Path(shutil.copytree(tiny_bundle, tmp_path / "bundle"))
+    add_samples(bundle, picture, 5000)
+    folder = tmp_path / "out"
+    command = [sys.executable, "-m", "editar_rt", "demo", "--bundle", str(bundle), "-o", str(folder)]
+    running = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 60
+    while not list(folder.glob("*.png")):
+        assert time.monotonic() < deadline and running.poll() is None
+        time.sleep(0.05)
+    running.send_signal(signal.SIGINT)
+    _, errors = running.communicate(timeout=60)
+    assert running.returncode == 130
+    assert errors == "editar: stopped\n"
+    assert not list(folder.glob("*.partial*")) and not (folder / "contact-sheet.png").exists()
+    for path in folder.glob("*.png"):
+        with Image.open(path) as written:
+            written.load()
+
+
+def add_samples(bundle: Path, picture: Path, count: int) -> None:
+    """Give a bundle sample pictures, as the exporter does with --samples."""
+    from editar_rt.bundle import list_files
+
+    (bundle / "samples").mkdir()
+    shutil.copy(picture, bundle / "samples" / "a.png")
+    entries = [{"picture": "samples/a.png", "task": "edit", "instruction": "add a ball"}] * count
+    (bundle / "samples" / "samples.json").write_text(json.dumps({"samples": entries}))
+    manifest = json.loads((bundle / "bundle.json").read_text())
+    manifest["samples"] = "samples/samples.json"
+    manifest["files"] = {name: vars(info) for name, info in list_files(bundle).items()}
+    (bundle / "bundle.json").write_text(json.dumps(manifest))
+
+
+def test_demo_edits_the_samples_and_makes_a_contact_sheet(tiny_bundle: Path, picture: Path, tmp_path: Path) -> None:
+    bundle = Path(shutil.copytree(tiny_bundle, tmp_path / "bundle"))
+    add_samples(bundle, picture, 2)
+    done = editar("demo", "--bundle", bundle, "-o", tmp_path / "out", "--json")
+    assert done.returncode == 0, done.stderr
+    document = json.loads(done.stdout.splitlines()[-1])
+    assert len(document["pictures"]) == 2 and Path(document["contact_sheet"]).is_file()
+
+
+def test_demo_without_a_bundle_says_where_to_run_it(tmp_path: Path) -> None:
+    refused(editar("demo", "-o", tmp_path / "out", "--bundle", tmp_path / "none"), 1, "is not a folder")
+
+
+def test_info_says_what_a_bundle_holds(tiny_bundle: Path) -> None:
+    done = editar("info", tiny_bundle, "--check")
+    assert done.returncode == 0
+    for words in ("32×32 pixels, 16 tokens", "3 layers", "decoder", "fp32", "all hashes checked"):
+        assert words in done.stdout
+    document = json.loads(editar("info", tiny_bundle, "--json").stdout.splitlines()[-1])
+    assert document["model"]["picture_tokens"] == 16 and document["precision"] == "fp32"
+
+
+def test_bench_reports_rates_and_memory(tiny_bundle: Path) -> None:
+    done = editar("bench", tiny_bundle, "--repeats", 2, "--json")
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout.splitlines()[-1])
+    assert report["tokens_per_second"] > 0 and report["p50"] <= report["p95"] and report["peak_memory"] > 0
+    assert set(report["stages"]) == {"text", "encode", "prefill", "decode", "pixels"}
