@@ -71,12 +71,11 @@ def write_tokens(folder: Path, vq: Path, size: int, seed: int, shards: int, grou
 @click.option("--vq", type=FILE, required=True, help="Checkpoint of the tokenizer, for the tokens' looks.")
 @click.option("--steps", type=click.IntRange(1), help="Optimizer steps; the recipe's number when not given.")
 @click.option("--pictures", type=click.IntRange(1), help="Condition pictures a step, four examples each.")
-@click.option("--compile", "compiled", is_flag=True, help="Through torch.compile.")
-def train_transformer(run: Path, tokens: Path, text_encoder: Path, vq: Path, compiled: bool, **changes: int | None) -> None:
+def train_transformer(run: Path, tokens: Path, text_encoder: Path, vq: Path, **changes: int | None) -> None:
     """Train the transformer into the folder RUN (resumes what lies there)."""
     from training import train_transformer as recipe
 
-    made = recipe.train(run, tokens, text_encoder, vq, _recipe(recipe.Recipe, changes), compiled=compiled)
+    made = recipe.train(run, tokens, text_encoder, vq, _recipe(recipe.Recipe, changes))
     click.echo(made)
 
 
@@ -146,7 +145,9 @@ def train_demo(run: Path, workers: int) -> None:
     if not text_encoder.exists():
         train_text.train(run / "text", train_text.Recipe())
     write_shards(run / "tokens", vq, vq_recipe.picture_size, seed=4, shards=40, groups=500, workers=workers)
-    transformer = train_transformer.train(run / "transformer", run / "tokens", text_encoder, vq, train_transformer.Recipe())
+    transformer = train_transformer.train(
+        run / "transformer", run / "tokens", text_encoder, vq, train_transformer.Recipe()
+    )
     click.echo(f"python -m training samples {run}/samples")
     click.echo(
         f"python -m export onnx --transformer {transformer} --vq {vq} --text-encoder {text_encoder} "

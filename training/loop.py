@@ -26,6 +26,14 @@ def cosine_schedule(step: int, steps: int, warmup: int, floor: float = 0.02) -> 
     return floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * progress))
 
 
+def trapezoid_schedule(step: int, steps: int, warmup: int, decay: float) -> float:
+    """Factor on the peak learning rate: linear warm-up, constant, then linear to 0 over the last `decay` of the steps.
+
+    Until the fall begins nothing depends on `steps`, so a run can be made longer.
+    """
+    return min(1.0, (step + 1) / warmup, (steps - step) / (decay * steps))
+
+
 def batch_rng(seed: int, step: int) -> np.random.Generator:
     """The random numbers of one step's data; they follow from (seed, step), so a resumed run sees the same data."""
     return np.random.Generator(np.random.Philox(key=seed, counter=[0, 0, 0, step]))

@@ -1,7 +1,8 @@
 """Trains the demo's transformer on shards of tokens, as EditAR is trained.
 
-The loss is cross-entropy on the target tokens. One uniform draw a row decides the condition dropout that guidance
-needs. Tokens that an edit changes weigh more than those it copies: copying is most of a picture and learned first.
+The loss is cross-entropy on the target tokens plus distillation (`training.distillation`). One uniform draw a row
+decides the condition dropout that guidance needs. Tokens that an edit changes weigh more than those it copies: copying
+is most of a picture and learned first.
 """
 
 from __future__ import annotations
@@ -14,14 +15,15 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from tokenizers import Tokenizer
-from torch import Tensor
+from torch import Tensor, nn
 
 from editar_rt.prompts import build_prompt
 from training.checkpoints import load_vq
 from training.config import TRANSFORMER_PRESETS
 from training.data.edits import KINDS, TRANSLATION_TASKS
+from training.distillation import Distillation
 from training.head_start import aim_heads, start_tokens, token_features
-from training.loop import Average, MuonAdam, RunFolder, batch_rng, cosine_schedule
+from training.loop import Average, MuonAdam, RunFolder, batch_rng, trapezoid_schedule
 from training.models.text_encoder import encode, load_text_encoder
 from training.models.transformer import Transformer
 from training.train_text import tokenize
@@ -34,14 +36,16 @@ class Recipe:
     preset: str = "GPT-demo"
     seed: int = 3
     head_start: bool = True  # see `training.head_start`
-    steps: int = 2100
+    steps: int = 5000
     pictures: int = 8  # condition pictures a batch, each with all its instructions
     muon_lr: float = 4e-3  # of the layers' matrices
     adam_lr: float = 2e-3  # of embeddings, norms and the output
     weight_decay: float = 0.02
     warmup: int = 60
     changed_weight: float = 3.0  # of target tokens that differ from the condition's, in edits
+    distillation: float = 0.5  # weight of that loss
     dropout: float = 0.0
+    decay: float = 0.35  # share of the steps, at the end, over which the learning rate falls to zero
     ema: float = 0.999
 
 
@@ -55,6 +59,8 @@ class Batch:
     text_mask: Tensor  # int64 [P * K, T]
     kinds: Tensor  # int64 [P * K], indices into KINDS
     weights: Tensor  # float32 [P * K, N], of the loss
+    condition_meaning: Tensor  # float32 [P, N, M] in 0..1
+    target_meaning: Tensor  # float32 [P * K, N, M] in 0..1
 
 
 class Shards:
@@ -68,11 +74,13 @@ class Shards:
         prompts: list[str] = []
         for path in paths:
             with np.load(path) as shard:
-                for name in ("condition", "target", "kind"):
+                for name in ("condition", "target", "kind", "meaning"):
                     parts.setdefault(name, []).append(shard[name])
                 pairs = zip(shard["task"].ravel().tolist(), shard["text"].ravel().tolist(), strict=True)
                 prompts += [build_prompt(task, text) for task, text in pairs]
-        self.condition, self.target, self.kinds = (np.concatenate(parts[n]) for n in ("condition", "target", "kind"))
+        self.condition, self.target, self.kinds, self.meaning = (
+            np.concatenate(parts[n]) for n in ("condition", "target", "kind", "meaning")
+        )
         distinct = sorted(set(prompts))
         place = {text: i for i, text in enumerate(distinct)}
         ids, mask = tokenize(tokenizer, distinct, text_tokens)
@@ -91,6 +99,7 @@ class Shards:
         edit = kinds < KINDS.index(TRANSLATION_TASKS[0])
         changed = (target != condition[:, None]) & edit[..., None]
         weights = 1 + (self.changed_weight - 1) * changed.float()
+        meaning = torch.from_numpy(self.meaning[groups]).float() / 255  # [P, 1 + K, N, M]
         return Batch(
             condition,
             target.flatten(0, 1),
@@ -98,7 +107,14 @@ class Shards:
             self.mask[text].long(),
             kinds.flatten(),
             weights.flatten(0, 1),
+            meaning[:, 0],
+            meaning[:, 1:].flatten(0, 1),
         )
+
+    def meaning_deviation(self) -> Tensor:
+        """Standard deviation of every meaning over target cells, [M]."""
+        some = torch.from_numpy(self.meaning[:2000, 1:]).float() / 255
+        return some.flatten(0, -2).std(0)
 
 
 def epoch_order(seed: int, epoch: int, count: int) -> np.ndarray:
@@ -127,7 +143,6 @@ def train(
     recipe: Recipe,
     log_every: int = 50,
     save_every: int = 250,
-    compiled: bool = False,
 ) -> Path:
     """Train (or go on training) a transformer; returns the path of the finished checkpoint, `transformer.pt`."""
     run = RunFolder(folder, dataclasses.asdict(recipe))
@@ -141,16 +156,16 @@ def train(
     if recipe.head_start:
         start_tokens(model, token_features(load_vq(vq)))
         aim_heads(model)
-    optimizer = MuonAdam(model, matrices, recipe.muon_lr, recipe.adam_lr, recipe.weight_decay)
+    teacher = Distillation(model, data.meaning_deviation())
+    optimizer = MuonAdam(nn.ModuleList([model, teacher]), matrices, recipe.muon_lr, recipe.adam_lr, recipe.weight_decay)
     average = Average(model, recipe.ema)
     first = 0
     if state := run.load_last():
         first = state["step"]
         model.load_state_dict(state["model"])
+        teacher.load_state_dict(state["teacher"])
         optimizer.load_state_dict(state["optimizer"])
         average.values = state["average"]
-    forward = torch.compile(model) if compiled else model
-
     sums = torch.zeros(len(KINDS), 3)  # rows, changed tokens, those predicted right
     for step in range(first, recipe.steps):
         rng = batch_rng(recipe.seed, step)
@@ -158,24 +173,30 @@ def train(
         drop_picture, drop_text = condition_dropout(rng, len(batch.target))
         with torch.no_grad():
             states = encode(encoder, batch.text_ids, batch.text_mask)
-        logits = forward(batch.condition, states, batch.target, drop_picture, drop_text)
+        logits, hidden = model(batch.condition, states, batch.target, drop_picture, drop_text, return_hidden=True)
         losses = F.cross_entropy(logits.flatten(0, 1), batch.target.flatten(), reduction="none")
         weights = batch.weights.flatten()
         loss = (losses * weights).sum() / weights.sum()
-        loss.backward()
-        norm = optimizer.step(cosine_schedule(step, recipe.steps, recipe.warmup))
+        dropped = drop_picture | drop_text
+        taught = teacher(hidden, batch.condition_meaning, batch.target_meaning, batch.weights, dropped)
+        (loss + recipe.distillation * taught).backward()
+        norm = optimizer.step(trapezoid_schedule(step, recipe.steps, recipe.warmup, recipe.decay))
         average.update(model, step)
 
         done = step + 1
-        count_right(sums, batch, logits.detach(), drop_picture | drop_text)
+        count_right(sums, batch, logits.detach(), dropped)
         if done % log_every == 0:
-            right = {f"changed_right_{k}": (sums[i, 2] / sums[i, 1].clamp_min(1)).item() for i, k in enumerate(KINDS)}
-            run.log(done, loss=loss.item(), gradient=norm, samples=float(done * len(batch.target)), **right)
+            right = {
+                f"changed_right_{kind}": (sums[i, 2] / sums[i, 1].clamp_min(1)).item() for i, kind in enumerate(KINDS)
+            }
+            losses_now = {"loss": loss.item(), "distillation": taught.item(), "gradient": norm}
+            run.log(done, **losses_now, samples=float(done * len(batch.target)), **right)
             sums.zero_()
         if done % save_every == 0 or done == recipe.steps:
             run.save_last(
                 done,
                 model=model.state_dict(),
+                teacher=teacher.state_dict(),
                 optimizer=optimizer.state_dict(),
                 average=average.values,
             )

@@ -342,3 +342,22 @@ def condition_picture(scene: Scene, task: str, size: int = SIZE) -> NDArray[np.u
     if task == "segmentation":
         return segmentation(scene, size)
     raise ValueError(f"task must be depth, canny or segmentation, got {task!r}")
+
+
+MEANINGS = (*SHAPES, *COLOURS, *TEXTURES, *BACKGROUNDS)
+"""What `meaning` tells of every cell."""
+
+
+def meaning(scene: Scene, grid: int) -> NDArray[np.uint8]:
+    """How much of each cell each of `MEANINGS` covers, uint8 [grid, grid, len(MEANINGS)], 255 for all of it.
+
+    An object counts for its shape, its colour and its texture; the background is what no object covers.
+    """
+    cover = np.zeros((SIZE, SIZE, len(MEANINGS)), np.float32)
+    cover[:, :, MEANINGS.index(scene.background)] = 1
+    for o in _back_to_front(scene):
+        s = object_surface(o)
+        what = np.isin(MEANINGS, (o.shape, o.colour, o.texture)).astype(np.float32)
+        region = cover[s.window]
+        region += (what - region) * s.coverage[..., None]
+    return (shrink(cover, grid) * 255 + 0.5).astype(np.uint8)

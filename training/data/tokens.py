@@ -17,7 +17,18 @@ from numpy.typing import NDArray
 
 from training.checkpoints import load_vq
 from training.data.edits import EDIT_KINDS, KINDS, TRANSLATION_TASKS, Example, caption, caption_slots, example
-from training.data.scenes import BACKGROUNDS, COLOURS, TEXTURES, Scene, condition_picture, random_scene, render
+from training.data.scenes import (
+    BACKGROUNDS,
+    COLOURS,
+    MEANINGS,
+    SHAPES,
+    TEXTURES,
+    Scene,
+    condition_picture,
+    meaning,
+    random_scene,
+    render,
+)
 from training.models.vq import VQModel
 
 GROUP = 4
@@ -57,6 +68,17 @@ def random_group(rng: np.random.Generator, size: int) -> tuple[NDArray[np.uint8]
     return condition_picture(scene, task, size), examples
 
 
+def group_meanings(examples: list[Example], grid: int) -> NDArray[np.uint8]:
+    """`meaning` of the condition and of every target, [1 + GROUP, grid, grid, *].
+
+    The condition pictures of translations show shapes alone; the rest of their meaning is zero.
+    """
+    condition = meaning(examples[0].source, grid)
+    if examples[0].kind in TRANSLATION_TASKS:
+        condition = condition * np.isin(MEANINGS, SHAPES)
+    return np.stack([condition, *(meaning(e.target, grid) for e in examples)]).astype(np.uint8)
+
+
 @torch.inference_mode()
 def encode_pictures(vq: VQModel, pictures: NDArray[np.uint8], batch: int = 50) -> NDArray[np.int64]:
     """uint8 [B, H, W, 3] → tokens [B, N]."""
@@ -68,9 +90,10 @@ def encode_pictures(vq: VQModel, pictures: NDArray[np.uint8], batch: int = 50) -
 
 
 def write_shard(path: Path, vq: VQModel, size: int, seed: int, index: int, groups: int) -> None:
-    """Shard `index` of the stream `seed`: conditions uint16 [G, N], targets [G, GROUP, N], texts, kinds."""
+    """Shard `index` of the stream `seed`: conditions uint16 [G, N], targets [G, GROUP, N], texts, kinds, meanings."""
     rng = np.random.default_rng([seed, index])
-    pictures, texts, tasks, kinds = [], [], [], []
+    grid = size // vq.config.downsampling
+    pictures, texts, tasks, kinds, meanings = [], [], [], [], []
     for _ in range(groups):
         condition, examples = random_group(rng, size)
         pictures.append(condition)
@@ -78,11 +101,18 @@ def write_shard(path: Path, vq: VQModel, size: int, seed: int, index: int, group
         texts.append([e.text for e in examples])
         tasks.append([e.task for e in examples])
         kinds.append([KINDS.index(e.kind) for e in examples])
+        meanings.append(group_meanings(examples, grid).reshape(1 + GROUP, grid * grid, -1))
     tokens = encode_pictures(vq, np.stack(pictures)).astype(np.uint16).reshape(groups, 1 + GROUP, -1)
     partial = path.with_suffix(".partial")
     with open(partial, "wb") as f:
         np.savez_compressed(
-            f, condition=tokens[:, 0], target=tokens[:, 1:], text=texts, task=tasks, kind=np.asarray(kinds, np.uint8)
+            f,
+            condition=tokens[:, 0],
+            target=tokens[:, 1:],
+            text=texts,
+            task=tasks,
+            kind=np.asarray(kinds, np.uint8),
+            meaning=np.stack(meanings),
         )
     partial.replace(path)
 
