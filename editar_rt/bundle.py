@@ -22,7 +22,8 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
-from editar_rt.errors import BundleError
+from editar_rt.errors import BundleError, OptionError
+from editar_rt.sampling import Sampling
 
 MANIFEST_NAME = "bundle.json"
 FORMAT = "editar-bundle"
@@ -258,6 +259,21 @@ class Bundle:
         for name in manifest.files:
             bundle._check_file(name, HASH_AT_LOAD_BYTES)
         return bundle
+
+    @property
+    def default_sampling(self) -> Sampling:
+        """The sampling that the bundle was made for.
+
+        Raises:
+            BundleError: for a field that `Sampling` lacks or a value that it refuses.
+        """
+        given = self.manifest.sampling
+        if unknown := sorted(set(given) - {f.name for f in dataclasses.fields(Sampling)}):
+            raise BundleError(f"the bundle's sampling defaults have unknown fields: {', '.join(unknown)}")
+        try:
+            return Sampling(**given)  # type: ignore[arg-type]
+        except OptionError as e:
+            raise BundleError(f"a sampling default of the bundle {self.folder} is not allowed: {e}") from None
 
     def path(self, name: str) -> Path:
         """A file of the bundle; refuses links that lead out of it."""

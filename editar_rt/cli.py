@@ -256,7 +256,7 @@ def info(bundle: Path, check: bool, as_json: bool) -> None:
         )
     if model.text_dim:
         click.echo(f"text         {model.text_tokens} tokens, width {model.text_dim}")
-    defaults = Sampling(**manifest.sampling)  # type: ignore[arg-type]
+    defaults = opened.default_sampling
     click.echo("sampling     " + ", ".join(f"{k} {v}" for k, v in dataclasses.asdict(defaults).items()))
     for name, part in manifest.parts.items():
         files = [f for f in manifest.files if f == part.file or f.startswith(part.file + ".")]

@@ -7,7 +7,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from editar_rt.backends import make_backend
 from editar_rt.backends.base import Backend
 from editar_rt.bundle import Bundle
 from editar_rt.decoding import Prefix, decode, make_prefix, score
-from editar_rt.errors import BundleError, MissingPartError, OptionError, PictureError, TruncatedTextWarning
+from editar_rt.errors import MissingPartError, OptionError, PictureError, TruncatedTextWarning
 from editar_rt.pixels import Picture, read_pixels, to_pictures
 from editar_rt.prompts import build_prompt
 from editar_rt.sampling import Sampling
@@ -68,10 +68,7 @@ class Editor:
         self.model = bundle.manifest.model
         self._tokenizer: TextTokenizer | None = None
         self._nulls: tuple[NDArray[np.float32], NDArray[np.float32]] | None = None
-        known = {f.name for f in fields(Sampling)}
-        if unknown := sorted(set(bundle.manifest.sampling) - known):
-            raise BundleError(f"the bundle's sampling defaults have unknown fields: {', '.join(unknown)}")
-        self.default_sampling = Sampling(**bundle.manifest.sampling)  # type: ignore[arg-type]
+        self.default_sampling = bundle.default_sampling
 
     # Sizes.
 

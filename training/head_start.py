@@ -5,8 +5,8 @@ look alike begin alike and what is learned of one helps with the others.
 
 Heads: what an edit needs first is to look at the right cells: the condition's cell that is about to be painted, the
 ones around it, the target's cell above, and the text. From random weights small models find these places only after
-tens of thousands of pictures. A rotary score depends on the offset between two cells alone, so a head can be aimed: give
-every token one constant element, and set the columns of the query and key matrices that read it to vectors whose
+tens of thousands of pictures. A rotary score depends on the offset between two cells alone, so a head can be aimed:
+give every token one constant element, and set the columns of the query and key matrices that read it to vectors whose
 score peaks at the wanted offset. Everything stays trainable, and the model's mathematics is unchanged.
 """
 
