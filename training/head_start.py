@@ -24,8 +24,11 @@ from training.models.vq import VQModel
 
 # Offsets (rows, columns) from the position that predicts a cell, which is the cell before it, to where it looks.
 # In the condition picture, one grid up and to the left, the cell to be painted itself is (0, +1).
-CONDITION_CELLS = ((0, 1), (0, 0), (1, 1), (-1, 1), (0, 2), (1, 0), (-1, 0))
-TARGET_CELLS = ((-1, 1), (-1, 0))  # painted already: above the next cell, above the last one
+PAINTED = (0, 1)
+# Around it, two of these a layer, as far as an object reaches.
+CONDITION_CELLS = ((1, 1), (0, 2), (0, 0), (-1, 1), (2, 1), (1, 2), (1, 0), (-1, 2), (-1, 0), (0, 3), (2, 2), (-2, 1))
+# In the grid that the position itself belongs to, one a layer; the condition's own cells learn their surroundings so.
+OWN_CELLS = ((-1, 0), (0, -1), (-1, 1), (-1, 0), (0, -1), (-1, 1))
 SHARPNESS = 6.0  # score of an aimed head for each of its four fastest pairs, at its offset
 TEXT_BIAS = 5.0  # how far a text head's scores of picture cells lie below the 0 of text
 SPREAD = 0.02  # standard deviation of an embedding's elements
@@ -58,9 +61,9 @@ def start_tokens(model: Transformer, features: Tensor) -> None:
 
 @torch.no_grad()
 def aim_heads(model: Transformer) -> None:
-    """Every layer gets a head for the text, one for the cell to be painted and two for others in turn.
+    """Every layer gets a head for the text, one for the cell to be painted and three for others in turn.
 
-    The remaining heads stay random. Needs a head width of at least 16.
+    The remaining heads stay random. Needs a head width of at least 16, and five heads.
     """
     config = model.config
     constant = SPREAD * math.sqrt(config.dim)  # half of a token's squared length
@@ -68,16 +71,14 @@ def aim_heads(model: Transformer) -> None:
         table[:, 0] = constant
     # What the constant element is after the first normalization, whose mean square is 2 · SPREAD².
     reading = constant / math.sqrt(2 * SPREAD**2)
-    others = [(r - config.grid, c - config.grid) for r, c in CONDITION_CELLS[1:]] + list(TARGET_CELLS)
-    paint = (CONDITION_CELLS[0][0] - config.grid, CONDITION_CELLS[0][1] - config.grid)
-    turn = 0
-    for layer in model.layers:
+    condition = [(r - config.grid, c - config.grid) for r, c in CONDITION_CELLS]
+    painted = (PAINTED[0] - config.grid, PAINTED[1] - config.grid)
+    for i, layer in enumerate(model.layers):
         queries, keys, _ = layer.attention.wqkv.weight.unflatten(0, (3, config.n_head, config.head_dim))
         q, k = text_head(config.head_dim)
         _set_column(queries[0], keys[0], q, k, reading)
-        for head in range(1, min(4, config.n_head)):
-            offset = paint if head == 1 else others[turn % len(others)]
-            turn += head != 1
+        turn = condition[2 * i % len(condition)], condition[(2 * i + 1) % len(condition)]
+        for head, offset in enumerate((painted, *turn, OWN_CELLS[i % len(OWN_CELLS)]), start=1):
             _set_column(queries[head], keys[head], *aimed_head(config.head_dim, config.rope_base, offset), reading)
 
 

@@ -1,8 +1,9 @@
 """Trains the demo's transformer on shards of tokens, as EditAR is trained.
 
 The loss is cross-entropy on the target tokens plus distillation (`training.distillation`). One uniform draw a row
-decides the condition dropout that guidance needs. Tokens that an edit changes weigh more than those it copies: copying
-is most of a picture and learned first.
+decides the condition dropout that guidance needs. Tokens of objects weigh more than those of the background, which is
+most of a picture and learned first. (With more weight on changed tokens alone, all objects get edited: what stays
+must weigh as much as what changes.)
 """
 
 from __future__ import annotations
@@ -21,12 +22,15 @@ from editar_rt.prompts import build_prompt
 from training.checkpoints import load_vq
 from training.config import TRANSFORMER_PRESETS
 from training.data.edits import KINDS, TRANSLATION_TASKS
+from training.data.scenes import SHAPES
 from training.distillation import Distillation
 from training.head_start import aim_heads, start_tokens, token_features
 from training.loop import Average, MuonAdam, RunFolder, batch_rng, trapezoid_schedule
 from training.models.text_encoder import encode, load_text_encoder
 from training.models.transformer import Transformer
 from training.train_text import tokenize
+
+OBJECT_COVER = 0.05  # share of a cell from which on it shows an object
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,8 +46,8 @@ class Recipe:
     adam_lr: float = 2e-3  # of embeddings, norms and the output
     weight_decay: float = 0.02
     warmup: int = 60
-    changed_weight: float = 3.0  # of target tokens that differ from the condition's, in edits
-    distillation: float = 0.5  # weight of that loss
+    object_weight: float = 3.0  # of target tokens where the condition or the target shows an object, or both differ
+    distillation: float = 1.0  # weight of that loss
     dropout: float = 0.0
     decay: float = 0.35  # share of the steps, at the end, over which the learning rate falls to zero
     ema: float = 0.999
@@ -58,6 +62,7 @@ class Batch:
     text_ids: Tensor  # int64 [P * K, T]
     text_mask: Tensor  # int64 [P * K, T]
     kinds: Tensor  # int64 [P * K], indices into KINDS
+    changed: Tensor  # bool [P * K, N], tokens that an edit changes
     weights: Tensor  # float32 [P * K, N], of the loss
     condition_meaning: Tensor  # float32 [P, N, M] in 0..1
     target_meaning: Tensor  # float32 [P * K, N, M] in 0..1
@@ -66,7 +71,7 @@ class Batch:
 class Shards:
     """All shards of a folder in memory, texts tokenized once."""
 
-    def __init__(self, folder: Path, tokenizer: Tokenizer, text_tokens: int, changed_weight: float) -> None:
+    def __init__(self, folder: Path, tokenizer: Tokenizer, text_tokens: int, object_weight: float) -> None:
         paths = sorted(folder.glob("shard-*.npz"))
         if not paths:
             raise FileNotFoundError(f"{folder} holds no shard-*.npz; make them with: python -m training tokens")
@@ -86,7 +91,7 @@ class Shards:
         ids, mask = tokenize(tokenizer, distinct, text_tokens)
         self.ids, self.mask = ids.to(torch.int16), mask.to(torch.int8)
         self.text = np.asarray([place[p] for p in prompts], np.int32).reshape(self.kinds.shape)
-        self.changed_weight = changed_weight
+        self.object_weight = object_weight
 
     def __len__(self) -> int:
         return len(self.condition)
@@ -98,14 +103,17 @@ class Shards:
         text = torch.from_numpy(self.text[groups].ravel())
         edit = kinds < KINDS.index(TRANSLATION_TASKS[0])
         changed = (target != condition[:, None]) & edit[..., None]
-        weights = 1 + (self.changed_weight - 1) * changed.float()
         meaning = torch.from_numpy(self.meaning[groups]).float() / 255  # [P, 1 + K, N, M]
+        objects = meaning[..., : len(SHAPES)].sum(-1) > OBJECT_COVER  # [P, 1 + K, N]
+        matters = changed | objects[:, 1:] | objects[:, :1]
+        weights = 1 + (self.object_weight - 1) * matters.float()
         return Batch(
             condition,
             target.flatten(0, 1),
             self.ids[text].long(),
             self.mask[text].long(),
             kinds.flatten(),
+            changed.flatten(0, 1),
             weights.flatten(0, 1),
             meaning[:, 0],
             meaning[:, 1:].flatten(0, 1),
@@ -149,7 +157,7 @@ def train(
     torch.manual_seed(recipe.seed)
     config = TRANSFORMER_PRESETS[recipe.preset]
     tokenizer = Tokenizer.from_file(str(text_encoder / "tokenizer.json"))
-    data = Shards(tokens, tokenizer, config.cls_token_num, recipe.changed_weight)
+    data = Shards(tokens, tokenizer, config.cls_token_num, recipe.object_weight)
     encoder = load_text_encoder(text_encoder).requires_grad_(False).eval()
     model = Transformer(config, recipe.dropout, recipe.dropout, recipe.dropout)
     matrices = [p for p in model.layers.parameters() if p.ndim == 2]
@@ -206,10 +214,9 @@ def train(
 
 @torch.no_grad()
 def count_right(sums: Tensor, batch: Batch, logits: Tensor, dropped: Tensor) -> None:
-    """Adds, a kind, how many weighted-up tokens (all, in translations) the undropped rows predict."""
+    """Adds, a kind, how many changed tokens (all, in translations) the undropped rows predict."""
     right = logits.argmax(-1) == batch.target
-    matters = batch.weights > 1
-    matters |= (batch.kinds >= KINDS.index(TRANSLATION_TASKS[0]))[:, None]
+    matters = batch.changed | (batch.kinds >= KINDS.index(TRANSLATION_TASKS[0]))[:, None]
     matters &= ~dropped[:, None]
     columns = torch.stack([torch.ones(len(right)), matters.sum(1).float(), (right & matters).sum(1).float()], dim=1)
     sums.index_add_(0, batch.kinds, columns)

@@ -29,3 +29,8 @@ def test_importing_the_package_loads_numpy_and_pillow_alone() -> None:
     loaded = modules_after("import editar_rt")
     assert {"numpy", "PIL"} <= loaded
     assert not loaded & {*HEAVY, "click", "rich", "tokenizers"}
+
+
+if __name__ == "__main__":  # for an environment without pytest: the smallest install
+    test_importing_every_module_loads_nothing_heavy()
+    test_importing_the_package_loads_numpy_and_pillow_alone()
