@@ -122,7 +122,7 @@ class Shards:
     def meaning_deviation(self) -> Tensor:
         """Standard deviation of every meaning over target cells, [M]."""
         some = torch.from_numpy(self.meaning[:2000, 1:]).float() / 255
-        return some.flatten(0, -2).std(0)
+        return some.flatten(0, -2).std(0).clamp_min(0.01)  # what a small set never shows
 
 
 def epoch_order(seed: int, epoch: int, count: int) -> np.ndarray:

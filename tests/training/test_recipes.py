@@ -1,0 +1,154 @@
+"""The demo's recipes, a few steps of each: they run, resume exactly, and give checkpoints that export to a bundle."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from tokenizers import Tokenizer
+
+import editar_rt
+from training import train_text, train_transformer, train_vq
+from training.checkpoints import load_transformer, load_vq
+from training.data.scenes import MEANINGS
+from training.data.tokens import GROUP, write_shards
+from training.evaluate import contact_sheet, evaluate
+from training.loop import cosine_schedule, trapezoid_schedule
+from training.samples import write_samples
+
+VQ = train_vq.Recipe(steps=6, batch=2, continuous_steps=3, restart_every=2)
+TEXT = train_text.Recipe(steps=2, batch=4)
+TRANSFORMER = train_transformer.Recipe(steps=4, pictures=2, warmup=2)
+
+
+@dataclasses.dataclass
+class Made:
+    folder: Path
+    vq: Path
+    text_encoder: Path
+    tokens: Path
+    transformer: Path
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
+    """All of the demo's stages, barely trained."""
+    folder = tmp_path_factory.mktemp("demo")
+    vq = train_vq.train(folder / "vq", VQ, log_every=2, save_every=3)
+    text_encoder = train_text.train(folder / "text", TEXT, log_every=1)
+    write_shards(folder / "tokens", vq, VQ.picture_size, seed=4, shards=2, groups=5, workers=1)
+    transformer = train_transformer.train(
+        folder / "transformer", folder / "tokens", text_encoder, vq, TRANSFORMER, log_every=2, save_every=2
+    )
+    return Made(folder, vq, text_encoder, folder / "tokens", transformer)
+
+
+def same_weights(a: Path, b: Path) -> bool:
+    one, other = (torch.load(p, weights_only=True)["model"] for p in (a, b))
+    return one.keys() == other.keys() and all(torch.equal(one[k], other[k]) for k in one)
+
+
+def test_shards_hold_what_they_say(made: Made) -> None:
+    with np.load(made.tokens / "shard-00000.npz") as shard:
+        assert shard["condition"].shape == (5, 64) and shard["target"].shape == (5, GROUP, 64)
+        assert shard["text"].shape == shard["task"].shape == shard["kind"].shape == (5, GROUP)
+        assert shard["meaning"].shape == (5, 1 + GROUP, 64, len(MEANINGS)) and shard["meaning"].dtype == np.uint8
+        assert shard["target"].max() < load_vq(made.vq).config.codebook_size
+
+
+def test_shards_are_repeatable_and_kept(made: Made, tmp_path: Path) -> None:
+    write_shards(tmp_path, made.vq, VQ.picture_size, seed=4, shards=1, groups=5, workers=1)
+    path = tmp_path / "shard-00000.npz"
+    with np.load(path) as again, np.load(made.tokens / path.name) as first:
+        assert all(np.array_equal(again[k], first[k]) for k in first.files)
+    stamp = path.stat().st_mtime_ns
+    write_shards(tmp_path, made.vq, VQ.picture_size, seed=4, shards=1, groups=5, workers=1)
+    assert path.stat().st_mtime_ns == stamp
+
+
+def test_a_stopped_transformer_goes_on_as_if_it_had_not(made: Made, tmp_path: Path) -> None:
+    # The learning rate falls over the last third alone, so a shorter run is the longer one's beginning.
+    recipe = dataclasses.replace(TRANSFORMER, decay=0.34)
+    arguments = (made.tokens, made.text_encoder, made.vq)
+    whole = train_transformer.train(tmp_path / "whole", *arguments, dataclasses.replace(recipe, steps=6), save_every=2)
+    parts = tmp_path / "parts"
+    train_transformer.train(parts, *arguments, dataclasses.replace(recipe, steps=3, decay=1e-9), save_every=2)
+    with pytest.raises(ValueError, match=r"decay 1e-09 instead of 0.34"):
+        train_transformer.train(parts, *arguments, dataclasses.replace(recipe, steps=6))
+    state = torch.load(parts / "last.pt", weights_only=True)
+    state["recipe"]["decay"] = 0.34
+    torch.save(state, parts / "last.pt")
+    resumed = train_transformer.train(parts, *arguments, dataclasses.replace(recipe, steps=6), save_every=2)
+    assert same_weights(whole, resumed)
+
+
+def test_a_stopped_tokenizer_goes_on_as_if_it_had_not(made: Made, tmp_path: Path) -> None:
+    last = torch.load(made.vq.parent / "last.pt", weights_only=True)
+    assert last["step"] == VQ.steps
+    again = train_vq.train(tmp_path, VQ, log_every=2, save_every=3)
+    assert same_weights(again, made.vq)  # the same seed, the same weights
+
+    class Stopped(Exception):
+        pass
+
+    def stop(*_: object) -> None:
+        raise Stopped
+
+    part = tmp_path / "part"
+    original = train_vq.validate
+    train_vq.validate = stop
+    try:
+        with pytest.raises(Stopped):
+            train_vq.train(part, VQ, log_every=2, save_every=3)
+    finally:
+        train_vq.validate = original
+    assert torch.load(part / "last.pt", weights_only=True)["step"] == 3
+    assert same_weights(train_vq.train(part, VQ, log_every=2, save_every=3), made.vq)
+
+
+def test_the_log_tells_what_was_learned(made: Made) -> None:
+    lines = train_transformer.read_log(made.folder / "transformer")
+    assert [line["step"] for line in lines] == [2, 4]
+    assert all(np.isfinite(line["loss"]) and np.isfinite(line["distillation"]) for line in lines)
+    logged = (made.folder / "vq" / "log.jsonl").read_text().splitlines()
+    assert any("validation_psnr" in json.loads(line) for line in logged)
+
+
+def test_the_heads_that_teach_are_not_in_the_checkpoint(made: Made) -> None:
+    names = load_transformer(made.transformer).state_dict().keys()
+    assert torch.load(made.transformer, weights_only=True)["model"].keys() == names
+
+
+def test_every_word_of_the_world_is_one_token(made: Made) -> None:
+    tokenizer = Tokenizer.from_file(str(made.text_encoder / "tokenizer.json"))
+    for word in ("cylinder", "purple", "dotted", "background", "segmentation"):
+        assert len(tokenizer.encode(word).ids) == 2  # and the end
+
+
+def test_checkpoints_become_a_bundle_that_can_be_scored(made: Made, tmp_path: Path) -> None:
+    from export.bundle_writer import Options, Sources, write_bundle
+    from export.checkpoint_reader import read_transformer, read_vq
+    from export.text_reader import read_text_encoder
+
+    write_samples(tmp_path / "samples", VQ.picture_size)
+    sources = Sources(read_transformer(made.transformer), read_vq(made.vq), read_text_encoder(made.text_encoder))
+    options = Options(image_size=VQ.picture_size, samples=tmp_path / "samples")
+    write_bundle(tmp_path / "bundle", sources, options)
+    report, shown = evaluate(tmp_path / "bundle", count=1, kinds=("recolour", "depth"))
+    assert set(report["kinds"]) == {"recolour", "depth"}
+    assert report["edits_success"] == report["translations_success"] == 0  # a model that has learned nothing
+    assert report["sampling"] == dataclasses.asdict(editar_rt.Sampling())
+    contact_sheet(shown, tmp_path / "sheet.png")
+    assert (tmp_path / "sheet.png").stat().st_size > 1000
+
+
+def test_schedules_rise_stay_and_fall() -> None:
+    assert [round(trapezoid_schedule(s, 10, 2, 0.5), 2) for s in range(10)] == [
+        0.5, 1.0, 1.0, 1.0, 1.0, 1.0, 0.8, 0.6, 0.4, 0.2,
+    ]  # fmt: skip
+    assert cosine_schedule(0, 100, 10) == 0.1 and cosine_schedule(10, 100, 10) == 1.0
+    assert cosine_schedule(100, 100, 10) == pytest.approx(0.02)
