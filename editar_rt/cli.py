@@ -21,7 +21,7 @@ import click
 import editar_rt
 from editar_rt.backends import DEVICES
 from editar_rt.bundle import Bundle
-from editar_rt.errors import BundleError, EditarError, OptionError, PictureError, TruncatedTextWarning
+from editar_rt.errors import BackendError, BundleError, EditarError, OptionError, PictureError, TruncatedTextWarning
 from editar_rt.pixels import fit_square, open_picture
 from editar_rt.prompts import TASKS
 from editar_rt.sampling import Sampling
@@ -273,6 +273,33 @@ def info(bundle: Path, check: bool, as_json: bool) -> None:
     click.echo("\nfiles")
     for name, file in manifest.files.items():
         click.echo(f"  {file.sha256}  {file.bytes:>12}  {name}")
+
+
+@cli.command()
+@bundle_argument
+@device_options
+@json_option
+def verify(bundle: Path, device: str, threads: int | None, as_json: bool) -> None:
+    """Repeat BUNDLE's self-test on this machine: does it answer as where it was exported?"""
+    from editar_rt.selftest import verify as run_self_test
+
+    editor = editar_rt.load(bundle, device, threads)
+    editor.bundle.check()
+    checks = run_self_test(editor)
+    holds = all(check.holds for check in checks)
+    if as_json:
+        listed = [dataclasses.asdict(check) | {"holds": check.holds} for check in checks]
+        click.echo(json.dumps({"backend": editor.backend.name, "holds": holds, "checks": listed}))
+    else:
+        for check in checks:
+            verdict = "identical" if check.identical else "ok" if check.holds else "DIFFERS"
+            click.echo(f"{check.part:12} {check.output:20} error {check.error:.1e}  bound {check.bound:.0e}  {verdict}")
+    if not holds:
+        failed = ", ".join(f"{c.part}: {c.output}" for c in checks if not c.holds)
+        raise BackendError(
+            f"{editor.backend.name} does not answer as the exporting machine did ({failed}); "
+            "try another --device, or export the bundle again on this machine"
+        )
 
 
 @cli.command()

@@ -9,7 +9,7 @@ from __future__ import annotations
 import datetime
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
 
@@ -17,7 +17,7 @@ import onnx_ir as ir
 from torch import Tensor
 
 import editar_rt
-from editar_rt import names
+from editar_rt import names, selftest
 from editar_rt.bundle import MANIFEST_NAME, Manifest, ModelInfo, Part, TensorInfo, list_files, publishing
 from editar_rt.errors import EditarError, OptionError
 from editar_rt.version import __version__
@@ -121,7 +121,9 @@ def write_bundle(
             made_by=_made_by(options),
         )
         (partial / MANIFEST_NAME).write_text(manifest.to_json(), encoding="utf-8")
-        editar_rt.load(partial, device="cpu")  # what the runtime would refuse is not published
+        # What the runtime would refuse is not published; what it answers here is what `editar verify` expects.
+        manifest = replace(manifest, self_test=selftest.answers(editar_rt.load(partial, device="cpu")))
+        (partial / MANIFEST_NAME).write_text(manifest.to_json(), encoding="utf-8")
     return manifest
 
 

@@ -1,0 +1,156 @@
+"""A bundle's self-test: fixed inputs through every part, and what the exporting machine answered.
+
+`answers` is what the exporter writes into the manifest and what `editar verify` computes again on the target. Inputs
+follow from arithmetic, not from a random generator whose stream a library might change. The decoder is tested on the
+beginning of a sequence, which takes seconds at full size too.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from editar_rt import names
+from editar_rt.editor import Editor
+from editar_rt.errors import BundleError
+
+PROMPT = "make the ball red"
+CHUNK = 32  # positions of the decoder's prefill
+STEPS = 8  # greedy tokens after it
+SAMPLES = 16  # values kept of an output, to tell how far another one is
+
+# Largest error allowed, as a share of the largest value: sums in another order, and fp16's rounding over all layers.
+BOUNDS = {"fp32": 2e-4, "fp16": 1e-2}
+TIES = 0.01  # share of a picture's tokens whose two nearest codebook rows may be about equally near
+
+
+@dataclass(frozen=True)
+class Check:
+    """One output of one part, here and on the machine that exported."""
+
+    part: str
+    output: str
+    identical: bool
+    """To the bit."""
+    error: float
+    """Share of the tokens that differ, or largest difference over the largest value."""
+    bound: float
+
+    @property
+    def holds(self) -> bool:
+        return self.error <= self.bound  # false for NaN
+
+
+def answers(editor: Editor) -> dict[str, Any]:
+    """What this machine answers, by part and output; JSON."""
+    parts, found = editor.bundle.manifest.parts, {}
+    if names.TEXT_ENCODER in parts:
+        found[names.TEXT_ENCODER] = {names.TEXT_STATES: _values(editor.encode_prompts([PROMPT]))}
+    if names.VQ_ENCODER in parts:
+        found[names.VQ_ENCODER] = {names.TOKENS: _tokens(editor.encode_pixels(picture(editor.image_size)))}
+    if names.VQ_DECODER in parts:
+        shown = editor.decode_tokens(_spread(editor.picture_tokens, editor.model.codebook_size or 1)[None])
+        found[names.VQ_DECODER] = {names.PIXELS: _values(shown)}
+    if names.PREFIX_GRAPH in parts and names.DECODER in parts:
+        found |= _transformer(editor)
+    return found
+
+
+def verify(editor: Editor) -> list[Check]:
+    """Repeat the self-test of an editor's bundle.
+
+    Raises:
+        BundleError: the bundle has none, or one that is not complete.
+    """
+    manifest = editor.bundle.manifest
+    if not manifest.self_test:
+        raise BundleError(f"the bundle {editor.bundle.folder} has no self-test; export it again")
+    here, checks = answers(editor), []
+    try:
+        for part, outputs in here.items():
+            bound = BOUNDS[manifest.precision if part in (names.TEXT_ENCODER, names.DECODER) else "fp32"]
+            for output, found in outputs.items():
+                checks.append(_compare(part, output, manifest.self_test[part][output], found, bound))
+    except (KeyError, TypeError, ValueError) as e:
+        raise BundleError(
+            f"the self-test of the bundle {editor.bundle.folder} is not complete ({e!r}); export it again"
+        ) from None
+    return checks
+
+
+def picture(size: int) -> NDArray[np.float32]:
+    """A smooth colourful picture, float32 [1, 3, size, size] in [-1, 1]."""
+    y, x = np.mgrid[:size, :size].astype(np.float64) / size
+    waves = (np.sin(7 * x + 3 * y), np.cos(9 * y - 2 * x), np.sin(5 * (x + y) ** 2))
+    return np.stack(waves)[None].astype(np.float32)
+
+
+def _spread(count: int, size: int) -> NDArray[np.int32]:
+    """`count` numbers spread over 0..size-1; 7919 is a prime."""
+    return ((np.arange(count, dtype=np.int64) * 7919 + 17) % size).astype(np.int32)
+
+
+def _transformer(editor: Editor) -> dict[str, Any]:
+    model = editor.model
+    text_tokens, text_dim, vocabulary = model.text_tokens or 1, model.text_dim or 1, model.vocab_size or 1
+    states = np.sin(np.arange(text_tokens * text_dim, dtype=np.float64) * 0.37).reshape(1, text_tokens, text_dim)
+    outputs = editor.backend.run(names.PREFIX_GRAPH, {names.TEXT_STATES: states.astype(np.float32)})
+    text = outputs[names.TEXT_PREFIX]
+    # Tokens first, then a few rows of the text's prefix: both ways into the decoder.
+    rows = min(8, text_tokens)
+    chunk = np.concatenate([_spread(CHUNK, vocabulary), np.full(rows, -1, np.int32)])[None]
+    prefix = np.zeros((1, CHUNK + rows, text.shape[2]), np.float32)
+    prefix[:, CHUNK:] = text[:, :rows]
+    cache = editor.backend.make_cache(1, CHUNK + rows + STEPS)
+    logits = cache.forward(chunk, prefix, np.asarray([CHUNK + rows - 1], np.int32))
+    first = logits.copy()
+    tokens, margins = [], []
+    for _ in range(STEPS):
+        second, best = np.partition(logits[0, -1], -2)[-2:]
+        margins.append(float((best - second) / np.abs(logits[0, -1]).max()))
+        tokens.append(int(logits[0, -1].argmax()))
+        step = np.asarray([[tokens[-1]]], np.int32)
+        logits = cache.forward(step, np.zeros((1, 1, text.shape[2]), np.float32), np.zeros(1, np.int32))
+    return {
+        names.PREFIX_GRAPH: {name: _values(value) for name, value in outputs.items()},
+        names.DECODER: {
+            names.LOGITS: _values(first),
+            "greedy_tokens": {"tokens": tokens, "margins": margins},
+            "logits_after": _values(logits),
+        },
+    }
+
+
+def _hash(array: NDArray[Any]) -> str:
+    return hashlib.sha256(np.ascontiguousarray(array).tobytes()).hexdigest()
+
+
+def _values(array: NDArray[np.float32]) -> dict[str, Any]:
+    """What is kept of real numbers: their hash, some of them, and the largest magnitude."""
+    flat = np.asarray(array, np.float32).ravel()
+    kept = [float(v) for v in flat[_places(flat.size)]]
+    return {"sha256": _hash(flat), "values": kept, "largest": float(np.abs(flat).max())}
+
+
+def _tokens(array: NDArray[np.int32]) -> dict[str, Any]:
+    return {"tokens": array.ravel().tolist()}
+
+
+def _places(size: int) -> NDArray[np.int64]:
+    return np.linspace(0, size - 1, SAMPLES).astype(np.int64)
+
+
+def _compare(part: str, output: str, expected: dict[str, Any], found: dict[str, Any], bound: float) -> Check:
+    if "tokens" not in found:
+        difference = np.abs(np.asarray(expected["values"]) - np.asarray(found["values"])).max()
+        error = float(difference) / max(float(expected["largest"]), 1e-12)
+        return Check(part, output, expected["sha256"] == found["sha256"], error, bound)
+    there, here = (np.asarray(answer["tokens"]) for answer in (expected, found))
+    differ = there != here  # raises where the shapes differ
+    if "margins" in found and differ.any() and expected["margins"][int(differ.argmax())] <= bound:
+        bound = 1.0  # two tokens were about equally likely at the first difference; what follows is another text
+    return Check(part, output, not differ.any(), float(differ.mean()), bound if "margins" in found else TIES)

@@ -1,0 +1,76 @@
+"""The self-test a bundle carries: it passes where the bundle was made, and finds what has changed."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+import editar_rt
+from editar_rt import names, selftest
+from editar_rt.errors import BundleError
+from tests.runtime.test_cli import editar, refused
+
+
+@pytest.fixture(scope="module")
+def editor(tiny_bundle: Path) -> editar_rt.Editor:
+    return editar_rt.load(tiny_bundle, device="cpu")
+
+
+def changed_self_test(bundle: Path, folder: Path, part: str, output: str, **answer: object) -> Path:
+    """A copy of a bundle whose exporting machine answered something else."""
+    copy = Path(shutil.copytree(bundle, folder / "bundle"))
+    path = copy / "bundle.json"
+    manifest = json.loads(path.read_text())
+    manifest["self_test"][part][output] |= answer
+    path.write_text(json.dumps(manifest))
+    return copy
+
+
+def test_the_exporting_machine_answers_the_same_again_to_the_bit(editor: editar_rt.Editor) -> None:
+    checks = selftest.verify(editor)
+    assert {check.part for check in checks} == set(names.PARTS)
+    assert all(check.holds for check in checks)
+    # Threads may add in another order; tokens do not depend on that here.
+    assert all(check.identical for check in checks if "tokens" in check.output)
+
+
+def test_another_answer_is_named(tiny_bundle: Path, tmp_path: Path) -> None:
+    bundle = changed_self_test(tiny_bundle, tmp_path, names.DECODER, names.LOGITS, values=[0.0] * 16, sha256="")
+    failed = [check for check in selftest.verify(editar_rt.load(bundle)) if not check.holds]
+    assert [(check.part, check.output) for check in failed] == [(names.DECODER, names.LOGITS)]
+    done = editar("verify", bundle, "--json")
+    assert done.returncode == 1 and "decoder: logits" in done.stderr and "Traceback" not in done.stderr
+    document = json.loads(done.stdout.splitlines()[-1])
+    assert document["holds"] is False
+
+
+def test_a_token_may_differ_only_where_two_were_about_equally_likely(tiny_bundle: Path, tmp_path: Path) -> None:
+    expected = editar_rt.load(tiny_bundle).bundle.manifest.self_test
+    assert expected is not None
+    tokens, margins = (expected[names.DECODER]["greedy_tokens"][k] for k in ("tokens", "margins"))
+    other = [*tokens[:5], (tokens[5] + 1) % 256, *tokens[6:]]
+    for margin, holds in ((1e-7, True), (0.1, False)):
+        margins = [*margins[:5], margin, *margins[6:]]
+        folder = tmp_path / str(holds)
+        bundle = changed_self_test(tiny_bundle, folder, names.DECODER, "greedy_tokens", tokens=other, margins=margins)
+        checks = selftest.verify(editar_rt.load(bundle))
+        assert all(check.holds for check in checks) == holds
+
+
+def test_the_command_line_says_what_was_compared(tiny_bundle: Path) -> None:
+    done = editar("verify", tiny_bundle)
+    assert done.returncode == 0, done.stderr
+    assert all(part in done.stdout for part in names.PARTS)
+
+
+def test_a_bundle_without_a_self_test_is_refused(tiny_bundle: Path, tmp_path: Path) -> None:
+    bundle = Path(shutil.copytree(tiny_bundle, tmp_path / "bundle"))
+    path = bundle / "bundle.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"self_test": None}))
+    refused(editar("verify", bundle), 1, "has no self-test; export it again")
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"self_test": {"decoder": {}}}))
+    with pytest.raises(BundleError, match="not complete"):
+        selftest.verify(editar_rt.load(bundle))
