@@ -23,7 +23,7 @@ from editar_rt.backends import DEVICES
 from editar_rt.bundle import Bundle
 from editar_rt.errors import BackendError, BundleError, EditarError, OptionError, PictureError, TruncatedTextWarning
 from editar_rt.pixels import fit_square, open_picture
-from editar_rt.prompts import TASKS
+from editar_rt.prompts import TASKS, build_prompt
 from editar_rt.sampling import Sampling
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -91,6 +91,7 @@ def device_options(command: F) -> F:
 
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document as the last line.")
+task_option = click.option("--task", type=click.Choice(TASKS), default="edit", show_default=True)
 bundle_argument = click.argument("bundle", type=click.Path(path_type=Path))
 
 
@@ -148,7 +149,12 @@ def progress(what: str, unit: str) -> Iterator[Callable[[int, int], None]]:
 @click.argument("image", type=click.Path(path_type=Path))
 @click.argument("instruction")
 @click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="The PNG to write.")
-@click.option("--task", type=click.Choice(TASKS), default="edit", show_default=True)
+@task_option
+@click.option(
+    "--text-states",
+    type=click.Path(path_type=Path),
+    help="Instead of BUNDLE's text encoder: a file of editar text, or another bundle whose encoder is used.",
+)
 @sampling_options
 @device_options
 @json_option
@@ -158,6 +164,7 @@ def edit(
     instruction: str,
     output: Path,
     task: str,
+    text_states: Path | None,
     device: str,
     threads: int | None,
     as_json: bool,
@@ -168,14 +175,41 @@ def edit(
     _check_writable(output)
     picture = open_picture(image)
     editor = editar_rt.load(bundle, device, threads)
+    states = None if text_states is None else _text_states(text_states, instruction, task, device, threads)
+    sampling = _sampling(editor.default_sampling, options)
     with progress("editing", "tokens") as update:
-        result = editor.edit(picture, instruction, task, _sampling(editor.default_sampling, options), update)
+        result = editor.edit(picture, instruction, task, sampling, update, states)
     result.save(output)
     if as_json:
         document = {"output": str(output), "timings": result.timings, "parameters": result.parameters}
         click.echo(json.dumps(document))
     else:
         click.echo(f"{output}  ({result.timings['total']:.2f} s)")
+
+
+def _text_states(source: Path, instruction: str, task: str, device: str, threads: int | None) -> Any:
+    """Text states from a file, or from the encoder of another bundle, which is closed again."""
+    from editar_rt.states import load_states
+
+    if source.is_dir():
+        return editar_rt.load(source, device, threads).encode_text([instruction], task)
+    return load_states(source)
+
+
+@cli.command()
+@bundle_argument
+@click.argument("instruction")
+@click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="The .npz to write.")
+@task_option
+@device_options
+def text(bundle: Path, instruction: str, output: Path, task: str, device: str, threads: int | None) -> None:
+    """Run BUNDLE's text encoder on INSTRUCTION alone, for: editar edit --text-states."""
+    from editar_rt.states import save_states
+
+    _check_writable(output)
+    states = editar_rt.load(bundle, device, threads).encode_text([instruction], task)
+    save_states(output, states, build_prompt(task, instruction))
+    click.echo(output)
 
 
 @cli.command()

@@ -23,6 +23,10 @@ class PictureError(EditarError):
     """A picture that cannot be read, or is too large."""
 
 
+class TextStatesError(EditarError):
+    """A file of text states that cannot be read or written."""
+
+
 class OptionError(EditarError, ValueError):
     """A value outside of what is allowed."""
 

@@ -1,0 +1,57 @@
+"""Text states on disk: the text encoder's output computed once, for devices that need not hold the encoder.
+
+A file is an `.npz` with `states` float32 [1, T, C] and `prompt`, the whole prompt they came from.
+"""
+
+from __future__ import annotations
+
+import os
+import zipfile
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from editar_rt.errors import TextStatesError
+
+MAX_BYTES = 64 << 20  # T5-XL's states of 120 tokens take 1 MB
+
+
+def save_states(path: Path, states: NDArray[np.float32], prompt: str) -> None:
+    """Write states [1, T, C]; beside and renamed into place.
+
+    Raises:
+        TextStatesError: where the file cannot be written.
+    """
+    partial = path.with_name(f"{path.name}.partial-{os.getpid()}")
+    try:
+        with open(partial, "wb") as f:
+            np.savez(f, states=states, prompt=np.asarray(prompt))
+        partial.replace(path)
+    except OSError as e:
+        raise TextStatesError(f"cannot write {path}: {e.strerror or e}") from None
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def load_states(path: Path) -> NDArray[np.float32]:
+    """States [1, T, C] of a file that `save_states` wrote. Nothing pickled is read.
+
+    Raises:
+        TextStatesError: no such file, or one that holds something else.
+    """
+    try:
+        if path.stat().st_size > MAX_BYTES:
+            raise TextStatesError(f"{path} is larger than {MAX_BYTES >> 20} MiB; that is no file of text states")
+        with np.load(path, allow_pickle=False) as file:
+            states = file["states"]
+    except OSError as e:
+        raise TextStatesError(f"{path} cannot be read: {e.strerror or e}") from None
+    except (ValueError, KeyError, TypeError, AttributeError, EOFError, zipfile.BadZipFile) as e:
+        raise TextStatesError(f"{path} is no file of text states ({e}); make one with: editar text") from None
+    if states.dtype != np.float32 or states.ndim != 3 or len(states) != 1 or not np.isfinite(states).all():
+        raise TextStatesError(
+            f"{path}: states must be finite float32 [1, T, C], got {states.dtype} {list(states.shape)}; "
+            "make the file with: editar text"
+        )
+    return np.asarray(states, np.float32)
