@@ -1,4 +1,4 @@
-"""`python -m export onnx`: checkpoints in, a bundle out. Results go to stdout, errors in one sentence to stderr."""
+"""`python -m export …`: checkpoints in, a bundle out. Results go to stdout, errors in one sentence to stderr."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 import click
 
-from editar_rt.errors import EditarError, OptionError
+from editar_rt.errors import BundleError, EditarError, OptionError
 from editar_rt.sampling import Sampling
 from export.bundle_writer import Options, Sources, write_bundle
 from export.checkpoint_reader import read_transformer, read_vq
@@ -96,9 +96,41 @@ def onnx(
         sampling=sampling,
         command=command_line(sys.argv[1:]),
     )
+    _write(output, sources, options, force)
+
+
+def _write(output: Path, sources: Sources, options: Options, force: bool) -> None:
     manifest = write_bundle(output, sources, options, force, report=click.echo)
     size = sum(file.bytes for file in manifest.files.values())
     click.echo(f"wrote {output}: {', '.join(manifest.parts)}; {size / 2**20:.1f} MiB")
+
+
+@cli.command("official")
+@click.option("-o", "--output", type=PATH, required=True, help="The bundle to write, a folder.")
+@click.option("--precision", type=click.Choice(list(PRECISIONS)), default="fp16", show_default=True)
+@click.option(
+    "--spelling", type=click.Choice(list(SPELLINGS)), default="ort", show_default=True, help="Operators of the decoder."
+)
+@click.option("--force", is_flag=True, help="Replace the bundle of that name.")
+@click.option("--only-look", is_flag=True, help="Say what would be fetched, and stop.")
+def official(output: Path, precision: str, spelling: str, force: bool, only_look: bool) -> None:
+    """Fetch EditAR's published weights and make a bundle of them: 512×512 pictures, any instruction."""
+    from export.official import fetch, look
+
+    if only_look:
+        for line in look():
+            click.echo(line)
+        return
+    if output.exists() and not force:
+        raise BundleError(f"{output} exists; choose another name, or replace it with --force")
+    parts = fetch(output, 0.5 if precision == "fp16" else 1.0, report=click.echo)
+    sources = Sources(
+        transformer=read_transformer(parts.transformer),
+        vq=read_vq(parts.vq),
+        text_encoder=read_text_encoder(parts.text_encoder),
+    )
+    options = Options(precision=precision, spelling=spelling, command=command_line(sys.argv[1:]))
+    _write(output, sources, options, force)
 
 
 def parse_defaults(given: tuple[str, ...]) -> dict[str, float | int]:
