@@ -42,6 +42,8 @@ class Recipe:
     head_start: bool = True  # see `training.head_start`
     steps: int = 5000
     pictures: int = 8  # condition pictures a batch, each with all its instructions
+    translations_from: int = 1750  # step from which on `translation_share` holds; before, the shards' own share
+    translation_share: float = 0.5  # of the pictures; which colour goes with which shape is learned last
     muon_lr: float = 4e-3  # of the layers' matrices
     adam_lr: float = 2e-3  # of embeddings, norms and the output
     weight_decay: float = 0.02
@@ -86,6 +88,7 @@ class Shards:
         self.condition, self.target, self.kinds, self.meaning = (
             np.concatenate(parts[n]) for n in ("condition", "target", "kind", "meaning")
         )
+        self.is_translation = self.kinds[:, 0] >= KINDS.index(TRANSLATION_TASKS[0])
         distinct = sorted(set(prompts))
         place = {text: i for i, text in enumerate(distinct)}
         ids, mask = tokenize(tokenizer, distinct, text_tokens)
@@ -125,16 +128,29 @@ class Shards:
         return some.flatten(0, -2).std(0).clamp_min(0.01)  # what a small set never shows
 
 
-def epoch_order(seed: int, epoch: int, count: int) -> np.ndarray:
-    return np.random.default_rng([seed, epoch]).permutation(count)
+def draw(seed: list[int], first: int, count: int, size: int) -> np.ndarray:
+    """Draws first..first+count-1 of an endless stream of 0..size-1: one shuffled epoch after the other."""
+    indices = np.arange(first, first + count)
+    orders = {e: np.random.default_rng([*seed, int(e)]).permutation(size) for e in np.unique(indices // size)}
+    return np.asarray([orders[i // size][i % size] for i in indices])
 
 
-def groups_of_step(seed: int, step: int, pictures: int, count: int) -> np.ndarray:
-    """Which groups a step sees: epochs without repetition, following from (seed, step) alone."""
-    first = step * pictures
-    indices = np.arange(first, first + pictures)
-    orders = {e: epoch_order(seed, int(e), count) for e in np.unique(indices // count)}
-    return np.asarray([orders[i // count][i % count] for i in indices])
+def groups_of_step(recipe: Recipe, step: int, is_translation: np.ndarray) -> np.ndarray:
+    """Which groups a step sees, [pictures]; follows from the recipe and the step alone.
+
+    Args:
+        is_translation: bool, for every group.
+    """
+    seed, since = recipe.seed, step - recipe.translations_from
+    if since < 0:
+        return draw([seed], step * recipe.pictures, recipe.pictures, len(is_translation))
+    translations = round(recipe.pictures * recipe.translation_share)
+    parts = []
+    for which, count in ((True, translations), (False, recipe.pictures - translations)):
+        pool = np.flatnonzero(is_translation == which)
+        if len(pool) and count:
+            parts.append(pool[draw([seed, 1 + which], since * count, count, len(pool))])
+    return np.concatenate(parts)
 
 
 def condition_dropout(rng: np.random.Generator, rows: int) -> tuple[Tensor, Tensor]:
@@ -177,7 +193,7 @@ def train(
     sums = torch.zeros(len(KINDS), 3)  # rows, changed tokens, those predicted right
     for step in range(first, recipe.steps):
         rng = batch_rng(recipe.seed, step)
-        batch = data.batch(groups_of_step(recipe.seed, step, recipe.pictures, len(data)))
+        batch = data.batch(groups_of_step(recipe, step, data.is_translation))
         drop_picture, drop_text = condition_dropout(rng, len(batch.target))
         with torch.no_grad():
             states = encode(encoder, batch.text_ids, batch.text_mask)
