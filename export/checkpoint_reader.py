@@ -91,6 +91,18 @@ def read_vq(path: Path | str) -> Checkpoint[VQConfig]:
     return Checkpoint(path, found, _matched(path, "VQ tokenizer", tensors, _empty(VQModel, found)))
 
 
+def read_either(path: Path | str, heads: int | None = None) -> Checkpoint[TransformerConfig] | Checkpoint[VQConfig]:
+    """The transformer or VQ tokenizer in a weights file, told apart by the names of the tensors."""
+    tensors, _ = _read(Path(path))
+    if "tok_embeddings.weight" in tensors:
+        return read_transformer(path, heads)
+    if "quantize.embedding.weight" in tensors:
+        return read_vq(path)
+    raise CheckpointError(
+        f"{path} is neither a transformer nor a VQ tokenizer; it holds {listed(tensors) or 'no tensors'}"
+    )
+
+
 def build_transformer(checkpoint: Checkpoint[TransformerConfig]) -> Transformer:
     """The PyTorch model with these weights, float32, for inference."""
     return _with_weights(_empty(Transformer, checkpoint.config), checkpoint.tensors)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import shlex
 import sys
 from pathlib import Path
@@ -11,10 +12,11 @@ import click
 
 from editar_rt.errors import BundleError, EditarError, OptionError
 from editar_rt.sampling import Sampling
-from export.bundle_writer import Options, Sources, write_bundle
-from export.checkpoint_reader import read_transformer, read_vq
+from export.bundle_writer import Options, ParityError, Sources, write_bundle
+from export.checkpoint_reader import read_either, read_transformer, read_vq
 from export.decoder_graph import PRECISIONS, SPELLINGS
 from export.text_reader import read_text_encoder
+from training.config import VQConfig
 
 PATH = click.Path(path_type=Path)
 
@@ -131,6 +133,42 @@ def official(output: Path, precision: str, spelling: str, force: bool, only_look
     )
     options = Options(precision=precision, spelling=spelling, command=command_line(sys.argv[1:]))
     _write(output, sources, options, force)
+
+
+@cli.command("verify")
+@click.argument("bundle", type=PATH)
+@click.option(
+    "--against",
+    type=PATH,
+    multiple=True,
+    required=True,
+    help="A checkpoint (.pt, .safetensors) or the folder of the text encoder; may be repeated.",
+)
+@click.option("--heads", type=click.IntRange(1), help="Attention heads, for sizes outside the published ones.")
+@click.option("--steps", type=click.IntRange(0), default=16, show_default=True, help="Tokens to generate; 0: none.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document as the last line.")
+def verify(bundle: Path, against: tuple[Path, ...], heads: int | None, steps: int, as_json: bool) -> None:
+    """Compare BUNDLE with the checkpoints it came from: every part, then greedy generations."""
+    from export.verify import verify as compare
+
+    sources = Sources()
+    for path in against:
+        if path.is_dir():
+            sources = dataclasses.replace(sources, text_encoder=read_text_encoder(path))
+            continue
+        checkpoint = read_either(path, heads)
+        if isinstance(checkpoint.config, VQConfig):
+            sources = dataclasses.replace(sources, vq=checkpoint)
+        else:
+            sources = dataclasses.replace(sources, transformer=checkpoint)
+    report = compare(bundle, sources, steps, on_part=lambda part: click.echo(f"comparing {part}", err=True))
+    if as_json:
+        click.echo(json.dumps(report.to_json()))
+    else:
+        for line in report.lines():
+            click.echo(line)
+    if not report.holds:
+        raise ParityError(f"{bundle} does not answer as its checkpoints do; export it again")
 
 
 def parse_defaults(given: tuple[str, ...]) -> dict[str, float | int]:

@@ -285,8 +285,9 @@ class Transformer(nn.Module):
         top_k: int = 1000,
         top_p: float = 1.0,
         generator: torch.Generator | None = None,
+        count: int | None = None,
     ) -> Tensor:
-        """Target tokens [B, N], int64, drawn one at a time.
+        """Target tokens [B, N], int64, drawn one at a time; the first `count` of them where given.
 
         Args:
             text_states: text encoder output [B, T, C].
@@ -313,7 +314,7 @@ class Transformer(nn.Module):
                 single_step = len(tokens) - 1
                 logits = cond if 0 <= cfg_interval < single_step else null + cfg_scale * (cond - null)
             tokens.append(logits.argmax(-1) if greedy else sample(logits, temperature, top_k, top_p, generator))
-            if len(tokens) == self.config.block_size:
+            if len(tokens) == (self.config.block_size if count is None else count):
                 return torch.stack(tokens, dim=1)
             step = self.tok_embeddings(tokens[-1])[:, None]  # [B, 1, D]
             position = prefix.shape[1] + len(tokens) - 1

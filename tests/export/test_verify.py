@@ -1,0 +1,74 @@
+"""`python -m export verify`: right bundles pass, wrong ones are named by part, output and token."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from export.bundle_writer import Sources
+from export.verify import verify
+from tests.conftest import GPT_TINY_HEADS, golden_weights
+
+ROOT = Path(__file__).parents[2]
+
+
+def export_verify(bundle: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "export", "verify", str(bundle), *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=300)
+
+
+def test_a_right_bundle_agrees_in_every_part_and_token(tiny_bundle: Path, tiny_sources: Sources) -> None:
+    report = verify(tiny_bundle, tiny_sources, steps=16)
+    assert report.holds
+    assert {c.part for c in report.parts} == {"vq_encoder", "vq_decoder", "text_encoder", "prefix", "decoder"}
+    assert [g.first_difference for g in report.generated] == [None, None]
+    assert max(c.relative_error for c in report.parts) < 2e-5
+
+
+def test_half_precision_stays_within_its_bound(golden_gpt_bundle_fp16: Path, tiny_sources: Sources) -> None:
+    report = verify(golden_gpt_bundle_fp16, Sources(transformer=tiny_sources.transformer), steps=8)
+    assert report.holds and report.precision == "fp16"
+    errors = {c.part: c.relative_error for c in report.parts}
+    assert 1e-5 < errors["decoder"] < 1e-2 and errors["prefix"] < 2e-4
+
+
+@pytest.fixture
+def other_weights(tmp_path: Path) -> Path:
+    """The golden transformer with one matrix a tenth larger."""
+    weights = golden_weights("gpt_tiny")
+    weights["layers.1.attention.wo.weight"] = weights["layers.1.attention.wo.weight"] * 1.1
+    torch.save({"model": weights}, tmp_path / "other.pt")
+    return tmp_path / "other.pt"
+
+
+def test_other_weights_are_found(golden_gpt_bundle: Path, other_weights: Path) -> None:
+    done = export_verify(golden_gpt_bundle, "--against", other_weights, "--heads", GPT_TINY_HEADS, "--json")
+    assert done.returncode == 1 and "does not answer as its checkpoints do" in done.stderr
+    assert "Traceback" not in done.stderr
+    document = json.loads(done.stdout.splitlines()[-1])
+    wrong = {c["part"] for c in document["parts"] if not c["holds"]}
+    assert wrong == {"decoder"} and document["holds"] is False
+
+
+def test_the_table_says_what_was_compared(golden_gpt_bundle: Path, tiny_sources: Sources) -> None:
+    assert tiny_sources.transformer is not None
+    path = tiny_sources.transformer.path
+    done = export_verify(golden_gpt_bundle, "--against", path, "--heads", GPT_TINY_HEADS, "--steps", 4)
+    assert done.returncode == 0, done.stderr
+    assert "logits, chunk after a past" in done.stdout and "greedy, 4 tokens, cfg_scale 3: equal" in done.stdout
+
+
+def test_checkpoints_of_something_else_are_refused(
+    golden_gpt_bundle: Path, tiny_sources: Sources, tmp_path: Path
+) -> None:
+    assert tiny_sources.vq is not None
+    done = export_verify(golden_gpt_bundle, "--against", tiny_sources.vq.path)
+    assert done.returncode == 2 and "none of the checkpoints belongs to a part" in done.stderr
+    torch.save({"a": torch.zeros(2)}, tmp_path / "a.pt")
+    done = export_verify(golden_gpt_bundle, "--against", tmp_path / "a.pt")
+    assert done.returncode == 1 and "neither a transformer nor a VQ tokenizer; it holds a" in done.stderr
