@@ -77,6 +77,7 @@ class ModelInfo:
     text_tokens: int | None = None  # T
     text_dim: int | None = None  # C
     parameters: dict[str, int] = field(default_factory=dict)  # by part
+    activations: dict[str, int] = field(default_factory=dict)  # by part: bytes of its largest operation, one row
 
     def check(self) -> None:
         """Refuse sizes that are not positive or contradict each other; buffers are made by them."""

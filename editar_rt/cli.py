@@ -22,6 +22,7 @@ import editar_rt
 from editar_rt.backends import DEVICES
 from editar_rt.bundle import Bundle
 from editar_rt.errors import BackendError, BundleError, EditarError, OptionError, PictureError, TruncatedTextWarning
+from editar_rt.memory import memory_needs
 from editar_rt.pixels import fit_square, open_picture
 from editar_rt.prompts import TASKS, build_prompt
 from editar_rt.sampling import Sampling
@@ -275,8 +276,14 @@ def info(bundle: Path, check: bool, as_json: bool) -> None:
     if check:
         opened.check()
     manifest = opened.manifest
+    needs = memory_needs(manifest)
     if as_json:
-        document = dataclasses.asdict(manifest) | {"fingerprint": opened.fingerprint, "checked": check}
+        memory = {device: dataclasses.asdict(need) | {"total": need.total} for device, need in needs.items()}
+        document = dataclasses.asdict(manifest) | {
+            "fingerprint": opened.fingerprint,
+            "checked": check,
+            "memory": memory,
+        }
         click.echo(json.dumps(document))
         return
     model = manifest.model
@@ -292,6 +299,10 @@ def info(bundle: Path, check: bool, as_json: bool) -> None:
         click.echo(f"text         {model.text_tokens} tokens, width {model.text_dim}")
     defaults = opened.default_sampling
     click.echo("sampling     " + ", ".join(f"{k} {v}" for k, v in dataclasses.asdict(defaults).items()))
+    for device, need in needs.items():
+        parts = (("weights", need.weights), ("cache", need.cache), ("activations", need.activations))
+        listed = ", ".join(f"{what} {size / 1e6:.0f}" for what, size in parts)
+        click.echo(f"memory       {device}: about {need.total / 1e6:.0f} MB ({listed})")
     for name, part in manifest.parts.items():
         files = [f for f in manifest.files if f == part.file or f.startswith(part.file + ".")]
         size = sum(manifest.files[f].bytes for f in files)

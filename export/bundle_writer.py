@@ -101,6 +101,8 @@ def write_bundle(
         parts = {}
         for name, model, cases in _graphs(sources, options, info):
             path = partial / f"{name}.onnx"
+            if name in (names.VQ_ENCODER, names.VQ_DECODER, names.TEXT_ENCODER):
+                info.activations[name] = graph_writer.working_set(model)
             graph_writer.save(model, path)
             parts[name] = Part(path.name, _describe(model.graph.inputs), _describe(model.graph.outputs))
             bound = parity.BOUNDS[options.precision if name in LOWERED else "fp32"]

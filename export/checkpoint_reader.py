@@ -1,47 +1,31 @@
-"""Reads weights in any layout they are published in, and infers the sizes of the model they belong to.
+"""Infers the sizes of the model that weights belong to, and checks that they make it up.
 
-A file is a `torch.save` dict (weights under `model`, `module` or `state_dict`, or the dict itself) or safetensors; keys
-may carry `module.` and `_orig_mod.` prefixes. Files come from strangers, so pickled code never runs. What comes out has
-the official parameter names and the shapes of `training.models`, or a `CheckpointError` that names what does not fit.
-
-Building a model from the weights is `build_model`; turning it into graphs is `decoder_graph` and `module_graphs`.
+`training.checkpoints` reads the files. What comes out has the official parameter names and the shapes of
+`training.models`, or a `CheckpointError` names what does not fit. Turning models into graphs is `decoder_graph` and
+`module_graphs`.
 """
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
-import json
-import pickle
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
 
-import safetensors
 import torch
 from torch import Tensor, nn
 
-from editar_rt.errors import EditarError
+from training.checkpoints import IGNORED, CheckpointError, listed, read_tensors
 from training.config import TRANSFORMER_PRESETS, TransformerConfig, VQConfig
 from training.models.transformer import Transformer
 from training.models.vq import VQModel
-
-WEIGHT_KEYS = ("model", "module", "state_dict")
-PREFIXES = re.compile(r"^(?:module\.|_orig_mod\.)+")
-# The distillation head of EditAR's training, and usage statistics of the codebook: neither is used at inference.
-IGNORED = re.compile(r"^(?:alignment\.|quantize\.codebook_used$)")
-NAMES_SHOWN = 12  # of tensors in one message
 
 HEADS_BY_DIM = {c.dim: c.n_head for c in TRANSFORMER_PRESETS.values()}
 
 Config = TypeVar("Config", TransformerConfig, VQConfig)
 Model = TypeVar("Model", bound=nn.Module)
-
-
-class CheckpointError(EditarError):
-    """A weights file that cannot be read, or whose tensors do not make up the model."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +51,7 @@ def read_transformer(path: Path | str, heads: int | None = None) -> Checkpoint[T
             else from the table of published sizes by width.
     """
     path = Path(path)
-    tensors, config = _read(path)
+    tensors, config = read_tensors(path)
     try:
         if config is not None:
             found = TransformerConfig.from_dict(config)
@@ -83,7 +67,7 @@ def read_transformer(path: Path | str, heads: int | None = None) -> Checkpoint[T
 def read_vq(path: Path | str) -> Checkpoint[VQConfig]:
     """The VQ tokenizer in a weights file."""
     path = Path(path)
-    tensors, config = _read(path)
+    tensors, config = read_tensors(path)
     try:
         found = VQConfig.from_dict(config) if config is not None else _infer_vq(path, tensors)
     except (ValueError, TypeError) as error:
@@ -93,7 +77,7 @@ def read_vq(path: Path | str) -> Checkpoint[VQConfig]:
 
 def read_either(path: Path | str, heads: int | None = None) -> Checkpoint[TransformerConfig] | Checkpoint[VQConfig]:
     """The transformer or VQ tokenizer in a weights file, told apart by the names of the tensors."""
-    tensors, _ = _read(Path(path))
+    tensors, _ = read_tensors(Path(path))
     if "tok_embeddings.weight" in tensors:
         return read_transformer(path, heads)
     if "quantize.embedding.weight" in tensors:
@@ -111,61 +95,6 @@ def build_transformer(checkpoint: Checkpoint[TransformerConfig]) -> Transformer:
 def build_vq(checkpoint: Checkpoint[VQConfig]) -> VQModel:
     """The PyTorch model with these weights, float32, for inference."""
     return _with_weights(_empty(VQModel, checkpoint.config), checkpoint.tensors)
-
-
-def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any] | None]:
-    """Tensors by official name, and the configuration stored beside them, if any."""
-    if not path.is_file():
-        raise CheckpointError(f"{path} is not a file; give a .pt, .pth or .safetensors file")
-    if path.suffix == ".safetensors":
-        weights, config = _read_safetensors(path)
-    else:
-        weights, config = _read_pickle(path)
-    tensors: dict[str, Tensor] = {}
-    for key, value in weights.items():
-        name = PREFIXES.sub("", key)
-        if isinstance(value, Tensor) and not IGNORED.match(name):
-            tensors[name] = value
-    return tensors, config
-
-
-def _read_safetensors(path: Path) -> tuple[Mapping[str, Any], dict[str, Any] | None]:
-    try:
-        with safetensors.safe_open(path, framework="pt") as file:
-            config = (file.metadata() or {}).get("config")
-            names = file.keys()
-            return {name: file.get_tensor(name) for name in names}, json.loads(config) if config else None
-    except (safetensors.SafetensorError, ValueError) as error:
-        raise CheckpointError(f"{path} is not a whole safetensors file: {first_line(error)}") from None
-
-
-def _read_pickle(path: Path) -> tuple[Mapping[str, Any], dict[str, Any] | None]:
-    # Official files hold their training arguments as argparse.Namespace: a plain record, safe to allow.
-    try:
-        with torch.serialization.safe_globals([argparse.Namespace]):
-            try:
-                content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-            except RuntimeError as error:
-                if "mmap" not in str(error):
-                    raise
-                # The format before PyTorch 1.6 cannot be mapped.
-                content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        needed = re.search(r"GLOBAL (\S+)", str(error))
-        what = f"it needs {needed[1]}" if needed else "it is not a plain dictionary of tensors"
-        raise CheckpointError(
-            f"{path} is refused: {what}, and loading that could run code of whoever wrote the file; "
-            "save the weights alone, or as safetensors"
-        ) from None
-    except (RuntimeError, OSError, EOFError, ValueError, KeyError) as error:
-        raise CheckpointError(f"{path} is not a whole PyTorch file: {first_line(error)}") from None
-    if not isinstance(content, Mapping):
-        raise CheckpointError(f"{path} holds a {type(content).__name__}, not a dictionary of tensors")
-    config = content.get("config")
-    for key in WEIGHT_KEYS:
-        if isinstance(content.get(key), Mapping):
-            return content[key], config if isinstance(config, dict) else None
-    return content, None
 
 
 def _infer_transformer(path: Path, tensors: Mapping[str, Tensor], heads: int | None) -> TransformerConfig:
@@ -251,13 +180,6 @@ def _matched(path: Path, kind: str, tensors: dict[str, Tensor], model: nn.Module
     return tensors
 
 
-def listed(names: Iterable[str]) -> str:
-    """Names for a message, not more than fit in one."""
-    found = list(names)
-    shown = ", ".join(found[:NAMES_SHOWN])
-    return shown + (f" and {len(found) - NAMES_SHOWN} more" if len(found) > NAMES_SHOWN else "")
-
-
 def _empty(kind: type[Model], config: TransformerConfig | VQConfig) -> Model:
     """A model without memory behind its weights."""
     with torch.device("meta"):
@@ -270,8 +192,3 @@ def _with_weights(model: Model, tensors: Mapping[str, Tensor]) -> Model:
     weights |= {n: torch.zeros(t.shape) for n, t in model.state_dict().items() if IGNORED.match(n)}
     model.load_state_dict(weights, assign=True)
     return model.eval().requires_grad_(False)
-
-
-def first_line(error: Exception) -> str:
-    """What a library's error says, without its advice and traceback."""
-    return str(error).strip().partition("\n")[0] or type(error).__name__

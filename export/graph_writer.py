@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -106,3 +107,22 @@ def save(model: ir.Model, path: Path) -> None:
     """Write a graph to `path` and its weights, once, to `<path>.data` beside it."""
     # Page-aligned, so that weights can be used where they lie in the mapped file; tiny ones stay in the graph.
     ir.save(model, path, external_data=path.name + ".data", size_threshold_bytes=1024, alignment=4096)
+
+
+def working_set(model: ir.Model) -> int:
+    """Bytes that the largest operation of a graph reads and writes besides weights, for one row.
+
+    Symbolic dimensions count as 1; values without a shape do not count.
+    """
+    weights = set(model.graph.initializers)
+    return max((_size(node.inputs, weights) + _size(node.outputs, weights) for node in model.graph), default=0)
+
+
+def _size(values: Iterable[ir.Value | None], weights: set[str]) -> int:
+    total = 0
+    for value in values:
+        if value is None or value.name in weights or value.shape is None or value.dtype is None:
+            continue
+        elements = math.prod(d if isinstance(d, int) else 1 for d in value.shape)
+        total += math.ceil(elements * value.dtype.itemsize)
+    return total

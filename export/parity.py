@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from editar_rt import names
 from editar_rt.errors import BackendError
-from export.checkpoint_reader import first_line
+from training.checkpoints import first_line
 from training.models.text_encoder import encode
 from training.models.transformer import Transformer
 from training.models.vq import VQModel

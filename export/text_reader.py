@@ -12,7 +12,7 @@ import transformers
 from tokenizers import Tokenizer
 from torch import nn
 
-from export.checkpoint_reader import CheckpointError, first_line, listed
+from training.checkpoints import CheckpointError, first_line, listed
 
 
 @dataclass(frozen=True)

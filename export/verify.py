@@ -29,7 +29,8 @@ from editar_rt.errors import BackendError, OptionError
 from editar_rt.sampling import Sampling
 from export import parity
 from export.bundle_writer import LOWERED, Sources
-from export.checkpoint_reader import build_transformer, build_vq, first_line
+from export.checkpoint_reader import build_transformer, build_vq
+from training.checkpoints import first_line
 from training.models.transformer import Transformer
 
 

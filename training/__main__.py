@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
 import click
 import torch
 
+from editar_rt.errors import EditarError
+from training.config import TRANSFORMER_PRESETS
+
 FOLDER = click.Path(file_okay=False, path_type=Path)
 FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 
-@click.group()
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.option("--threads", type=click.IntRange(1), default=None, help="CPU threads; all cores when not given.")
-def main(threads: int | None) -> None:
+def cli(threads: int | None) -> None:
     """Train the VQ tokenizer, the text encoder and the transformer, and evaluate a bundle."""
     if threads:
         torch.set_num_threads(threads)
@@ -26,7 +30,7 @@ def _recipe(kind: Any, changes: dict[str, Any]) -> Any:
     return dataclasses.replace(kind(), **{k: v for k, v in changes.items() if v is not None})
 
 
-@main.command("vq")
+@cli.command("vq")
 @click.argument("run", type=FOLDER)
 @click.option("--steps", type=click.IntRange(1), help="Optimizer steps; the recipe's number when not given.")
 @click.option("--batch", type=click.IntRange(1), help="Pictures a step.")
@@ -37,7 +41,7 @@ def train_vq(run: Path, **changes: int | None) -> None:
     click.echo(recipe.train(run, _recipe(recipe.Recipe, changes)))
 
 
-@main.command("text-encoder")
+@cli.command("text-encoder")
 @click.argument("run", type=FOLDER)
 @click.option("--steps", type=click.IntRange(1), help="Optimizer steps; the recipe's number when not given.")
 @click.option("--batch", type=click.IntRange(1), help="Texts a step.")
@@ -48,7 +52,7 @@ def train_text(run: Path, **changes: int | None) -> None:
     click.echo(recipe.train(run, _recipe(recipe.Recipe, changes)))
 
 
-@main.command("tokens")
+@cli.command("tokens")
 @click.argument("folder", type=FOLDER)
 @click.option("--vq", type=FILE, required=True, help="Checkpoint of the tokenizer.")
 @click.option("--size", default=64, show_default=True, help="Side of the pictures in pixels.")
@@ -64,22 +68,33 @@ def write_tokens(folder: Path, vq: Path, size: int, seed: int, shards: int, grou
     click.echo(folder)
 
 
-@main.command("transformer")
+@cli.command("transformer")
 @click.argument("run", type=FOLDER)
 @click.option("--tokens", type=click.Path(exists=True, file_okay=False, path_type=Path), required=True)
 @click.option("--text-encoder", type=click.Path(exists=True, file_okay=False, path_type=Path), required=True)
 @click.option("--vq", type=FILE, required=True, help="Checkpoint of the tokenizer, for the tokens' looks.")
+@click.option("--init", type=FILE, help="Weights to start from, such as LlamaGen's t2i_XL_stage2_512.pt.")
+@click.option(
+    "--preset",
+    type=click.Choice(list(TRANSFORMER_PRESETS)),
+    help="Size of the transformer; the recipe's when not given.",
+)
 @click.option("--steps", type=click.IntRange(1), help="Optimizer steps; the recipe's number when not given.")
 @click.option("--pictures", type=click.IntRange(1), help="Condition pictures a step, four examples each.")
-def train_transformer(run: Path, tokens: Path, text_encoder: Path, vq: Path, **changes: int | None) -> None:
+def train_transformer(
+    run: Path, tokens: Path, text_encoder: Path, vq: Path, init: Path | None, **changes: int | str | None
+) -> None:
     """Train the transformer into the folder RUN (resumes what lies there)."""
     from training import train_transformer as recipe
 
-    made = recipe.train(run, tokens, text_encoder, vq, _recipe(recipe.Recipe, changes))
+    chosen = _recipe(recipe.Recipe, changes)
+    made = recipe.train(
+        run, tokens, text_encoder, vq, chosen, init=init, report=lambda line: click.echo(line, err=True)
+    )
     click.echo(made)
 
 
-@main.command("samples")
+@cli.command("samples")
 @click.argument("folder", type=FOLDER)
 @click.option("--size", default=64, show_default=True, help="Side of the pictures in pixels.")
 def make_samples(folder: Path, size: int) -> None:
@@ -90,7 +105,7 @@ def make_samples(folder: Path, size: int) -> None:
     click.echo(folder)
 
 
-@main.command("evaluate")
+@cli.command("evaluate")
 @click.argument("bundle", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.option("--count", type=click.IntRange(1), default=200, show_default=True, help="Held-out scenes a kind.")
 @click.option("--seed", default=0, show_default=True, help="Which held-out scenes.")
@@ -129,7 +144,7 @@ def run_evaluation(
     click.echo(json.dumps(report))
 
 
-@main.command("demo")
+@cli.command("demo")
 @click.argument("run", type=FOLDER)
 @click.option("--workers", type=click.IntRange(1), default=2, show_default=True, help="Processes that draw pictures.")
 def train_demo(run: Path, workers: int) -> None:
@@ -155,5 +170,20 @@ def train_demo(run: Path, workers: int) -> None:
     )
 
 
+def main() -> None:
+    """Exit codes: 0; 1 for an error, one sentence on stderr; 2 for a bad option; 130 for Ctrl-C."""
+    try:
+        cli.main(prog_name="python -m training", standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("training: stopped; the last checkpoint is kept", err=True)
+        sys.exit(130)
+    except (EditarError, FileNotFoundError, FloatingPointError) as error:
+        click.echo(f"training: {error}", err=True)
+        sys.exit(1)
+
+
 if __name__ == "__main__":
-    main(prog_name="python -m training")
+    main()

@@ -1,14 +1,37 @@
-"""Reading our own checkpoints back into models. Nothing pickled is ever executed (`weights_only`)."""
+"""Reading weights: ours and published ones, in any layout, safely.
+
+A file is a `torch.save` dict (weights under `model`, `module` or `state_dict`, or the dict itself) or safetensors; keys
+may carry `module.` and `_orig_mod.` prefixes. Files come from strangers, so nothing pickled is ever executed.
+"""
 
 from __future__ import annotations
 
+import argparse
+import json
+import pickle
+import re
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
+import safetensors
 import torch
+from torch import Tensor
 
+from editar_rt.errors import EditarError
 from training.config import TransformerConfig, VQConfig
 from training.models.transformer import Transformer
 from training.models.vq import VQModel
+
+WEIGHT_KEYS = ("model", "module", "state_dict")
+PREFIXES = re.compile(r"^(?:module\.|_orig_mod\.)+")
+# The distillation head of EditAR's training, and usage statistics of the codebook: neither is used at inference.
+IGNORED = re.compile(r"^(?:alignment\.|quantize\.codebook_used$)")
+NAMES_SHOWN = 12  # of tensors in one message
+
+
+class CheckpointError(EditarError):
+    """A weights file that cannot be read, or whose tensors do not make up the model."""
 
 
 def load_vq(path: Path | str) -> VQModel:
@@ -25,3 +48,95 @@ def load_transformer(path: Path | str) -> Transformer:
     model = Transformer(TransformerConfig.from_dict(state["config"]))
     model.load_state_dict(state["model"])
     return model.eval()
+
+
+def initialize_from(model: Transformer, path: Path) -> list[str]:
+    """Start a transformer from other weights of its size, such as LlamaGen's for text to image.
+
+    Returns:
+        names of the parameters that the file lacks; they stay as they were.
+
+    Raises:
+        CheckpointError: a file that cannot be read, that holds no transformer, or one of other sizes.
+    """
+    tensors, _ = read_tensors(path)
+    own = model.state_dict()
+    shared = {name: tensor for name, tensor in tensors.items() if name in own}
+    if "tok_embeddings.weight" not in shared:
+        raise CheckpointError(f"{path} holds no transformer; it holds {listed(tensors) or 'no tensors'}")
+    wrong = [
+        f"{name} has shape {list(tensor.shape)} instead of {list(own[name].shape)}"
+        for name, tensor in shared.items()
+        if tensor.shape != own[name].shape
+    ]
+    if wrong:
+        raise CheckpointError(f"{path} does not fit this transformer: {listed(wrong)}; choose the preset of its size")
+    model.load_state_dict(shared, strict=False)
+    return [name for name in own if name not in shared]
+
+
+def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any] | None]:
+    """Tensors by official name, and the configuration stored beside them, if any."""
+    if not path.is_file():
+        raise CheckpointError(f"{path} is not a file; give a .pt, .pth or .safetensors file")
+    if path.suffix == ".safetensors":
+        weights, config = _read_safetensors(path)
+    else:
+        weights, config = _read_pickle(path)
+    tensors: dict[str, Tensor] = {}
+    for key, value in weights.items():
+        name = PREFIXES.sub("", key)
+        if isinstance(value, Tensor) and not IGNORED.match(name):
+            tensors[name] = value
+    return tensors, config
+
+
+def _read_safetensors(path: Path) -> tuple[Mapping[str, Any], dict[str, Any] | None]:
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            config = (file.metadata() or {}).get("config")
+            names = file.keys()
+            return {name: file.get_tensor(name) for name in names}, json.loads(config) if config else None
+    except (safetensors.SafetensorError, ValueError) as error:
+        raise CheckpointError(f"{path} is not a whole safetensors file: {first_line(error)}") from None
+
+
+def _read_pickle(path: Path) -> tuple[Mapping[str, Any], dict[str, Any] | None]:
+    # Official files hold their training arguments as argparse.Namespace: a plain record, safe to allow.
+    try:
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            try:
+                content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+            except RuntimeError as error:
+                if "mmap" not in str(error):
+                    raise
+                # The format before PyTorch 1.6 cannot be mapped.
+                content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        needed = re.search(r"GLOBAL (\S+)", str(error))
+        what = f"it needs {needed[1]}" if needed else "it is not a plain dictionary of tensors"
+        raise CheckpointError(
+            f"{path} is refused: {what}, and loading that could run code of whoever wrote the file; "
+            "save the weights alone, or as safetensors"
+        ) from None
+    except (RuntimeError, OSError, EOFError, ValueError, KeyError) as error:
+        raise CheckpointError(f"{path} is not a whole PyTorch file: {first_line(error)}") from None
+    if not isinstance(content, Mapping):
+        raise CheckpointError(f"{path} holds a {type(content).__name__}, not a dictionary of tensors")
+    config = content.get("config")
+    for key in WEIGHT_KEYS:
+        if isinstance(content.get(key), Mapping):
+            return content[key], config if isinstance(config, dict) else None
+    return content, None
+
+
+def listed(names: Iterable[str]) -> str:
+    """Names for a message, not more than fit in one."""
+    found = list(names)
+    shown = ", ".join(found[:NAMES_SHOWN])
+    return shown + (f" and {len(found) - NAMES_SHOWN} more" if len(found) > NAMES_SHOWN else "")
+
+
+def first_line(error: Exception) -> str:
+    """What a library's error says, without its advice and traceback."""
+    return str(error).strip().partition("\n")[0] or type(error).__name__

@@ -17,6 +17,8 @@ import numpy as np
 import torch
 from torch import nn
 
+from training.checkpoints import CheckpointError
+
 
 def cosine_schedule(step: int, steps: int, warmup: int, floor: float = 0.02) -> float:
     """Factor on the peak learning rate: linear warm-up, then a half cosine down to `floor`."""
@@ -93,7 +95,7 @@ class RunFolder:
         """The state to resume from, or None for a new run.
 
         Raises:
-            ValueError: where the folder holds a run of another recipe.
+            CheckpointError: where the folder holds a run of another recipe.
         """
         path = self.folder / "last.pt"
         if not path.exists():
@@ -103,7 +105,7 @@ class RunFolder:
         differ = [k for k in self.recipe if k not in ignored and state["recipe"].get(k) != self.recipe[k]]
         if differ:
             found = ", ".join(f"{k} {state['recipe'].get(k)} instead of {self.recipe[k]}" for k in differ)
-            raise ValueError(f"{path} was made by another recipe ({found}); choose another folder or remove it")
+            raise CheckpointError(f"{path} was made by another recipe ({found}); choose another folder or remove it")
         self.seconds_before = state["seconds"]
         return state
 

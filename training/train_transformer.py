@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,7 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 
 from editar_rt.prompts import build_prompt
-from training.checkpoints import load_vq
+from training.checkpoints import initialize_from, load_vq
 from training.config import TRANSFORMER_PRESETS
 from training.data.edits import KINDS, TRANSLATION_TASKS
 from training.data.scenes import SHAPES
@@ -167,8 +168,15 @@ def train(
     recipe: Recipe,
     log_every: int = 50,
     save_every: int = 250,
+    init: Path | None = None,
+    report: Callable[[str], None] = lambda line: None,
 ) -> Path:
-    """Train (or go on training) a transformer; returns the path of the finished checkpoint, `transformer.pt`."""
+    """Train (or go on training) a transformer; returns the path of the finished checkpoint, `transformer.pt`.
+
+    Args:
+        init: weights to start from (`training.checkpoints.initialize_from`), such as LlamaGen's for text to image.
+        report: is told what those weights lack.
+    """
     run = RunFolder(folder, dataclasses.asdict(recipe))
     torch.manual_seed(recipe.seed)
     config = TRANSFORMER_PRESETS[recipe.preset]
@@ -176,8 +184,11 @@ def train(
     data = Shards(tokens, tokenizer, config.cls_token_num, recipe.object_weight)
     encoder = load_text_encoder(text_encoder).requires_grad_(False).eval()
     model = Transformer(config, recipe.dropout, recipe.dropout, recipe.dropout)
+    if init is not None:
+        lacking = initialize_from(model, init)
+        report(f"{init} lacks {', '.join(lacking)}: starts untrained" if lacking else f"{init} has every weight")
     matrices = [p for p in model.layers.parameters() if p.ndim == 2]
-    if recipe.head_start:
+    if recipe.head_start and init is None:
         start_tokens(model, token_features(load_vq(vq)))
         aim_heads(model)
     teacher = Distillation(model, data.meaning_deviation())

@@ -13,8 +13,9 @@ import pytest
 import safetensors.torch
 import torch
 
-from export.checkpoint_reader import CheckpointError, build_transformer, build_vq, read_transformer, read_vq
+from export.checkpoint_reader import build_transformer, build_vq, read_transformer, read_vq
 from tests.conftest import GPT_TINY_HEADS, golden_weights
+from training.checkpoints import CheckpointError
 from training.config import TRANSFORMER_PRESETS, VQ_PRESETS, TransformerConfig, VQConfig
 from training.models.transformer import Transformer
 from training.models.vq import VQModel

@@ -10,10 +10,10 @@ import pytest
 import safetensors.torch
 import torch
 
-from export.checkpoint_reader import CheckpointError
 from export.module_graphs import half_copy
 from export.text_reader import read_text_encoder
 from tests.conftest import WORDS, write_text_encoder
+from training.checkpoints import CheckpointError
 
 AWKWARD = [
     "",

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -13,11 +15,13 @@ from tokenizers import Tokenizer
 
 import editar_rt
 from training import train_text, train_transformer, train_vq
-from training.checkpoints import load_transformer, load_vq
+from training.checkpoints import CheckpointError, initialize_from, load_transformer, load_vq
+from training.config import TRANSFORMER_PRESETS
 from training.data.scenes import MEANINGS
 from training.data.tokens import GROUP, write_shards
 from training.evaluate import contact_sheet, evaluate
 from training.loop import cosine_schedule, trapezoid_schedule
+from training.models.transformer import Transformer
 from training.samples import write_samples
 
 VQ = train_vq.Recipe(steps=6, batch=2, continuous_steps=3, restart_every=2)
@@ -77,7 +81,7 @@ def test_a_stopped_transformer_goes_on_as_if_it_had_not(made: Made, tmp_path: Pa
     whole = train_transformer.train(tmp_path / "whole", *arguments, dataclasses.replace(recipe, steps=6), save_every=2)
     parts = tmp_path / "parts"
     train_transformer.train(parts, *arguments, dataclasses.replace(recipe, steps=3, decay=1e-9), save_every=2)
-    with pytest.raises(ValueError, match=r"decay 1e-09 instead of 0.34"):
+    with pytest.raises(CheckpointError, match=r"decay 1e-09 instead of 0.34"):
         train_transformer.train(parts, *arguments, dataclasses.replace(recipe, steps=6))
     state = torch.load(parts / "last.pt", weights_only=True)
     state["recipe"]["decay"] = 0.34
@@ -152,3 +156,37 @@ def test_schedules_rise_stay_and_fall() -> None:
     ]  # fmt: skip
     assert cosine_schedule(0, 100, 10) == 0.1 and cosine_schedule(10, 100, 10) == 1.0
     assert cosine_schedule(100, 100, 10) == pytest.approx(0.02)
+
+
+def test_published_weights_start_a_transformer_and_what_they_lack_is_said(made: Made, tmp_path: Path) -> None:
+    weights = torch.load(made.transformer, weights_only=True)["model"]
+    del weights["img_uncond_embedding"]  # LlamaGen's text-to-image weights have no stand-in for a picture
+    torch.save({"model": weights}, tmp_path / "t2i.pt")
+    said: list[str] = []
+    started = train_transformer.train(
+        tmp_path / "run",
+        made.tokens,
+        made.text_encoder,
+        made.vq,
+        dataclasses.replace(TRANSFORMER, steps=1, muon_lr=0.0, adam_lr=0.0),
+        init=tmp_path / "t2i.pt",
+        report=said.append,
+    )
+    assert len(said) == 1 and "lacks img_uncond_embedding: starts untrained" in said[0]
+    trained = torch.load(started, weights_only=True)["model"]
+    assert all(torch.equal(trained[name], tensor) for name, tensor in weights.items())
+
+
+def test_weights_of_another_size_are_refused(tmp_path: Path) -> None:
+    other = Transformer(dataclasses.replace(TRANSFORMER_PRESETS["GPT-demo"], n_layer=1, vocab_size=512))
+    torch.save({"model": other.state_dict()}, tmp_path / "other.pt")
+    with pytest.raises(CheckpointError, match=r"tok_embeddings.weight has shape \[512, 192\] instead of"):
+        initialize_from(Transformer(TRANSFORMER_PRESETS["GPT-demo"]), tmp_path / "other.pt")
+
+
+def test_the_command_line_says_errors_in_one_sentence(made: Made, tmp_path: Path) -> None:
+    arguments = ["--tokens", str(tmp_path), "--text-encoder", str(made.text_encoder), "--vq", str(made.vq)]
+    command = [sys.executable, "-m", "training", "transformer", str(tmp_path / "run"), *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[2], timeout=120)
+    assert done.returncode == 1 and "holds no shard-*.npz; make them with: python -m training tokens" in done.stderr
+    assert "Traceback" not in done.stderr
