@@ -6,26 +6,61 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import safetensors.torch
 import torch
 
+from editar_rt.text import TextTokenizer
 from export.module_graphs import half_copy
 from export.text_reader import read_text_encoder
 from tests.conftest import WORDS, write_text_encoder
 from training.checkpoints import CheckpointError
 
-AWKWARD = [
-    "",
-    " ",
-    "make  the\tball\nred",
-    "MAKE THE BALL RED",
-    "naïve café",
-    "e\u0301",
-    "红色的球",
-    "🙂 red",
-    "a" * 300,
-]
+PIECES = (
+    *("make", "the ball", "RED", "naïve café", "e\u0301", "n\u0303\u0323", "ß", "İ", "ﬁne", "①②", "Ａ", "𝒜𝒷"),
+    *("红色的球", "赤いボール", "빨간 공", "красный шар", "الكرة حمراء", "הכדור", "ลูกบอล", "\U00020bb7"),
+    *(
+        "🙂",
+        "👩\u200d👩\u200d👧",
+        "🏳️\u200d🌈",
+        "\U0001f1e9\U0001f1ea",
+        "\u00a0",
+        "\u200b",
+        "\ufeff",
+        "\u3000",
+        "\ufffd",
+    ),
+    *("\t", "\n", "\r\n", "  ", "   ", "▁", "▁▁red", "\x00", "\x1b[0m", "</s>", "<pad>", "<unk>", "<extra_id_0>"),
+    *("a" * 40, "1,234.5e-6", "don't", "http://a.b/c?d=e", "..", "!?", "-", "_"),
+)
+
+
+def awkward_strings(count: int = 1000) -> list[str]:
+    """Strings that tokenizers have differed on: the pieces alone, and mixed by a seeded generator."""
+    rng = np.random.default_rng(0)
+    mixed = ["", " ", "red " * 500, "红" * 500, *PIECES]
+    while len(mixed) < count:
+        chosen = rng.choice(len(PIECES), int(rng.integers(2, 12)))
+        mixed.append(str(rng.choice(["", " ", "  "])).join(PIECES[i] for i in chosen))
+    return mixed
+
+
+def assert_as_transformers(folder: Path, tmp_path: Path) -> None:
+    """The runtime's tokenizer gives what transformers gives for the folder: ids, padding, truncation and mask."""
+    from transformers import AutoTokenizer
+
+    read_text_encoder(folder).tokenizer.save(str(tmp_path / "exported.json"))
+    runtime = TextTokenizer(tmp_path / "exported.json", 120)
+    reference = AutoTokenizer.from_pretrained(folder)
+    texts = awkward_strings()
+    expected = reference(texts, max_length=120, padding="max_length", truncation=True)
+    encoded = runtime.encode(texts)
+    for text, ids, mask, right, right_mask in zip(
+        texts, encoded.ids.tolist(), encoded.mask.tolist(), expected.input_ids, expected.attention_mask, strict=True
+    ):
+        assert (ids, mask) == (right, right_mask), repr(text)
+    assert sum(encoded.truncated) >= 2
 
 
 @pytest.fixture
@@ -54,10 +89,10 @@ def test_weights_in_shards_and_as_bin(folder: Path) -> None:
     assert all(torch.equal(tensor, expected[name]) for name, tensor in sharded.items())
 
 
-def test_a_folder_with_sentencepiece_alone(folder: Path) -> None:
-    """The tokenizer of the bundle gives the ids that transformers gives."""
+@pytest.fixture
+def sentencepiece_folder(folder: Path) -> Path:
+    """A folder whose tokenizer is a sentencepiece model, as T5's was published."""
     import sentencepiece
-    from transformers import AutoTokenizer
 
     (folder / "tokenizer.json").unlink()
     corpus = folder / "words.txt"
@@ -67,10 +102,19 @@ def test_a_folder_with_sentencepiece_alone(folder: Path) -> None:
         pad_id=0, eos_id=1, unk_id=2, bos_id=-1, minloglevel=2,
     )  # fmt: skip
     (folder / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "T5Tokenizer", "extra_ids": 0}))
-    encoder = read_text_encoder(folder)
-    reference = AutoTokenizer.from_pretrained(folder)
-    for text in [WORDS, *AWKWARD]:
-        assert encoder.tokenizer.encode(text).ids == reference(text).input_ids, repr(text)
+    return folder
+
+
+def test_a_folder_with_sentencepiece_alone(sentencepiece_folder: Path, tmp_path: Path) -> None:
+    assert_as_transformers(sentencepiece_folder, tmp_path)
+
+
+def test_a_folder_with_both_tokenizer_files(sentencepiece_folder: Path, tmp_path: Path) -> None:
+    from transformers import AutoTokenizer
+
+    AutoTokenizer.from_pretrained(sentencepiece_folder).save_pretrained(sentencepiece_folder)
+    assert (sentencepiece_folder / "tokenizer.json").is_file()
+    assert_as_transformers(sentencepiece_folder, tmp_path)
 
 
 def edit_json(name: str, **values: object) -> Callable[[Path], None]:
