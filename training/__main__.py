@@ -105,6 +105,17 @@ def make_samples(folder: Path, size: int) -> None:
     click.echo(folder)
 
 
+@cli.command("plot")
+@click.argument("run", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="The PNG to write.")
+def plot(run: Path, output: Path) -> None:
+    """Draw the learning curves of the folder RUN."""
+    from training.plots import plot_log
+
+    plot_log(run / "log.jsonl", output)
+    click.echo(output)
+
+
 @cli.command("evaluate")
 @click.argument("bundle", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.option("--count", type=click.IntRange(1), default=200, show_default=True, help="Held-out scenes a kind.")

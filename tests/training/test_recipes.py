@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from tokenizers import Tokenizer
 
 import editar_rt
@@ -22,6 +23,7 @@ from training.data.tokens import GROUP, write_shards
 from training.evaluate import contact_sheet, evaluate
 from training.loop import cosine_schedule, trapezoid_schedule
 from training.models.transformer import Transformer
+from training.plots import plot_log
 from training.samples import write_samples
 
 VQ = train_vq.Recipe(steps=6, batch=2, continuous_steps=3, restart_every=2)
@@ -120,6 +122,13 @@ def test_the_log_tells_what_was_learned(made: Made) -> None:
     assert all(np.isfinite(line["loss"]) and np.isfinite(line["distillation"]) for line in lines)
     logged = (made.folder / "vq" / "log.jsonl").read_text().splitlines()
     assert any("validation_psnr" in json.loads(line) for line in logged)
+
+
+@pytest.mark.parametrize("stage", ["vq", "text", "transformer"])
+def test_learning_curves_are_drawn(made: Made, tmp_path: Path, stage: str) -> None:
+    plot_log(made.folder / stage / "log.jsonl", tmp_path / "curves.png")
+    with Image.open(tmp_path / "curves.png") as picture:
+        assert min(picture.size) > 300
 
 
 def test_the_heads_that_teach_are_not_in_the_checkpoint(made: Made) -> None:
