@@ -10,9 +10,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from export.bundle_writer import Sources
+from export.bundle_writer import Options, Sources, write_bundle
+from export.checkpoint_reader import read_transformer
 from export.verify import verify
 from tests.conftest import GPT_TINY_HEADS, golden_weights
+from tests.golden.seeded_checkpoint import gpt_state
+from training.config import TransformerConfig
 
 ROOT = Path(__file__).parents[2]
 
@@ -28,6 +31,26 @@ def test_a_right_bundle_agrees_in_every_part_and_token(tiny_bundle: Path, tiny_s
     assert {c.part for c in report.parts} == {"vq_encoder", "vq_decoder", "text_encoder", "prefix", "decoder"}
     assert [g.first_difference for g in report.generated] == [None, None]
     assert max(c.relative_error for c in report.parts) < 2e-5
+
+
+SIZES = (
+    TransformerConfig(dim=64, n_layer=2, n_head=2, vocab_size=128, block_size=9, caption_dim=32, multiple_of=16),
+    TransformerConfig(dim=192, n_layer=4, n_head=3, vocab_size=512, block_size=16, caption_dim=48, multiple_of=64),
+    TransformerConfig(dim=320, n_layer=1, n_head=20, vocab_size=300, block_size=25, caption_dim=24, multiple_of=256),
+)
+
+
+@pytest.mark.parametrize("config", SIZES, ids=lambda c: f"width {c.dim}")
+def test_other_sizes_give_the_tokens_of_the_model_that_the_golden_numbers_pin(
+    config: TransformerConfig, tmp_path: Path
+) -> None:
+    state = gpt_state(f"width_{config.dim}/", config.to_dict())
+    torch.save({"model": {name: torch.from_numpy(value) for name, value in state.items()}}, tmp_path / "weights.pt")
+    sources = Sources(transformer=read_transformer(tmp_path / "weights.pt", config.n_head))
+    assert sources.transformer is not None and sources.transformer.config.hidden_dim == config.hidden_dim
+    write_bundle(tmp_path / "bundle", sources, Options())
+    report = verify(tmp_path / "bundle", sources, steps=config.block_size)
+    assert report.holds and [g.first_difference for g in report.generated] == [None, None]
 
 
 def test_half_precision_stays_within_its_bound(golden_gpt_bundle_fp16: Path, tiny_sources: Sources) -> None:
