@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 
 from editar_rt import names
-from editar_rt.decoding import decode
 from editar_rt.editor import Editor
 from editar_rt.sampling import Sampling
 from editar_rt.version import __version__
@@ -73,8 +72,7 @@ def run_bench(
             condition = timed("encode", lambda: editor.encode_pixels(pixels))  # noqa: B023 - called at once
         if names.DECODER in parts:
             begun = time.perf_counter()
-            cond, null = editor.prefixes(states, condition, sampling.guided)
-            for position, _ in decode(editor.backend, cond, null, editor.picture_tokens, sampling):
+            for position, _ in editor.steps(states, condition, sampling):
                 now = time.perf_counter()
                 if position == 0:
                     stages.setdefault("prefill", []).append(now - begun)

@@ -7,9 +7,9 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,13 +19,16 @@ from editar_rt import names
 from editar_rt.backends import make_backend
 from editar_rt.backends.base import Backend
 from editar_rt.bundle import Bundle
-from editar_rt.decoding import Prefix, decode, make_prefix, score
+from editar_rt.decoding import Chunk, Prefix, Step, decode, picture_chunk, score
 from editar_rt.errors import MissingPartError, OptionError, PictureError, TruncatedTextWarning
 from editar_rt.pixels import Picture, read_pixels, to_pictures
 from editar_rt.prompts import build_prompt
 from editar_rt.sampling import Sampling
 from editar_rt.text import TextTokenizer
 from editar_rt.version import __version__
+
+if TYPE_CHECKING:
+    from editar_rt.session import Session
 
 Progress = Callable[[int, int], None]  # (tokens done, tokens in all)
 
@@ -112,32 +115,65 @@ class Editor:
         Raises:
             PictureError, OptionError, MissingPartError, BackendError.
         """
+        session = self.open(image)
+        result = session.edit(instruction, task, sampling, on_progress, text_states)
+        timings = {"encode": session.seconds, **result.timings}
+        return replace(result, timings=timings | {"total": session.seconds + result.timings["total"]})
+
+    def open(self, image: Picture) -> Session:
+        """Prepare a picture for any number of instructions: each after the first pays the text's prefill alone."""
+        from editar_rt.session import Session
+
+        return Session(self, image)
+
+    def edit_batch(
+        self,
+        images: Sequence[Picture],
+        instructions: Sequence[str],
+        task: str = "edit",
+        sampling: Sampling | None = None,
+        on_progress: Progress | None = None,
+    ) -> list[EditResult]:
+        """Edit several pictures at once, one instruction each. Every picture has the tokens that it has alone.
+
+        Raises:
+            as `edit`, and OptionError where there are not as many instructions as pictures.
+        """
+        if len(images) != len(instructions) or not images:
+            raise OptionError(
+                f"give as many instructions as pictures, and at least one; got {len(instructions)} and {len(images)}"
+            )
         sampling = sampling or self.default_sampling
         timings: dict[str, float] = {}
         started = time.perf_counter()
-        with _timed(timings, "text"):
-            prompt = build_prompt(task, instruction)
-            states = self.encode_prompts([prompt]) if text_states is None else text_states
-        with _timed(timings, "encode"):
-            condition = self.encode_pixels(read_pixels(image, self.image_size))
-        tokens = np.empty(self.picture_tokens, np.int32)
-        steps = self._steps(states, condition, sampling)
+        with timed(timings, "encode"):
+            pixels = np.concatenate([read_pixels(image, self.image_size) for image in images])
+            condition = self.encode_pixels(pixels)
+        with timed(timings, "text"):
+            states = self.encode_text(instructions, task)
         begun = time.perf_counter()
-        for position, drawn in steps:
+        tokens = np.empty((len(images), self.picture_tokens), np.int32)
+        for position, drawn in self.steps(states, condition, sampling):
             if position == 0:
                 timings["prefill"] = time.perf_counter() - begun
                 begun = time.perf_counter()
-            tokens[position] = drawn[0]
+            tokens[:, position] = drawn
             if on_progress is not None:
-                on_progress(position + 1, len(tokens))
+                on_progress(position + 1, tokens.shape[1])
         timings["decode"] = time.perf_counter() - begun
-        with _timed(timings, "pixels"):
-            picture = Image.fromarray(to_pictures(self.decode_tokens(tokens[None]))[0])
+        with timed(timings, "pixels"):
+            pictures = to_pictures(self.decode_tokens(tokens))
         timings["total"] = time.perf_counter() - started
-        parameters = {"instruction": instruction, "task": task}
-        parameters |= {name: str(value) for name, value in asdict(sampling).items()}
-        parameters |= {"bundle": self.bundle.fingerprint, "version": __version__}
-        return EditResult(picture, tokens, timings, parameters)
+        return [
+            EditResult(Image.fromarray(picture), own, timings, self.parameters(words, task, sampling))
+            for picture, own, words in zip(pictures, tokens, instructions, strict=True)
+        ]
+
+    def parameters(self, instruction: str, task: str, sampling: Sampling) -> dict[str, str]:
+        """What a result's PNG says of how it was made."""
+        settings = {name: str(value) for name, value in asdict(sampling).items()}
+        identity = {"bundle": self.bundle.fingerprint, "version": __version__}
+        return {"instruction": instruction, "task": task, **settings, **identity}
 
     # Its parts.
 
@@ -200,7 +236,7 @@ class Editor:
             tokens int32 [B, N]; those of a picture are the same alone and in a batch.
         """
         tokens = np.empty((len(text_states), self.picture_tokens), np.int32)
-        for position, drawn in self._steps(text_states, condition_tokens, sampling or self.default_sampling):
+        for position, drawn in self.steps(text_states, condition_tokens, sampling or self.default_sampling):
             tokens[:, position] = drawn
             if on_progress is not None:
                 on_progress(position + 1, tokens.shape[1])
@@ -214,39 +250,49 @@ class Editor:
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Logits of every step with the target tokens forced: (with the text, without), float32 [B, N, V] each."""
         target = self._check_tokens("target_tokens", target_tokens, self.model.vocab_size)
-        cond, null = self.prefixes(text_states, condition_tokens, guided=True)
-        assert null is not None
-        return score(self.backend, cond, target), score(self.backend, null, target)
+        text, null_text, null_picture = self.project(text_states)
+        picture = picture_chunk(self.check_condition(condition_tokens, len(text)), null_picture)
+        return score(self.backend, picture, text, target), score(self.backend, picture, null_text, target)
 
-    def _steps(
-        self, text_states: NDArray[np.float32], condition_tokens: NDArray[np.int32] | None, sampling: Sampling
-    ) -> Iterator[Any]:
-        cond, null = self.prefixes(text_states, condition_tokens, sampling.guided)
-        return decode(self.backend, cond, null, self.picture_tokens, sampling)
+    def steps(
+        self,
+        text_states: NDArray[np.float32],
+        condition_tokens: NDArray[np.int32] | None,
+        sampling: Sampling,
+        count: int | None = None,
+    ) -> Iterator[Step]:
+        """The loop of `generate`, step by step; the prefill has run when it returns."""
+        text, null_text, null_picture = self.project(text_states)
+        picture = picture_chunk(self.check_condition(condition_tokens, len(text)), null_picture)
+        owners = range(len(text)) if condition_tokens is not None else [0] * len(text)
+        prefix = self.make_prefix(picture, owners, sampling.guided)
+        return decode(prefix, prefix.read(text, null_text), count or self.picture_tokens, sampling)
 
-    def prefixes(
-        self, text_states: NDArray[np.float32], condition_tokens: NDArray[np.int32] | None, guided: bool
-    ) -> tuple[Prefix, Prefix | None]:
-        """What the decoder reads before the target: (with the text, without it where `guided`)."""
+    def make_prefix(self, picture: Chunk, picture_of_row: Sequence[int], guided: bool) -> Prefix:
+        """A cache with pictures in it, ready for texts."""
+        count = self.picture_tokens
+        return Prefix(self.backend, picture, picture_of_row, guided, self.model.text_tokens or 0, count)
+
+    def project(
+        self, text_states: NDArray[np.float32]
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
+        """Text states [B, T, C] → (text [B, T, D], null text [1, T, D], null picture [1, N, D])."""
         text_tokens, text_dim = self.model.text_tokens, self.model.text_dim
         if names.DECODER in self.bundle.manifest.parts and (
             text_states.ndim != 3 or text_states.shape[1:] != (text_tokens, text_dim) or not len(text_states)
         ):
             raise OptionError(f"text_states must be [B, {text_tokens}, {text_dim}], got {list(text_states.shape)}")
-        if condition_tokens is not None:
-            condition_tokens = self._check_tokens("condition_tokens", condition_tokens, self.model.vocab_size)
-            if len(condition_tokens) != len(text_states):
-                raise OptionError(
-                    f"condition_tokens and text_states must have as many rows, got {len(condition_tokens)} and "
-                    f"{len(text_states)}"
-                )
         outputs = self._run(names.PREFIX_GRAPH, {names.TEXT_STATES: np.asarray(text_states, np.float32)})
-        text, null_text = outputs[names.TEXT_PREFIX], outputs[names.NULL_TEXT_PREFIX]
-        null_picture = outputs[names.NULL_PICTURE_PREFIX]
-        cond = make_prefix(text, condition_tokens, null_picture)
-        if not guided:
-            return cond, None
-        return cond, make_prefix(np.broadcast_to(null_text, text.shape), condition_tokens, null_picture)
+        return outputs[names.TEXT_PREFIX], outputs[names.NULL_TEXT_PREFIX], outputs[names.NULL_PICTURE_PREFIX]
+
+    def check_condition(self, condition_tokens: NDArray[np.int32] | None, rows: int) -> NDArray[np.int32] | None:
+        """The condition's tokens [rows, N] as the decoder takes them; None stays None."""
+        if condition_tokens is None:
+            return None
+        checked = self._check_tokens("condition_tokens", condition_tokens, self.model.vocab_size)
+        if len(checked) != rows:
+            raise OptionError(f"condition_tokens and text_states must have as many rows, got {len(checked)} and {rows}")
+        return checked
 
     def _check_tokens(self, what: str, tokens: NDArray[Any], size: int | None) -> NDArray[np.int32]:
         count = self.picture_tokens
@@ -277,7 +323,7 @@ def load(path: str | os.PathLike[str], device: str = "auto", threads: int | None
 
 
 @contextmanager
-def _timed(timings: dict[str, float], stage: str) -> Iterator[None]:
+def timed(timings: dict[str, float], stage: str) -> Iterator[None]:
     started = time.perf_counter()
     yield
     timings[stage] = time.perf_counter() - started

@@ -150,13 +150,18 @@ def draw(logits: Logits, sampling: Sampling, number: float) -> int:
 
 
 def pick_tokens(
-    logits: Logits, sampling: Sampling, position: int, indices: Sequence[int] | None = None
+    logits: Logits,
+    sampling: Sampling,
+    position: int,
+    indices: Sequence[int] | None = None,
+    seeds: Sequence[int] | None = None,
 ) -> NDArray[np.int32]:
     """Tokens int32 [B] from guided logits [B, V] for target token `position`.
 
     Args:
         indices: of each row's picture among those that share a seed. None is 0 for all: rows of a batch are
             independent pictures, each as it would be alone.
+        seeds: of each row. None is the sampling's for all.
 
     Raises:
         BackendError: NaN or +∞ among the logits.
@@ -167,8 +172,7 @@ def pick_tokens(
         if not np.isfinite(largest).all():
             raise BackendError("the decoder's logits are not finite; the engine or bundle is faulty")
         return tokens
-    if indices is None:
-        numbers = [uniform(sampling.seed, 0, position)] * len(logits)
-    else:
-        numbers = [uniform(sampling.seed, index, position) for index in indices]
+    keys = list(zip(seeds or [sampling.seed] * len(logits), indices or [0] * len(logits), strict=True))
+    number_of = {key: uniform(*key, position) for key in set(keys)}  # rows mostly share theirs
+    numbers = [number_of[key] for key in keys]
     return np.asarray([draw(row, sampling, number) for row, number in zip(logits, numbers, strict=True)], np.int32)

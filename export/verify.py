@@ -24,7 +24,6 @@ from polygraphy.logger import G_LOGGER
 import editar_rt
 from editar_rt import names
 from editar_rt.bundle import Bundle
-from editar_rt.decoding import decode
 from editar_rt.errors import BackendError, OptionError
 from editar_rt.sampling import Sampling
 from export import parity
@@ -214,8 +213,8 @@ def _generate(editor: editar_rt.Editor, model: Transformer, steps: int, cfg_scal
     states = torch.randn(1, config.cls_token_num, config.caption_dim, generator=generator)
     condition = torch.randint(config.vocab_size, (1, config.block_size), generator=generator)
     sampling = Sampling(cfg_scale=cfg_scale, greedy=True)
-    cond, null = editor.prefixes(states.numpy(), condition.numpy().astype(np.int32), sampling.guided)
-    taken = [int(step.tokens[0]) for step in decode(editor.backend, cond, null, steps, sampling)]
+    drawn = editor.steps(states.numpy(), condition.numpy().astype(np.int32), sampling, steps)
+    taken = [int(step.tokens[0]) for step in drawn]
     right = model.generate(states, condition, cfg_scale, greedy=True, count=steps)[0].tolist()
     differ = [i for i, (a, b) in enumerate(zip(taken, right, strict=True)) if a != b]
     if not differ:

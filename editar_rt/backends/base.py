@@ -14,30 +14,29 @@ Arrays = Mapping[str, NDArray[Any]]
 class Cache(Protocol):
     """The KV cache of some rows, and the decoder over it."""
 
-    @property
-    def rows(self) -> int:
-        """Rows that the next chunk must have."""
-
-    @property
-    def length(self) -> int:
-        """Positions filled so far."""
+    lengths: NDArray[np.int32]
+    """[rows], positions filled so far. Set one lower to rewind: what lies behind is written over."""
 
     def forward(
-        self, tokens: NDArray[np.int32], prefix: NDArray[np.float32], logit_positions: NDArray[np.int32]
+        self,
+        tokens: NDArray[np.int32],
+        prefix: NDArray[np.float32],
+        logit_positions: NDArray[np.int32],
+        first_row: int = 0,
     ) -> NDArray[np.float32]:
-        """Run a chunk and append it.
+        """Run a chunk through some rows of the cache and append it there.
 
         Args:
-            tokens: [rows, S]; negative where `prefix` is taken instead.
-            prefix: hidden states that broadcast against [rows, S, D].
+            tokens: [R, S], for rows first_row to first_row + R - 1; negative where `prefix` is taken instead.
+            prefix: hidden states that broadcast against [R, S, D].
             logit_positions: [K], which of the S positions get logits.
 
         Returns:
-            logits [rows, K, V]; valid until the next call.
+            logits [R, K, V]; valid until the next call.
         """
 
-    def keep_rows(self, rows: int) -> None:
-        """Go on with the first `rows` rows only."""
+    def copy_row(self, source: int, target: int) -> None:
+        """Make row `target` what row `source` is."""
 
 
 class Backend(Protocol):

@@ -7,6 +7,7 @@ in place, and the logits to one array. Nothing is allocated in the loop after it
 from __future__ import annotations
 
 import importlib
+import math
 from typing import Any
 
 import numpy as np
@@ -81,58 +82,89 @@ class OnnxRuntimeCache:
     def __init__(self, backend: OnnxRuntimeBackend, bundle: Bundle, rows: int, capacity: int) -> None:
         self._session = backend.session(names.DECODER)
         self._device = backend.device
-        self.rows = rows
-        self.length = 0
+        self.lengths = np.zeros(rows, np.int32)
         part, model = bundle.manifest.parts[names.DECODER], bundle.manifest.model
         self._layers = model.layers or 0
         self._dtype = np.dtype(next(t.dtype for t in part.inputs if t.name == names.past_key(0)))
         self._shape = (model.heads or 0, capacity, model.head_dim or 0)
+        self._row_bytes = math.prod(self._shape) * self._dtype.itemsize
         zeros = np.zeros((rows, *self._shape), self._dtype)
         make = backend._ort.OrtValue.ortvalue_from_numpy
         # On the CPU an OrtValue keeps using the array it is made from, so that each needs its own.
         self._buffers = [make(zeros.copy(), self._device, 0) for _ in range(2 * self._layers)]
         self._vocab = model.vocab_size or 0
         self._logits = np.empty((0, 0, 0), np.float32)
-        self._binding: Any = None
+        self._bindings: dict[tuple[int, int], Any] = {}  # by first row and number of rows
 
-    def keep_rows(self, rows: int) -> None:
-        if not 0 < rows <= self.rows:
-            raise ValueError(f"rows must be 1 to {self.rows}, got {rows}")
-        self.rows = rows
-        self._binding = None  # the first rows of every buffer lie together: bind them under the smaller shape
-
-    def _bind_cache(self) -> Any:
-        binding = self._session.io_binding()
-        shape = [self.rows, *self._shape]
-        for layer in range(self._layers):
-            pairs = (
-                (names.past_key(layer), names.present_key(layer), self._buffers[2 * layer]),
-                (names.past_value(layer), names.present_value(layer), self._buffers[2 * layer + 1]),
-            )
-            for past, present, buffer in pairs:
-                binding.bind_input(past, self._device, 0, self._dtype, shape, buffer.data_ptr())
-                binding.bind_output(present, self._device, 0, self._dtype, shape, buffer.data_ptr())
-        return binding
+    def _binding(self, first_row: int, rows: int) -> Any:
+        """Past and present bound to the same memory: the rows of a buffer lie one behind the other."""
+        if (first_row, rows) not in self._bindings:
+            binding = self._session.io_binding()
+            shape, offset = [rows, *self._shape], first_row * self._row_bytes
+            for layer in range(self._layers):
+                pairs = (
+                    (names.past_key(layer), names.present_key(layer), self._buffers[2 * layer]),
+                    (names.past_value(layer), names.present_value(layer), self._buffers[2 * layer + 1]),
+                )
+                for past, present, buffer in pairs:
+                    place = buffer.data_ptr() + offset
+                    binding.bind_input(past, self._device, 0, self._dtype, shape, place)
+                    binding.bind_output(present, self._device, 0, self._dtype, shape, place)
+            self._bindings[first_row, rows] = binding
+        return self._bindings[first_row, rows]
 
     def forward(
-        self, tokens: NDArray[np.int32], prefix: NDArray[np.float32], logit_positions: NDArray[np.int32]
+        self,
+        tokens: NDArray[np.int32],
+        prefix: NDArray[np.float32],
+        logit_positions: NDArray[np.int32],
+        first_row: int = 0,
     ) -> NDArray[np.float32]:
-        if self._binding is None:
-            self._binding = self._bind_cache()
-        binding, positions = self._binding, tokens.shape[1]
+        rows, positions = tokens.shape
+        shape = (rows, len(logit_positions), self._vocab)
+        if self._logits.shape != shape:
+            self._logits = np.empty(shape, np.float32)
+        past = self.lengths[first_row : first_row + rows]
+        if rows > 1 and positions > 1 and past.any():
+            # GroupQueryAttention takes chunks behind a past in one row at a time.
+            for row in range(rows):
+                own = prefix[row : row + 1] if len(prefix) > 1 else prefix
+                self._run(tokens[row : row + 1], own, logit_positions, first_row + row, self._logits[row : row + 1])
+        else:
+            self._run(tokens, prefix, logit_positions, first_row, self._logits)
+        return self._logits
+
+    def _run(
+        self,
+        tokens: NDArray[np.int32],
+        prefix: NDArray[np.float32],
+        logit_positions: NDArray[np.int32],
+        first_row: int,
+        logits: NDArray[np.float32],
+    ) -> None:
+        rows, positions = tokens.shape
+        binding, past = self._binding(first_row, rows), self.lengths[first_row : first_row + rows]
         inputs = {
-            names.TOKENS: tokens,
-            names.PREFIX: prefix,
+            names.TOKENS: np.ascontiguousarray(tokens),
+            names.PREFIX: np.ascontiguousarray(prefix),
             names.LOGIT_POSITIONS: logit_positions,
-            names.PAST_LENGTH: np.full(self.rows, self.length, np.int32),
-            names.TOTAL_LENGTH: np.asarray(self.length + positions, np.int32),
+            names.PAST_LENGTH: past.copy(),
+            names.TOTAL_LENGTH: np.asarray(past.max() + positions, np.int32),
         }
         for name, array in inputs.items():
             binding.bind_cpu_input(name, array)
-        shape = (self.rows, len(logit_positions), self._vocab)
-        if self._logits.shape != shape:
-            self._logits = np.empty(shape, np.float32)
-        binding.bind_output(names.LOGITS, "cpu", 0, np.float32, shape, self._logits.ctypes.data)
+        binding.bind_output(names.LOGITS, "cpu", 0, np.float32, logits.shape, logits.ctypes.data)
         self._session.run_with_iobinding(binding)
-        self.length += positions
-        return self._logits
+        past += positions
+
+    def copy_row(self, source: int, target: int) -> None:
+        for buffer in self._buffers:
+            if self._device == "cpu":
+                values = buffer.numpy()
+                values[target, :, : self.lengths[source]] = values[source, :, : self.lengths[source]]
+            else:
+                # The provider has no copy inside a device; rows go through the host, once an edit.
+                values = buffer.numpy()
+                values[target] = values[source]
+                buffer.update_inplace(values)
+        self.lengths[target] = self.lengths[source]
