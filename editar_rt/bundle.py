@@ -104,6 +104,8 @@ class Manifest:
     files: dict[str, FileInfo]  # by path inside the bundle, every file but the manifest
     precision: str = "fp32"
     spelling: str = "ort"
+    kv_cache: str = "same"  # as the precision's products, or int8
+    providers: list[str] = field(default_factory=lambda: ["cpu", "cuda"])  # of ONNX Runtime, that run the decoder
     tokenizer: str | None = None
     samples: str | None = None
     # Defaults that differ from `Sampling`'s. Whole numbers first: decoding takes the first type that fits.

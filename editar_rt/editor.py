@@ -197,7 +197,7 @@ class Editor:
                     "export the bundle with --text-encoder"
                 )
             path = self.bundle.path(self.bundle.manifest.tokenizer)
-            self._tokenizer = TextTokenizer(path, self.model.text_tokens or 0)
+            self._tokenizer = TextTokenizer.read(path, self.model.text_tokens or 0)
         encoded = self._tokenizer.encode(list(prompts))
         for count in encoded.tokens:
             if count > self._tokenizer.length:

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
+
 from editar_rt import names
 from editar_rt.bundle import Manifest
 
@@ -41,13 +43,13 @@ def memory_needs(manifest: Manifest, rows: int = 2) -> dict[str, Need]:
     positions = 2 * (model.picture_tokens or 0) + (model.text_tokens or 0)
     cache = 0
     if names.DECODER in manifest.parts:
-        element = 2 if cache_type == "float16" else FLOAT32
+        element = 2 if cache_type == "bfloat16" else np.dtype(cache_type).itemsize
         cache = 2 * rows * (model.layers or 0) * positions * (model.dim or 0) * element
     chunk = rows * (positions - (model.picture_tokens or 0)) * (model.dim or 0) * DECODER_WIDTHS * FLOAT32
     activations = max([*model.activations.values(), chunk if names.DECODER in manifest.parts else 0], default=0)
     stored = sum(f.bytes for name, f in manifest.files.items() if name.endswith((".onnx", ".onnx.data")))
-    # CPUs have no float16 products: ONNX Runtime widens the weights when it loads them.
-    widened = max(stored, FLOAT32 * sum(model.parameters.values()))
+    # CPUs have no 16-bit products: ONNX Runtime widens such weights when it loads them.
+    widened = FLOAT32 * sum(model.parameters.values()) if manifest.precision in ("fp16", "bf16") else stored
     for device, weights in (("cpu", widened), ("cuda", stored)):
         needs[device] = Need(weights, cache, activations)
     return needs

@@ -8,6 +8,7 @@ beginning of a sequence, which takes seconds at full size too.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,9 +24,22 @@ CHUNK = 32  # positions of the decoder's prefill
 STEPS = 8  # greedy tokens after it
 SAMPLES = 16  # values kept of an output, to tell how far another one is
 
-# Largest error allowed, as a share of the largest value: sums in another order, and fp16's rounding over all layers.
-BOUNDS = {"fp32": 2e-4, "fp16": 1e-2}
+# Largest error allowed, as a share of the largest value, against another machine or PyTorch. Float32 differs by the
+# order of sums: up to 7e-6 (GPT-XL) was measured, and 2e-4 is what the reference's own numbers allow. Float16 keeps 11
+# bits, and errors grow with the layers: 2e-4 (3 layers) to 4e-3 (36, GPT-XL) was measured on random weights, which are
+# harder than trained ones; bfloat16 keeps 8 bits. With whole-number weights both sides have the same ones, so what
+# remains is the rounding of activations to 8 bits a block; an int8 cache rounds keys and values to 8 bits a layer.
+BOUNDS = {"fp32": 2e-4, "fp16": 1e-2, "bf16": 8e-2, "int8": 8e-2, "int4": 8e-2}
+INT8_CACHE_BOUND = 1e-1
 TIES = 0.01  # share of a picture's tokens whose two nearest codebook rows may be about equally near
+
+
+def bound_of(part: str, precision: str, kv_cache: str) -> float:
+    """Largest error allowed of a part's real numbers."""
+    if part == names.DECODER:
+        return max(BOUNDS[precision], INT8_CACHE_BOUND if kv_cache == "int8" else 0.0)
+    halved = part == names.TEXT_ENCODER and precision in ("fp16", "bf16")
+    return BOUNDS["fp16" if halved else "fp32"]  # the other parts stay float32
 
 
 @dataclass(frozen=True)
@@ -45,9 +59,13 @@ class Check:
         return self.error <= self.bound  # false for NaN
 
 
-def answers(editor: Editor) -> dict[str, Any]:
-    """What this machine answers, by part and output; JSON."""
-    parts, found = editor.bundle.manifest.parts, {}
+def answers(editor: Editor, parts: Collection[str]) -> dict[str, Any]:
+    """What this machine answers, by part and output; JSON.
+
+    Args:
+        parts: those to run, of the bundle's.
+    """
+    found = {}
     if names.TEXT_ENCODER in parts:
         found[names.TEXT_ENCODER] = {names.TEXT_STATES: _values(editor.encode_prompts([PROMPT]))}
     if names.VQ_ENCODER in parts:
@@ -69,10 +87,11 @@ def verify(editor: Editor) -> list[Check]:
     manifest = editor.bundle.manifest
     if not manifest.self_test:
         raise BundleError(f"the bundle {editor.bundle.folder} has no self-test; export it again")
-    here, checks = answers(editor), []
+    wanted = [part for part in manifest.parts if part in manifest.self_test]
+    here, checks = answers(editor, wanted), []
     try:
         for part, outputs in here.items():
-            bound = BOUNDS[manifest.precision if part in (names.TEXT_ENCODER, names.DECODER) else "fp32"]
+            bound = bound_of(part, manifest.precision, manifest.kv_cache)
             for output, found in outputs.items():
                 checks.append(_compare(part, output, manifest.self_test[part][output], found, bound))
     except (KeyError, TypeError, ValueError) as e:

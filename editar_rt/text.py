@@ -5,12 +5,15 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from editar_rt.errors import BundleError
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
 
 _NO_CHARACTER = re.compile("[\ud800-\udfff]")  # lone surrogates: what is left of bytes that are not UTF-8
 
@@ -32,20 +35,12 @@ class TextTokenizer:
     """The tokenizer of a bundle.
 
     Args:
-        path: `tokenizer.json`; its post-processor adds the end token.
+        tokenizer: its post-processor adds the end token.
         length: T, tokens of every encoded prompt.
-
-    Raises:
-        BundleError: the file is missing or no tokenizer.
     """
 
-    def __init__(self, path: Path, length: int) -> None:
-        from tokenizers import Tokenizer
-
-        try:
-            self._tokenizer = Tokenizer.from_file(str(path))
-        except Exception as e:  # the library raises plain Exception
-            raise BundleError(f"{path} is not a tokenizer ({e}); export the bundle again") from None
+    def __init__(self, tokenizer: Tokenizer, length: int) -> None:
+        self._tokenizer = tokenizer
         self.length = length
         padding = self._tokenizer.padding or {}
         pad = padding.get("pad_id", self._tokenizer.token_to_id("<pad>"))
@@ -53,6 +48,20 @@ class TextTokenizer:
         # Both are done here: the file's own settings are those of whoever saved it, not of the exported graph.
         self._tokenizer.no_padding()
         self._tokenizer.no_truncation()
+
+    @classmethod
+    def read(cls, path: Path, length: int) -> TextTokenizer:
+        """From a `tokenizer.json`.
+
+        Raises:
+            BundleError: the file is missing or no tokenizer.
+        """
+        from tokenizers import Tokenizer
+
+        try:
+            return cls(Tokenizer.from_file(str(path)), length)
+        except Exception as e:  # the library raises plain Exception
+            raise BundleError(f"{path} is not a tokenizer ({e}); export the bundle again") from None
 
     def encode(self, prompts: Sequence[str]) -> Encoded:
         """Prompts as they are, without cleaning or lower-casing. A truncated one keeps its end token."""

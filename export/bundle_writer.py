@@ -20,17 +20,22 @@ import editar_rt
 from editar_rt import names, selftest
 from editar_rt.bundle import MANIFEST_NAME, Manifest, ModelInfo, Part, TensorInfo, list_files, publishing
 from editar_rt.errors import EditarError, OptionError
+from editar_rt.text import TextTokenizer
 from editar_rt.version import __version__
-from export import graph_writer, parity
+from export import calibration, graph_writer, parity
+from export.calibration import cache_scales
 from export.checkpoint_reader import Checkpoint, build_transformer, build_vq
-from export.decoder_graph import SPELLINGS, decoder_graph, prefix_graph
+from export.decoder_graph import SPELLINGS, Scales, decoder_graph, prefix_graph
 from export.module_graphs import text_encoder_graph, vq_decoder_graph, vq_encoder_graph
+from export.precision import INT8, Storage
 from export.text_reader import TextEncoder
 from training.config import TransformerConfig, VQConfig
 
 TOKENIZER = "tokenizer.json"
 SAMPLES = "samples/samples.json"
-LOWERED = (names.TEXT_ENCODER, names.DECODER)  # the parts that a precision changes; the others stay float32
+CPU = "cpu"
+# The text encoder's precision where it is not float32. It runs once an edit: bfloat16 would save nothing over float16.
+TEXT_PRECISION = {"fp16": "fp16", "bf16": "fp16"}
 TEXT_TOKENS = 120  # of EditAR; a transformer says how many it reads
 LIBRARIES = ("torch", "onnx", "onnxscript", "onnxruntime", "transformers")  # noted in the manifest
 
@@ -60,16 +65,16 @@ class Sources:
 class Options:
     """How a bundle is made."""
 
-    precision: str = "fp32"
-    """A key of `decoder_graph.PRECISIONS`."""
-    spelling: str = "ort"
-    """A key of `decoder_graph.SPELLINGS`."""
+    storage: Storage = field(default_factory=Storage)
+    """Of the decoder; a 16-bit precision is the text encoder's too."""
     image_size: int | None = None
     """Side of the pictures in pixels; needed where no transformer says it."""
     text_tokens: int | None = None
     """Positions of a text, padding included; a transformer says it, else EditAR's number."""
     samples: Path | None = None
     """Folder of sample pictures with its samples.json, copied in."""
+    calibration: Path | None = None
+    """Such a folder for an int8 cache's scales; `samples` where None."""
     sampling: Mapping[str, float | int] = field(default_factory=dict)
     """Defaults of `editar_rt.Sampling` that suit this model."""
     command: str = ""
@@ -99,14 +104,15 @@ def write_bundle(
         raise OptionError(f"{options.samples} holds no {Path(SAMPLES).name}, which says what the sample pictures are")
     with publishing(folder, force) as partial:
         parts = {}
-        for name, model, cases in _graphs(sources, options, info):
+        for name, model, cases in _graphs(sources, options, info, report):
             path = partial / f"{name}.onnx"
             if name in (names.VQ_ENCODER, names.VQ_DECODER, names.TEXT_ENCODER):
                 info.activations[name] = graph_writer.working_set(model)
             graph_writer.save(model, path)
             parts[name] = Part(path.name, _describe(model.graph.inputs), _describe(model.graph.outputs))
-            bound = parity.BOUNDS[options.precision if name in LOWERED else "fp32"]
-            _require_parity(path, cases, bound, report)
+            _require_parity(
+                path, cases(path), selftest.bound_of(name, options.storage.precision, options.storage.kv_cache), report
+            )
         if sources.text_encoder is not None:
             sources.text_encoder.tokenizer.save(str(partial / TOKENIZER))
         if options.samples is not None:
@@ -115,8 +121,10 @@ def write_bundle(
             model=info,
             parts=parts,
             files=list_files(partial),
-            precision=options.precision,
-            spelling=options.spelling,
+            precision=options.storage.precision,
+            spelling=options.storage.spelling,
+            kv_cache=options.storage.kv_cache,
+            providers=options.storage.providers,
             tokenizer=TOKENIZER if sources.text_encoder is not None else None,
             samples=SAMPLES if options.samples is not None else None,
             sampling=dict(options.sampling),
@@ -124,7 +132,8 @@ def write_bundle(
         )
         (partial / MANIFEST_NAME).write_text(manifest.to_json(), encoding="utf-8")
         # What the runtime would refuse is not published; what it answers here is what `editar verify` expects.
-        manifest = replace(manifest, self_test=selftest.answers(editar_rt.load(partial, device="cpu")))
+        runnable = [part for part in parts if part != names.DECODER or CPU in manifest.providers]
+        manifest = replace(manifest, self_test=selftest.answers(editar_rt.load(partial, device=CPU), runnable))
         (partial / MANIFEST_NAME).write_text(manifest.to_json(), encoding="utf-8")
     return manifest
 
@@ -136,7 +145,7 @@ def model_info(sources: Sources, options: Options) -> ModelInfo:
         raise OptionError("nothing to export: give a transformer, a VQ tokenizer or a text encoder")
     config = transformer.config if transformer is not None else None
     if config is not None:
-        SPELLINGS[options.spelling].check(config)
+        SPELLINGS[options.storage.spelling].check(config)
     if config is not None and vq is not None and config.vocab_size != vq.config.codebook_size:
         raise OptionError(
             f"the transformer has {config.vocab_size} picture tokens and the VQ tokenizer's codebook "
@@ -195,26 +204,53 @@ def _picture(
     return size, size // vq.downsampling
 
 
+Cases = Callable[[Path], Sequence[parity.Case]]
+"""What PyTorch answers to the graph that lies at a path."""
+
+
 def _graphs(
-    sources: Sources, options: Options, info: ModelInfo
-) -> Iterator[tuple[str, ir.Model, Sequence[parity.Case]]]:
-    """Every part's name and graph, and what PyTorch answers; one at a time, so that memory is needed for one."""
+    sources: Sources, options: Options, info: ModelInfo, report: Callable[[str], None]
+) -> Iterator[tuple[str, ir.Model, Cases]]:
+    """Every part's name and graph, and its cases; one at a time, so that memory is needed for one."""
     if sources.vq is not None:
         assert info.image_size is not None  # `_picture` saw to it
-        vq = build_vq(sources.vq)
-        yield names.VQ_ENCODER, vq_encoder_graph(vq, info.image_size), [parity.vq_encoder_case(vq, info.image_size)]
-        yield names.VQ_DECODER, vq_decoder_graph(vq, info.image_size), [parity.vq_decoder_case(vq, info.image_size)]
+        vq, size = build_vq(sources.vq), info.image_size
+        yield names.VQ_ENCODER, vq_encoder_graph(vq, size), lambda path: [parity.vq_encoder_case(vq, size)]
+        yield names.VQ_DECODER, vq_decoder_graph(vq, size), lambda path: [parity.vq_decoder_case(vq, size)]
     if sources.text_encoder is not None:
         assert info.text_tokens is not None
-        encoder = sources.text_encoder.model
-        graph = text_encoder_graph(encoder, info.text_tokens, options.precision)
-        yield names.TEXT_ENCODER, graph, [parity.text_encoder_case(encoder, info.text_tokens)]
+        encoder, text_tokens = sources.text_encoder.model, info.text_tokens
+        graph = text_encoder_graph(encoder, text_tokens, TEXT_PRECISION.get(options.storage.precision, "fp32"))
+        yield names.TEXT_ENCODER, graph, lambda path: [parity.text_encoder_case(encoder, text_tokens)]
     if sources.transformer is not None:
-        config, weights = sources.transformer.config, sources.transformer.tensors
+        config, weights, storage = sources.transformer.config, sources.transformer.tensors, options.storage
         transformer = build_transformer(sources.transformer)
-        yield names.PREFIX_GRAPH, prefix_graph(config, weights), [parity.prefix_case(transformer)]
-        graph = decoder_graph(config, weights, options.precision, options.spelling)
-        yield names.DECODER, graph, parity.decoder_cases(transformer)
+        yield names.PREFIX_GRAPH, prefix_graph(config, weights), lambda path: [parity.prefix_case(transformer)]
+        scales: Scales = ()
+        if storage.kv_cache == INT8:
+            scales = cache_scales(transformer, _calibration(sources, options, info, report))
+        graph = decoder_graph(config, weights, storage, scales)
+        yield names.DECODER, graph, lambda path: parity.decoder_cases(transformer, path)
+
+
+def _calibration(
+    sources: Sources, options: Options, info: ModelInfo, report: Callable[[str], None]
+) -> Iterator[calibration.Example]:
+    """What an int8 cache's scales are found on."""
+    folder, text, vq = options.calibration or options.samples, sources.text_encoder, sources.vq
+    if folder is not None and text is not None and vq is not None:
+        assert info.image_size is not None and info.text_tokens is not None
+        tokenizer = TextTokenizer(text.tokenizer, info.text_tokens)
+        listed = calibration.read_list(folder)
+        report(f"calibrating the cache on {min(len(listed), calibration.MOST)} pictures of {folder.name}")
+        return calibration.examples(listed, build_vq(vq), info.image_size, text, tokenizer)
+    if options.calibration is not None:
+        raise OptionError(
+            "pictures to calibrate on need the VQ tokenizer and the text encoder: give --vq, --text-encoder"
+        )
+    assert sources.transformer is not None
+    report("calibrating the cache on random tokens: give --calibration, --vq and --text-encoder for better scales")
+    return calibration.random_examples(sources.transformer.config)
 
 
 def _require_parity(path: Path, cases: Sequence[parity.Case], bound: float, report: Callable[[str], None]) -> None:

@@ -6,7 +6,9 @@ import dataclasses
 import json
 import shlex
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any, TypeVar
 
 import click
 
@@ -14,11 +16,14 @@ from editar_rt.errors import BundleError, EditarError, OptionError
 from editar_rt.sampling import Sampling
 from export.bundle_writer import Options, ParityError, Sources, write_bundle
 from export.checkpoint_reader import read_either, read_transformer, read_vq
-from export.decoder_graph import PRECISIONS, SPELLINGS
+from export.decoder_graph import SPELLINGS
+from export.precision import KV_CACHES, PRECISIONS, PROVIDERS
+from export.targets import storage, target_names
 from export.text_reader import read_text_encoder
 from training.config import VQConfig
 
 PATH = click.Path(path_type=Path)
+F = TypeVar("F", bound=Callable[..., Any])
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -44,6 +49,27 @@ def main() -> None:
         sys.exit(1)
 
 
+def storage_options(command: F) -> F:
+    """How the decoder is stored: a recipe, and single options in its place."""
+    options = (
+        click.option("--target", help=f"Recipe in engines/: {', '.join(target_names())}; or a .toml file."),
+        click.option("--precision", type=click.Choice(list(PRECISIONS)), help="Of the weights; fp32 when not given."),
+        click.option(
+            "--kv-cache", type=click.Choice(KV_CACHES), help="int8 halves or quarters it; same when not given."
+        ),
+        click.option(
+            "--spelling", type=click.Choice(list(SPELLINGS)), help="Operators of the decoder; ort by default."
+        ),
+        click.option("--provider", type=click.Choice(PROVIDERS), help="Of ONNX Runtime; cpu when not given."),
+        click.option(
+            "--calibration", type=PATH, help="Folder of pictures with samples.json, for an int8 cache's scales."
+        ),
+    )
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
 @cli.command("onnx")
 @click.option("--transformer", type=PATH, help="Checkpoint of the transformer (.pt or .safetensors).")
 @click.option("--vq", type=PATH, help="Checkpoint of the VQ tokenizer (.pt or .safetensors).")
@@ -52,10 +78,7 @@ def main() -> None:
 @click.option("--heads", type=click.IntRange(1), help="Attention heads, for sizes outside the published ones.")
 @click.option("--image-size", type=click.IntRange(1), help="Side of the pictures in pixels, for a VQ tokenizer alone.")
 @click.option("--text-tokens", type=click.IntRange(1), help="Positions of a text, for a text encoder alone.")
-@click.option("--precision", type=click.Choice(list(PRECISIONS)), default="fp32", show_default=True)
-@click.option(
-    "--spelling", type=click.Choice(list(SPELLINGS)), default="ort", show_default=True, help="Operators of the decoder."
-)
+@storage_options
 @click.option("--samples", type=PATH, help="Folder of sample pictures with its samples.json, copied in.")
 @click.option(
     "--default",
@@ -73,8 +96,12 @@ def onnx(
     heads: int | None,
     image_size: int | None,
     text_tokens: int | None,
-    precision: str,
-    spelling: str,
+    target: str | None,
+    precision: str | None,
+    kv_cache: str | None,
+    spelling: str | None,
+    provider: str | None,
+    calibration: Path | None,
     samples: Path | None,
     defaults: tuple[str, ...],
     force: bool,
@@ -83,18 +110,20 @@ def onnx(
 
     Every graph is compared with PyTorch before the bundle gets its name.
     """
-    sampling = parse_defaults(defaults)  # before the minutes that reading takes
+    # Bad options are said before the minutes that reading takes.
+    sampling = parse_defaults(defaults)
+    stored = storage(target, precision=precision, kv_cache=kv_cache, spelling=spelling, provider=provider)
     sources = Sources(
         transformer=read_transformer(transformer, heads) if transformer is not None else None,
         vq=read_vq(vq) if vq is not None else None,
         text_encoder=read_text_encoder(text_encoder) if text_encoder is not None else None,
     )
     options = Options(
-        precision=precision,
-        spelling=spelling,
+        storage=stored,
         image_size=image_size,
         text_tokens=text_tokens,
         samples=samples,
+        calibration=calibration,
         sampling=sampling,
         command=command_line(sys.argv[1:]),
     )
@@ -109,14 +138,24 @@ def _write(output: Path, sources: Sources, options: Options, force: bool) -> Non
 
 @cli.command("official")
 @click.option("-o", "--output", type=PATH, required=True, help="The bundle to write, a folder.")
-@click.option("--precision", type=click.Choice(list(PRECISIONS)), default="fp16", show_default=True)
-@click.option(
-    "--spelling", type=click.Choice(list(SPELLINGS)), default="ort", show_default=True, help="Operators of the decoder."
-)
+@storage_options
 @click.option("--force", is_flag=True, help="Replace the bundle of that name.")
 @click.option("--only-look", is_flag=True, help="Say what would be fetched, and stop.")
-def official(output: Path, precision: str, spelling: str, force: bool, only_look: bool) -> None:
-    """Fetch EditAR's published weights and make a bundle of them: 512×512 pictures, any instruction."""
+def official(
+    output: Path,
+    target: str | None,
+    precision: str | None,
+    kv_cache: str | None,
+    spelling: str | None,
+    provider: str | None,
+    calibration: Path | None,
+    force: bool,
+    only_look: bool,
+) -> None:
+    """Fetch EditAR's published weights and make a bundle of them: 512×512 pictures, any instruction.
+
+    Without a recipe or options the precision is fp16.
+    """
     from export.official import fetch, look
 
     if only_look:
@@ -125,13 +164,15 @@ def official(output: Path, precision: str, spelling: str, force: bool, only_look
         return
     if output.exists() and not force:
         raise BundleError(f"{output} exists; choose another name, or replace it with --force")
-    parts = fetch(output, 0.5 if precision == "fp16" else 1.0, report=click.echo)
+    precision = precision or ("fp16" if target is None else None)
+    stored = storage(target, precision=precision, kv_cache=kv_cache, spelling=spelling, provider=provider)
+    parts = fetch(output, 1.0 if stored.precision == "fp32" else 0.5, report=click.echo)
     sources = Sources(
         transformer=read_transformer(parts.transformer),
         vq=read_vq(parts.vq),
         text_encoder=read_text_encoder(parts.text_encoder),
     )
-    options = Options(precision=precision, spelling=spelling, command=command_line(sys.argv[1:]))
+    options = Options(storage=stored, calibration=calibration, command=command_line(sys.argv[1:]))
     _write(output, sources, options, force)
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -14,9 +15,14 @@ from numpy.typing import ArrayLike, DTypeLike
 from onnxscript import GraphBuilder
 from torch import Tensor
 
+from export.precision import Blocks
+
 FLOAT = ir.DataType.FLOAT
 FLOAT16 = ir.DataType.FLOAT16
+BFLOAT16 = ir.DataType.BFLOAT16
 INT32 = ir.DataType.INT32
+INT64 = ir.DataType.INT64
+TORCH_TYPES = {FLOAT: torch.float32, FLOAT16: torch.float16, BFLOAT16: torch.bfloat16}
 
 
 class GraphWriter:
@@ -55,21 +61,38 @@ class GraphWriter:
     def constant(self, values: ArrayLike, dtype: DTypeLike, name: str) -> ir.Value:
         return self.builder.initializer(ir.tensor(np.asarray(values, dtype), name=name))
 
-    def weight(self, name: str, transposed: bool = False) -> ir.Value:
-        """A weight in the stored type, by its name within the current scope."""
-        source = self.weights[".".join([*self.scopes, name])]
+    def stored_constant(self, values: ArrayLike, name: str) -> ir.Value:
+        """A constant in the stored type."""
+        return self.constant(values, self.dtype.numpy(), name)
 
-        def load() -> ir.TensorProtocol:
-            tensor = source.to(torch.float16 if self.dtype == FLOAT16 else torch.float32)
-            return ir.Tensor((tensor.t() if transposed else tensor).contiguous().numpy(), name=name)
+    def source(self, name: str) -> Tensor:
+        """A weight as the checkpoint has it, by its name within the current scope."""
+        return self.weights[".".join([*self.scopes, name])]
 
-        shape = tuple(reversed(source.shape)) if transposed else tuple(source.shape)
-        return self.builder.initializer(ir.LazyTensor(load, dtype=self.dtype, shape=ir.Shape(shape), name=name))
+    def lazy(self, name: str, dtype: ir.DataType, shape: Sequence[int], load: Callable[[], np.ndarray]) -> ir.Value:
+        """An initializer whose values are made when the graph is saved."""
+
+        def tensor() -> ir.TensorProtocol:
+            return ir.Tensor(load(), dtype=dtype, name=name)
+
+        return self.builder.initializer(ir.LazyTensor(tensor, dtype=dtype, shape=ir.Shape(shape), name=name))
+
+    def weight(self, name: str, transposed: bool = False, dtype: ir.DataType | None = None) -> ir.Value:
+        """A weight in the stored type or `dtype`."""
+        source, stored = self.source(name), dtype or self.dtype
+
+        def load() -> np.ndarray:
+            tensor = source.to(TORCH_TYPES[stored])
+            tensor = (tensor.t() if transposed else tensor).contiguous()
+            if stored == BFLOAT16:  # which NumPy alone does not have
+                return tensor.view(torch.uint16).numpy().view(stored.numpy())
+            return tensor.numpy()
+
+        return self.lazy(name, stored, tuple(reversed(source.shape)) if transposed else tuple(source.shape), load)
 
     def norm_weight(self, name: str) -> ir.Value:
         """A normalization's weight: float32 in every precision."""
-        source = self.weights[".".join([*self.scopes, name])]
-        return self.constant(source.float().numpy(), np.float32, name)
+        return self.constant(self.source(name).float().numpy(), np.float32, name)
 
     def stored(self, value: ir.Value) -> ir.Value:
         """A float32 value in the stored type."""
@@ -79,13 +102,41 @@ class GraphWriter:
         """A value of the stored type in float32."""
         return value if self.dtype == FLOAT else self.op.Cast(value, to=FLOAT)
 
-    def linear(self, value: ir.Value, name: str) -> ir.Value:
-        """[..., in] times the weight [out, in], both in the stored type."""
-        return self.op.MatMul(value, self.weight(name, transposed=True))
+    def linear(self, value: ir.Value, name: str, blocks: Blocks | None = None) -> ir.Value:
+        """[..., in] times the weight [out, in], which is stored in blocks where they are given."""
+        if blocks is None:
+            return self.op.MatMul(value, self.weight(name, transposed=True))
+        source = self.source(name)
+        size, features = source.shape[1], source.shape[0]
+        count = -(-size // blocks.block)
 
-    def model(self) -> ir.Model:
+        @functools.lru_cache(1)  # both initializers come from one quantization; they are saved one after the other
+        def quantized() -> tuple[np.ndarray, np.ndarray]:
+            packed, scales = blocks.quantize(source.float().t().contiguous().numpy())
+            return packed, scales.astype(self.dtype.numpy())
+
+        def packed() -> np.ndarray:
+            return quantized()[0]
+
+        def scales() -> np.ndarray:
+            values = quantized()[1]
+            quantized.cache_clear()
+            return values
+
+        return self.builder.opset("com.microsoft", 1).MatMulNBits(
+            value,
+            self.lazy(name, ir.DataType.UINT8, (features, count, blocks.block * blocks.bits // 8), packed),
+            self.lazy(f"{name}.scales", self.dtype, (features, count), scales),
+            K=size,
+            N=features,
+            bits=blocks.bits,
+            block_size=blocks.block,
+            accuracy_level=4,  # multiply as int8; the activations of a row are quantized in blocks too
+        )
+
+    def model(self, ir_version: int = 10) -> ir.Model:
         """The finished model."""
-        return without_traces(ir.Model(self.graph, ir_version=10))
+        return without_traces(ir.Model(self.graph, ir_version=ir_version))
 
 
 def without_traces(model: ir.Model) -> ir.Model:

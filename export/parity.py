@@ -6,18 +6,23 @@ as it lies on disk, run by ONNX Runtime. Whole generations are compared in the t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx_ir as ir
 import onnxruntime
 import torch
 from torch import Tensor, nn
 
 from editar_rt import names
 from editar_rt.errors import BackendError
+from export.calibration import LARGEST
+from export.decoder_graph import Scales, scale_names
+from export.precision import dequantize
 from training.checkpoints import first_line
 from training.models.text_encoder import encode
 from training.models.transformer import Transformer
@@ -25,12 +30,10 @@ from training.models.vq import VQModel
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
-# Float32 differs by the order of sums: up to 7e-6 (GPT-XL) was measured, and 2e-4 is what the golden numbers allow.
-# Float16 keeps 11 bits, and errors grow with the number of layers: 2e-4 (3) to 4e-3 (36, GPT-XL) was measured on
-# random weights, which are harder than trained ones.
-BOUNDS = {"fp32": 2e-4, "fp16": 1e-2}
 CLEAR_MARGIN = 1e-4  # of the best codebook row's cosine over the second's: far above what sums in another order change
 SEED = 0
+# Label, rows, whether there is a past, positions.
+DECODER_CASES = (("prefill", 2, False, 6), ("chunk after a past", 1, True, 4))
 
 
 @dataclass(frozen=True)
@@ -83,13 +86,9 @@ def _compare(path: Path, cases: Sequence[Case], bound: float) -> list[Parity]:
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4  # what fails is raised, too
     session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    stored_types = {
-        tensor.name: np.float16 for tensor in session.get_inputs() if tensor.type == "tensor(float16)"
-    }  # the cache of an fp16 graph
     found = []
     for case in cases:
-        feeds = {name: array.astype(stored_types.get(name, array.dtype)) for name, array in case.inputs.items()}
-        answers = session.run(list(case.expected), feeds)
+        answers = session.run(list(case.expected), feeds(session, case.inputs))
         for (name, expected), answer in zip(case.expected.items(), answers):
             label = f"{name}, {case.label}" if case.label else name
             if np.issubdtype(expected.dtype, np.integer):
@@ -98,6 +97,13 @@ def _compare(path: Path, cases: Sequence[Case], bound: float) -> list[Parity]:
                 error = float(np.abs(answer - expected).max() / np.abs(expected).max())
                 found.append(Parity(case.part, label, error, bound))
     return found
+
+
+def feeds(session: onnxruntime.InferenceSession, inputs: Mapping[str, Array]) -> dict[str, Array]:
+    """The inputs that a graph has, in its types: the cache's is the precision's, and spellings differ."""
+    halves = {tensor.name for tensor in session.get_inputs() if tensor.type == "tensor(float16)"}
+    wanted = [tensor.name for tensor in session.get_inputs()]
+    return {name: inputs[name].astype(np.float16) if name in halves else inputs[name] for name in wanted}
 
 
 @torch.inference_mode()
@@ -140,35 +146,96 @@ def prefix_case(transformer: Transformer) -> Case:
     return Case(names.PREFIX_GRAPH, "", _arrays({names.TEXT_STATES: states}), _arrays(expected))
 
 
+@contextmanager
+def weights_as_stored(transformer: Transformer, path: Path) -> Iterator[None]:
+    """The model with the weights that a decoder's graph stores as whole numbers, unpacked when a layer runs.
+
+    One layer at a time, so that the model is not in memory twice.
+    """
+    modules, handles = dict(transformer.named_modules()), []
+    for node in ir.load(path).graph:
+        if node.op_type != "MatMulNBits":
+            continue
+        packed, scales = (value.const_value for value in node.inputs[1:3] if value is not None)
+        assert packed is not None and scales is not None  # the exporter writes constants
+        module: Any = modules[str(packed.name).removesuffix(".weight")]
+
+        def unpack(
+            module: Any,
+            *_: Any,
+            packed: ir.TensorProtocol = packed,
+            scales: ir.TensorProtocol = scales,
+            bits: int = node.attributes["bits"].as_int(),
+        ) -> None:
+            weight = dequantize(packed.numpy(), scales.numpy().astype(np.float32), bits, module.in_features)
+            module.weight = nn.Parameter(torch.from_numpy(weight), requires_grad=False)
+
+        def restore(module: Any, *_: Any, own: nn.Parameter = module.weight) -> None:
+            module.weight = own
+
+        handles += [module.register_forward_pre_hook(unpack), module.register_forward_hook(restore)]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def cache_scales_of(path: Path, layers: int) -> Scales:
+    """The scales in the graph of a decoder with an int8 cache; empty for one without."""
+    stored = {name: value.const_value for name, value in ir.load(path).graph.initializers.items()}
+    if scale_names(0)[0] not in stored:
+        return ()
+    pairs = [[stored[name] for name in scale_names(layer)] for layer in range(layers)]
+    return [(keys.numpy().item(), values.numpy().item()) for keys, values in pairs if keys and values]
+
+
 @torch.inference_mode()
-def decoder_cases(transformer: Transformer) -> list[Case]:
-    """Two rows from an empty cache; then one row behind a random past, crossing from text to target positions."""
+def decoder_cases(transformer: Transformer, path: Path) -> list[Case]:
+    """Two rows from an empty cache; then one row behind a random past, crossing from text to target positions.
+
+    Args:
+        path: the graph; what it stores as whole numbers, PyTorch gets too.
+    """
+    scales = cache_scales_of(path, transformer.config.n_layer)
+    with weights_as_stored(transformer, path):
+        return [_decoder_case(transformer, scales, *which) for which in DECODER_CASES]
+
+
+def _decoder_case(transformer: Transformer, scales: Scales, label: str, rows: int, filled: bool, chunk: int) -> Case:
     config, generator = transformer.config, _generator()
-    first_target = config.block_size + config.cls_token_num
-    cases = []
-    for label, rows, past, chunk in (("prefill", 2, 0, 6), ("chunk after a past", 1, first_target - 2, 4)):
-        cache = transformer.make_cache(rows)
-        for stored in (cache.keys, cache.values):
-            stored[:, :, :past] = torch.randn(stored[:, :, :past].shape, generator=generator)
-        inputs = {}
-        for i in range(config.n_layer):  # copies: the PyTorch cache is extended in place below
-            inputs[names.past_key(i)] = cache.keys[i, :, : past + chunk].transpose(1, 2).clone()
-            inputs[names.past_value(i)] = cache.values[i, :, : past + chunk].transpose(1, 2).clone()
-        tokens = torch.randint(config.vocab_size, (rows, chunk), generator=generator)
-        embedded = transformer.tok_embeddings(tokens)
-        prefix = embedded.std() * torch.randn(embedded.shape, generator=generator)
-        tokens[:, ::2] = -1  # every other position is taken from the prefix
-        hidden = torch.where(tokens[..., None] < 0, prefix, embedded)
-        logits = transformer.logits(transformer.forward_chunk(hidden, past, cache))
-        inputs |= {
+    past = config.block_size + config.cls_token_num - 2 if filled else 0
+    cache = transformer.make_cache(rows)
+    inputs: dict[str, Array] = {}
+    for i in range(config.n_layer):
+        pair = ((names.past_key(i), cache.keys[i]), (names.past_value(i), cache.values[i]))
+        for which, (name, stored) in enumerate(pair):
+            before = torch.randn(stored[:, :past].shape, generator=generator)
+            given = torch.zeros(stored[:, : past + chunk].shape)
+            if scales:
+                whole = (before * LARGEST / 4).round().clamp(-LARGEST, LARGEST)  # four deviations wide
+                before, given = whole * scales[i][which], given.to(torch.int8)
+                given[:, :past] = whole.to(torch.int8)
+            else:
+                given[:, :past] = before
+            stored[:, :past] = before
+            inputs[name] = given.transpose(1, 2).contiguous().numpy()
+    tokens = torch.randint(config.vocab_size, (rows, chunk), generator=generator)
+    embedded = transformer.tok_embeddings(tokens)
+    prefix = embedded.std() * torch.randn(embedded.shape, generator=generator)
+    tokens[:, ::2] = -1  # every other position is taken from the prefix
+    hidden = torch.where(tokens[..., None] < 0, prefix, embedded)
+    logits = transformer.logits(transformer.forward_chunk(hidden, past, cache))
+    inputs |= _arrays(
+        {
             names.TOKENS: tokens.int(),
             names.PREFIX: prefix,
             names.LOGIT_POSITIONS: torch.arange(chunk).int(),
             names.PAST_LENGTH: torch.full((rows,), past).int(),
             names.TOTAL_LENGTH: torch.tensor(past + chunk).int(),
         }
-        cases.append(Case(names.DECODER, label, _arrays(inputs), _arrays({names.LOGITS: logits})))
-    return cases
+    )
+    return Case(names.DECODER, label, inputs, _arrays({names.LOGITS: logits}))
 
 
 def _generator() -> torch.Generator:

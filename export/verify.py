@@ -26,8 +26,9 @@ from editar_rt import names
 from editar_rt.bundle import Bundle
 from editar_rt.errors import BackendError, OptionError
 from editar_rt.sampling import Sampling
+from editar_rt.selftest import bound_of
 from export import parity
-from export.bundle_writer import LOWERED, Sources
+from export.bundle_writer import Sources
 from export.checkpoint_reader import build_transformer, build_vq
 from training.checkpoints import first_line
 from training.models.transformer import Transformer
@@ -120,7 +121,7 @@ def verify(folder: Path, sources: Sources, steps: int, on_part: Callable[[str], 
     compared: list[Compared] = []
     for part, cases in _cases(bundle, sources):
         on_part(part)
-        bound = parity.BOUNDS[manifest.precision if part in LOWERED else "fp32"]
+        bound = bound_of(part, manifest.precision, manifest.kv_cache)
         for case in cases:
             compared += _compare(bundle.part_path(part), case, bound)
     if not compared:
@@ -131,9 +132,11 @@ def verify(folder: Path, sources: Sources, steps: int, on_part: Callable[[str], 
     generated = []
     if steps and sources.transformer is not None and names.DECODER in manifest.parts:
         model = build_transformer(sources.transformer)
-        for cfg_scale in (1.0, 3.0):
-            on_part(f"generation, cfg_scale {cfg_scale:g}")
-            generated.append(_generate(editor, model, steps, cfg_scale, parity.BOUNDS[manifest.precision]))
+        bound = bound_of(names.DECODER, manifest.precision, manifest.kv_cache)
+        with parity.weights_as_stored(model, bundle.part_path(names.DECODER)):
+            for cfg_scale in (1.0, 3.0):
+                on_part(f"generation, cfg_scale {cfg_scale:g}")
+                generated.append(_generate(editor, model, steps, cfg_scale, bound))
     return Report(editor.backend.name, manifest.precision, compared, generated)
 
 
@@ -157,7 +160,7 @@ def _cases(bundle: Bundle, sources: Sources) -> Iterator[tuple[str, Sequence[par
             )
         transformer = build_transformer(sources.transformer)
         yield names.PREFIX_GRAPH, [parity.prefix_case(transformer)]
-        yield names.DECODER, parity.decoder_cases(transformer)
+        yield names.DECODER, parity.decoder_cases(transformer, bundle.part_path(names.DECODER))
 
 
 class _PyTorchRunner(BaseRunner):  # type: ignore[misc]  # Polygraphy has no type information
@@ -183,8 +186,7 @@ def _compare(path: Path, case: parity.Case, bound: float) -> list[Compared]:
     with G_LOGGER.verbosity(G_LOGGER.CRITICAL):
         try:
             session = load()
-            stored = {t.name: np.float16 for t in session.get_inputs() if t.type == "tensor(float16)"}
-            inputs = {n: a.astype(stored.get(n, a.dtype)) for n, a in case.inputs.items()}
+            inputs = parity.feeds(session, case.inputs)
             runners = [_PyTorchRunner(case), OnnxrtRunner(session, name="ONNX Runtime")]
             results = Comparator.run(runners, data_loader=[inputs])
         except Exception as error:  # Polygraphy's and the binding's own classes

@@ -4,6 +4,10 @@ The loss is cross-entropy on the target tokens plus distillation (`training.dist
 decides the condition dropout that guidance needs. Tokens of objects weigh more than those of the background, which is
 most of a picture and learned first. (With more weight on changed tokens alone, all objects get edited: what stays
 must weigh as much as what changes.)
+
+In a second round the model is blindfolded: in half of the rows it does not see some of the target tokens that it has
+made. With all of them in sight, only an object's first cell needs the text, the others continue what is there; which
+colour the text gives to which shape is then learned from one cell in ten.
 """
 
 from __future__ import annotations
@@ -41,10 +45,12 @@ class Recipe:
     preset: str = "GPT-demo"
     seed: int = 3
     head_start: bool = True  # see `training.head_start`
-    steps: int = 5000
+    steps: int = 8500
+    second_round: int = 5000  # step where the learning rate, fallen to zero, starts again
     pictures: int = 8  # condition pictures a batch, each with all its instructions
     translations_from: int = 1750  # step from which on `translation_share` holds; before, the shards' own share
     translation_share: float = 0.5  # of the pictures; which colour goes with which shape is learned last
+    blindfolded: float = 0.5  # share of the rows, in the second round
     muon_lr: float = 4e-3  # of the layers' matrices
     adam_lr: float = 2e-3  # of embeddings, norms and the output
     weight_decay: float = 0.02
@@ -52,7 +58,7 @@ class Recipe:
     object_weight: float = 3.0  # of target tokens where the condition or the target shows an object, or both differ
     distillation: float = 1.0  # weight of that loss
     dropout: float = 0.0
-    decay: float = 0.35  # share of the steps, at the end, over which the learning rate falls to zero
+    decay: float = 0.35  # share of a round's steps, at its end, over which the learning rate falls to zero
     ema: float = 0.999
 
 
@@ -160,6 +166,23 @@ def condition_dropout(rng: np.random.Generator, rows: int) -> tuple[Tensor, Tens
     return u < 0.10, (u < 0.05) | (u > 0.95)
 
 
+def hidden_targets(rng: np.random.Generator, recipe: Recipe, step: int, shape: tuple[int, int]) -> Tensor | None:
+    """Which target tokens are hidden, bool [rows, N]: in a blindfolded row each with that row's own probability."""
+    if step < recipe.second_round:
+        return None
+    rows, tokens = shape
+    shares = rng.random(rows) * (rng.random(rows) < recipe.blindfolded)
+    return torch.from_numpy(rng.random((rows, tokens)) < shares[:, None])
+
+
+def learning_rate(recipe: Recipe, step: int) -> float:
+    """Factor on the learning rates: one trapezoid a round."""
+    if step < recipe.second_round:
+        return trapezoid_schedule(step, min(recipe.steps, recipe.second_round), recipe.warmup, recipe.decay)
+    begun = recipe.second_round
+    return trapezoid_schedule(step - begun, recipe.steps - begun, recipe.warmup, recipe.decay)
+
+
 def train(
     folder: Path | str,
     tokens: Path,
@@ -208,14 +231,15 @@ def train(
         drop_picture, drop_text = condition_dropout(rng, len(batch.target))
         with torch.no_grad():
             states = encode(encoder, batch.text_ids, batch.text_mask)
-        logits, hidden = model(batch.condition, states, batch.target, drop_picture, drop_text, return_hidden=True)
+        hide = hidden_targets(rng, recipe, step, (len(batch.target), config.block_size))
+        logits, hidden = model(batch.condition, states, batch.target, drop_picture, drop_text, hide, return_hidden=True)
         losses = F.cross_entropy(logits.flatten(0, 1), batch.target.flatten(), reduction="none")
         weights = batch.weights.flatten()
         loss = (losses * weights).sum() / weights.sum()
         dropped = drop_picture | drop_text
         taught = teacher(hidden, batch.condition_meaning, batch.target_meaning, batch.weights, dropped)
         (loss + recipe.distillation * taught).backward()
-        norm = optimizer.step(trapezoid_schedule(step, recipe.steps, recipe.warmup, recipe.decay))
+        norm = optimizer.step(learning_rate(recipe, step))
         average.update(model, step)
 
         done = step + 1

@@ -51,7 +51,7 @@ def assert_as_transformers(folder: Path, tmp_path: Path) -> None:
     from transformers import AutoTokenizer
 
     read_text_encoder(folder).tokenizer.save(str(tmp_path / "exported.json"))
-    runtime = TextTokenizer(tmp_path / "exported.json", 120)
+    runtime = TextTokenizer.read(tmp_path / "exported.json", 120)
     reference = AutoTokenizer.from_pretrained(folder)
     texts = awkward_strings()
     expected = reference(texts, max_length=120, padding="max_length", truncation=True)

@@ -25,7 +25,7 @@ def plain_tokenizer() -> Tokenizer:
 def opened(tokenizer: Tokenizer, folder: Path, length: int) -> TextTokenizer:
     path = folder / "tokenizer.json"
     tokenizer.save(str(path))
-    return TextTokenizer(path, length)
+    return TextTokenizer.read(path, length)
 
 
 def test_prompts_are_padded_behind_their_end_token(tmp_path: Path) -> None:
@@ -92,4 +92,4 @@ def test_a_file_that_is_no_tokenizer_is_refused(tmp_path: Path, content: str | N
     if content is not None:
         path.write_text(content)
     with pytest.raises(BundleError, match="is not a tokenizer"):
-        TextTokenizer(path, 5)
+        TextTokenizer.read(path, 5)

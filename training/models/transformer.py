@@ -207,12 +207,14 @@ class Transformer(nn.Module):
 
         Args:
             tokens: None for one dropped picture, [1, N, D].
-            dropped: bool [B], true where the picture is replaced by the learned stand-in.
+            dropped: bool [B] or [B, N], true where the picture or a token is replaced by the learned stand-in.
         """
         if tokens is None:
             return self.img_uncond_embedding[None]
         x = self.tok_embeddings(tokens)
-        return x if dropped is None else torch.where(dropped[:, None, None], self.img_uncond_embedding, x)
+        if dropped is None:
+            return x
+        return torch.where(dropped.view(len(x), -1, 1), self.img_uncond_embedding, x)
 
     def project_text(self, states: Tensor) -> Tensor:
         """Text encoder output [B, T, C], padding included -> [B, T, D]."""
@@ -329,6 +331,7 @@ class Transformer(nn.Module):
         target_tokens: Tensor,
         drop_picture: Tensor,
         drop_text: Tensor,
+        hide_target: Tensor | None = None,
         return_hidden: bool = False,
     ) -> Tensor | tuple[Tensor, Tensor]:
         """Logits of all target tokens, for K instructions on each of P condition pictures.
@@ -343,6 +346,7 @@ class Transformer(nn.Module):
             target_tokens: [P * K, N].
             drop_picture: bool [P * K], true where the row sees the learned stand-in for a picture.
             drop_text: bool [P * K], true where the row sees the null text.
+            hide_target: bool [P * K, N], tokens that the positions after them see as a dropped picture's.
             return_hidden: also return the states after the final norm that the logits come from.
 
         Returns:
@@ -355,7 +359,7 @@ class Transformer(nn.Module):
 
         null_states = self.cls_embedding.uncond_embedding
         text = self.project_text(torch.where(drop_text[:, None, None], null_states, text_states.to(null_states.dtype)))
-        target = self.tok_embeddings(target_tokens[:, :-1])  # the last token predicts nothing
+        target = self.embed_picture(target_tokens, hide_target)[:, :-1]  # the last token predicts nothing
         x = self.tok_dropout(torch.cat((text, target), dim=1))  # [P * K, T + N - 1, D]
         picture = torch.cat((self.embed_picture(condition_tokens), self.embed_picture(None)))
         picture = self.tok_dropout(picture)  # [P + 1, N, D]

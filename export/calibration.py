@@ -1,0 +1,113 @@
+"""Scales of an int8 KV cache, from what the transformer computes on examples.
+
+A cached number is a whole number of -127 to 127 times the scale of its layer; keys and values have one each. What is
+larger than any example's is clipped, so the examples should be like what users edit: pictures with instructions, in a
+folder as `python -m training samples` writes it. The picture's own tokens stand in for the edited ones: they are of the
+same kind, and generating them would take minutes at full size.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from editar_rt.errors import EditarError, OptionError
+from editar_rt.pixels import read_pixels
+from editar_rt.prompts import build_prompt
+from editar_rt.text import TextTokenizer
+from export.text_reader import TextEncoder
+from training.config import TransformerConfig
+from training.models.text_encoder import encode
+from training.models.transformer import Transformer
+from training.models.vq import VQModel
+
+LIST = "samples.json"
+MOST = 32  # examples; more change a largest value little
+RANDOM = 2  # sequences of random tokens, where there are no examples
+LARGEST = 127
+
+
+@dataclass(frozen=True)
+class Example:
+    """One whole sequence."""
+
+    text_states: Tensor  # [1, T, C]
+    picture: Tensor  # tokens [1, N], condition and target alike
+
+
+@dataclass(frozen=True)
+class Listed:
+    """An entry of a folder of examples."""
+
+    picture: Path
+    task: str
+    instruction: str
+
+
+def read_list(folder: Path) -> list[Listed]:
+    """The entries of a folder's samples.json.
+
+    Raises:
+        OptionError: no such file, or one that does not list pictures with tasks and instructions.
+    """
+    path = folder / LIST
+    try:
+        entries = json.loads(path.read_text(encoding="utf-8"))["samples"]
+        listed = [Listed(folder / Path(e["picture"]).name, str(e["task"]), str(e["instruction"])) for e in entries]
+    except OSError as error:
+        raise OptionError(
+            f"{path} cannot be read ({error.strerror}); it lists the pictures of a folder with their instructions"
+        ) from None
+    except (ValueError, KeyError, TypeError) as error:
+        raise OptionError(f"{path} is not a list of pictures with tasks and instructions ({error!r})") from None
+    if not listed:
+        raise OptionError(f"{path} lists no pictures")
+    return listed
+
+
+@torch.inference_mode()
+def examples(
+    listed: Sequence[Listed], vq: VQModel, image_size: int, text: TextEncoder, tokenizer: TextTokenizer
+) -> Iterator[Example]:
+    """Up to `MOST` of the listed pictures, encoded."""
+    for entry in listed[:MOST]:
+        prompt = tokenizer.encode([build_prompt(entry.task, entry.instruction)])
+        states = encode(text.model, torch.from_numpy(prompt.ids), torch.from_numpy(prompt.mask))
+        yield Example(states, vq.encode(torch.from_numpy(read_pixels(entry.picture, image_size))))
+
+
+def random_examples(config: TransformerConfig) -> Iterator[Example]:
+    """Seeded noise, for a transformer without the parts that read pictures and texts."""
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(RANDOM):
+        states = torch.randn(1, config.cls_token_num, config.caption_dim, generator=generator)
+        yield Example(states, torch.randint(config.vocab_size, (1, config.block_size), generator=generator))
+
+
+@torch.inference_mode()
+def cache_scales(transformer: Transformer, sequences: Iterator[Example]) -> list[tuple[float, float]]:
+    """(keys' scale, values' scale) of every layer.
+
+    Raises:
+        EditarError: values that are not finite, or no example.
+    """
+    config = transformer.config
+    largest = np.zeros((config.n_layer, 2))
+    count = 0
+    for example in sequences:
+        cache = transformer.make_cache(1)
+        prefix = transformer.embed_prefix(transformer.project_text(example.text_states), example.picture)
+        target = transformer.tok_embeddings(example.picture[:, :-1])
+        transformer.forward_chunk(torch.cat((prefix, target), dim=1), 0, cache)
+        found = [[float(stored[i].abs().max()) for stored in (cache.keys, cache.values)] for i in range(len(largest))]
+        largest = np.maximum(largest, found)
+        count += 1
+    if not count or not np.isfinite(largest).all() or not largest.all():
+        raise EditarError(f"the cache's scales cannot be found: {count} examples, largest values {largest.tolist()}")
+    return [(float(keys), float(values)) for keys, values in largest / LARGEST]

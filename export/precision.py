@@ -1,0 +1,127 @@
+"""What a decoder's numbers are stored in, and which execution providers of ONNX Runtime can run that.
+
+| precision | weights of products | activations of products, cache |
+|---|---|---|
+| fp32, fp16, bf16 | that type | that type |
+| int8 | 8 bits in blocks of 128 | float32 (float16 for CUDA) |
+| int4 | 4 bits in blocks of 32, the output head 8 bits | float32 (float16 for CUDA) |
+
+Blocks are quantized by ONNX Runtime's own quantizer and multiplied by its MatMulNBits, which quantizes the activations
+of each row on its own: a picture's tokens do not depend on what else is in the batch. Float32 stay everywhere: the
+residual stream with its sums and normalizations, softmax (inside the attention operator), and the logits.
+
+The KV cache is of the activations' type, or int8 with one scale a layer for keys and one for values.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+from onnxruntime.quantization.matmul_nbits_quantizer import DefaultWeightOnlyQuantConfig, DefaultWeightOnlyQuantizer
+
+from editar_rt.errors import OptionError
+
+Array = np.ndarray  # [in, out] float32 unless said otherwise
+
+SAME, INT8 = "same", "int8"
+KV_CACHES = (SAME, INT8)
+PROVIDERS = ("cpu", "cuda")
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """Weights as small whole numbers: `block` of them along the input share a scale, zero is in the middle."""
+
+    bits: int  # 4 or 8
+    block: int
+
+    def quantize(self, weight: Array) -> tuple[Array, Array]:
+        """[in, out] -> (uint8 [out, blocks, block · bits / 8], scales float32 [out, blocks])."""
+        config = DefaultWeightOnlyQuantConfig(self.block, is_symmetric=True, accuracy_level=4, bits=self.bits)
+        packed, scales, _ = DefaultWeightOnlyQuantizer(config).qbits_block_quant(np.ascontiguousarray(weight))
+        return packed, scales.reshape(packed.shape[:2])
+
+
+def dequantize(packed: Array, scales: Array, bits: int, size: int) -> Array:
+    """What `Blocks.quantize`'s results stand for, [out, in] float32 with `size` inputs."""
+    values = packed if bits == 8 else np.stack((packed & 15, packed >> 4), axis=-1)
+    centred = values.reshape(*scales.shape, -1).astype(np.float32) - 2 ** (bits - 1)
+    return np.ascontiguousarray((centred * scales[..., None]).reshape(len(packed), -1)[:, :size])
+
+
+@dataclass(frozen=True)
+class Precision:
+    """How products are stored; `blocks` and `head` of whole-number weights, None for the stored type's own."""
+
+    stored: ir.DataType
+    blocks: Blocks | None = None
+    head: Blocks | None = None
+
+
+PRECISIONS = {
+    "fp32": Precision(ir.DataType.FLOAT),
+    "fp16": Precision(ir.DataType.FLOAT16),
+    "bf16": Precision(ir.DataType.BFLOAT16),
+    "int8": Precision(ir.DataType.FLOAT, Blocks(8, 128), Blocks(8, 128)),
+    "int4": Precision(ir.DataType.FLOAT, Blocks(4, 32), Blocks(8, 128)),
+}
+
+
+@dataclass(frozen=True)
+class Storage:
+    """Everything that decides how a decoder is stored.
+
+    Raises:
+        OptionError: for what no provider that it is meant for runs; the reason is in the message.
+    """
+
+    precision: str = "fp32"
+    """A key of `PRECISIONS`."""
+    spelling: str = "ort"
+    """A key of `decoder_graph.SPELLINGS`."""
+    kv_cache: str = SAME
+    """One of `KV_CACHES`."""
+    provider: str = "cpu"
+    """One of `PROVIDERS`; what whole-number weights are multiplied with differs between them."""
+
+    def __post_init__(self) -> None:
+        if reason := next(self._reasons(self.provider), None):
+            raise OptionError(f"{self} cannot run on {self.provider}: {reason}")
+
+    def __str__(self) -> str:
+        return f"precision {self.precision}, cache {self.kv_cache}, spelling {self.spelling}"
+
+    @property
+    def numbers(self) -> Precision:
+        """The precision's types for the provider."""
+        chosen = PRECISIONS[self.precision]
+        if self.provider == "cuda" and chosen.blocks is not None:
+            return Precision(ir.DataType.FLOAT16, chosen.blocks, chosen.head)
+        return chosen
+
+    @property
+    def cache_type(self) -> ir.DataType:
+        return ir.DataType.INT8 if self.kv_cache == INT8 else self.numbers.stored
+
+    @property
+    def providers(self) -> list[str]:
+        """Those that run it, not only the one that it is meant for."""
+        return [provider for provider in PROVIDERS if not any(self._reasons(provider))]
+
+    def _reasons(self, provider: str) -> Iterator[str]:
+        """Why a provider does not run it."""
+        stored = self.numbers.stored
+        if provider == "cpu" and stored == ir.DataType.BFLOAT16:
+            yield "ONNX Runtime has no bfloat16 products or attention for CPUs; take fp32 or int8, or --provider cuda"
+        if provider == "cuda" and self.spelling == "ort" and stored == ir.DataType.FLOAT:
+            yield (
+                "ONNX Runtime's GroupQueryAttention takes 16-bit types on CUDA; take fp16 or bf16, or the spelling "
+                "standard"
+            )
+        if self.kv_cache == INT8 and self.spelling != "ort":
+            yield "only GroupQueryAttention of the spelling ort reads an int8 cache"
+        if self.numbers.blocks is not None and self.spelling != "ort":
+            yield "MatMulNBits, which multiplies whole-number weights, belongs to the spelling ort"

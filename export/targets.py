@@ -1,0 +1,64 @@
+"""Recipes of target devices, `engines/NAME.toml`: how a decoder is stored and spelled for them."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from pathlib import Path
+from typing import Any
+
+from editar_rt.errors import OptionError
+from export.precision import KV_CACHES, PRECISIONS, PROVIDERS, Storage
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+FOLDER = Path(__file__).parents[1] / "engines"
+SPELLINGS = ("ort", "standard")
+ALLOWED = {"precision": tuple(PRECISIONS), "spelling": SPELLINGS, "kv_cache": KV_CACHES, "provider": PROVIDERS}
+
+
+def target_names() -> list[str]:
+    """The recipes that lie in `engines/`."""
+    return sorted(path.stem for path in FOLDER.glob("*.toml"))
+
+
+def read_target(name: str) -> dict[str, str]:
+    """Fields of `Storage` that a recipe sets.
+
+    Args:
+        name: of a recipe in `engines/`, or a path to a file.
+
+    Raises:
+        OptionError: no such recipe, or one that sets something unknown.
+    """
+    path = Path(name) if name.endswith(".toml") else FOLDER / f"{name}.toml"
+    try:
+        recipe: dict[str, Any] = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise OptionError(
+            f"there is no recipe {name} ({error.strerror}); there are: {', '.join(target_names())}"
+        ) from None
+    except tomllib.TOMLDecodeError as error:
+        raise OptionError(f"{path} is not TOML: {error}") from None
+    fields = recipe.get("onnx", {})
+    if not isinstance(fields, dict) or not fields:
+        raise OptionError(f"{path} has no table [onnx], which says how the decoder is stored")
+    for field, value in fields.items():
+        if value not in ALLOWED.get(field, ()):
+            allowed = ", ".join(ALLOWED.get(field, ())) or f"not among {', '.join(ALLOWED)}"
+            raise OptionError(f"{path}: [onnx] {field} = {value!r}; allowed: {allowed}")
+    return fields
+
+
+def storage(target: str | None, **given: str | None) -> Storage:
+    """The recipe's storage, with the options that were given in its place.
+
+    Raises:
+        OptionError: as `read_target`, and for what no provider runs.
+    """
+    fields = read_target(target) if target is not None else {}
+    fields = fields | {name: value for name, value in given.items() if value is not None}
+    return dataclasses.replace(Storage(), **fields)
