@@ -34,6 +34,7 @@ from training.config import TransformerConfig, VQConfig
 TOKENIZER = "tokenizer.json"
 SAMPLES = "samples/samples.json"
 CPU = "cpu"
+TWIN = "decoder-twin"  # written, compared and removed
 # The text encoder's precision where it is not float32. It runs once an edit: bfloat16 would save nothing over float16.
 TEXT_PRECISION = {"fp16": "fp16", "bf16": "fp16"}
 TEXT_TOKENS = 120  # of EditAR; a transformer says how many it reads
@@ -110,9 +111,12 @@ def write_bundle(
                 info.activations[name] = graph_writer.working_set(model)
             graph_writer.save(model, path)
             parts[name] = Part(path.name, _describe(model.graph.inputs), _describe(model.graph.outputs))
-            _require_parity(
-                path, cases(path), selftest.bound_of(name, options.storage.precision, options.storage.kv_cache), report
-            )
+            if name == names.DECODER and CPU not in options.storage.providers:
+                path = _twin(sources, options.storage, partial)
+            bound = selftest.bound_of(name, options.storage.precision, options.storage.kv_cache)
+            _require_parity(path, cases(path), bound, report)
+        for leftover in partial.glob(f"{TWIN}*"):
+            leftover.unlink()
         if sources.text_encoder is not None:
             sources.text_encoder.tokenizer.save(str(partial / TOKENIZER))
         if options.samples is not None:
@@ -233,6 +237,31 @@ def _graphs(
         yield names.DECODER, graph, lambda path: parity.decoder_cases(transformer, path)
 
 
+class _RoundedToBfloat16(Mapping[str, Tensor]):
+    """Weights that have lost what bfloat16 does not keep, in float32."""
+
+    def __init__(self, weights: Mapping[str, Tensor]) -> None:
+        self.weights = weights
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self.weights[name].bfloat16().float()
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.weights)
+
+    def __len__(self) -> int:
+        return len(self.weights)
+
+
+def _twin(sources: Sources, storage: Storage, folder: Path) -> Path:
+    """A decoder that no CPU runs, as one that every CPU runs: the same definition over the rounded weights."""
+    assert sources.transformer is not None
+    path = folder / f"{TWIN}.onnx"
+    weights = _RoundedToBfloat16(sources.transformer.tensors)
+    graph_writer.save(decoder_graph(sources.transformer.config, weights, Storage(spelling=storage.spelling)), path)
+    return path
+
+
 def _calibration(
     sources: Sources, options: Options, info: ModelInfo, report: Callable[[str], None]
 ) -> Iterator[calibration.Example]:
@@ -245,9 +274,7 @@ def _calibration(
         report(f"calibrating the cache on {min(len(listed), calibration.MOST)} pictures of {folder.name}")
         return calibration.examples(listed, build_vq(vq), info.image_size, text, tokenizer)
     if options.calibration is not None:
-        raise OptionError(
-            "pictures to calibrate on need the VQ tokenizer and the text encoder: give --vq, --text-encoder"
-        )
+        raise OptionError("pictures to calibrate on need --vq and --text-encoder too")
     assert sources.transformer is not None
     report("calibrating the cache on random tokens: give --calibration, --vq and --text-encoder for better scales")
     return calibration.random_examples(sources.transformer.config)

@@ -38,9 +38,8 @@ def read_target(name: str) -> dict[str, str]:
     try:
         recipe: dict[str, Any] = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise OptionError(
-            f"there is no recipe {name} ({error.strerror}); there are: {', '.join(target_names())}"
-        ) from None
+        known = ", ".join(target_names())
+        raise OptionError(f"the recipe {path} cannot be read ({error.strerror}); there are: {known}") from None
     except tomllib.TOMLDecodeError as error:
         raise OptionError(f"{path} is not TOML: {error}") from None
     fields = recipe.get("onnx", {})

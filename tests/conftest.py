@@ -95,20 +95,27 @@ def tiny_bundle(tiny_sources: Sources, tmp_path_factory: pytest.TempPathFactory)
 @pytest.fixture(scope="session")
 def golden_gpt_bundle(tiny_sources: Sources, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The golden transformer alone, float32."""
-    return _transformer_bundle(tiny_sources, tmp_path_factory, "fp32")
+    return _transformer_bundle(tiny_sources, tmp_path_factory)
 
 
 @pytest.fixture(scope="session")
 def golden_gpt_bundle_fp16(tiny_sources: Sources, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The golden transformer alone, float16."""
-    return _transformer_bundle(tiny_sources, tmp_path_factory, "fp16")
+    return _transformer_bundle(tiny_sources, tmp_path_factory, precision="fp16")
 
 
-def _transformer_bundle(sources: Sources, folders: pytest.TempPathFactory, precision: str) -> Path:
+@pytest.fixture(scope="session")
+def golden_gpt_bundle_standard(tiny_sources: Sources, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The golden transformer alone, float32, in operators of ONNX itself."""
+    return _transformer_bundle(tiny_sources, tmp_path_factory, spelling="standard")
+
+
+def _transformer_bundle(sources: Sources, folders: pytest.TempPathFactory, **storage: str) -> Path:
     from export.bundle_writer import Options, Sources, write_bundle
+    from export.precision import Storage
 
-    folder = folders.mktemp("golden_gpt") / precision
-    write_bundle(folder, Sources(transformer=sources.transformer), Options(precision=precision))
+    folder = folders.mktemp("golden_gpt") / "bundle"
+    write_bundle(folder, Sources(transformer=sources.transformer), Options(storage=Storage(**storage)))
     return folder
 
 

@@ -18,6 +18,8 @@ from editar_rt.backends.base import Arrays
 from editar_rt.bundle import Bundle
 from editar_rt.errors import BackendError, MissingPartError
 
+GROWTH = 256  # positions by which a cache grows where its size costs time
+
 
 def import_onnxruntime() -> Any:
     """The onnxruntime module; it comes in two packages of which one must be chosen."""
@@ -40,7 +42,8 @@ class OnnxRuntimeBackend:
                 "this ONNX Runtime has no CUDA provider; "
                 'run: pip uninstall onnxruntime && pip install "editar-rt[gpu]", or choose --device cpu'
             )
-        self.device = "cuda" if device != "cpu" and has_cuda else "cpu"
+        runs_on_cuda = device == "cuda" or "cuda" in bundle.manifest.providers  # else auto stays on the CPU
+        self.device = "cuda" if device != "cpu" and has_cuda and runs_on_cuda else "cpu"
         self._bundle = bundle
         self._threads = threads
         self._sessions: dict[str, Any] = {}
@@ -61,6 +64,13 @@ class OnnxRuntimeBackend:
                 options.intra_op_num_threads = self._threads
             providers = ["CUDAExecutionProvider"] * (self.device == "cuda") + ["CPUExecutionProvider"]
             path = self._bundle.part_path(part)
+            if part == names.DECODER and self.device not in self._bundle.manifest.providers:
+                manifest = self._bundle.manifest
+                raise BackendError(
+                    f"ONNX Runtime does not run {self._bundle.folder} on {self.device}: its decoder (precision "
+                    f"{manifest.precision}, spelling {manifest.spelling}) is for {', '.join(manifest.providers)}; "
+                    f"export it again with --provider {self.device}"
+                )
             try:
                 self._sessions[part] = self._ort.InferenceSession(str(path), options, providers=providers)
             except Exception as e:  # the binding raises its own classes, all of them direct Exceptions
@@ -77,7 +87,10 @@ class OnnxRuntimeBackend:
 
 
 class OnnxRuntimeCache:
-    """Keys and values [rows, heads, capacity, head_dim] of every layer in buffers on the device."""
+    """Keys and values [rows, heads, capacity, head_dim] of every layer in buffers on the device.
+
+    Where a step's work grows with the capacity (the spelling standard), the buffers grow with what is filled.
+    """
 
     def __init__(self, backend: OnnxRuntimeBackend, bundle: Bundle, rows: int, capacity: int) -> None:
         self._session = backend.session(names.DECODER)
@@ -86,15 +99,33 @@ class OnnxRuntimeCache:
         part, model = bundle.manifest.parts[names.DECODER], bundle.manifest.model
         self._layers = model.layers or 0
         self._dtype = np.dtype(next(t.dtype for t in part.inputs if t.name == names.past_key(0)))
-        self._shape = (model.heads or 0, capacity, model.head_dim or 0)
-        self._row_bytes = math.prod(self._shape) * self._dtype.itemsize
-        zeros = np.zeros((rows, *self._shape), self._dtype)
-        make = backend._ort.OrtValue.ortvalue_from_numpy
-        # On the CPU an OrtValue keeps using the array it is made from, so that each needs its own.
-        self._buffers = [make(zeros.copy(), self._device, 0) for _ in range(2 * self._layers)]
+        self._make = backend._ort.OrtValue.ortvalue_from_numpy
+        self._rows, self._capacity = rows, capacity
+        self._shape = (model.heads or 0, 0, model.head_dim or 0)  # of a row as allocated
+        self._growth = GROWTH if bundle.manifest.spelling == "standard" else capacity
+        self._buffers: list[Any] = []
+        self._wanted = {tensor.name for tensor in part.inputs}
         self._vocab = model.vocab_size or 0
         self._logits = np.empty((0, 0, 0), np.float32)
         self._bindings: dict[tuple[int, int], Any] = {}  # by first row and number of rows
+        self._reserve(1)
+
+    def _reserve(self, positions: int) -> None:
+        """Make room for so many positions in every row."""
+        heads, allocated, width = self._shape
+        if positions <= allocated:
+            return
+        self._shape = (heads, min(-(-positions // self._growth) * self._growth, self._capacity), width)
+        self._row_bytes = math.prod(self._shape) * self._dtype.itemsize
+        old, self._buffers = self._buffers, []
+        self._bindings.clear()
+        for n in range(2 * self._layers):
+            # On the CPU an OrtValue keeps using the array it is made from, so that each needs its own.
+            values = np.zeros((self._rows, *self._shape), self._dtype)
+            if old:
+                values[:, :, :allocated] = old[n].numpy()
+                old[n] = None  # its memory goes before the next one comes
+            self._buffers.append(self._make(values, self._device, 0))
 
     def _binding(self, first_row: int, rows: int) -> Any:
         """Past and present bound to the same memory: the rows of a buffer lie one behind the other."""
@@ -125,6 +156,7 @@ class OnnxRuntimeCache:
         if self._logits.shape != shape:
             self._logits = np.empty(shape, np.float32)
         past = self.lengths[first_row : first_row + rows]
+        self._reserve(int(past.max()) + positions)
         if rows > 1 and positions > 1 and past.any():
             # GroupQueryAttention takes chunks behind a past in one row at a time.
             for row in range(rows):
@@ -152,7 +184,8 @@ class OnnxRuntimeCache:
             names.TOTAL_LENGTH: np.asarray(past.max() + positions, np.int32),
         }
         for name, array in inputs.items():
-            binding.bind_cpu_input(name, array)
+            if name in self._wanted:  # spellings differ
+                binding.bind_cpu_input(name, array)
         binding.bind_output(names.LOGITS, "cpu", 0, np.float32, logits.shape, logits.ctypes.data)
         self._session.run_with_iobinding(binding)
         past += positions

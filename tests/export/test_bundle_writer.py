@@ -19,6 +19,7 @@ from export import parity
 from export.bundle_writer import Options, ParityError, Sources, model_info, write_bundle
 from export.checkpoint_reader import Checkpoint
 from export.decoder_graph import decoder_graph
+from export.precision import Storage
 from tests.conftest import GPT_TINY_HEADS
 from training.config import TransformerConfig
 
@@ -128,7 +129,7 @@ def test_an_existing_bundle_is_replaced_only_when_asked(tiny_sources: Sources, t
     with pytest.raises(BundleError, match="exists; choose another folder or replace it with --force"):
         write_bundle(folder, sources, Options())
     assert (folder / "bundle.json").read_text() == before
-    write_bundle(folder, sources, Options(precision="fp16"), force=True)
+    write_bundle(folder, sources, Options(storage=Storage("fp16")), force=True)
     assert json.loads((folder / "bundle.json").read_text())["precision"] == "fp16"
     assert [path.name for path in tmp_path.iterdir()] == ["bundle"]
 

@@ -18,9 +18,11 @@ FP32_BOUND = 2e-4  # of the logits' spread (largest minus smallest); 3e-7 was me
 FP16_BOUND = 5e-3  # likewise; 3e-4 was measured with these 3 layers, and nearly all of it is rounding of the weights
 
 
-@pytest.fixture(scope="module")
-def gpt(golden_gpt_bundle: Path) -> Editor:
-    return editar_rt.load(golden_gpt_bundle, device="cpu")
+@pytest.fixture(scope="module", params=["ort", "standard"])
+def gpt(request: pytest.FixtureRequest, golden_gpt_bundle: Path, golden_gpt_bundle_standard: Path) -> Editor:
+    """The golden transformer in every spelling that ONNX Runtime runs."""
+    bundle = golden_gpt_bundle if request.param == "ort" else golden_gpt_bundle_standard
+    return editar_rt.load(bundle, device="cpu")
 
 
 @pytest.fixture(scope="module")
