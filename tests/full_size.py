@@ -2,7 +2,7 @@
 
 Makes weights of the published sizes and layouts from seeds (GPT-XL for 512×512, VQ-16, a T5-XL encoder), exports each
 at every precision in a process of its own, repeats the bundle's self-test, compares it with PyTorch, and writes time,
-peak memory and errors to FOLDER/full_size.json. Needs 30 GB of disk and 12 GB of memory. Not a test: pytest does not
+peak memory and errors to FOLDER/full_size.json. Needs 40 GB of disk and 12 GB of memory. Not a test: pytest does not
 collect it.
 """
 
@@ -25,7 +25,14 @@ ROOT = Path(__file__).parents[1]
 T5_XL = {"d_model": 2048, "d_kv": 64, "d_ff": 5120, "num_layers": 24, "num_heads": 32}
 T5_VOCABULARY = 32128
 PARTS = ("vq", "transformer", "text-encoder")
-PRECISIONS = ("fp32", "fp16")
+# Options of every precision; what no CPU runs is exported, and compared through its twin while it is.
+PRECISIONS: dict[str, list[str]] = {
+    "fp32": [],
+    "fp16": [],
+    "bf16": ["--provider", "cuda"],
+    "int8": ["--kv-cache", "int8"],
+    "int4": ["--kv-cache", "int8"],
+}
 
 
 def make_weights(folder: Path, part: str) -> Path:
@@ -79,9 +86,10 @@ def measured(command: list[str]) -> dict[str, Any]:
 @click.command()
 @click.argument("folder", type=click.Path(path_type=Path))
 @click.option("--part", "parts", type=click.Choice(PARTS), multiple=True, default=PARTS, show_default=True)
-@click.option("--precision", "precisions", type=click.Choice(PRECISIONS), multiple=True, default=PRECISIONS)
+@click.option("--precision", "precisions", type=click.Choice(list(PRECISIONS)), multiple=True, default=PRECISIONS)
+@click.option("--keep", is_flag=True, help="Keep the bundles, for benchmarks.")
 @click.option("--steps", default=8, show_default=True, help="Tokens of the greedy generations compared.")
-def main(folder: Path, parts: tuple[str, ...], precisions: tuple[str, ...], steps: int) -> None:
+def main(folder: Path, parts: tuple[str, ...], precisions: tuple[str, ...], keep: bool, steps: int) -> None:
     """Export and verify the full size; results go to FOLDER/full_size.json after every step."""
     folder.mkdir(parents=True, exist_ok=True)
     result = folder / "full_size.json"
@@ -93,10 +101,12 @@ def main(folder: Path, parts: tuple[str, ...], precisions: tuple[str, ...], step
     for part in parts:
         weights = make_weights(folder, part)
         size = sum(f.stat().st_size for f in ([weights] if weights.is_file() else weights.iterdir()))
-        for precision in precisions if part != "vq" else ("fp32",):
+        differ = {"vq": ("fp32",), "text-encoder": ("fp32", "fp16")}.get(part, tuple(PRECISIONS))
+        for precision in [p for p in precisions if p in differ]:
             bundle = folder / f"{part}-{precision}"
             extra = {"vq": ["--image-size", "512"], "transformer": [], "text-encoder": []}[part]
-            option = [f"--{part}", str(weights), *extra, "--precision", precision, "-o", str(bundle), "--force"]
+            extra += ["--precision", precision, *PRECISIONS[precision]]
+            option = [f"--{part}", str(weights), *extra, "-o", str(bundle), "--force"]
             against = ["--against", str(weights), "--steps", str(steps), "--json"]
             runs = {
                 "export": [sys.executable, "-m", "export", "onnx", *option],
@@ -104,6 +114,8 @@ def main(folder: Path, parts: tuple[str, ...], precisions: tuple[str, ...], step
                 "verify": [sys.executable, "-m", "export", "verify", str(bundle), *against],
             }
             for what, command in runs.items():
+                if what != "export" and "cuda" in extra:
+                    continue
                 entry = {"part": part, "precision": precision, "what": what, "weights_bytes": size} | measured(command)
                 if what == "verify" and entry["exit"] == 0:
                     entry["compared"] = json.loads(entry["output"][-1])
@@ -112,7 +124,8 @@ def main(folder: Path, parts: tuple[str, ...], precisions: tuple[str, ...], step
                 click.echo(f"{part} {precision} {what}: exit {entry['exit']}, {entry['seconds']} s", err=True)
                 result.write_text(json.dumps(report, indent=1) + "\n")
             report["runs"][-1]["bundle_bytes"] = sum(f.stat().st_size for f in bundle.rglob("*") if f.is_file())
-            shutil.rmtree(bundle)
+            if not keep:
+                shutil.rmtree(bundle)
     result.write_text(json.dumps(report, indent=1) + "\n")
     click.echo(result)
 

@@ -28,7 +28,7 @@ from training.samples import write_samples
 
 VQ = train_vq.Recipe(steps=6, batch=2, continuous_steps=3, restart_every=2)
 TEXT = train_text.Recipe(steps=2, batch=4)
-TRANSFORMER = train_transformer.Recipe(steps=4, pictures=2, warmup=2)
+TRANSFORMER = train_transformer.Recipe(steps=4, second_round=2, pictures=2, warmup=2)
 
 
 @dataclasses.dataclass
@@ -165,6 +165,20 @@ def test_schedules_rise_stay_and_fall() -> None:
     ]  # fmt: skip
     assert cosine_schedule(0, 100, 10) == 0.1 and cosine_schedule(10, 100, 10) == 1.0
     assert cosine_schedule(100, 100, 10) == pytest.approx(0.02)
+
+
+def test_the_second_round_starts_again_and_blindfolds() -> None:
+    recipe = train_transformer.Recipe(steps=30, second_round=20, warmup=2, decay=0.5, blindfolded=0.5)
+    rates = [train_transformer.learning_rate(recipe, step) for step in range(30)]
+    assert rates[:20] == [trapezoid_schedule(step, 20, 2, 0.5) for step in range(20)]
+    assert rates[20:] == [trapezoid_schedule(step, 10, 2, 0.5) for step in range(10)]
+    rng, shape = np.random.default_rng(0), (400, 64)
+    assert train_transformer.hidden_targets(rng, recipe, 19, shape) is None
+    hidden = train_transformer.hidden_targets(rng, recipe, 20, shape)
+    assert hidden is not None and hidden.shape == shape
+    shares = hidden.float().mean(1)
+    assert 0.4 < (shares == 0).float().mean() < 0.6  # about half of the rows see everything
+    assert shares.max() > 0.9 and 0.2 < shares.mean() < 0.3  # the others anything from little to all
 
 
 def test_published_weights_start_a_transformer_and_what_they_lack_is_said(made: Made, tmp_path: Path) -> None:

@@ -65,6 +65,19 @@ def test_training_returns_the_hidden_states_behind_its_logits(model: Transformer
     torch.testing.assert_close(model.logits(hidden), logits)
 
 
+@torch.no_grad()
+def test_hidden_target_tokens_are_not_seen(model: Transformer) -> None:
+    condition, text, target = draw(PICTURES)
+    keep = torch.zeros(PICTURES, dtype=torch.bool)
+    hide = torch.zeros(target.shape, dtype=torch.bool)
+    hide[:, 3:7] = True
+    other = torch.where(hide, (target + 1) % TINY.vocab_size, target)
+    hidden, changed = (model(condition, text, t, keep, keep, hide) for t in (target, other))
+    assert torch.equal(hidden, changed)
+    seen = model(condition, text, target, keep, keep)
+    assert torch.equal(seen[:, :4], hidden[:, :4]) and not torch.allclose(seen[:, 4:], hidden[:, 4:])
+
+
 def test_every_parameter_is_trained() -> None:
     """With a dropped picture and a dropped text in the batch, gradients reach the learned stand-ins too."""
     model = Transformer(TINY)
