@@ -83,16 +83,49 @@ def measured(command: list[str]) -> dict[str, Any]:
     }
 
 
+def tables(report: dict[str, Any]) -> str:
+    """The report as Markdown: costs of every command, then errors of every output."""
+    lines = [
+        f"Measured on {report['date']}, {report['machine']}.",
+        "",
+        "| part | precision | what | seconds | peak memory, GB | over fp32 weights | bundle, GB |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for run in report["runs"]:
+        share = run["peak_memory"] / run["weights_bytes"]
+        bundle = f"{run['bundle_bytes'] / 1e9:.2f}" if "bundle_bytes" in run else ""
+        cost = f"{run['seconds']:.0f} | {run['peak_memory'] / 1e9:.2f} | {share:.2f} | {bundle}"
+        failed = "" if run["exit"] == 0 else f" (exit {run['exit']})"
+        lines.append(f"| {run['part']} | {run['precision']} | {run['what']}{failed} | {cost} |")
+    lines += ["", "| precision | output | largest error | relative error | allowed |", "|---|---|---|---|---|"]
+    for run in report["runs"]:
+        for found in run.get("compared", {}).get("parts", []):
+            errors = f"{found['largest_error']:.1e} | {found['relative_error']:.1e} | {found['bound']:.0e}"
+            lines.append(f"| {run['precision']} | {found['part']}: {found['output']} | {errors} |")
+        for found in run.get("compared", {}).get("generated", []):
+            where = "equal" if found["first_difference"] is None else f"first differs at {found['first_difference']}"
+            margin = "" if found["margin"] is None else f"{found['margin']:.1e}"
+            what = f"{found['steps']} greedy tokens, cfg_scale {found['cfg_scale']:g}"
+            lines.append(f"| {run['precision']} | {what} | {where} | {margin} | {found['bound']:.0e} |")
+    return "\n".join(lines)
+
+
 @click.command()
 @click.argument("folder", type=click.Path(path_type=Path))
 @click.option("--part", "parts", type=click.Choice(PARTS), multiple=True, default=PARTS, show_default=True)
 @click.option("--precision", "precisions", type=click.Choice(list(PRECISIONS)), multiple=True, default=PRECISIONS)
 @click.option("--keep", is_flag=True, help="Keep the bundles, for benchmarks.")
+@click.option("--table", is_flag=True, help="Only print FOLDER/full_size.json as Markdown.")
 @click.option("--steps", default=8, show_default=True, help="Tokens of the greedy generations compared.")
-def main(folder: Path, parts: tuple[str, ...], precisions: tuple[str, ...], keep: bool, steps: int) -> None:
+def main(
+    folder: Path, parts: tuple[str, ...], precisions: tuple[str, ...], keep: bool, table: bool, steps: int
+) -> None:
     """Export and verify the full size; results go to FOLDER/full_size.json after every step."""
-    folder.mkdir(parents=True, exist_ok=True)
     result = folder / "full_size.json"
+    if table:
+        click.echo(tables(json.loads(result.read_text())))
+        return
+    folder.mkdir(parents=True, exist_ok=True)
     report: dict[str, Any] = {
         "date": date.today().isoformat(),
         "machine": f"{os.cpu_count()} cores, {platform.machine()} {platform.system()}",
@@ -120,12 +153,13 @@ def main(folder: Path, parts: tuple[str, ...], precisions: tuple[str, ...], keep
                 if what == "verify" and entry["exit"] == 0:
                     entry["compared"] = json.loads(entry["output"][-1])
                     entry["output"] = []
+                if what == "export" and entry["exit"] == 0:
+                    entry["bundle_bytes"] = sum(f.stat().st_size for f in bundle.rglob("*") if f.is_file())
                 report["runs"].append(entry)
                 click.echo(f"{part} {precision} {what}: exit {entry['exit']}, {entry['seconds']} s", err=True)
                 result.write_text(json.dumps(report, indent=1) + "\n")
-            report["runs"][-1]["bundle_bytes"] = sum(f.stat().st_size for f in bundle.rglob("*") if f.is_file())
             if not keep:
-                shutil.rmtree(bundle)
+                shutil.rmtree(bundle, ignore_errors=True)
     result.write_text(json.dumps(report, indent=1) + "\n")
     click.echo(result)
 
