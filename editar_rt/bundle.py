@@ -78,6 +78,7 @@ class ModelInfo:
     text_dim: int | None = None  # C
     parameters: dict[str, int] = field(default_factory=dict)  # by part
     activations: dict[str, int] = field(default_factory=dict)  # by part: bytes of its largest operation, one row
+    step_weight_bytes: dict[str, int] = field(default_factory=dict)  # by provider: weights that a decode step reads
 
     def check(self) -> None:
         """Refuse sizes that are not positive or contradict each other; buffers are made by them."""

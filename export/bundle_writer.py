@@ -109,6 +109,9 @@ def write_bundle(
             path = partial / f"{name}.onnx"
             if name in (names.VQ_ENCODER, names.VQ_DECODER, names.TEXT_ENCODER):
                 info.activations[name] = graph_writer.working_set(model)
+            if name == names.DECODER:
+                for provider in options.storage.providers:
+                    info.step_weight_bytes[provider] = graph_writer.weight_bytes(model, provider)
             graph_writer.save(model, path)
             parts[name] = Part(path.name, _describe(model.graph.inputs), _describe(model.graph.outputs))
             if name == names.DECODER and CPU not in options.storage.providers:

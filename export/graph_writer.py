@@ -160,6 +160,28 @@ def save(model: ir.Model, path: Path) -> None:
     ir.save(model, path, external_data=path.name + ".data", size_threshold_bytes=1024, alignment=4096)
 
 
+# Inputs of which an operator reads single rows only: embedding tables, and the rotation's cosines and sines.
+TABLES = {"Gather": (0,), "GroupQueryAttention": (7, 8), "RotaryEmbedding": (1, 2)}
+
+
+def weight_bytes(model: ir.Model, provider: str) -> int:
+    """Bytes of weights that one pass through a graph reads: all constants but tables, of which it reads single rows.
+
+    ONNX Runtime widens 16-bit weights to float32 when it loads them: for CPUs, which have no such products, all of
+    them, elsewhere those that the graph casts.
+    """
+    total = 0
+    for value in model.graph.initializers.values():
+        uses, dtype, shape = value.uses(), value.dtype, value.shape
+        assert dtype is not None and shape is not None  # the writer gives both
+        if uses and all(use.idx in TABLES.get(use.node.op_type, ()) for use in uses):
+            continue
+        cast = any(use.node.op_type == "Cast" for use in uses)
+        widened = dtype in (FLOAT16, BFLOAT16) and (provider == "cpu" or cast)
+        total += math.ceil(math.prod(int(d) for d in shape) * (4 if widened else dtype.itemsize))
+    return total
+
+
 def working_set(model: ir.Model) -> int:
     """Bytes that the largest operation of a graph reads and writes besides weights, for one row.
 

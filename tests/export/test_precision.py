@@ -95,6 +95,21 @@ def test_the_self_test_holds_and_the_manifest_says_what_is_inside(lowered: Path)
     )
 
 
+def test_bytes_that_a_step_reads(tiny_sources: Sources, golden_gpt_bundle: Path, golden_gpt_bundle_fp16: Path) -> None:
+    """Layers, last norm and head; not the embedding, and not the rotary tables."""
+    assert tiny_sources.transformer is not None
+    config, tensors = tiny_sources.transformer.config, tiny_sources.transformer.tensors
+    read = [tensor.numel() for name, tensor in tensors.items() if name.startswith(("layers.", "norm.", "output."))]
+    norms = sum(tensor.numel() for name, tensor in tensors.items() if "norm" in name)
+    head = config.vocab_size * config.dim
+    full, half = (Bundle.open(b).manifest.model.step_weight_bytes for b in (golden_gpt_bundle, golden_gpt_bundle_fp16))
+    tiny = 64  # a few small constants
+    assert 4 * sum(read) <= full["cpu"] <= 4 * sum(read) + tiny and list(full) == ["cpu"]
+    assert full["cpu"] - tiny <= half["cpu"] <= full["cpu"] + tiny  # widened when it is loaded
+    on_gpu = 2 * (sum(read) - norms - head) + 4 * (norms + head)  # the graph casts the head
+    assert on_gpu <= half["cuda"] <= on_gpu + tiny
+
+
 def test_whole_numbers_take_their_bytes(tiny_sources: Sources, golden_gpt_bundle: Path, tmp_path: Path) -> None:
     sizes = {}
     for precision in ("int8", "int4"):
