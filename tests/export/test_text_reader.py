@@ -5,17 +5,22 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import onnxruntime
 import pytest
 import safetensors.torch
 import torch
 
+from editar_rt import names
 from editar_rt.text import TextTokenizer
-from export.module_graphs import half_copy
+from export import graph_writer
+from export.module_graphs import half_copy, text_encoder_graph
 from export.text_reader import read_text_encoder
 from tests.conftest import WORDS, write_text_encoder
 from training.checkpoints import CheckpointError
+from training.models.text_encoder import encode
 
 PIECES = (
     *("make", "the ball", "RED", "naïve café", "e\u0301", "n\u0303\u0323", "ß", "İ", "ﬁne", "①②", "Ａ", "𝒜𝒷"),
@@ -167,3 +172,26 @@ def test_half_precision_keeps_the_overflowing_products_in_float32(folder: Path) 
     kept = {name for name, tensor in half_copy(model).state_dict().items() if tensor.dtype == torch.float32}
     assert kept == {f"encoder.block.{i}.layer.1.DenseReluDense.wo.weight" for i in range(2)}
     assert {tensor.dtype for tensor in model.state_dict().values()} == {torch.float32}
+
+
+@torch.inference_mode()
+def test_half_precision_is_finite_where_plain_float16_overflows(folder: Path, tmp_path: Path) -> None:
+    """As in Flan-T5: the feed-forwards' outputs, summed in the residual stream, lie beyond float16's 65504."""
+    model: Any = read_text_encoder(folder).model
+    for block in model.encoder.block:
+        block.layer[1].DenseReluDense.wo.weight *= 1e7
+    ids = torch.randint(3, 50, (2, 24), generator=torch.Generator().manual_seed(0), dtype=torch.int32)
+    mask = torch.ones_like(ids)
+    seen: list[torch.Tensor] = []
+    handle = model.encoder.block[0].layer[1].DenseReluDense.wo.register_forward_hook(lambda *a: seen.append(a[2]))
+    expected = encode(model, ids, mask)
+    handle.remove()
+    assert seen[0].abs().max() > 65504 and expected.isfinite().all()
+
+    graph_writer.save(text_encoder_graph(model, 24, "fp16"), tmp_path / "text_encoder.onnx")
+    session = onnxruntime.InferenceSession(tmp_path / "text_encoder.onnx", providers=["CPUExecutionProvider"])
+    (found,) = session.run(None, {names.INPUT_IDS: ids.numpy(), names.ATTENTION_MASK: mask.numpy()})
+    assert np.abs(found - expected.numpy()).max() < 1e-2 * expected.abs().max().item()
+
+    plain = model.half()
+    assert not encode(plain, ids, mask).isfinite().all()
