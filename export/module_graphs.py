@@ -99,10 +99,12 @@ def half_copy(encoder: nn.Module) -> nn.Module:
 
 def _traced(module: nn.Module, inputs: dict[str, Tensor], outputs: Sequence[str]) -> ir.Model:
     rows = torch.export.Dim("rows")
-    exporter_log = logging.getLogger("torch.onnx")
-    level = exporter_log.level
-    exporter_log.setLevel(logging.ERROR)  # it warns about packages that no part here uses
+    # The exporter warns about packages that no part here uses, and tells of its optimizer's steps.
+    logs = [logging.getLogger(name) for name in ("torch.onnx", "onnx_ir", "onnxscript")]
+    levels = [log.level for log in logs]
     try:
+        for log in logs:
+            log.setLevel(logging.ERROR)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of its own internals
             program = torch.onnx.export(
@@ -116,6 +118,7 @@ def _traced(module: nn.Module, inputs: dict[str, Tensor], outputs: Sequence[str]
                 verbose=False,
             )
     finally:
-        exporter_log.setLevel(level)
+        for log, level in zip(logs, levels, strict=True):
+            log.setLevel(level)
     assert program is not None  # dynamo=True always returns one
     return without_traces(program.model)

@@ -177,7 +177,8 @@ def train_demo(run: Path, workers: int) -> None:
     click.echo(f"python -m training samples {run}/samples")
     click.echo(
         f"python -m export onnx --transformer {transformer} --vq {vq} --text-encoder {text_encoder} "
-        f"--image-size {vq_recipe.picture_size} --samples {run}/samples -o engines/demo"
+        f"--image-size {vq_recipe.picture_size} --samples {run}/samples "
+        "--default cfg_scale=2.0 --default temperature=0.3 -o engines/demo"
     )
 
 
