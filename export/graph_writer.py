@@ -178,7 +178,7 @@ def weight_bytes(model: ir.Model, provider: str) -> int:
             continue
         cast = any(use.node.op_type == "Cast" for use in uses)
         widened = dtype in (FLOAT16, BFLOAT16) and (provider == "cpu" or cast)
-        total += math.ceil(math.prod(int(d) for d in shape) * (4 if widened else dtype.itemsize))
+        total += math.ceil(math.prod(shape.numpy()) * (4 if widened else dtype.itemsize))
     return total
 
 

@@ -1,0 +1,71 @@
+"""The decoder's cache on ONNX Runtime: written where it lies, and nothing new in the loop after its first step."""
+
+from __future__ import annotations
+
+import resource
+import tracemalloc
+
+import numpy as np
+import pytest
+
+import editar_rt
+from editar_rt.backends.base import Cache
+from editar_rt.editor import Editor
+
+ROWS = 2
+
+
+@pytest.fixture(params=["golden_gpt_bundle", "golden_gpt_bundle_standard"])
+def editor(request: pytest.FixtureRequest) -> Editor:
+    return editar_rt.load(request.getfixturevalue(request.param), device="cpu")
+
+
+def step(cache: Cache, dim: int, token: int) -> np.ndarray:
+    """One token in every row."""
+    tokens = np.full((ROWS, 1), token, np.int32)
+    return cache.forward(tokens, np.zeros((1, 1, dim), np.float32), np.zeros(1, np.int32))
+
+
+def test_a_step_writes_its_rows_and_touches_no_other(editor: Editor) -> None:
+    dim, cache = editor.model.dim, editor.backend.make_cache(ROWS, 40)
+    step(cache, dim, 1)
+    before = [buffer.numpy().copy() for buffer in cache._buffers]
+    places = [buffer.data_ptr() for buffer in cache._buffers]
+    step(cache, dim, 2)
+    assert [buffer.data_ptr() for buffer in cache._buffers] == places
+    for old, buffer in zip(before, cache._buffers, strict=True):
+        new = buffer.numpy()
+        assert np.array_equal(new[:, :, :1], old[:, :, :1])
+        assert (new[:, :, 1] != old[:, :, 1]).any()  # the step's keys or values, where the graph was to put them
+        assert np.array_equal(new[:, :, 2:], old[:, :, 2:])
+
+
+def test_logits_do_not_depend_on_the_capacity(editor: Editor) -> None:
+    dim, answers = editor.model.dim, []
+    for capacity in (8, 600):
+        cache = editor.backend.make_cache(ROWS, capacity)
+        answers.append([step(cache, dim, token).copy() for token in range(6)])
+    np.testing.assert_allclose(answers[0], answers[1], rtol=0, atol=1e-5)
+
+
+def test_the_loop_allocates_nothing_that_stays(editor: Editor) -> None:
+    dim, cache = editor.model.dim, editor.backend.make_cache(ROWS, 150)
+
+    def run(steps: int) -> np.ndarray:
+        cache.lengths[:] = 0
+        for token in range(steps):
+            logits = step(cache, dim, token)
+        return logits
+
+    logits = run(150)
+    assert np.shares_memory(logits, run(2))  # one array, written over by every step
+    tracemalloc.start()
+    run(150)
+    before, resident = tracemalloc.get_traced_memory()[0], resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    for _ in range(3):
+        run(150)
+    after = tracemalloc.get_traced_memory()[0]
+    tracemalloc.stop()
+    # The cache has 0.9 MB; a copy of it a step that is not freed would be 400 MB.
+    assert after - before < 20_000
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - resident < 20_000  # KiB
