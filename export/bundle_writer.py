@@ -1,12 +1,13 @@
 """Puts a bundle together: which parts there are, that they fit, their graphs, and the manifest.
 
-The parts are written one after the other, so that no more than one model is in memory with its graph, and each is
-compared with its PyTorch model before the bundle takes its final name.
+The parts are written one after the other, and each is compared with its PyTorch model before the bundle takes its final
+name. Weights are opened when needed and let go: while ONNX Runtime runs a graph, PyTorch's model is not in memory.
 """
 
 from __future__ import annotations
 
 import datetime
+import gc
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -14,6 +15,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 import onnx_ir as ir
+import torch
 from torch import Tensor
 
 import editar_rt
@@ -114,6 +116,8 @@ def write_bundle(
                     info.step_weight_bytes[provider] = graph_writer.weight_bytes(model, provider)
             graph_writer.save(model, path)
             parts[name] = Part(path.name, _describe(model.graph.inputs), _describe(model.graph.outputs))
+            del model
+            gc.collect()  # graphs refer to themselves: only this lets go of their weights
             if name == names.DECODER and CPU not in options.storage.providers:
                 path = _twin(sources, options.storage, partial)
             bound = selftest.bound_of(name, options.storage.precision, options.storage.kv_cache)
@@ -221,23 +225,42 @@ def _graphs(
     """Every part's name and graph, and its cases; one at a time, so that memory is needed for one."""
     if sources.vq is not None:
         assert info.image_size is not None  # `_picture` saw to it
-        vq, size = build_vq(sources.vq), info.image_size
-        yield names.VQ_ENCODER, vq_encoder_graph(vq, size), lambda path: [parity.vq_encoder_case(vq, size)]
-        yield names.VQ_DECODER, vq_decoder_graph(vq, size), lambda path: [parity.vq_decoder_case(vq, size)]
+        vq, size = sources.vq, info.image_size
+        yield (
+            names.VQ_ENCODER,
+            vq_encoder_graph(build_vq(vq), size),
+            lambda _: [parity.vq_encoder_case(build_vq(vq), size)],
+        )
+        yield (
+            names.VQ_DECODER,
+            vq_decoder_graph(build_vq(vq), size),
+            lambda _: [parity.vq_decoder_case(build_vq(vq), size)],
+        )
     if sources.text_encoder is not None:
         assert info.text_tokens is not None
-        encoder, text_tokens = sources.text_encoder.model, info.text_tokens
-        graph = text_encoder_graph(encoder, text_tokens, TEXT_PRECISION.get(options.storage.precision, "fp32"))
-        yield names.TEXT_ENCODER, graph, lambda path: [parity.text_encoder_case(encoder, text_tokens)]
+        text, text_tokens = sources.text_encoder, info.text_tokens
+        precision = TEXT_PRECISION.get(options.storage.precision, "fp32")
+        yield (
+            names.TEXT_ENCODER,
+            text_encoder_graph(text.build(), text_tokens, precision),
+            lambda _: [parity.text_encoder_case(text.build(), text_tokens)],
+        )
     if sources.transformer is not None:
-        config, weights, storage = sources.transformer.config, sources.transformer.tensors, options.storage
-        transformer = build_transformer(sources.transformer)
-        yield names.PREFIX_GRAPH, prefix_graph(config, weights), lambda path: [parity.prefix_case(transformer)]
+        checkpoint, storage = sources.transformer, options.storage
+        yield (
+            names.PREFIX_GRAPH,
+            prefix_graph(checkpoint.config, checkpoint.tensors),
+            lambda _: [parity.prefix_case(build_transformer(checkpoint))],
+        )
         scales: Scales = ()
         if storage.kv_cache == INT8:
-            scales = cache_scales(transformer, _calibration(sources, options, info, report))
-        graph = decoder_graph(config, weights, storage, scales)
-        yield names.DECODER, graph, lambda path: parity.decoder_cases(transformer, path)
+            examples = _calibration(sources, options, info, report)
+            scales = cache_scales(build_transformer(checkpoint), examples)
+        yield (
+            names.DECODER,
+            decoder_graph(checkpoint.config, checkpoint.tensors, storage, scales),
+            lambda path: parity.decoder_cases(build_transformer(checkpoint), path),
+        )
 
 
 class _RoundedToBfloat16(Mapping[str, Tensor]):
@@ -303,12 +326,12 @@ def _describe(values: Sequence[ir.Value]) -> list[TensorInfo]:
 
 
 def _parameters(sources: Sources) -> dict[str, int]:
-    tensors: dict[str, Tensor] = {}
+    shapes: dict[str, torch.Size] = {}
     for checkpoint in (sources.vq, sources.transformer):
         if checkpoint is not None:
-            tensors |= checkpoint.tensors
+            shapes |= checkpoint.shapes
     counts = {
-        part: sum(tensor.numel() for name, tensor in tensors.items() if name.startswith(prefixes))
+        part: sum(shape.numel() for name, shape in shapes.items() if name.startswith(prefixes))
         for part, prefixes in PART_WEIGHTS.items()
     }
     if sources.text_encoder is not None:

@@ -76,9 +76,10 @@ def examples(
     listed: Sequence[Listed], vq: VQModel, image_size: int, text: TextEncoder, tokenizer: TextTokenizer
 ) -> Iterator[Example]:
     """Up to `MOST` of the listed pictures, encoded."""
+    encoder = text.build()
     for entry in listed[:MOST]:
         prompt = tokenizer.encode([build_prompt(entry.task, entry.instruction)])
-        states = encode(text.model, torch.from_numpy(prompt.ids), torch.from_numpy(prompt.mask))
+        states = encode(encoder, torch.from_numpy(prompt.ids), torch.from_numpy(prompt.mask))
         yield Example(states, vq.encode(torch.from_numpy(read_pixels(entry.picture, image_size))))
 
 

@@ -30,17 +30,25 @@ Model = TypeVar("Model", bound=nn.Module)
 
 @dataclass(frozen=True)
 class Checkpoint(Generic[Config]):
-    """The weights of one model, complete and of the right shapes."""
+    """The weights of one model, complete and of the right shapes.
+
+    They stay in the file: who needs them opens it, and when the last of them is let go it is closed again, so that an
+    export holds a model or the graph made of it, not both.
+    """
 
     path: Path
     config: Config
-    tensors: dict[str, Tensor]
-    """As stored: of any floating type, and possibly still on disk (memory-mapped)."""
+    shapes: dict[str, torch.Size]
+
+    @property
+    def tensors(self) -> dict[str, Tensor]:
+        """As stored: of any floating type, memory-mapped where the format allows; opened anew at every call."""
+        return read_tensors(self.path)[0]
 
     @property
     def parameters(self) -> int:
         """Number of weights."""
-        return sum(tensor.numel() for tensor in self.tensors.values())
+        return sum(shape.numel() for shape in self.shapes.values())
 
 
 def read_transformer(path: Path | str, heads: int | None = None) -> Checkpoint[TransformerConfig]:
@@ -158,8 +166,8 @@ def _count(tensors: Iterable[str], prefix: str) -> int:
     return 1 + max((int(match[1]) for name in tensors if (match := pattern.match(name))), default=-1)
 
 
-def _matched(path: Path, kind: str, tensors: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
-    """`tensors`, if they are exactly the weights of `model`."""
+def _matched(path: Path, kind: str, tensors: dict[str, Tensor], model: nn.Module) -> dict[str, torch.Size]:
+    """Shapes of `tensors`, if they are exactly the weights of `model`."""
     expected = {name: tuple(t.shape) for name, t in model.state_dict().items() if not IGNORED.match(name)}
     wrong = [
         f"{name} has shape {list(tensors[name].shape)} instead of {list(shape)}"
@@ -177,7 +185,7 @@ def _matched(path: Path, kind: str, tensors: dict[str, Tensor], model: nn.Module
     ]
     if faults:
         raise CheckpointError(f"{path} does not fit a {kind} of its sizes; {'; '.join(faults)}")
-    return tensors
+    return {name: tensor.shape for name, tensor in tensors.items()}
 
 
 def _empty(kind: type[Model], config: TransformerConfig | VQConfig) -> Model:

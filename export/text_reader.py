@@ -17,23 +17,19 @@ from training.checkpoints import CheckpointError, first_line, listed
 
 @dataclass(frozen=True)
 class TextEncoder:
-    """A text encoder and what turns text into its token ids."""
+    """A text encoder, complete in its folder, and what turns text into its token ids."""
 
     folder: Path
-    model: nn.Module
-    """transformers.T5EncoderModel, float32."""
+    dim: int
+    """Width of the states."""
+    parameters: int
+    """Number of weights."""
     tokenizer: Tokenizer
     """Adds the end token; neither pads nor truncates."""
 
-    @property
-    def dim(self) -> int:
-        """Width of the states."""
-        return int(self.model.config.d_model)  # type: ignore[union-attr, arg-type]
-
-    @property
-    def parameters(self) -> int:
-        """Number of weights."""
-        return sum(p.numel() for p in self.model.parameters())
+    def build(self) -> nn.Module:
+        """transformers.T5EncoderModel, float32; read anew at every call, so that it stays no longer than needed."""
+        return _read_model(self.folder)
 
 
 def read_text_encoder(folder: Path | str) -> TextEncoder:
@@ -59,7 +55,8 @@ def read_text_encoder(folder: Path | str) -> TextEncoder:
     end = model.config.eos_token_id  # type: ignore[union-attr]
     if tokenizer.encode("a").ids[-1:] != [end]:
         raise CheckpointError(f"{folder}: the tokenizer does not end texts with the end token, id {end}")
-    return TextEncoder(folder, model, tokenizer)
+    parameters = sum(p.numel() for p in model.parameters())
+    return TextEncoder(folder, int(model.config.d_model), parameters, tokenizer)  # type: ignore[union-attr, arg-type]
 
 
 def _read_model(folder: Path) -> nn.Module:

@@ -144,12 +144,11 @@ def _cases(bundle: Bundle, sources: Sources) -> Iterator[tuple[str, Sequence[par
     parts, model = bundle.manifest.parts, bundle.manifest.model
     if sources.vq is not None and names.VQ_ENCODER in parts:
         assert model.image_size is not None
-        vq = build_vq(sources.vq)
-        yield names.VQ_ENCODER, [parity.vq_encoder_case(vq, model.image_size)]
-        yield names.VQ_DECODER, [parity.vq_decoder_case(vq, model.image_size)]
+        yield names.VQ_ENCODER, [parity.vq_encoder_case(build_vq(sources.vq), model.image_size)]
+        yield names.VQ_DECODER, [parity.vq_decoder_case(build_vq(sources.vq), model.image_size)]
     if sources.text_encoder is not None and names.TEXT_ENCODER in parts:
         assert model.text_tokens is not None
-        yield names.TEXT_ENCODER, [parity.text_encoder_case(sources.text_encoder.model, model.text_tokens)]
+        yield names.TEXT_ENCODER, [parity.text_encoder_case(sources.text_encoder.build(), model.text_tokens)]
     if sources.transformer is not None and names.DECODER in parts:
         config = sources.transformer.config
         sizes = (config.dim, config.n_layer, config.n_head, config.vocab_size)
@@ -158,9 +157,10 @@ def _cases(bundle: Bundle, sources: Sources) -> Iterator[tuple[str, Sequence[par
                 f"{sources.transformer.path} is another transformer than the bundle's: (width, layers, heads, tokens) "
                 f"{sizes} against {(model.dim, model.layers, model.heads, model.vocab_size)}"
             )
-        transformer = build_transformer(sources.transformer)
-        yield names.PREFIX_GRAPH, [parity.prefix_case(transformer)]
-        yield names.DECODER, parity.decoder_cases(transformer, bundle.part_path(names.DECODER))
+        # Built for each, so that no model is in memory while ONNX Runtime runs a graph.
+        yield names.PREFIX_GRAPH, [parity.prefix_case(build_transformer(sources.transformer))]
+        path = bundle.part_path(names.DECODER)
+        yield names.DECODER, parity.decoder_cases(build_transformer(sources.transformer), path)
 
 
 class _PyTorchRunner(BaseRunner):  # type: ignore[misc]  # Polygraphy has no type information

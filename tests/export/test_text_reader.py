@@ -82,15 +82,15 @@ def test_a_folder_with_a_tokenizer_file(folder: Path) -> None:
 
 
 def test_weights_in_shards_and_as_bin(folder: Path) -> None:
-    expected = read_text_encoder(folder).model.state_dict()
+    expected = read_text_encoder(folder).build().state_dict()
     torch.save(safetensors.torch.load_file(folder / "model.safetensors"), folder / "pytorch_model.bin")
     (folder / "model.safetensors").unlink()
     encoder = read_text_encoder(folder)
-    assert all(torch.equal(tensor, expected[name]) for name, tensor in encoder.model.state_dict().items())
-    encoder.model.save_pretrained(folder, max_shard_size="20KB")  # type: ignore[operator]
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in encoder.build().state_dict().items())
+    encoder.build().save_pretrained(folder, max_shard_size="20KB")  # type: ignore[operator]
     (folder / "pytorch_model.bin").unlink()
     assert len(list(folder.glob("*.safetensors"))) > 1
-    sharded = read_text_encoder(folder).model.state_dict()
+    sharded = read_text_encoder(folder).build().state_dict()
     assert all(torch.equal(tensor, expected[name]) for name, tensor in sharded.items())
 
 
@@ -168,7 +168,7 @@ def test_a_tokenizer_with_more_tokens_than_the_encoder_embeds(folder: Path, tmp_
 
 
 def test_half_precision_keeps_the_overflowing_products_in_float32(folder: Path) -> None:
-    model = read_text_encoder(folder).model
+    model = read_text_encoder(folder).build()
     kept = {name for name, tensor in half_copy(model).state_dict().items() if tensor.dtype == torch.float32}
     assert kept == {f"encoder.block.{i}.layer.1.DenseReluDense.wo.weight" for i in range(2)}
     assert {tensor.dtype for tensor in model.state_dict().values()} == {torch.float32}
@@ -177,7 +177,7 @@ def test_half_precision_keeps_the_overflowing_products_in_float32(folder: Path) 
 @torch.inference_mode()
 def test_half_precision_is_finite_where_plain_float16_overflows(folder: Path, tmp_path: Path) -> None:
     """As in Flan-T5: the feed-forwards' outputs, summed in the residual stream, lie beyond float16's 65504."""
-    model: Any = read_text_encoder(folder).model
+    model: Any = read_text_encoder(folder).build()
     for block in model.encoder.block:
         block.layer[1].DenseReluDense.wo.weight *= 1e7
     ids = torch.randint(3, 50, (2, 24), generator=torch.Generator().manual_seed(0), dtype=torch.int32)
