@@ -147,10 +147,11 @@ def prefix_case(transformer: Transformer) -> Case:
 
 
 @contextmanager
-def weights_as_stored(transformer: Transformer, path: Path) -> Iterator[None]:
-    """The model with the weights that a decoder's graph stores as whole numbers, unpacked when a layer runs.
+def products_as_stored(transformer: Transformer, path: Path) -> Iterator[None]:
+    """The model with the products that a decoder's graph takes of whole numbers: weights and activations as it rounds.
 
-    One layer at a time, so that the model is not in memory twice.
+    What is left between the two is the order of sums, and what a number that lies between two whole ones makes of it.
+    Weights are unpacked one layer at a time, so that the model is not in memory twice.
     """
     modules, handles = dict(transformer.named_modules()), []
     for node in ir.load(path).graph:
@@ -162,13 +163,15 @@ def weights_as_stored(transformer: Transformer, path: Path) -> Iterator[None]:
 
         def unpack(
             module: Any,
-            *_: Any,
+            inputs: tuple[Tensor],
             packed: ir.TensorProtocol = packed,
             scales: ir.TensorProtocol = scales,
             bits: int = node.attributes["bits"].as_int(),
-        ) -> None:
+            block: int = node.attributes["block_size"].as_int(),
+        ) -> Tensor:
             weight = dequantize(packed.numpy(), scales.numpy().astype(np.float32), bits, module.in_features)
             module.weight = nn.Parameter(torch.from_numpy(weight), requires_grad=False)
+            return round_activations(inputs[0], block)
 
         def restore(module: Any, *_: Any, own: nn.Parameter = module.weight) -> None:
             module.weight = own
@@ -179,6 +182,15 @@ def weights_as_stored(transformer: Transformer, path: Path) -> Iterator[None]:
     finally:
         for handle in handles:
             handle.remove()
+
+
+def round_activations(values: Tensor, block: int) -> Tensor:
+    """What MatMulNBits multiplies instead of [..., in]: in every block whole numbers up to 127 times a scale."""
+    size = values.shape[-1]
+    blocks = nn.functional.pad(values, (0, -size % block)).unflatten(-1, (-1, block))
+    scales = blocks.abs().amax(dim=-1, keepdim=True) / LARGEST
+    rounded = torch.where(scales > 0, (blocks / scales).round() * scales, 0)
+    return rounded.flatten(-2)[..., :size]
 
 
 def cache_scales_of(path: Path, layers: int) -> Scales:
@@ -195,10 +207,10 @@ def decoder_cases(transformer: Transformer, path: Path) -> list[Case]:
     """Two rows from an empty cache; then one row behind a random past, crossing from text to target positions.
 
     Args:
-        path: the graph; what it stores as whole numbers, PyTorch gets too.
+        path: the graph; what it multiplies as whole numbers, PyTorch does too.
     """
     scales = cache_scales_of(path, transformer.config.n_layer)
-    with weights_as_stored(transformer, path):
+    with products_as_stored(transformer, path):
         return [_decoder_case(transformer, scales, *which) for which in DECODER_CASES]
 
 
@@ -222,7 +234,8 @@ def _decoder_case(transformer: Transformer, scales: Scales, label: str, rows: in
             inputs[name] = given.transpose(1, 2).contiguous().numpy()
     tokens = torch.randint(config.vocab_size, (rows, chunk), generator=generator)
     embedded = transformer.tok_embeddings(tokens)
-    prefix = embedded.std() * torch.randn(embedded.shape, generator=generator)
+    # Embeddings stand in for texts: noise would be what no model was trained on, and blow every rounding up.
+    prefix = transformer.tok_embeddings(torch.randint(config.vocab_size, (rows, chunk), generator=generator))
     tokens[:, ::2] = -1  # every other position is taken from the prefix
     hidden = torch.where(tokens[..., None] < 0, prefix, embedded)
     logits = transformer.logits(transformer.forward_chunk(hidden, past, cache))

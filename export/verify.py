@@ -133,7 +133,7 @@ def verify(folder: Path, sources: Sources, steps: int, on_part: Callable[[str], 
     if steps and sources.transformer is not None and names.DECODER in manifest.parts:
         model = build_transformer(sources.transformer)
         bound = bound_of(names.DECODER, manifest.precision, manifest.kv_cache)
-        with parity.weights_as_stored(model, bundle.part_path(names.DECODER)):
+        with parity.products_as_stored(model, bundle.part_path(names.DECODER)):
             for cfg_scale in (1.0, 3.0):
                 on_part(f"generation, cfg_scale {cfg_scale:g}")
                 generated.append(_generate(editor, model, steps, cfg_scale, bound))

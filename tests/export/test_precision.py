@@ -18,6 +18,7 @@ from editar_rt.errors import BackendError, OptionError
 from export import calibration, parity, targets
 from export.bundle_writer import Options, Sources, write_bundle
 from export.checkpoint_reader import build_transformer
+from export.parity import round_activations
 from export.precision import Blocks, Storage, dequantize
 from tests.conftest import golden_arrays
 
@@ -54,6 +55,14 @@ def test_blocks_are_what_the_operator_multiplies_with(bits: int, block: int, inp
     session = onnxruntime.InferenceSession(ir.to_proto(writer.model()).SerializeToString())
     (found,) = session.run(None, {"x": np.eye(inputs, dtype=np.float32)})
     np.testing.assert_allclose(found, back.T, rtol=1e-5, atol=1e-6)
+
+    values = torch.randn(6, inputs, generator=torch.Generator().manual_seed(0)) * torch.logspace(-2, 2, 6)[:, None]
+    (found,) = session.run(None, {"x": values.numpy()})
+    expected = (round_activations(values, block) @ torch.from_numpy(back).t()).numpy()
+    largest = np.abs(expected).max(axis=1, keepdims=True)
+    np.testing.assert_allclose(found / largest, expected / largest, atol=1e-5)
+    plain = (values @ torch.from_numpy(back).t()).numpy()
+    assert np.abs(plain / largest - expected / largest).max() > 1e-3  # the activations' rounding is what is tested
 
 
 @pytest.fixture(scope="module", params=LOWERED, ids=str)
