@@ -7,7 +7,6 @@ name. Weights are opened when needed and let go: while ONNX Runtime runs a graph
 from __future__ import annotations
 
 import datetime
-import gc
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -116,8 +115,6 @@ def write_bundle(
                     info.step_weight_bytes[provider] = graph_writer.weight_bytes(model, provider)
             graph_writer.save(model, path)
             parts[name] = Part(path.name, _describe(model.graph.inputs), _describe(model.graph.outputs))
-            del model
-            gc.collect()  # graphs refer to themselves: only this lets go of their weights
             if name == names.DECODER and CPU not in options.storage.providers:
                 path = _twin(sources, options.storage, partial)
             bound = selftest.bound_of(name, options.storage.precision, options.storage.kv_cache)

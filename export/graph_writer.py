@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import gc
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -155,9 +156,12 @@ def without_traces(model: ir.Model) -> ir.Model:
 
 
 def save(model: ir.Model, path: Path) -> None:
-    """Write a graph to `path` and its weights, once, to `<path>.data` beside it."""
+    """Write a graph to `path` and its weights, once, to `<path>.data` beside it; in memory they are let go."""
     # Page-aligned, so that weights can be used where they lie in the mapped file; tiny ones stay in the graph.
     ir.save(model, path, external_data=path.name + ".data", size_threshold_bytes=1024, alignment=4096)
+    for value in model.graph.initializers.values():
+        value.const_value = None
+    gc.collect()  # models, traces and graphs refer to themselves: nothing else frees what they hold
 
 
 # Inputs of which an operator reads single rows only: embedding tables, and the rotation's cosines and sines.
