@@ -98,7 +98,7 @@ def half_copy(encoder: nn.Module) -> nn.Module:
 
 
 def _traced(module: nn.Module, inputs: dict[str, Tensor], outputs: Sequence[str]) -> ir.Model:
-    rows = torch.export.Dim("rows")
+    rows = torch.export.Dim(names.ROWS_DIM)
     # The exporter warns about packages that no part here uses, and tells of its optimizer's steps.
     logs = [logging.getLogger(name) for name in ("torch.onnx", "onnx_ir", "onnxscript")]
     levels = [log.level for log in logs]
