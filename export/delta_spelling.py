@@ -21,7 +21,7 @@ import numpy as np
 import onnx_ir as ir
 
 from editar_rt import names
-from export.graph_writer import FLOAT, FLOAT16, INT32, GraphWriter
+from export.graph_writer import INT32, GraphWriter
 from export.precision import Storage
 from export.spelling import Scales
 from training.config import TransformerConfig
@@ -159,16 +159,3 @@ class DeltaSpelling:
             self.config.head_dim,
         ]
         self.writer.output(self.op.Concat(*layers, axis=0), names.NEW_ROWS, self.dtype, shape)
-        mark_precisions(self.writer.graph)
-
-
-def mark_precisions(graph: ir.Graph) -> None:
-    """Begins the name of every node that gives real numbers with their type.
-
-    A weakly typed builder (TensorRT 8) may compute any layer in any type; from the names it learns the graph's.
-    """
-    marks = {FLOAT: names.FP32_NODE, FLOAT16: names.FP16_NODE}
-    for node in graph:
-        mark = marks.get(node.outputs[0].dtype) if node.outputs[0].dtype is not None else None
-        if mark is not None and node.name is not None:
-            node.name = mark + node.name
