@@ -56,9 +56,10 @@ class TextToStates(nn.Module):
 
     def __init__(self, encoder: nn.Module, text_tokens: int) -> None:
         super().__init__()
-        self.stack: Any = encoder.encoder
+        stack: Any = encoder.encoder
+        self.stack = stack
         # All texts have one length, so this is a constant; traced, it would be thirty operators on whole numbers.
-        bias = self.stack.block[0].layer[0].SelfAttention.compute_bias(text_tokens, text_tokens)
+        bias = stack.block[0].layer[0].SelfAttention.compute_bias(text_tokens, text_tokens)
         self.register_buffer("position_bias", bias.detach())
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
