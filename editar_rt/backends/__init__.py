@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from editar_rt.backends.base import Backend
+from editar_rt.backends.engine_folder import find_folders
 from editar_rt.backends.shapes import DELTA, Plan
 from editar_rt.bundle import Bundle
 from editar_rt.errors import BackendError, OptionError
@@ -33,6 +34,12 @@ def make_backend(bundle: Bundle, device: str, threads: int | None = None) -> Bac
 
         return OnnxRuntimeBackend(bundle, device, threads)
     from editar_rt.backends.delta import DeltaBackend
+
+    if device == "tensorrt" or (device == "auto" and find_folders(bundle)):
+        from editar_rt.backends.tensorrt import open_engines
+
+        engines = open_engines(bundle)
+        return DeltaBackend(bundle, engines, engines.info.plan)
     from editar_rt.backends.emulated import EmulatedEngines
 
     return DeltaBackend(bundle, EmulatedEngines(bundle, threads), Plan.usual(bundle.manifest.model))
