@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 import click
 
+from editar_rt.bundle import Bundle
 from editar_rt.errors import BundleError, EditarError, OptionError
 from editar_rt.sampling import Sampling
 from export.bundle_writer import Options, ParityError, Sources, write_bundle
@@ -134,6 +135,35 @@ def _write(output: Path, sources: Sources, options: Options, force: bool) -> Non
     manifest = write_bundle(output, sources, options, force, report=click.echo)
     size = sum(file.bytes for file in manifest.files.values())
     click.echo(f"wrote {output}: {', '.join(manifest.parts)}; {size / 2**20:.1f} MiB")
+
+
+@cli.command("convert")
+@click.argument("bundle", type=PATH)
+@click.option("-o", "--output", type=PATH, required=True, help="The bundle to write, a folder.")
+@storage_options
+@click.option("--force", is_flag=True, help="Replace the bundle of that name.")
+def convert(
+    bundle: Path,
+    output: Path,
+    target: str | None,
+    precision: str | None,
+    kv_cache: str | None,
+    spelling: str | None,
+    provider: str | None,
+    calibration: Path | None,
+    force: bool,
+) -> None:
+    """Store the transformer of an fp32 BUNDLE in another way; its other parts are taken over as they are."""
+    stored = storage(target, precision=precision, kv_cache=kv_cache, spelling=spelling, provider=provider)
+    opened = Bundle.open(bundle)
+    opened.check()
+    options = Options(
+        storage=stored,
+        calibration=calibration,
+        sampling=opened.manifest.sampling,
+        command=command_line(sys.argv[1:]),
+    )
+    _write(output, Sources(transformer=read_transformer(bundle), kept=opened), options, force)
 
 
 @cli.command("official")
