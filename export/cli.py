@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 import click
 
+import editar_rt
 from editar_rt.bundle import Bundle
 from editar_rt.errors import BundleError, EditarError, OptionError
 from editar_rt.sampling import Sampling
@@ -24,6 +25,12 @@ from export.text_reader import read_text_encoder
 from training.config import VQConfig
 
 PATH = click.Path(path_type=Path)
+REFERENCE_MODES = (
+    "fp32",
+    "bf16",
+    "compiled-fp32",
+    "compiled-bf16",
+)  # of `reference_bench`, which loads when it is used
 F = TypeVar("F", bound=Callable[..., Any])
 
 
@@ -240,6 +247,40 @@ def verify(bundle: Path, against: tuple[Path, ...], heads: int | None, steps: in
             click.echo(line)
     if not report.holds:
         raise ParityError(f"{bundle} does not answer as its checkpoints do; export it again")
+
+
+@cli.command("bench-reference")
+@click.argument("transformer", type=PATH)
+@click.option("--mode", "modes", type=click.Choice(REFERENCE_MODES), multiple=True, default=["fp32"], show_default=True)
+@click.option("--compare", type=PATH, multiple=True, help="A bundle, measured in turns.")
+@click.option("--heads", type=click.IntRange(1), help="Attention heads, for sizes outside the published ones.")
+@click.option("--repeats", type=click.IntRange(1), default=3, show_default=True)
+@click.option("--warmup", type=click.IntRange(0), default=1, show_default=True, help="Repeats that do not count.")
+@click.option("--steps", type=click.IntRange(1), help="Decode steps a repeat; to the end of the picture by default.")
+@click.option("--at", type=click.IntRange(1), help="Filled cache positions where they begin; else behind the text.")
+@click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document as the last line.")
+def bench_reference(
+    transformer: Path,
+    modes: tuple[str, ...],
+    compare: tuple[Path, ...],
+    heads: int | None,
+    repeats: int,
+    warmup: int,
+    steps: int | None,
+    at: int | None,
+    device: str,
+    as_json: bool,
+) -> None:
+    """Measure the PyTorch model of a checkpoint; with --compare in turns with bundles, which stand first."""
+    from editar_rt.bench import BundleSubject, Plan, Subject, lines, measure
+    from export.reference_bench import ReferenceSubject
+
+    plan = Plan(repeats, warmup, at, steps)
+    bundles: list[Subject] = [BundleSubject(editar_rt.load(path, device), Sampling()) for path in compare]
+    checkpoint = read_transformer(transformer, heads)
+    report = measure([*bundles, *(ReferenceSubject(checkpoint, mode, device) for mode in modes)], plan)
+    click.echo(json.dumps(report) if as_json else "\n".join(lines(report)))
 
 
 def parse_defaults(given: tuple[str, ...]) -> dict[str, float | int]:

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import importlib
 import math
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from editar_rt import names
+from editar_rt import machine, names
 from editar_rt.backends.base import Arrays
 from editar_rt.bundle import Bundle
 from editar_rt.errors import BackendError, MissingPartError
@@ -32,9 +33,15 @@ def import_onnxruntime() -> Any:
 
 
 class OnnxRuntimeBackend:
-    """See the module's docstring and `base.Backend`."""
+    """See the module's docstring and `base.Backend`.
 
-    def __init__(self, bundle: Bundle, device: str = "auto", threads: int | None = None) -> None:
+    Args:
+        profile: a folder that ONNX Runtime's profile of the decoder is written to.
+    """
+
+    def __init__(
+        self, bundle: Bundle, device: str = "auto", threads: int | None = None, profile: Path | None = None
+    ) -> None:
         self._ort = import_onnxruntime()
         has_cuda = "CUDAExecutionProvider" in self._ort.get_available_providers()
         if device == "cuda" and not has_cuda:
@@ -43,14 +50,22 @@ class OnnxRuntimeBackend:
                 'run: pip uninstall onnxruntime && pip install "editar-rt[gpu]", or choose --device cpu'
             )
         runs_on_cuda = device == "cuda" or "cuda" in bundle.manifest.providers  # else auto stays on the CPU
-        self.device = "cuda" if device != "cpu" and has_cuda and runs_on_cuda else "cpu"
+        self._device = "cuda" if device != "cpu" and has_cuda and runs_on_cuda else "cpu"
         self._bundle = bundle
         self._threads = threads
+        self._profile = profile
         self._sessions: dict[str, Any] = {}
 
     @property
     def name(self) -> str:
         return f"ONNX Runtime {self._ort.__version__} ({self.device.upper()})"
+
+    @property
+    def device(self) -> str:
+        return self._device
+
+    def read_bandwidth(self) -> float | None:
+        return machine.read_bandwidth(self._threads) if self._device == "cpu" else None
 
     def session(self, part: str) -> Any:
         """The session of a part, made when first needed."""
@@ -60,6 +75,8 @@ class OnnxRuntimeBackend:
                 raise MissingPartError(f"the bundle {self._bundle.folder} has no part {part}; it holds {held}")
             options = self._ort.SessionOptions()
             options.log_severity_level = 3
+            if self._profile is not None and part == names.DECODER:
+                options.enable_profiling, options.profile_file_prefix = True, str(self._profile / part)
             if self._threads:
                 options.intra_op_num_threads = self._threads
             providers = ["CUDAExecutionProvider"] * (self.device == "cuda") + ["CPUExecutionProvider"]
