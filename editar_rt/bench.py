@@ -1,7 +1,7 @@
 """Measures how fast pictures are made: stage by stage, and a decode step beside what the memory allows.
 
-A `Subject` is something that makes pictures: a bundle here, the PyTorch model in `export.reference_bench`. Several on one
-device are measured in turns, the order changing from repeat to repeat: what else the machine does then touches them
+A `Subject` is something that makes pictures: a bundle here, the PyTorch model in `export.reference_bench`. Several on
+one device are measured in turns, the order changing from repeat to repeat: what else the machine does then touches them
 alike, and their ratios can be believed where their milliseconds cannot.
 
 A step's time should follow from what it reads: all weights once, and the cache's filled positions of every row. The

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import logging
 import os
 import sys
 import time
@@ -20,6 +21,8 @@ import click
 
 import editar_rt
 from editar_rt.backends import DEVICES, make_backend
+from editar_rt.backends.prepacked import OFF
+from editar_rt.backends.prepacked import VARIABLE as CACHE
 from editar_rt.bundle import Bundle
 from editar_rt.editor import Editor
 from editar_rt.errors import BackendError, BundleError, EditarError, OptionError, PictureError, TruncatedTextWarning
@@ -42,6 +45,8 @@ def main() -> None:
     """Entry point: turns every expected error into one sentence and an exit code."""
     warnings.simplefilter("always", TruncatedTextWarning)
     warnings.showwarning = _show_warning  # type: ignore[assignment]
+    logging.basicConfig(format="editar: %(message)s")  # to stderr
+    logging.getLogger("editar_rt").setLevel(logging.INFO)
     try:
         code = cli.main(prog_name="editar", standalone_mode=False)
     except click.ClickException as e:
@@ -88,8 +93,21 @@ def sampling_options(command: F) -> F:
 
 
 def device_options(command: F) -> F:
+    # The environment variable is the setting's one home; the option is short for it.
+    command = click.option(
+        "--no-cache",
+        is_flag=True,
+        expose_value=False,
+        callback=_refuse_cache,
+        help=f"Do not keep rearranged weights on disk; as {CACHE}={OFF}.",
+    )(command)
     command = click.option("--threads", type=click.IntRange(1), help="CPU threads; all cores when not given.")(command)
     return click.option("--device", type=click.Choice(DEVICES), default="auto", show_default=True)(command)
+
+
+def _refuse_cache(context: click.Context, parameter: click.Parameter, given: bool) -> None:
+    if given:
+        os.environ[CACHE] = OFF
 
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document as the last line.")

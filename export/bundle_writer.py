@@ -145,7 +145,7 @@ def write_bundle(
         (partial / MANIFEST_NAME).write_text(manifest.to_json(), encoding="utf-8")
         # What the runtime would refuse is not published; what it answers here is what `editar verify` expects.
         runnable = [part for part in parts if part != names.DECODER or CPU in manifest.providers]
-        manifest = replace(manifest, self_test=selftest.answers(editar_rt.load(partial, device=CPU), runnable))
+        manifest = replace(manifest, self_test=selftest.answers(editar_rt.load(partial, CPU, cache=False), runnable))
         (partial / MANIFEST_NAME).write_text(manifest.to_json(), encoding="utf-8")
     return manifest
 
