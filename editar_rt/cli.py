@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import logging
 import os
 import sys
 import time
@@ -19,8 +20,11 @@ from typing import Any, TypeVar
 import click
 
 import editar_rt
-from editar_rt.backends import DEVICES
+from editar_rt.backends import DEVICES, make_backend
+from editar_rt.backends.prepacked import OFF
+from editar_rt.backends.prepacked import VARIABLE as CACHE
 from editar_rt.bundle import Bundle
+from editar_rt.editor import Editor
 from editar_rt.errors import BackendError, BundleError, EditarError, OptionError, PictureError, TruncatedTextWarning
 from editar_rt.memory import memory_needs
 from editar_rt.pixels import fit_square, open_picture
@@ -41,6 +45,8 @@ def main() -> None:
     """Entry point: turns every expected error into one sentence and an exit code."""
     warnings.simplefilter("always", TruncatedTextWarning)
     warnings.showwarning = _show_warning  # type: ignore[assignment]
+    logging.basicConfig(format="editar: %(message)s")  # to stderr
+    logging.getLogger("editar_rt").setLevel(logging.INFO)
     try:
         code = cli.main(prog_name="editar", standalone_mode=False)
     except click.ClickException as e:
@@ -87,8 +93,21 @@ def sampling_options(command: F) -> F:
 
 
 def device_options(command: F) -> F:
+    # The environment variable is the setting's one home; the option is short for it.
+    command = click.option(
+        "--no-cache",
+        is_flag=True,
+        expose_value=False,
+        callback=_refuse_cache,
+        help=f"Do not keep rearranged weights on disk; as {CACHE}={OFF}.",
+    )(command)
     command = click.option("--threads", type=click.IntRange(1), help="CPU threads; all cores when not given.")(command)
     return click.option("--device", type=click.Choice(DEVICES), default="auto", show_default=True)(command)
+
+
+def _refuse_cache(context: click.Context, parameter: click.Parameter, given: bool) -> None:
+    if given:
+        os.environ[CACHE] = OFF
 
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document as the last line.")
@@ -350,31 +369,53 @@ def verify(bundle: Path, device: str, threads: int | None, as_json: bool) -> Non
 @cli.command()
 @bundle_argument
 @click.option("--repeats", type=click.IntRange(1), default=5, show_default=True)
-@click.option("--warmup", type=click.IntRange(0), default=1, show_default=True)
+@click.option("--warmup", type=click.IntRange(0), default=1, show_default=True, help="Repeats that do not count.")
+@click.option("--steps", type=click.IntRange(1), help="Decode steps a repeat; to the end of the picture by default.")
+@click.option("--at", type=click.IntRange(1), help="Filled cache positions where they begin; else behind the text.")
+@click.option("--compare", type=click.Path(path_type=Path), multiple=True, help="Another bundle, measured in turns.")
+@click.option("--chart", type=click.Path(path_type=Path), help="Draw where a step's time goes (.png, .svg).")
 @sampling_options
 @device_options
 @json_option
 def bench(
-    bundle: Path, repeats: int, warmup: int, device: str, threads: int | None, as_json: bool, **options: Any
+    bundle: Path,
+    repeats: int,
+    warmup: int,
+    steps: int | None,
+    at: int | None,
+    compare: tuple[Path, ...],
+    chart: Path | None,
+    device: str,
+    threads: int | None,
+    as_json: bool,
+    **options: Any,
 ) -> None:
-    """Measure BUNDLE on this machine, stage by stage."""
-    from editar_rt.bench import run_bench
+    """Measure BUNDLE on this machine, stage by stage; with --compare in turns with others, and their ratios."""
+    from editar_rt.bench import BundleSubject, Plan, lines, measure
 
     _check_sampling(options)
-    editor = editar_rt.load(bundle, device, threads)
+    plan = Plan(repeats, warmup, at, steps)
+    if chart is not None:
+        from editar_rt.profile import check_chart
+
+        _check_writable(chart)
+        check_chart(chart)
+    bundles = [Bundle.open(path) for path in (bundle, *compare)]
+    samplings = [_sampling(opened.default_sampling, options) for opened in bundles]
+    subjects = [
+        BundleSubject(Editor(opened, make_backend(opened, device, threads)), sampling)
+        for opened, sampling in zip(bundles, samplings)
+    ]
     with progress("measuring", "runs") as update:
-        report = run_bench(editor, repeats, warmup, _sampling(editor.default_sampling, options), update)
-    if as_json:
-        click.echo(json.dumps(report))
-        return
-    click.echo(f"{report['backend']}  {report['precision']}  {repeats} runs after {warmup} to warm up")
-    for stage, spread in report["stages"].items():
-        click.echo(f"{stage:>8} {spread['median_ms']:10.2f} ms   ({spread['min_ms']:.2f} to {spread['max_ms']:.2f})")
-    click.echo(f"{'picture':>8} {1e3 * report['seconds_per_picture']:10.2f} ms")
-    if "p50" in report:
-        click.echo(
-            f"a step: p50 {report['p50']:.3f} ms, p95 {report['p95']:.3f} ms; "
-            f"{report['tokens_per_second']:.1f} tokens/s; first token after {report['time_to_first_token_ms']:.1f} ms"
-        )
-    if report["peak_memory"] is not None:
-        click.echo(f"peak memory {report['peak_memory'] / 2**20:.0f} MiB")
+        report = measure(subjects, plan, update)
+    del subjects  # their memory goes before the profiles are made
+    if chart is not None:
+        from editar_rt.profile import draw_chart, limit_ms, profile_steps
+
+        profiled = dataclasses.replace(plan, steps=min(plan.steps or 32, 32), warmup=0, repeats=1)
+        bars = []
+        for opened, sampling, document in zip(bundles, samplings, [report, *report.get("others", [])]):
+            document["step_ms_by_kind"] = profile_steps(opened, device, threads, profiled, sampling)
+            bars.append((document["name"], document["step_ms_by_kind"], limit_ms(document)))
+        draw_chart(bars, chart)
+    click.echo(json.dumps(report) if as_json else "\n".join(lines(report)))

@@ -306,20 +306,22 @@ class Editor:
         return self.backend.run(part, inputs)
 
 
-def load(path: str | os.PathLike[str], device: str = "auto", threads: int | None = None) -> Editor:
+def load(path: str | os.PathLike[str], device: str = "auto", threads: int | None = None, cache: bool = True) -> Editor:
     """Open a bundle.
 
     Args:
         path: the bundle's folder.
         device: `auto`, `cpu`, `cuda` or `tensorrt`.
         threads: CPU threads; the engine's choice when None.
+        cache: keep large weights as this machine's processor wants them, in the folder that `EDITAR_CACHE` names, so
+            that the bundle opens faster next time (`editar_rt.backends.prepacked`).
 
     Raises:
         BundleError: no bundle, a damaged one, or one of a newer format.
         BackendError: a device or library that is not there.
     """
     bundle = Bundle.open(path)
-    return Editor(bundle, make_backend(bundle, device, threads))
+    return Editor(bundle, make_backend(bundle, device, threads, cache))
 
 
 @contextmanager

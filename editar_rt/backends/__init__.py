@@ -11,7 +11,7 @@ from editar_rt.errors import BackendError, OptionError
 DEVICES = ("auto", "cpu", "cuda", "tensorrt", "emulated")
 
 
-def make_backend(bundle: Bundle, device: str, threads: int | None = None) -> Backend:
+def make_backend(bundle: Bundle, device: str, threads: int | None = None, cache: bool = True) -> Backend:
     """The backend for a device.
 
     Args:
@@ -19,6 +19,7 @@ def make_backend(bundle: Bundle, device: str, threads: int | None = None) -> Bac
             spelling delta runs through `tensorrt`, which needs its engines, or on the CPU in TensorRT's place
             (`emulated`); `auto` takes TensorRT where engines lie in the bundle, and `cpu` is the emulation.
         threads: CPU threads; None leaves the choice to the engine.
+        cache: keep large weights as this machine's processor wants them (`backends.prepacked`).
 
     Raises:
         OptionError: an unknown device.
@@ -32,7 +33,7 @@ def make_backend(bundle: Bundle, device: str, threads: int | None = None) -> Bac
     if not is_delta:
         from editar_rt.backends.onnxruntime import OnnxRuntimeBackend
 
-        return OnnxRuntimeBackend(bundle, device, threads)
+        return OnnxRuntimeBackend(bundle, device, threads, cache)
     from editar_rt.backends.delta import DeltaBackend
 
     if device == "tensorrt" or (device == "auto" and find_folders(bundle)):
@@ -42,7 +43,7 @@ def make_backend(bundle: Bundle, device: str, threads: int | None = None) -> Bac
         return DeltaBackend(bundle, engines, engines.info.plan)
     from editar_rt.backends.emulated import EmulatedEngines
 
-    return DeltaBackend(bundle, EmulatedEngines(bundle, threads), Plan.usual(bundle.manifest.model))
+    return DeltaBackend(bundle, EmulatedEngines(bundle, threads, cache), Plan.usual(bundle.manifest.model))
 
 
 def _wrong_device(bundle: Bundle, device: str) -> str:

@@ -40,6 +40,13 @@ class DeltaBackend:
         note = f"; steps are not captured: {self.uncaptured}" if self.uncaptured else ""
         return self.engines.name + note
 
+    @property
+    def device(self) -> str:
+        return self.engines.device
+
+    def read_bandwidth(self) -> float | None:
+        return self.engines.read_bandwidth()
+
     def part(self, name: str) -> Part:
         """What the manifest says of a part.
 

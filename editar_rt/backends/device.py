@@ -81,7 +81,14 @@ class Engines(Protocol):
         """What runs them, for people: `TensorRT 10.3 (Orin)`."""
 
     @property
+    def device(self) -> str:
+        """`cpu` or `tensorrt`."""
+
+    @property
     def memory(self) -> DeviceMemory: ...
+
+    def read_bandwidth(self) -> float | None:
+        """As `base.Backend.read_bandwidth`."""
 
     def open(self, shape: Shape) -> Engine:
         """An engine, loaded when first asked for.

@@ -145,14 +145,19 @@ class OnnxRuntimeEngine:
 class EmulatedEngines:
     """`device.Engines` of ONNX Runtime's sessions; all shapes of a part share one."""
 
-    def __init__(self, bundle: Bundle, threads: int | None = None) -> None:
+    device = "cpu"
+
+    def __init__(self, bundle: Bundle, threads: int | None = None, cache: bool = False) -> None:
         self._bundle = bundle
-        self._sessions = OnnxRuntimeBackend(bundle, "cpu", threads)
+        self._sessions = OnnxRuntimeBackend(bundle, "cpu", threads, cache)
         self._memory = NumpyMemory()
 
     @property
     def name(self) -> str:
         return f"{self._sessions.name}, in TensorRT's place"
+
+    def read_bandwidth(self) -> float | None:
+        return self._sessions.read_bandwidth()
 
     @property
     def memory(self) -> NumpyMemory:

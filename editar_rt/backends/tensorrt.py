@@ -6,6 +6,7 @@ stream. What differs between versions is in `tensorrt_compat`, and what is on di
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,9 @@ from editar_rt.backends.shapes import Shape
 from editar_rt.backends.tensorrt_compat import TensorRT, import_tensorrt
 from editar_rt.bundle import Bundle
 from editar_rt.errors import BackendError
+
+
+COPIED_BYTES, COPIES = 256 << 20, 5  # far more than any cache holds
 
 
 class Machine:
@@ -84,9 +88,26 @@ class TensorRTEngines:
         self._scratch_bytes = max((engine.scratch_bytes for engine in info.engines.values()), default=0)
         self._scratch = machine.memory.allocate(self._scratch_bytes) if self._scratch_bytes else 0
 
+    device = "tensorrt"
+
     @property
     def name(self) -> str:
         return self._machine.name
+
+    def read_bandwidth(self) -> float | None:
+        """From copies on the device, which read every byte and write it: both count."""
+        memory, seconds = self.memory, []
+        block = memory.allocate(2 * COPIED_BYTES)
+        try:
+            for _ in range(COPIES):
+                memory.synchronize()
+                begun = time.perf_counter()
+                memory.copy_2d(block + COPIED_BYTES, COPIED_BYTES, block, COPIED_BYTES, COPIED_BYTES, 1)
+                memory.synchronize()
+                seconds.append(time.perf_counter() - begun)
+        finally:
+            memory.free(block)
+        return 2 * COPIED_BYTES / min(seconds)
 
     @property
     def memory(self) -> DeviceMemory:
