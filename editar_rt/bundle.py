@@ -328,8 +328,11 @@ def list_files(folder: Path) -> dict[str, FileInfo]:
 
 
 @contextmanager
-def publishing(final: Path, force: bool = False) -> Iterator[Path]:
+def publishing(final: Path, force: bool = False, manifest: str = MANIFEST_NAME) -> Iterator[Path]:
     """A folder beside `final` to write into, renamed into its place when the block ends well and removed when not.
+
+    Args:
+        force: replace a folder that is there, if it holds `manifest` or nothing.
 
     Raises:
         BundleError: where `final` exists and `force` is not given, or nothing can be written there.
@@ -338,8 +341,9 @@ def publishing(final: Path, force: bool = False) -> Iterator[Path]:
     if final.exists():
         if not force:
             raise BundleError(f"{final} exists; choose another folder or replace it with --force")
-        if not final.is_dir() or (any(final.iterdir()) and not (final / MANIFEST_NAME).is_file()):
-            raise BundleError(f"{final} holds something that is no bundle; it is not replaced, choose another folder")
+        if not final.is_dir() or (any(final.iterdir()) and not (final / manifest).is_file()):
+            kind = "bundle" if manifest == MANIFEST_NAME else "folder of engines"
+            raise BundleError(f"{final} holds something that is no {kind}; it is not replaced, choose another folder")
     partial = final.with_name(f"{final.name}.partial-{os.getpid()}-{secrets.token_hex(4)}")
     try:
         partial.mkdir(parents=True)

@@ -25,7 +25,6 @@ from editar_rt.backends.tensorrt_compat import TensorRT, import_tensorrt
 from editar_rt.bundle import Bundle
 from editar_rt.errors import BackendError
 
-
 COPIED_BYTES, COPIES = 256 << 20, 5  # far more than any cache holds
 
 
