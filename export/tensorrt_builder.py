@@ -188,7 +188,7 @@ def _build(
         cache_file.with_suffix(".partial").write_bytes(tensorrt.timings(config))
     # Which lives as long as what in TensorRT's Python module depends on its version: all until here.
     del monitor, cache, config, parser, network, builder
-    engine = tensorrt.load(tensorrt.module.Runtime(tensorrt.logger), path.read_bytes())
+    engine = tensorrt.load(tensorrt.make_runtime(), path.read_bytes())
     scratch = tensorrt.scratch_bytes(engine)
     for profile, shape in enumerate(shapes):
         built.engines[shape.name] = EngineInfo(path.name, profile, scratch)

@@ -81,7 +81,7 @@ class TensorRTEngines:
 
     def __init__(self, bundle: Bundle, folder: Path, info: BuildInfo, machine: Machine) -> None:
         self.info, self._bundle, self._folder, self._machine = info, bundle, folder, machine
-        self._runtime = machine.tensorrt.module.Runtime(machine.tensorrt.logger)
+        self._runtime = machine.tensorrt.make_runtime()
         self._loaded: dict[str, Any] = {}  # by file
         # For the largest, before any is loaded: recorded steps keep the address.
         self._scratch_bytes = max((engine.scratch_bytes for engine in info.engines.values()), default=0)

@@ -47,8 +47,8 @@ class TensorRT:
 
     def __init__(self, module: Any, report: Callable[[str], None] = lambda line: None) -> None:
         self.module = module
-        self.messages: list[str] = []
-        """Errors logged since `take_errors`."""
+        self._errors: list[str] = []
+        self._warnings: list[str] = []
         severity = module.ILogger.Severity
         serious = (severity.INTERNAL_ERROR, severity.ERROR)
         base: Any = module.ILogger
@@ -58,9 +58,8 @@ class TensorRT:
                 base.__init__(own)
 
             def log(own, level: Any, message: str) -> None:
-                if level in serious:
-                    self.messages.append(message.strip())
                 if level in (*serious, severity.WARNING):
+                    (self._errors if level in serious else self._warnings).append(message.strip())
                     report(message.strip())
 
         self.logger = Log()
@@ -85,9 +84,14 @@ class TensorRT:
         return self.is_strongly_typed
 
     def take_errors(self) -> str:
-        """What was logged as an error since the last call, in one line."""
-        found, self.messages[:] = "; ".join(self.messages[-3:]), []
-        return found or "TensorRT gives no reason"
+        """What was logged since the last call, in one line: errors, else the last warnings.
+
+        A GPU that is missing is only warned about, by 8.5.
+        """
+        found = "; ".join((self._errors or self._warnings)[-3:])
+        self._errors.clear()
+        self._warnings.clear()
+        return found or "it gives no reason"
 
     # Building.
 
@@ -96,13 +100,17 @@ class TensorRT:
         Raises:
             BackendError: it cannot be made, which is where a missing GPU or driver shows.
         """
+        return self._start(self.module.Builder)
+
+    def make_runtime(self) -> Any:
+        """What loads engines; errors as of `make_builder`."""
+        return self._start(self.module.Runtime)
+
+    def _start(self, kind: Any) -> Any:
         try:
-            builder = self.module.Builder(self.logger)
-        except Exception as error:  # pybind raises TypeError where the factory returned nothing
-            raise BackendError(f"TensorRT {self.version} cannot start: {self.take_errors()} ({error})") from None
-        if builder is None:
-            raise BackendError(f"TensorRT {self.version} cannot start: {self.take_errors()}")
-        return builder
+            return kind(self.logger)
+        except TypeError:  # of pybind, where TensorRT returned nothing
+            raise BackendError(f"TensorRT {self.version} cannot start: {self.take_errors()}") from None
 
     def make_network(self, builder: Any) -> Any:
         flags = 0
