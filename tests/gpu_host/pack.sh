@@ -49,7 +49,7 @@ if [ -n "$seeded" ]; then
     (cd "$root" && python3 -m tests.gpu_host.seeds shrink "$work/tree/project/seeded" "$prefix")
 fi
 find "$work/tree" -name __pycache__ -prune -exec rm -rf {} +
-tar c -C "$work/tree" . | xz -T0 -6 > "$work/all.xz"
+tar c -C "$work/tree" . | xz -T0 "${XZ_LEVEL:--6}" > "$work/all.xz"
 rm -f "$out"/host.part-*
 split -b 55M -d "$work/all.xz" "$out/host.part-"
 cp "$root/tests/gpu_host/run.sh" "$out/"

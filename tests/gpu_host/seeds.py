@@ -3,9 +3,9 @@
     python -m tests.gpu_host.seeds shrink BUNDLE PREFIX    # replaces each .data file by a .seeds.json
     python seeds.py grow BUNDLE                            # on the host, with NumPy alone: the same bytes again
 
-A seeded checkpoint's tensors are functions of their names (`tests/golden/seeded_checkpoint.py`, carried along). Of every
-tensor in a .data file the list says from which name it comes, in which type and whether transposed; what comes from
-none, such as rotary tables, is carried as it is. The manifest's SHA-256 decides whether the bytes are the same.
+A seeded checkpoint's tensors are functions of their names (`tests/golden/seeded_checkpoint.py`, carried along). Of
+every tensor in a .data file the list says from which name it comes, in which type and whether transposed; what comes
+from none, such as rotary tables, is carried as it is. The manifest's SHA-256 decides whether the bytes are the same.
 """
 
 from __future__ import annotations
