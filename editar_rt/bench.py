@@ -72,7 +72,7 @@ def run_bench(
             condition = timed("encode", lambda: editor.encode_pixels(pixels))  # noqa: B023 - called at once
         if names.DECODER in parts:
             begun = time.perf_counter()
-            for position, _ in editor.steps(states, condition, sampling):
+            for position, *_ in editor.steps(states, condition, sampling):
                 now = time.perf_counter()
                 if position == 0:
                     stages.setdefault("prefill", []).append(now - begun)

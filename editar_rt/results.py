@@ -1,0 +1,72 @@
+"""What an edit takes besides its instruction, and what comes out of it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, PngImagePlugin
+
+from editar_rt.decoding import Cancel
+from editar_rt.errors import OptionError, PictureError
+from editar_rt.masks import Mask
+
+Progress = Callable[[int, int], None]  # (tokens done, tokens in all)
+
+
+@dataclass(frozen=True)
+class EditOptions:
+    """The keywords of `Editor.edit` and `Session.edit` beyond the usual ones.
+
+    Raises:
+        OptionError: for a value outside of what the field allows.
+    """
+
+    mask: Mask | None = None
+    """Where the picture may change: white in a picture of the same aspect, True in an array, or a box (x, y, width,
+    height) in the picture's pixels. For task `edit` alone."""
+    mask_margin: int = 1
+    """Tokens around those that the mask touches that are drawn too; 0 or more."""
+    composite: bool = True
+    """Put the result back into the picture: outside the mask its pixels stay exactly."""
+    cancel: Cancel | None = None
+    """Anything with `is_set()`, such as a `threading.Event`: when it is set, the edit stops within one step."""
+
+    def __post_init__(self) -> None:
+        if self.mask_margin < 0:
+            raise OptionError(f"mask_margin must be 0 or more, got {self.mask_margin}")
+
+
+@dataclass(frozen=True)
+class EditResult:
+    """An edited picture and how it came about."""
+
+    image: Image.Image
+    tokens: NDArray[np.int32]  # [N], row order
+    timings: dict[str, float]  # seconds by stage: text, encode, prefill, decode, pixels, total
+    parameters: dict[str, str] = field(default_factory=dict)  # what the PNG's text chunks say
+    finished: bool = True
+    """False after cancelling: tokens and picture are then the source's from where it stopped."""
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write a PNG that carries its parameters as text chunks; beside and renamed into place.
+
+        Raises:
+            PictureError: where the file cannot be written.
+        """
+        chunks = PngImagePlugin.PngInfo()
+        for name, value in self.parameters.items():
+            chunks.add_itxt(f"editar:{name}", value)
+        final = Path(path)
+        partial = final.with_name(f"{final.name}.partial-{os.getpid()}")
+        try:
+            self.image.save(partial, format="PNG", pnginfo=chunks)
+            partial.replace(final)
+        except OSError as e:
+            raise PictureError(f"cannot write {final}: {e.strerror or e}") from None
+        finally:
+            partial.unlink(missing_ok=True)
