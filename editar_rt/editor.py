@@ -8,7 +8,6 @@ import time
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
@@ -122,10 +121,7 @@ class Editor:
             PictureError, OptionError, MissingPartError, BackendError.
         """
         chosen = EditOptions(**options)
-        session = self.open(image)
-        made = session.run(instruction, task, sampling, on_progress, text_states, n, chosen)
-        whole = {"total": session.seconds + made[0].timings["total"]}
-        results = [replace(each, timings={"encode": session.seconds, **each.timings, **whole}) for each in made]
+        results = self.open(image).run(instruction, task, sampling, on_progress, text_states, n, chosen)
         return results if n is not None else results[0]
 
     def open(self, image: Picture) -> Session:

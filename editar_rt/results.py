@@ -63,8 +63,8 @@ class EditResult:
     image: Image.Image
     tokens: NDArray[np.int32]  # [N], row order
     timings: dict[str, float]
-    """Seconds by stage: text, encode, prefill, decode, pixels, total. Where previews were asked for, `preview`, and
-    `preview_share`, which is what they took over what the steps took."""
+    """Seconds by stage: encode (of a session's first edit), text, prefill, decode, pixels, total. Where previews were
+    asked for, `preview`, and `preview_share`, which is what they took over what the steps took."""
     parameters: dict[str, str] = field(default_factory=dict)
     """What the PNG's text chunks say."""
     finished: bool = True

@@ -67,12 +67,13 @@ class Session:
         self.source = fit_square(opened, editor.image_size)
         """The square of it that the model sees."""
         self.condition_tokens = editor.encode_pixels(to_pixels(np.asarray(self.source)[None]))  # [1, N]
-        self.seconds = time.perf_counter() - started
-        """What reading and encoding the picture took."""
+        self._encode_seconds = time.perf_counter() - started  # counted by the first edit
         self._prefix: Prefix | None = None
         self._text: tuple[str, NDArray[np.float32]] | None = None  # the last prompt and its states
         self._state: State | None = None
-        self._pixel_seconds: float | None = None  # what decoding a picture took last
+        self._pixel_seconds = (
+            2 * self._encode_seconds
+        )  # a picture's decoding: usual VQ decoders do about twice the work
         self._kept: NDArray[np.int32] | None = None  # the last edit's first tokens, after rewinding
 
     @overload
@@ -245,8 +246,8 @@ class Session:
         prompt = build_prompt(request.task, request.instruction)
         if options.trace is not None:
             check_name(Path(options.trace))
-        timings = dict.fromkeys(("text", "prefill", "decode", "pixels"), 0.0)
-        started = time.perf_counter()
+        timings = {"encode": self._encode_seconds, **dict.fromkeys(("text", "prefill", "decode", "pixels"), 0.0)}
+        started = time.perf_counter() - self._encode_seconds
         mask = None if options.mask is None else read_mask(options.mask, self.size, editor.image_size)
         if mask is not None and not mask.any():
             message = "the mask has no white within the picture's middle square: nothing may change, the picture stays"
@@ -291,6 +292,7 @@ class Session:
             )
             for picture, own, seed in zip(pictures, tokens, request.seeds, strict=True)
         ]
+        self._encode_seconds = 0.0
         self._state, self._kept = State(request, tokens, done, shown_mask, results), None
         if options.trace is not None:
             self._trace(request, tokens, recorder, done, results).save(options.trace)
@@ -301,9 +303,7 @@ class Session:
             if options.on_preview is not None:
                 options.on_preview(Image.fromarray(self._pictures(tokens[:1], mask)[0]), done, tokens.shape[1])
 
-        # A decoder of the usual VQ tokenizers does about twice the work of its encoder.
-        expected = self._pixel_seconds or 2 * self.seconds
-        return Previewer(show, options.preview_share, expected, self.editor.grid)
+        return Previewer(show, options.preview_share, self._pixel_seconds, self.editor.grid)
 
     def _trace(
         self, request: Request, tokens: NDArray[np.int32], recorder: Recorder, done: int, results: list[EditResult]
