@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from editar_rt.decoding import Step, decode, picture_chunk
-from editar_rt.errors import EditarError, OptionError, TraceError
+from editar_rt.errors import OptionError, TraceError
 from editar_rt.pixels import open_picture
 from editar_rt.results import MAX_VARIANTS, png_bytes
 from editar_rt.sampling import Sampling, distribution, softmax
@@ -101,16 +101,12 @@ class Trace:
             if Path(path).stat().st_size > MAX_BYTES:
                 raise TraceError(f"{path} is larger than {MAX_BYTES >> 20} MiB; that is no trace")
             raw = Path(path).read_bytes()
-            trace = _from_npz(raw) if raw[:2] == b"PK" else _from_lines(raw)
-            _check(trace)
-        except TraceError:
-            raise
         except OSError as e:
             raise TraceError(f"{path} cannot be read: {e.strerror or e}") from None
-        except (
-            ValueError, KeyError, TypeError, IndexError, AttributeError, OverflowError, RecursionError, EOFError,
-            zipfile.BadZipFile, EditarError,
-        ) as e:  # fmt: skip
+        try:
+            trace = _from_npz(raw) if raw[:2] == b"PK" else _from_lines(raw)
+            _check(trace)
+        except Exception as e:  # what JSON, NumPy, zip files and Pillow raise on damaged input is a dozen classes
             raise TraceError(
                 f"{path} is not a trace ({str(e) or type(e).__name__:.100}); make one with: editar edit --trace"
             ) from None
@@ -265,12 +261,13 @@ def _from_lines(raw: bytes) -> Trace:
     tokens = np.empty((rows, count), np.int32)
     tokens[:, header.done :] = np.asarray(last["rest"], np.int32).reshape(rows, count - header.done)
     for at, line in enumerate(middle):
-        tokens[:, at] = line["tokens"]
+        tokens[:, at] = np.asarray(line["tokens"], np.int32).reshape(rows)
         recorded.seconds[at] = line["seconds"]
         if line["drawn"]:
             recorded.drawn[at] = True
-            recorded.log_probabilities[:, at], recorded.entropy[:, at] = line["log_probability"], line["entropy"]
-    pictures = [open_picture(Image.open(io.BytesIO(b64decode(each)))) for each in last["pictures"]]
+            recorded.log_probabilities[:, at] = np.asarray(line["log_probability"], np.float32).reshape(rows)
+            recorded.entropy[:, at] = np.asarray(line["entropy"], np.float32).reshape(rows)
+    pictures = [open_picture(Image.open(io.BytesIO(b64decode(each)), formats=["PNG"])) for each in last["pictures"]]
     return Trace(
         header, tokens, recorded.drawn, recorded.log_probabilities, recorded.entropy, recorded.seconds, pictures
     )
