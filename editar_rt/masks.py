@@ -120,18 +120,20 @@ def dilate(cells: Bools, margin: int) -> Bools:
     return cells
 
 
-def feather(mask: Bools, width: int) -> NDArray[np.float32]:
+def feather(mask: Bools, grid: int) -> NDArray[np.float32]:
     """How much of the edited picture each pixel takes, float32 [H, W]: 0 outside the mask, rising to 1 inside it.
 
-    Args:
-        width: pixels from the mask's edge over which it rises; the picture's own edge is no edge of the mask.
+    It rises over a quarter of a token's cell from the mask's edge, and sooner where the mask is too narrow for that,
+    so that a fine stroke takes effect too; the picture's own edge is no edge of the mask.
     """
+    width = len(mask) // grid // 4
     layer = Image.fromarray(mask.astype(np.uint8))
-    layers = [np.asarray(layer)]
+    depth = np.asarray(layer, np.uint8)  # pixels from the edge, up to width + 1
     for _ in range(width):
         layer = layer.filter(ImageFilter.MinFilter(3))
-        layers.append(np.asarray(layer))
-    return np.asarray(np.mean(layers, axis=0), np.float32)
+        depth = depth + np.asarray(layer)
+    deepest = np.asarray(Image.fromarray(depth).filter(ImageFilter.MaxFilter(2 * width + 1)), np.float32)
+    return np.asarray(np.where(mask, depth / np.maximum(deepest, 1), 0), np.float32)
 
 
 def composite(edited: NDArray[np.uint8], source: NDArray[np.uint8], share: NDArray[np.float32]) -> NDArray[np.uint8]:

@@ -363,8 +363,7 @@ class Session:
         self._pixel_seconds = (time.perf_counter() - started) / len(tokens)
         if mask is None:
             return pictures
-        # The seam lies inside the mask, and a quarter of a token's cell is enough to hide it.
-        return composite(pictures, source, feather(mask, self.editor.image_size // self.editor.grid // 4))
+        return composite(pictures, source, feather(mask, self.editor.grid))
 
     def _parameters(self, request: Request, seed: int, free: int) -> dict[str, str]:
         sampling = replace(request.sampling, seed=seed)

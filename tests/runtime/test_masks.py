@@ -147,11 +147,17 @@ def test_without_composite_the_picture_is_what_the_tokens_decode_to(demo_editor:
 
 
 def test_the_seam_lies_inside_the_mask_and_not_at_the_pictures_edge() -> None:
-    mask = np.zeros((12, 12), bool)
+    mask = np.zeros((16, 16), bool)
     mask[:, :6] = True
-    share = feather(mask, 2)
-    assert np.allclose(share[3], [1, 1, 1, 1, 2 / 3, 1 / 3] + [0] * 6)
+    share = feather(mask, 2)  # cells of 8 pixels
+    assert np.allclose(share[3], [1, 1, 1, 1, 2 / 3, 1 / 3] + [0] * 10)
     assert (share == share[0]).all()
+
+
+def test_a_fine_stroke_takes_the_edited_picture_whole() -> None:
+    stroke = np.zeros((16, 16), bool)
+    stroke[:, 5] = True
+    assert np.array_equal(feather(stroke, 2), stroke)
 
 
 def test_putting_back_is_exact_at_both_ends() -> None:
