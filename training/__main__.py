@@ -126,6 +126,7 @@ def plot(run: Path, output: Path) -> None:
 @click.option("--top-p", type=float)
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Write the JSON here too.")
 @click.option("--sheet", type=click.Path(path_type=Path), help="Write a contact sheet here.")
+@click.option("--masked", is_flag=True, help="Edits alone, each under the mask of what it truly changes.")
 @click.option("--ceiling", is_flag=True, help="Also score the true pictures through the VQ tokenizer alone.")
 def run_evaluation(
     bundle: Path,
@@ -133,6 +134,7 @@ def run_evaluation(
     seed: int,
     output: Path | None,
     sheet: Path | None,
+    masked: bool,
     ceiling: bool,
     **changes: float | None,
 ) -> None:
@@ -145,7 +147,7 @@ def run_evaluation(
     def tell(kind: str, result: dict[str, Any]) -> None:
         click.echo(f"{kind}: {100 * result['success']:.1f} % succeed", err=True)
 
-    report, shown = evaluate.evaluate(bundle, count, sampling, seed, on_kind=tell)
+    report, shown = evaluate.evaluate(bundle, count, sampling, seed, masked=masked, on_kind=tell)
     if ceiling:
         report["tokenizer_ceiling"] = evaluate.tokenizer_ceiling(bundle)
     if output:
