@@ -107,7 +107,7 @@ class Prefix:
             self.cache.forward(*pictures.row(picture), last, picture)
         for row in reversed(range(len(owners))):  # backwards: a picture's own row comes before those that copy it
             if owners[row] != row:
-                self.cache.copy_row(owners[row], row)
+                self.cache.copy_row(owners[row], row, frozen=True)  # texts come behind
         self._start = self.picture_tokens + text_tokens  # where target tokens begin
         self._held = np.full((len(owners), count), -1, np.int32)  # target tokens in the cache, as far as `lengths` say
         self._text: tuple[Floats, Floats] | None = None  # what is behind the pictures, and the logits it gave

@@ -21,7 +21,7 @@ class FakeCache:
         self.lengths = np.zeros(rows, np.int32)
         self.states = np.zeros((rows, capacity + 1))  # after every position
 
-    def copy_row(self, source: int, target: int) -> None:
+    def copy_row(self, source: int, target: int, frozen: bool = False) -> None:
         self.states[target], self.lengths[target] = self.states[source], self.lengths[source]
 
     def forward(
