@@ -133,7 +133,7 @@ class Manifest:
                 f"the bundle has format version {version}, newer than the newest this runtime knows "
                 f"({FORMAT_VERSION}); update with: pip install -U editar-rt"
             )
-        manifest: Manifest = _decode(cls, raw, MANIFEST_NAME)
+        manifest: Manifest = decode_json(cls, raw, MANIFEST_NAME)
         for path in manifest.paths():
             check_relative(path)
             if path not in manifest.files:
@@ -158,7 +158,7 @@ def _is_whole(value: object) -> typing.TypeGuard[int]:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
-def _decode(kind: Any, value: Any, where: str) -> Any:
+def decode_json(kind: Any, value: Any, where: str) -> Any:
     """JSON values to the type `kind`, checked all the way down."""
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
     if isinstance(kind, type) and dataclasses.is_dataclass(kind):
@@ -166,7 +166,7 @@ def _decode(kind: Any, value: Any, where: str) -> Any:
             raise BundleError(f"{where} must be an object, got {type(value).__name__}")
         hints = typing.get_type_hints(kind)
         # Unknown keys are left alone: a later 1.x writer may add some.
-        given = {k: _decode(hints[k], v, f"{where}: {k}") for k, v in value.items() if k in hints}
+        given = {k: decode_json(hints[k], v, f"{where}: {k}") for k, v in value.items() if k in hints}
         needed = {
             f.name
             for f in dataclasses.fields(kind)
@@ -178,17 +178,17 @@ def _decode(kind: Any, value: Any, where: str) -> Any:
     if origin is dict:
         if not isinstance(value, dict):
             raise BundleError(f"{where} must be an object, got {type(value).__name__}")
-        return {k: _decode(arguments[1], v, f"{where}: {k}") for k, v in value.items()}
+        return {k: decode_json(arguments[1], v, f"{where}: {k}") for k, v in value.items()}
     if origin is list:
         if not isinstance(value, list):
             raise BundleError(f"{where} must be a list, got {type(value).__name__}")
-        return [_decode(arguments[0], v, f"{where}[{i}]") for i, v in enumerate(value)]
+        return [decode_json(arguments[0], v, f"{where}[{i}]") for i, v in enumerate(value)]
     if origin in (types.UnionType, typing.Union):
         if value is None and type(None) in arguments:
             return None
         for option in (a for a in arguments if a is not type(None)):
             try:
-                return _decode(option, value, where)
+                return decode_json(option, value, where)
             except BundleError as e:
                 last = e
         raise last
@@ -328,8 +328,11 @@ def list_files(folder: Path) -> dict[str, FileInfo]:
 
 
 @contextmanager
-def publishing(final: Path, force: bool = False) -> Iterator[Path]:
+def publishing(final: Path, force: bool = False, manifest: str = MANIFEST_NAME) -> Iterator[Path]:
     """A folder beside `final` to write into, renamed into its place when the block ends well and removed when not.
+
+    Args:
+        force: replace a folder that is there, if it holds `manifest` or nothing.
 
     Raises:
         BundleError: where `final` exists and `force` is not given, or nothing can be written there.
@@ -338,8 +341,9 @@ def publishing(final: Path, force: bool = False) -> Iterator[Path]:
     if final.exists():
         if not force:
             raise BundleError(f"{final} exists; choose another folder or replace it with --force")
-        if not final.is_dir() or (any(final.iterdir()) and not (final / MANIFEST_NAME).is_file()):
-            raise BundleError(f"{final} holds something that is no bundle; it is not replaced, choose another folder")
+        if not final.is_dir() or (any(final.iterdir()) and not (final / manifest).is_file()):
+            kind = "bundle" if manifest == MANIFEST_NAME else "folder of engines"
+            raise BundleError(f"{final} holds something that is no {kind}; it is not replaced, choose another folder")
     partial = final.with_name(f"{final.name}.partial-{os.getpid()}-{secrets.token_hex(4)}")
     try:
         partial.mkdir(parents=True)

@@ -25,8 +25,24 @@ NULL_PICTURE_PREFIX = "null_picture_prefix"  # float32 [1, N, D]
 PREFIX = "prefix"  # float32 [B or 1, S or 1, D]
 LOGIT_POSITIONS = "logit_positions"  # int32 [K], indices into the S positions
 PAST_LENGTH = "past_length"  # int32 [B], rows of the cache that are filled
+POSITIONS = "positions"  # int32 [B, S], places in the sequence; the cache's capacity for padding
 TOTAL_LENGTH = "total_length"  # int32 [], the largest past_length + S
 LOGITS = "logits"  # float32 [B, K, V]
+NEW_ROWS = "new_rows"  # [2 · layers, B, heads, S, head_dim], of each layer the chunk's keys and then its values
+
+# How the names of nodes begin that give real numbers, for builders that choose types by themselves.
+FP32_NODE = "fp32/"
+FP16_NODE = "fp16/"
+
+# Symbolic dimensions.
+ROWS_DIM = "rows"  # B
+POSITIONS_DIM = "positions"  # S
+WANTED_DIM = "logit_positions"  # K
+PREFIX_ROWS_DIM, PREFIX_POSITIONS_DIM = "prefix_rows", "prefix_positions"  # B or 1, S or 1
+CAPACITY_DIM = "capacity"
+
+
+PAST_BEGINNINGS = ("past_key_", "past_value_")
 
 
 def past_key(layer: int) -> str:

@@ -1,5 +1,11 @@
 """`python -m export …`."""
 
-from export.cli import main
+import sys
+
+if sys.argv[1:2] == ["tensorrt"]:
+    # It runs on devices without torch, which the other commands import.
+    from export.tensorrt_cli import main
+else:
+    from export.cli import main
 
 main()

@@ -26,9 +26,10 @@ from editar_rt.version import __version__
 from export import calibration, graph_writer, parity
 from export.calibration import cache_scales
 from export.checkpoint_reader import Checkpoint, build_transformer, build_vq
-from export.decoder_graph import SPELLINGS, Scales, decoder_graph, prefix_graph
+from export.decoder_graph import SPELLINGS, decoder_graph, prefix_graph
 from export.module_graphs import text_encoder_graph, vq_decoder_graph, vq_encoder_graph
 from export.precision import INT8, Storage
+from export.spelling import Scales
 from export.text_reader import TextEncoder
 from training.config import TransformerConfig, VQConfig
 

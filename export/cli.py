@@ -14,13 +14,15 @@ import click
 
 import editar_rt
 from editar_rt.bundle import Bundle
-from editar_rt.errors import BundleError, EditarError, OptionError
+from editar_rt.errors import BundleError, OptionError
 from editar_rt.sampling import Sampling
 from export.bundle_writer import Options, ParityError, Sources, write_bundle
 from export.checkpoint_reader import read_either, read_transformer, read_vq
+from export.command_line import run
 from export.decoder_graph import SPELLINGS
 from export.precision import KV_CACHES, PRECISIONS, PROVIDERS
 from export.targets import storage, target_names
+from export.tensorrt_cli import tensorrt
 from export.text_reader import read_text_encoder
 from training.config import VQConfig
 
@@ -40,21 +42,11 @@ def cli() -> None:
 
 
 def main() -> None:
-    """Exit codes: 0; 1 for an error, one sentence on stderr; 2 for a bad option; 130 for Ctrl-C."""
-    try:
-        cli.main(prog_name="python -m export", standalone_mode=False)
-    except click.ClickException as error:
-        error.show()
-        sys.exit(error.exit_code)
-    except (click.Abort, KeyboardInterrupt):
-        click.echo("export: stopped", err=True)
-        sys.exit(130)
-    except OptionError as error:
-        click.echo(f"export: {error}", err=True)
-        sys.exit(2)
-    except EditarError as error:
-        click.echo(f"export: {error}", err=True)
-        sys.exit(1)
+    """See `command_line.run`."""
+    run(cli)
+
+
+cli.add_command(tensorrt)
 
 
 def storage_options(command: F) -> F:

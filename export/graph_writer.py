@@ -16,6 +16,7 @@ from numpy.typing import ArrayLike, DTypeLike
 from onnxscript import GraphBuilder
 from torch import Tensor
 
+from editar_rt import names
 from export.precision import Blocks
 
 FLOAT = ir.DataType.FLOAT
@@ -137,6 +138,7 @@ class GraphWriter:
 
     def model(self, ir_version: int = 10) -> ir.Model:
         """The finished model."""
+        mark_precisions(self.graph)
         return without_traces(ir.Model(self.graph, ir_version=ir_version))
 
 
@@ -153,6 +155,18 @@ def without_traces(model: ir.Model) -> ir.Model:
     for value in (*model.graph.inputs, *model.graph.initializers.values()):
         value.metadata_props.clear()
     return model
+
+
+def mark_precisions(graph: ir.Graph) -> None:
+    """Begins the name of every node that gives real numbers with their type.
+
+    A weakly typed builder (TensorRT 8) may compute any layer in any type; from the names it learns the graph's.
+    """
+    marks = {FLOAT: names.FP32_NODE, FLOAT16: names.FP16_NODE}
+    for node in graph:
+        dtype = node.outputs[0].dtype
+        if dtype in marks:
+            node.name = f"{marks[dtype]}{node.name}"
 
 
 def save(model: ir.Model, path: Path) -> None:

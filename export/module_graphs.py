@@ -3,6 +3,8 @@
 Each part is a small module that gives a PyTorch model the types and shapes of the bundle; the number of rows stays
 dynamic, everything else is fixed by the model. Precision "fp16" changes the text encoder alone: the VQ tokenizer runs
 twice a picture and a flipped token is a wrong patch, so it stays float32.
+
+They are brought down to opset 17, the newest that TensorRT 8.5 reads: one graph for every runtime.
 """
 
 from __future__ import annotations
@@ -10,16 +12,18 @@ from __future__ import annotations
 import logging
 import warnings
 from collections.abc import Sequence
+from typing import Any
 
 import onnx_ir as ir
 import torch
 from torch import Tensor, nn
 
 from editar_rt import names
-from export.graph_writer import without_traces
+from export.graph_writer import mark_precisions, without_traces
 from training.models.vq import VQModel
 
-OPSET = 20
+OPSET = 18  # the lowest that the exporter writes
+LOWERED_OPSET, LOWERED_IR = 17, 8
 EXAMPLE_ROWS = 2  # one row would be taken for a constant
 
 
@@ -48,12 +52,24 @@ class TokensToPixels(nn.Module):
 class TextToStates(nn.Module):
     """input_ids and attention_mask int32 [B, T] -> text_states float32 [B, T, C]."""
 
-    def __init__(self, encoder: nn.Module) -> None:
+    position_bias: Tensor
+
+    def __init__(self, encoder: nn.Module, text_tokens: int) -> None:
         super().__init__()
-        self.encoder = encoder
+        stack: Any = encoder.encoder
+        self.stack = stack
+        # All texts have one length, so this is a constant; traced, it would be thirty operators on whole numbers.
+        bias = stack.block[0].layer[0].SelfAttention.compute_bias(text_tokens, text_tokens)
+        self.register_buffer("position_bias", bias.detach())
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        states: Tensor = self.encoder(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
+        hidden: Tensor = self.stack.embed_tokens(input_ids)
+        # Half of the lowest number: a sum with it stays finite, and its softmax is 0 all the same.
+        masked = (1 - attention_mask[:, None, None, :].to(hidden.dtype)) * (torch.finfo(hidden.dtype).min / 2)
+        hidden, bias = hidden.float(), self.position_bias + masked
+        for block in self.stack.block:
+            hidden = block(hidden, position_bias=bias)[0]
+        states: Tensor = self.stack.final_layer_norm(hidden)
         return states.float()
 
 
@@ -79,13 +95,13 @@ def text_encoder_graph(encoder: nn.Module, text_tokens: int, precision: str = "f
         name: torch.ones(EXAMPLE_ROWS, text_tokens, dtype=torch.int32)
         for name in (names.INPUT_IDS, names.ATTENTION_MASK)
     }
-    return _traced(TextToStates(encoder), inputs, [names.TEXT_STATES])
+    return _traced(TextToStates(encoder, text_tokens), inputs, [names.TEXT_STATES])
 
 
 def half_copy(encoder: nn.Module) -> nn.Module:
     """The encoder in float16, but for the feed-forwards' last matrix, whose products leave float16's range in T5.
 
-    Its float32 result makes the residual stream float32 too; T5 normalizes and takes softmax in float32 anyway.
+    The residual stream is float32, as this matrix's result; T5 normalizes in float32 anyway.
     """
     with torch.device("meta"):
         copy: nn.Module = type(encoder)(encoder.config)
@@ -98,7 +114,7 @@ def half_copy(encoder: nn.Module) -> nn.Module:
 
 
 def _traced(module: nn.Module, inputs: dict[str, Tensor], outputs: Sequence[str]) -> ir.Model:
-    rows = torch.export.Dim("rows")
+    rows = torch.export.Dim(names.ROWS_DIM)
     # The exporter warns about packages that no part here uses, and tells of its optimizer's steps.
     logs = [logging.getLogger(name) for name in ("torch.onnx", "onnx_ir", "onnxscript")]
     levels = [log.level for log in logs]
@@ -121,4 +137,24 @@ def _traced(module: nn.Module, inputs: dict[str, Tensor], outputs: Sequence[str]
         for log, level in zip(logs, levels, strict=True):
             log.setLevel(level)
     assert program is not None  # dynamo=True always returns one
-    return without_traces(program.model)
+    model = lowered(without_traces(program.model))
+    mark_precisions(model.graph)
+    return model
+
+
+def lowered(model: ir.Model) -> ir.Model:
+    """A model of opset 18 in opset 17, in place: what the operators at hand write otherwise there."""
+    for node in model.graph:
+        attributes = node.attributes
+        if node.op_type.startswith("Reduce") and node.op_type != "ReduceSum" and len(node.inputs) == 2:
+            axes = node.inputs[1]
+            assert axes is not None and axes.const_value is not None  # modules reduce along fixed axes
+            attributes["axes"] = ir.AttrInt64s("axes", axes.const_value.numpy().tolist())
+            node.resize_inputs(1)
+            attributes.pop("noop_with_empty_axes", None)
+        if node.op_type == "Resize":  # at their defaults; one size is given along every axis
+            for name in ("antialias", "keep_aspect_ratio_policy"):
+                attributes.pop(name, None)
+    model.graph.opset_imports[""] = LOWERED_OPSET
+    model.ir_version = LOWERED_IR
+    return model

@@ -21,8 +21,8 @@ from torch import Tensor, nn
 from editar_rt import names
 from editar_rt.errors import BackendError
 from export.calibration import LARGEST
-from export.decoder_graph import Scales, scale_names
 from export.precision import dequantize
+from export.spelling import Scales, scale_names
 from training.checkpoints import first_line
 from training.models.text_encoder import encode
 from training.models.transformer import Transformer
@@ -101,9 +101,15 @@ def _compare(path: Path, cases: Sequence[Case], bound: float) -> list[Parity]:
 
 def feeds(session: onnxruntime.InferenceSession, inputs: Mapping[str, Array]) -> dict[str, Array]:
     """The inputs that a graph has, in its types: the cache's is the precision's, and spellings differ."""
-    halves = {tensor.name for tensor in session.get_inputs() if tensor.type == "tensor(float16)"}
-    wanted = [tensor.name for tensor in session.get_inputs()]
-    return {name: inputs[name].astype(np.float16) if name in halves else inputs[name] for name in wanted}
+    found = {}
+    for tensor in session.get_inputs():
+        value = inputs[tensor.name]
+        if tensor.type == "tensor(float16)":
+            value = value.astype(np.float16)
+        # A cache of fixed capacity has room behind what is filled.
+        room = [(0, d - v if isinstance(d, int) and v > 1 else 0) for d, v in zip(tensor.shape, value.shape)]
+        found[tensor.name] = np.pad(value, room) if np.any(room) else value
+    return found
 
 
 @torch.inference_mode()
@@ -245,6 +251,7 @@ def _decoder_case(transformer: Transformer, scales: Scales, label: str, rows: in
             names.PREFIX: prefix,
             names.LOGIT_POSITIONS: torch.arange(chunk).int(),
             names.PAST_LENGTH: torch.full((rows,), past).int(),
+            names.POSITIONS: (past + torch.arange(chunk)).expand(rows, chunk).int(),
             names.TOTAL_LENGTH: torch.tensor(past + chunk).int(),
         }
     )

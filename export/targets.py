@@ -16,7 +16,7 @@ else:
     import tomli as tomllib
 
 FOLDER = Path(__file__).parents[1] / "engines"
-SPELLINGS = ("ort", "standard")
+SPELLINGS = ("ort", "standard", "delta")
 ALLOWED = {"precision": tuple(PRECISIONS), "spelling": SPELLINGS, "kv_cache": KV_CACHES, "provider": PROVIDERS}
 
 

@@ -111,6 +111,18 @@ def golden_gpt_bundle_standard(tiny_sources: Sources, tmp_path_factory: pytest.T
     return _transformer_bundle(tiny_sources, tmp_path_factory, spelling="standard")
 
 
+@pytest.fixture(scope="session")
+def golden_gpt_bundle_delta(tiny_sources: Sources, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The golden transformer alone, float32, as TensorRT runs it."""
+    return _transformer_bundle(tiny_sources, tmp_path_factory, spelling="delta")
+
+
+@pytest.fixture(scope="session")
+def golden_gpt_bundle_delta_fp16(tiny_sources: Sources, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The golden transformer alone, float16, as TensorRT runs it."""
+    return _transformer_bundle(tiny_sources, tmp_path_factory, spelling="delta", precision="fp16")
+
+
 def _transformer_bundle(sources: Sources, folders: pytest.TempPathFactory, **storage: str) -> Path:
     from export.bundle_writer import Options, Sources, write_bundle
     from export.precision import Storage

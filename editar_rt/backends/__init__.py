@@ -3,28 +3,54 @@
 from __future__ import annotations
 
 from editar_rt.backends.base import Backend
+from editar_rt.backends.engine_folder import find_folders
+from editar_rt.backends.shapes import DELTA, Plan
 from editar_rt.bundle import Bundle
 from editar_rt.errors import BackendError, OptionError
 
-DEVICES = ("auto", "cpu", "cuda", "tensorrt")
+DEVICES = ("auto", "cpu", "cuda", "tensorrt", "emulated")
 
 
 def make_backend(bundle: Bundle, device: str, threads: int | None = None, cache: bool = True) -> Backend:
     """The backend for a device.
 
     Args:
-        device: `cpu` or `cuda` through ONNX Runtime; `auto` takes CUDA where ONNX Runtime has it.
+        device: `cpu` or `cuda` through ONNX Runtime; `auto` takes CUDA where ONNX Runtime has it. A bundle of the
+            spelling delta runs through `tensorrt`, which needs its engines, or on the CPU in TensorRT's place
+            (`emulated`); `auto` takes TensorRT where engines lie in the bundle, and `cpu` is the emulation.
         threads: CPU threads; None leaves the choice to the engine.
         cache: keep large weights as this machine's processor wants them (`backends.prepacked`).
 
     Raises:
         OptionError: an unknown device.
-        BackendError: a library or device that is not there.
+        BackendError: a library or device that is not there, or that does not run the bundle.
     """
     if device not in DEVICES:
         raise OptionError(f"device must be one of {', '.join(DEVICES)}, got {device!r}")
-    if device == "tensorrt":
-        raise BackendError("this version has no TensorRT backend; choose cpu, cuda or auto")
-    from editar_rt.backends.onnxruntime import OnnxRuntimeBackend
+    is_delta = bundle.manifest.spelling == DELTA
+    if is_delta != (device in ("tensorrt", "emulated")) and device not in ("auto", "cpu"):
+        raise BackendError(_wrong_device(bundle, device))
+    if not is_delta:
+        from editar_rt.backends.onnxruntime import OnnxRuntimeBackend
 
-    return OnnxRuntimeBackend(bundle, device, threads, cache)
+        return OnnxRuntimeBackend(bundle, device, threads, cache)
+    from editar_rt.backends.delta import DeltaBackend
+
+    if device == "tensorrt" or (device == "auto" and find_folders(bundle)):
+        from editar_rt.backends.tensorrt import open_engines
+
+        engines = open_engines(bundle)
+        return DeltaBackend(bundle, engines, engines.info.plan)
+    from editar_rt.backends.emulated import EmulatedEngines
+
+    return DeltaBackend(bundle, EmulatedEngines(bundle, threads, cache), Plan.usual(bundle.manifest.model))
+
+
+def _wrong_device(bundle: Bundle, device: str) -> str:
+    spelling = bundle.manifest.spelling
+    if spelling == DELTA:
+        return f"the bundle {bundle.folder} has the spelling delta, which runs on tensorrt or cpu, not on {device}"
+    return (
+        f"{device} runs bundles of the spelling delta, and {bundle.folder} has the spelling {spelling}; convert it "
+        f"with: python -m export convert {bundle.folder} --spelling delta -o OUT"
+    )

@@ -1,0 +1,291 @@
+"""TensorRT 8.5 to 11, as one interface: what differs between versions is asked for by name, here and nowhere else.
+
+Names instead of version numbers, because vendors carry features back and integer values of enumerations were changed.
+The builder (`export.tensorrt_builder`) and the runtime (`tensorrt`) share it. Tests hold it against the real Python
+bindings of 8.5, 8.6, 10 and 11.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from editar_rt import names
+from editar_rt.errors import BackendError
+
+Progress = Callable[[str, int, int], None]  # (phase, steps done, steps in all)
+
+
+def import_tensorrt() -> Any:
+    """The tensorrt module.
+
+    Raises:
+        BackendError: it is not installed, or does not load.
+    """
+    try:
+        return importlib.import_module("tensorrt")
+    except (ImportError, OSError) as error:
+        raise BackendError(
+            f"TensorRT's Python module does not load ({error}); on a Jetson it comes with JetPack (apt install "
+            'python3-libnvinfer), elsewhere run: pip install "editar-rt[trt]"'
+        ) from None
+
+
+def _has(holder: Any, name: str) -> bool:
+    return hasattr(holder, name)
+
+
+class TensorRT:
+    """The module with its differences evened out.
+
+    Args:
+        module: the tensorrt module.
+        report: is called with each warning and error that TensorRT logs.
+    """
+
+    def __init__(self, module: Any, report: Callable[[str], None] = lambda line: None) -> None:
+        self.module = module
+        self._errors: list[str] = []
+        self._warnings: list[str] = []
+        severity = module.ILogger.Severity
+        serious = (severity.INTERNAL_ERROR, severity.ERROR)
+        base: Any = module.ILogger
+
+        class Log(base):  # type: ignore[misc]
+            def __init__(own) -> None:
+                base.__init__(own)
+
+            def log(own, level: Any, message: str) -> None:
+                if level in (*serious, severity.WARNING):
+                    (self._errors if level in serious else self._warnings).append(message.strip())
+                    report(message.strip())
+
+        self.logger = Log()
+
+    @property
+    def version(self) -> str:
+        return str(self.module.__version__)
+
+    @property
+    def is_strongly_typed(self) -> bool:
+        """Whether a network can take its types from the graph; else the builder is told layer by layer."""
+        return _has(self.module.NetworkDefinitionCreationFlag, "STRONGLY_TYPED")
+
+    @property
+    def reads_int4(self) -> bool:
+        """Whether the parser takes 4-bit weights."""
+        return _has(self.module.DataType, "INT4")
+
+    @property
+    def shares_engines(self) -> bool:
+        """Whether several contexts over one engine with several profiles give right results: not in TensorRT 8."""
+        return self.is_strongly_typed
+
+    def take_errors(self) -> str:
+        """What was logged since the last call, in one line: errors, else the last warnings.
+
+        A GPU that is missing is only warned about, by 8.5.
+        """
+        found = "; ".join((self._errors or self._warnings)[-3:])
+        self._errors.clear()
+        self._warnings.clear()
+        return found or "it gives no reason"
+
+    # Building.
+
+    def make_builder(self) -> Any:
+        """
+        Raises:
+            BackendError: it cannot be made, which is where a missing GPU or driver shows.
+        """
+        return self._start(self.module.Builder)
+
+    def make_runtime(self) -> Any:
+        """What loads engines; errors as of `make_builder`."""
+        return self._start(self.module.Runtime)
+
+    def _start(self, kind: Any) -> Any:
+        try:
+            return kind(self.logger)
+        except TypeError:  # of pybind, where TensorRT returned nothing
+            raise BackendError(f"TensorRT {self.version} cannot start: {self.take_errors()}") from None
+
+    def make_network(self, builder: Any) -> Any:
+        flags = 0
+        for name in ("EXPLICIT_BATCH", "STRONGLY_TYPED"):  # the first is needed in 8 and gone in 11
+            if _has(self.module.NetworkDefinitionCreationFlag, name):
+                flags |= 1 << int(getattr(self.module.NetworkDefinitionCreationFlag, name))
+        return builder.create_network(flags)
+
+    def parse(self, network: Any, path: Path) -> Any:
+        """Read an ONNX file into a network.
+
+        Returns:
+            the parser, which must live as long as the network: it holds the weights.
+
+        Raises:
+            BackendError: what the parser says of it.
+        """
+        parser = self.module.OnnxParser(network, self.logger)
+        if not parser.parse_from_file(str(path)):
+            said = "; ".join(parser.get_error(i).desc() for i in range(min(parser.num_errors, 3)))
+            raise BackendError(f"TensorRT {self.version} does not read {path.name}: {said or self.take_errors()}")
+        return parser
+
+    def keep_types(self, network: Any, config: Any) -> bool:
+        """Make the builder compute every layer in the type that its node has in the graph.
+
+        A strongly typed network does so by itself. For a weakly typed one the names of nodes say it (`names.FP16_NODE`,
+        `names.FP32_NODE`); those of helper layers, which the parser makes up, say nothing and are left to the builder.
+
+        Returns:
+            whether there are layers of float16.
+        """
+        halves = False
+        types = {names.FP16_NODE: self.module.float16, names.FP32_NODE: self.module.float32}
+        whole = (self.module.int32, self.module.bool)
+        for layer in (network.get_layer(i) for i in range(network.num_layers)):
+            for mark, dtype in types.items():
+                if not layer.name.startswith(mark):
+                    continue
+                halves |= mark == names.FP16_NODE
+                if self.is_strongly_typed:
+                    continue
+                outputs = [layer.get_output(i) for i in range(layer.num_outputs)]
+                if any(output.dtype in whole for output in outputs):
+                    continue  # a helper that computes a shape
+                layer.precision = dtype
+                for i in range(len(outputs)):
+                    layer.set_output_type(i, dtype)
+        if halves and not self.is_strongly_typed:
+            config.set_flag(self.module.BuilderFlag.FP16)
+            config.set_flag(self.module.BuilderFlag.OBEY_PRECISION_CONSTRAINTS)
+        return halves
+
+    def make_config(self, builder: Any, workspace: int, level: int | None, tf32: bool, external: bool) -> Any:
+        """A builder's configuration.
+
+        Args:
+            workspace: bytes of scratch memory that layers may use.
+            level: of optimization, 0 to 5; the builder's own when None, and where it knows none.
+            tf32: whether float32 products may round their factors to 10 bits.
+            external: whether cuBLAS and cuDNN may be used, where the version has them.
+        """
+        config, module = builder.create_builder_config(), self.module
+        config.set_memory_pool_limit(module.MemoryPoolType.WORKSPACE, workspace)
+        if level is not None and _has(config, "builder_optimization_level"):
+            config.builder_optimization_level = level
+        if not tf32:
+            config.clear_flag(module.BuilderFlag.TF32)
+        if _has(module, "PreviewFeature") and _has(module.PreviewFeature, "FASTER_DYNAMIC_SHAPES_0805"):
+            config.set_preview_feature(module.PreviewFeature.FASTER_DYNAMIC_SHAPES_0805, True)
+        if not external and _has(module, "TacticSource"):
+            sources = config.get_tactic_sources()
+            for name in ("CUBLAS", "CUBLAS_LT", "CUDNN"):
+                if _has(module.TacticSource, name):
+                    sources &= ~(1 << int(getattr(module.TacticSource, name)))
+            config.set_tactic_sources(sources)
+        return config
+
+    def watch(self, config: Any, progress: Progress) -> Any:
+        """Have the builder tell how far it is, where it can.
+
+        Returns:
+            what must live as long as the configuration.
+        """
+        if not _has(self.module, "IProgressMonitor") or not _has(config, "progress_monitor"):
+            return None
+        base: Any = self.module.IProgressMonitor
+        steps: dict[str, int] = {}
+
+        class Monitor(base):  # type: ignore[misc]
+            def __init__(own) -> None:
+                base.__init__(own)
+
+            def phase_start(own, phase_name: str, parent_phase: str | None, num_steps: int) -> None:
+                steps[phase_name] = num_steps
+                progress(phase_name, 0, num_steps)
+
+            def step_complete(own, phase_name: str, step: int) -> bool:
+                progress(phase_name, step + 1, steps.get(phase_name, step + 1))
+                return True  # go on
+
+            def phase_finish(own, phase_name: str) -> None:
+                steps.pop(phase_name, None)
+
+        config.progress_monitor = monitor = Monitor()
+        return monitor
+
+    def use_timings(self, config: Any, saved: bytes) -> Any:
+        """Let the builder use timings that `timings` gave on this machine, or none; returns its cache."""
+        cache = config.create_timing_cache(saved)
+        config.set_timing_cache(cache, False)
+        return cache
+
+    @staticmethod
+    def timings(config: Any) -> bytes:
+        """The builder's timings, for the next build."""
+        cache = config.get_timing_cache()
+        return bytes(cache.serialize()) if cache is not None else b""
+
+    def add_profiles(self, builder: Any, config: Any, profiles: Sequence[Mapping[str, Sequence[int]]]) -> None:
+        """One optimization profile for each set of fixed input shapes."""
+        for shapes in profiles:
+            profile = builder.create_optimization_profile()
+            for name, shape in shapes.items():
+                profile.set_shape(name, tuple(shape), tuple(shape), tuple(shape))
+            config.add_optimization_profile(profile)
+
+    def build(self, builder: Any, network: Any, config: Any) -> memoryview:
+        """The engine, serialized.
+
+        Raises:
+            BackendError: what TensorRT says.
+        """
+        built = builder.build_serialized_network(network, config)
+        if built is None:
+            raise BackendError(f"TensorRT {self.version} built no engine: {self.take_errors()}")
+        return memoryview(built)
+
+    # Running.
+
+    def load(self, runtime: Any, engine: bytes) -> Any:
+        """
+        Raises:
+            BackendError: what TensorRT says.
+        """
+        loaded = runtime.deserialize_cuda_engine(engine)
+        if loaded is None:
+            raise BackendError(f"TensorRT {self.version} does not load it: {self.take_errors()}")
+        return loaded
+
+    @staticmethod
+    def scratch_bytes(engine: Any) -> int:
+        """Device memory that a context needs besides the weights and its inputs and outputs."""
+        name = "device_memory_size_v2" if _has(engine, "device_memory_size_v2") else "device_memory_size"
+        return int(getattr(engine, name))
+
+    def make_context(self, engine: Any) -> Any:
+        """A context without memory of its own; `use_scratch` gives it some."""
+        if _has(engine, "create_execution_context_without_device_memory"):
+            context = engine.create_execution_context_without_device_memory()
+        else:
+            strategy = self.module.ExecutionContextAllocationStrategy.USER_MANAGED
+            context = engine.create_execution_context(strategy)
+        if context is None:
+            raise BackendError(f"TensorRT {self.version} makes no context: {self.take_errors()}")
+        return context
+
+    @staticmethod
+    def use_scratch(context: Any, address: int, size: int) -> None:
+        if _has(context, "set_device_memory"):
+            context.set_device_memory(address, size)
+        else:
+            context.device_memory = address
+
+    def tensors(self, engine: Any) -> Iterator[str]:
+        """Names of an engine's inputs and outputs."""
+        for index in range(engine.num_io_tensors):
+            yield engine.get_tensor_name(index)

@@ -1,0 +1,161 @@
+"""The decoder in basic operators of opset 17: the spelling "delta", for TensorRT 8.5 and later.
+
+The graph reads the cache and returns the chunk's own keys and values alone; whoever runs it places them. No operator
+writes into its input, so no runtime has to promise where its results lie.
+
+It is one graph for all there is to run: the picture's prefill, the text's over a kept picture, a chunk of known tokens
+and the single step. Rows, positions and logit positions are symbolic, everything else is fixed, and no operator
+computes a shape: once the builder gives the inputs their sizes, all shapes are static. ONNX Runtime runs the same file.
+A graph for prefills alone would save the scores against an empty cache, and be a second definition to keep right.
+
+Scores against the cache and against the chunk are put side by side, hidden ones lowered by `HIDDEN`, and normalized
+together in float32. What the cache holds behind `past_length` gets weight 0, so it must be finite: zero it once.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import ClassVar
+
+import numpy as np
+import onnx_ir as ir
+
+from editar_rt import names
+from export.graph_writer import INT32, GraphWriter
+from export.precision import Storage
+from export.spelling import Scales
+from training.config import TransformerConfig
+from training.models.rotary import rotary_table
+
+ALIGNMENT = 256  # bytes; TensorRT wants every address at a multiple of it
+HIDDEN = -1e30  # added to a score, makes its weight 0 and stays finite
+REST = np.iinfo(np.int32).max  # end of a slice: to the last one
+
+
+def capacity(config: TransformerConfig, dtype: ir.DataType) -> int:
+    """Positions of the cache: a whole sequence, and a few so that the keys of every head begin at a good address."""
+    step = ALIGNMENT // math.gcd(ALIGNMENT, int(config.head_dim * dtype.itemsize))
+    return -(-config.max_positions // step) * step
+
+
+class DeltaSpelling:
+    """See the module's docstring.
+
+    Extra inputs: positions int32 [B, S], each position's place in the sequence, or the cache's capacity for padding
+    behind a chunk; past_length int32 [B], rows of the cache that are filled; past_key_i and past_value_i
+    [B, H, capacity, head_dim]. Output beside the logits: new_rows [2 · layers, B, H, S, head_dim], of each layer the
+    keys and then the values.
+    """
+
+    opsets: ClassVar = {"": 17}
+    ir_version: ClassVar = 8  # of opset 17
+
+    @staticmethod
+    def check(config: TransformerConfig) -> None:
+        """Takes every size."""
+
+    def __init__(
+        self, writer: GraphWriter, config: TransformerConfig, tokens: ir.Value, storage: Storage, scales: Scales
+    ) -> None:
+        self.writer, self.config, self.dtype = writer, config, storage.cache_type
+        op = self.op = writer.op
+        rows = capacity(config, self.dtype)
+        shape: list[int | str] = [names.ROWS_DIM, config.n_head, rows, config.head_dim]
+        positions = writer.input(names.POSITIONS, INT32, [names.ROWS_DIM, names.POSITIONS_DIM])
+        past_length = writer.input(names.PAST_LENGTH, INT32, [names.ROWS_DIM])
+        self.past = [
+            (writer.input(names.past_key(i), self.dtype, shape), writer.input(names.past_value(i), self.dtype, shape))
+            for i in range(config.n_layer)
+        ]
+        self.new: list[ir.Value] = []
+
+        pairs = config.head_dim // 2
+        tables = np.zeros((2, rows + 1, 1, pairs, 1), np.float32)  # the last row is the padding's
+        for table, values in zip(tables, rotary_table(config)):
+            table[: len(values), 0, :, 0] = values
+        self.cos, self.sin = (  # [B, S, 1, pairs, 1]
+            op.Gather(writer.constant(table, np.float32, name), positions)
+            for table, name in zip(tables, ("rotary_cos", "rotary_sin"))
+        )
+
+        def axes(*values: int) -> ir.Value:
+            return self._whole(f"axes_{'_'.join(map(str, values))}", *values)
+
+        places = writer.constant(np.arange(rows).reshape(1, 1, 1, rows), np.int32, "places")
+        filled = op.Less(places, op.Unsqueeze(past_length, axes(1, 2, 3)))  # [B, 1, 1, capacity]
+        behind = op.LessOrEqual(  # [B, 1, S, S], the new key is not after the query
+            op.Unsqueeze(positions, axes(1, 2)), op.Unsqueeze(positions, axes(1, 3))
+        )
+        shown, hidden = (writer.constant(v, np.float32, name) for v, name in ((0, "shown"), (HIDDEN, "hidden")))
+        self.lowered_past, self.lowered_new = (op.Where(seen, shown, hidden) for seen in (filled, behind))
+
+        self.sizes = self._whole("qk_v_sizes", 2 * config.dim, config.dim)
+        self.by_pair = self._whole("by_pair", 0, 0, 2 * config.n_head, pairs, 2)
+        self.by_head = self._whole("by_head", 0, 0, -1, config.head_dim)
+        self.halves = self._whole("halves", config.n_head, config.n_head)
+        self.ones = self._whole("ones", 1, 1)
+        self.in_one = self._whole("in_one", 0, 0, config.dim)
+        self.start, self.border, self.rest, self.last = (
+            self._whole(name, value) for name, value in (("start", 0), ("border", rows), ("rest", REST), ("last", 3))
+        )
+        self.first = axes(0)
+        self.scale = writer.constant(config.head_dim**-0.5, np.float32, "score_scale")
+        self.epsilon = writer.constant(config.norm_eps, np.float32, "norm_epsilon")
+
+    def _whole(self, name: str, *values: int) -> ir.Value:
+        # Shapes, axes and bounds are int64 in ONNX; TensorRT reads such constants when it parses.
+        return self.writer.constant(list(values), np.int64, name)
+
+    def normalize(self, hidden: ir.Value, weight: ir.Value) -> ir.Value:
+        op = self.op
+        mean_square = op.ReduceMean(op.Mul(hidden, hidden), axes=[-1])
+        return op.Mul(op.Div(hidden, op.Sqrt(op.Add(mean_square, self.epsilon))), weight)
+
+    def add_and_normalize(self, hidden: ir.Value, addend: ir.Value, weight: ir.Value) -> tuple[ir.Value, ir.Value]:
+        total = self.op.Add(hidden, addend)
+        return total, self.normalize(total, weight)
+
+    def silu(self, value: ir.Value) -> ir.Value:
+        return self.op.Mul(value, self.op.Sigmoid(value))
+
+    def attend(self, layer: int, qkv: ir.Value) -> ir.Value:
+        op, stored, float32 = self.op, self.writer.stored, self.writer.float32
+        queries_keys, values = op.Split(qkv, self.sizes, axis=-1, _outputs=2)
+        turned = self._rotate(float32(op.Reshape(queries_keys, self.by_pair)))  # [B, S, 2 H, head_dim]
+        queries, keys = op.Split(turned, self.halves, axis=2, _outputs=2)
+        query, key, value = (
+            op.Transpose(part, perm=[0, 2, 1, 3])  # [B, H, S, head_dim]
+            for part in (stored(op.Mul(queries, self.scale)), stored(keys), op.Reshape(values, self.by_head))
+        )
+        self.new += [key, value]
+        past_key, past_value = self.past[layer]
+        scores = [
+            op.Add(float32(op.MatMul(query, op.Transpose(which, perm=[0, 1, 3, 2]))), lowered)
+            for which, lowered in ((past_key, self.lowered_past), (key, self.lowered_new))
+        ]
+        weights = stored(op.Softmax(op.Concat(*scores, axis=-1), axis=-1))  # [B, H, S, capacity + S]
+        of_past = op.Slice(weights, self.start, self.border, self.last)
+        of_new = op.Slice(weights, self.border, self.rest, self.last)
+        read = op.Add(float32(op.MatMul(of_past, past_value)), float32(op.MatMul(of_new, value)))
+        return op.Reshape(op.Transpose(stored(read), perm=[0, 2, 1, 3]), self.in_one)
+
+    def _rotate(self, pairs: ir.Value) -> ir.Value:
+        """[B, S, heads, pairs, 2] -> [B, S, heads, head_dim], each pair turned by its position's angle."""
+        op = self.op
+        even, odd = op.Split(pairs, self.ones, axis=-1, _outputs=2)
+        turned = (
+            op.Sub(op.Mul(even, self.cos), op.Mul(odd, self.sin)),
+            op.Add(op.Mul(even, self.sin), op.Mul(odd, self.cos)),
+        )
+        return op.Reshape(op.Concat(*turned, axis=-1), self.by_head)
+
+    def add_outputs(self) -> None:
+        layers = [self.op.Unsqueeze(value, self.first) for value in self.new]
+        shape: list[int | str] = [
+            len(self.new),
+            names.ROWS_DIM,
+            self.config.n_head,
+            names.POSITIONS_DIM,
+            self.config.head_dim,
+        ]
+        self.writer.output(self.op.Concat(*layers, axis=0), names.NEW_ROWS, self.dtype, shape)

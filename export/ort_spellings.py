@@ -1,0 +1,178 @@
+"""The decoder in operators that ONNX Runtime runs: its own ("ort"), and ONNX's newest ("standard").
+
+Both update the cache in place where past and present are one buffer.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import numpy as np
+import onnx_ir as ir
+
+from editar_rt import names
+from editar_rt.errors import OptionError
+from export.graph_writer import INT32, INT64, GraphWriter
+from export.precision import INT8, Storage
+from export.spelling import CacheTensors, Scales, scale_names
+from training.config import TransformerConfig
+from training.models.rotary import rotary_table
+
+PER_TENSOR = "PER_TENSOR"  # GroupQueryAttention's word for one scale for all keys, or values, of a layer
+
+
+class OrtSpelling:
+    """Operators of ONNX Runtime: one for rotation, cache and attention, one for sum and normalization.
+
+    Extra inputs: past_length [B] and total_length [], the largest past_length + S; the operator wants the latter on the
+    host even where everything else is on a GPU, so it is not computed in the graph.
+    """
+
+    opsets: ClassVar = {"": 17, "com.microsoft": 1}
+    ir_version: ClassVar = 10
+
+    @staticmethod
+    def check(config: TransformerConfig) -> None:
+        if config.head_dim % 8:
+            raise OptionError(
+                f"the spelling ort takes heads of a width that is a multiple of 8; this transformer's are "
+                f"{config.head_dim} wide ({config.dim} / {config.n_head} heads)"
+            )
+
+    def __init__(
+        self, writer: GraphWriter, config: TransformerConfig, tokens: ir.Value, storage: Storage, scales: Scales
+    ) -> None:
+        self.writer, self.config, self.storage = writer, config, storage
+        self.op = writer.op
+        self.microsoft = writer.builder.opset("com.microsoft", 1)
+        past_length = writer.input(names.PAST_LENGTH, INT32, [names.ROWS_DIM])
+        self.total_length = writer.input(names.TOTAL_LENGTH, INT32, [])
+        positions = self.op.Cast(self.op.Shape(tokens, start=1, end=2), to=INT32)  # [1] = S
+        # The operator counts from 0: the index of the last valid row of the cache after this chunk.
+        self.last_row = self.op.Sub(self.op.Add(past_length, positions), writer.constant([1], np.int32, "one"))
+        # Zero in both tables for text positions, which zeroes queries and keys there: the weights were trained so.
+        self.cos, self.sin = (
+            writer.stored_constant(table, name)
+            for table, name in zip(rotary_table(config), ("rotary_cos", "rotary_sin"))
+        )
+        self.cache = CacheTensors(writer, config, storage.cache_type)
+        self.quantization: dict[str, int | str] = {}
+        self.scales: list[tuple[ir.Value, ...]] = [() for _ in range(config.n_layer)]
+        if storage.kv_cache == INT8:
+            self.quantization = {"k_quant_type": PER_TENSOR, "v_quant_type": PER_TENSOR, "kv_cache_bit_width": 8}
+            self.scales = [
+                tuple(writer.constant([value], np.float32, name) for value, name in zip(pair, scale_names(i)))
+                for i, pair in enumerate(scales)
+            ]
+
+    def normalize(self, hidden: ir.Value, weight: ir.Value) -> ir.Value:
+        return self.op.SimplifiedLayerNormalization(hidden, weight, axis=-1, epsilon=self.config.norm_eps)
+
+    def add_and_normalize(self, hidden: ir.Value, addend: ir.Value, weight: ir.Value) -> tuple[ir.Value, ir.Value]:
+        normalized, _, _, total = self.microsoft.SkipSimplifiedLayerNormalization(
+            hidden, addend, weight, epsilon=self.config.norm_eps, _outputs=4
+        )
+        return total, normalized
+
+    def silu(self, value: ir.Value) -> ir.Value:
+        return self.microsoft.QuickGelu(value, alpha=1.0)  # x · sigmoid(alpha x)
+
+    def attend(self, layer: int, qkv: ir.Value) -> ir.Value:
+        # Positions, bias and sink are not used; the scales come after them.
+        scales = (None, None, None, *self.scales[layer]) if self.scales[layer] else ()
+        output, key, value = self.microsoft.GroupQueryAttention(
+            qkv,
+            None,
+            None,
+            *self.cache.past[layer],
+            self.last_row,
+            self.total_length,
+            self.cos,
+            self.sin,
+            *scales,
+            num_heads=self.config.n_head,
+            kv_num_heads=self.config.n_head,
+            do_rotary=1,
+            rotary_interleaved=1,
+            **self.quantization,
+            _outputs=3,
+        )
+        self.cache.present.append((key, value))
+        return output
+
+    def add_outputs(self) -> None:
+        self.cache.add_outputs()
+
+
+class StandardSpelling:
+    """Operators of ONNX itself, opset 24.
+
+    Extra input: past_length [B]. A mask says what every position sees: `is_causal` counts from the first row of the
+    cache in some runtimes and from the last in others.
+    """
+
+    opsets: ClassVar = {"": 24}
+    ir_version: ClassVar = 11
+
+    @staticmethod
+    def check(config: TransformerConfig) -> None:
+        """Takes every size."""
+
+    def __init__(
+        self, writer: GraphWriter, config: TransformerConfig, tokens: ir.Value, storage: Storage, scales: Scales
+    ) -> None:
+        self.writer, self.config = writer, config
+        op = self.op = writer.op
+        past_length = op.Cast(writer.input(names.PAST_LENGTH, INT32, [names.ROWS_DIM]), to=INT64)
+        self.cos, self.sin = (
+            writer.stored_constant(table, name)
+            for table, name in zip(rotary_table(config), ("rotary_cos", "rotary_sin"))
+        )
+        self.cache = CacheTensors(writer, config, storage.cache_type)
+        zero, one = (writer.constant(value, np.int64, name) for value, name in ((0, "start"), (1, "increment")))
+        last, second = (writer.constant([axis], np.int64, name) for axis, name in ((1, "axis_1"), (2, "axis_2")))
+
+        def count(value: ir.Value, axis: int) -> ir.Value:  # 0, 1, …, one less than the dimension
+            size = op.Squeeze(op.Shape(value, start=axis, end=axis + 1))
+            return op.Range(zero, size, one)
+
+        self.past_length = past_length
+        self.positions = op.Add(op.Unsqueeze(past_length, last), count(tokens, 1))  # [B, S]
+        seen = op.LessOrEqual(count(self.cache.past[0][0], 2), op.Unsqueeze(self.positions, second))
+        self.mask = op.Unsqueeze(seen, last)  # bool [B, 1, S, capacity]
+        self.split = writer.constant([config.dim] * 3, np.int64, "qkv_sizes")
+        self.by_head = writer.constant([0, 0, config.n_head, config.head_dim], np.int64, "by_head")
+        self.in_one = writer.constant([0, 0, config.dim], np.int64, "in_one")
+
+    def normalize(self, hidden: ir.Value, weight: ir.Value) -> ir.Value:
+        return self.op.RMSNormalization(hidden, weight, axis=-1, epsilon=self.config.norm_eps)
+
+    def add_and_normalize(self, hidden: ir.Value, addend: ir.Value, weight: ir.Value) -> tuple[ir.Value, ir.Value]:
+        total = self.op.Add(hidden, addend)
+        return total, self.normalize(total, weight)
+
+    def silu(self, value: ir.Value) -> ir.Value:
+        return self.op.Mul(value, self.op.Sigmoid(value))
+
+    def attend(self, layer: int, qkv: ir.Value) -> ir.Value:
+        op = self.op
+        queries, keys, values = (
+            op.Transpose(op.Reshape(part, self.by_head), perm=[0, 2, 1, 3])  # [B, H, S, head_dim]
+            for part in op.Split(qkv, self.split, axis=-1, _outputs=3)
+        )
+        queries, keys = (
+            op.RotaryEmbedding(part, self.cos, self.sin, self.positions, interleaved=1) for part in (queries, keys)
+        )
+        past_key, past_value = self.cache.past[layer]
+        key, value = (
+            op.TensorScatter(past, new, self.past_length, axis=-2)
+            for past, new in ((past_key, keys), (past_value, values))
+        )
+        self.cache.present.append((key, value))
+        return op.Reshape(
+            op.Transpose(op.Attention(queries, key, value, self.mask), perm=[0, 2, 1, 3]),
+            self.in_one,
+        )
+
+    def add_outputs(self) -> None:
+        self.cache.add_outputs()

@@ -1,0 +1,225 @@
+"""Builds a bundle's engines with TensorRT, on the device that will run them.
+
+Every part becomes one engine of fixed shapes, the decoder one for each number of rows and each length of a chunk (or
+one for all, where the recipe says so). The graphs' types are kept, see `tensorrt_compat`. The gate runs what was built,
+and only then does the folder get its name.
+
+Needs tensorrt, NumPy and the bundle: neither torch nor ONNX.
+"""
+
+from __future__ import annotations
+
+import datetime
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from editar_rt import names
+from editar_rt.backends.engine_folder import BUILD_NAME, BuildInfo, EngineInfo
+from editar_rt.backends.shapes import DELTA, Shape
+from editar_rt.backends.tensorrt import Machine, TensorRTEngines
+from editar_rt.bundle import Bundle, file_digest, publishing
+from editar_rt.errors import BackendError, OptionError
+from editar_rt.version import __version__
+from export.tensorrt_gate import Compared, GateError, compare
+from export.tensorrt_recipe import Recipe
+
+BUILD_FACTOR = 4  # memory that building takes, in sizes of the weights: file, copies of parser and builder, engine
+MEMORY_FILE = Path("/proc/meminfo")
+ENDING = ".engine"
+
+
+@dataclass(frozen=True)
+class Watcher:
+    """Who is told what happens."""
+
+    report: Callable[[str], None] = lambda line: None
+    """Lines of the result."""
+    warn: Callable[[str], None] = lambda line: None
+    progress: Callable[[str, int, int], None] = lambda phase, done, total: None
+
+
+@dataclass
+class _Built:
+    """What is known of the engines so far."""
+
+    engines: dict[str, EngineInfo] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)
+    halves: list[str] = field(default_factory=list)
+
+
+def build_engines(
+    bundle: Bundle, target: str, recipe: Recipe, output: Path, machine: Machine, force: bool, watcher: Watcher
+) -> BuildInfo:
+    """Build, try and publish the engines of a bundle.
+
+    Args:
+        target: the recipe's name, which the command to build again will name.
+        output: the folder to write, in the bundle's own.
+
+    Raises:
+        OptionError: a bundle of another spelling, or a place where the runtime does not look.
+        BackendError: TensorRT does not build or run an engine.
+        GateError: the engines do not answer as the exporting machine did; nothing is published.
+    """
+    check_buildable(bundle, recipe, output, machine)
+    for line in memory_warnings(bundle, free_memory()):
+        watcher.warn(line)
+    manifest, plan = bundle.manifest, recipe.plan(bundle.manifest.model)
+    with publishing(output, force, BUILD_NAME) as partial:
+        built = _Built()
+        files: dict[str, list[Shape]] = {}
+        for shape in plan.shapes(manifest.parts):
+            together = recipe.shared and shape.part == names.DECODER
+            files.setdefault((shape.part if together else shape.name) + ENDING, []).append(shape)
+        for number, (name, shapes) in enumerate(files.items(), start=1):
+            watcher.warn(f"building {name} ({number} of {len(files)})")
+            _build(bundle, recipe, machine, partial / name, shapes, built, watcher)
+        info = BuildInfo(
+            bundle=bundle.fingerprint,
+            target=target,
+            tensorrt=machine.tensorrt.version,
+            cuda=machine.cuda,
+            gpu=machine.gpu,
+            compute_capability=machine.capability,
+            rows=list(plan.rows),
+            chunks=list(plan.chunks),
+            engines=built.engines,
+            files={name: file_digest(partial / name) for name in files},
+            graphs={name: file.sha256 for name, file in manifest.files.items() if ".onnx" in name},
+            flags={
+                "strongly_typed": machine.tensorrt.is_strongly_typed,
+                "float16": built.halves,
+                "tf32": recipe.tf32,
+                "shared": recipe.shared,
+                "workspace_mib": recipe.workspace_mib,
+                "optimization_level": recipe.optimization_level,
+                "external": recipe.external,
+            },
+            seconds=built.seconds,
+            made_by={
+                "tool": "python -m export tensorrt",
+                "version": __version__,
+                "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+            },
+        )
+        compared = _pass_gate(bundle, partial, info, machine, watcher)
+        info = replace(info, parity=[each.to_json() for each in compared])
+        (partial / BUILD_NAME).write_text(info.to_json(), encoding="utf-8")
+    return info
+
+
+def check_buildable(bundle: Bundle, recipe: Recipe, output: Path, machine: Machine) -> None:
+    """Refuse what cannot be built, before the minutes that building takes."""
+    manifest = bundle.manifest
+    if manifest.spelling != DELTA:
+        raise OptionError(
+            f"TensorRT reads the spelling delta, and {bundle.folder} has the spelling {manifest.spelling}; convert it "
+            f"with: python -m export convert {bundle.folder} --spelling delta -o OUT"
+        )
+    if output.resolve().parent != bundle.folder.resolve():
+        raise OptionError(
+            f"engines lie in their bundle's folder, where the runtime looks for them; choose -o {bundle.folder}/NAME"
+        )
+    if recipe.shared and not machine.tensorrt.shares_engines:
+        raise OptionError(
+            f"TensorRT {machine.tensorrt.version} gives wrong results with one engine for several shapes; take a "
+            "recipe without shared = true"
+        )
+    bundle.check()
+
+
+def memory_warnings(bundle: Bundle, free: int | None) -> Iterator[str]:
+    """What to say of a build that may not fit.
+
+    Args:
+        free: bytes of memory that processes may still take; None where it is not known.
+    """
+    sizes = {name: bundle.manifest.files[name].bytes for name in bundle.manifest.files if name.endswith(".onnx.data")}
+    if not sizes or free is None:
+        return
+    largest = max(sizes, key=lambda name: sizes[name])
+    needed = BUILD_FACTOR * sizes[largest]
+    if needed > free:
+        yield (
+            f"building {largest.split('.')[0]} takes about {needed >> 20} MiB of memory and {free >> 20} MiB are free: "
+            "it may be slow or be stopped by the system; close what else runs, or add swap"
+        )
+
+
+def free_memory(file: Path = MEMORY_FILE) -> int | None:
+    """Bytes that processes may still take, as Linux tells."""
+    try:
+        lines = dict(line.split(":", 1) for line in file.read_text().splitlines() if ":" in line)
+        return int(lines["MemAvailable"].split()[0]) << 10
+    except (OSError, KeyError, ValueError, IndexError):
+        return None
+
+
+def _build(
+    bundle: Bundle, recipe: Recipe, machine: Machine, path: Path, shapes: list[Shape], built: _Built, watcher: Watcher
+) -> None:
+    """One file with the engine of one shape, or of several."""
+    begun, tensorrt, part = time.perf_counter(), machine.tensorrt, bundle.manifest.parts[shapes[0].part]
+    builder = tensorrt.make_builder()
+    network = tensorrt.make_network(builder)
+    parser = tensorrt.parse(network, bundle.part_path(shapes[0].part))
+    config = tensorrt.make_config(
+        builder, recipe.workspace_mib << 20, recipe.optimization_level, recipe.tf32, recipe.external
+    )
+    found = {network.get_input(i).name: network.get_input(i) for i in range(network.num_inputs)}
+    if set(found) != {tensor.name for tensor in part.inputs}:
+        raise BackendError(f"TensorRT reads other inputs from {part.file} than the manifest names: {', '.join(found)}")
+    if len(shapes) == 1:
+        for tensor in part.inputs:
+            found[tensor.name].shape = shapes[0].of(tensor)
+    else:
+        profiles = [{tensor.name: shape.of(tensor) for tensor in part.inputs} for shape in shapes]
+        tensorrt.add_profiles(builder, config, profiles)
+    if tensorrt.keep_types(network, config):
+        built.halves.append(path.name)
+    monitor = tensorrt.watch(config, watcher.progress)
+    with _timings(bundle, machine) as cache_file:
+        saved = cache_file.read_bytes() if cache_file.is_file() else b""
+        cache = tensorrt.use_timings(config, saved)
+        path.write_bytes(tensorrt.build(builder, network, config))
+        cache_file.with_suffix(".partial").write_bytes(tensorrt.timings(config))
+    # Which lives as long as what in TensorRT's Python module depends on its version: all until here.
+    del monitor, cache, config, parser, network, builder
+    engine = tensorrt.load(tensorrt.make_runtime(), path.read_bytes())
+    scratch = tensorrt.scratch_bytes(engine)
+    for profile, shape in enumerate(shapes):
+        built.engines[shape.name] = EngineInfo(path.name, profile, scratch)
+    built.seconds[path.name] = time.perf_counter() - begun
+    watcher.report(
+        f"{path.name:24}  {path.stat().st_size / 2**20:8.1f} MiB  scratch {scratch / 2**20:8.1f} MiB  "
+        f"{built.seconds[path.name]:6.1f} s"
+    )
+
+
+@contextmanager
+def _timings(bundle: Bundle, machine: Machine) -> Iterator[Path]:
+    """The file of the builder's timings for this machine, replaced by what is written beside it."""
+    file = bundle.folder / f"tensorrt-{machine.tensorrt.version}-{machine.capability}.timings"
+    written = file.with_suffix(".partial")
+    try:
+        yield file
+        written.replace(file)
+    finally:
+        written.unlink(missing_ok=True)
+
+
+def _pass_gate(bundle: Bundle, folder: Path, info: BuildInfo, machine: Machine, watcher: Watcher) -> list[Compared]:
+    compared = []
+    for each in compare(bundle, TensorRTEngines(bundle, folder, info, machine), info.plan):
+        watcher.report(str(each))
+        compared.append(each)
+    if failed := [each for each in compared if not each.holds]:
+        worst = failed[0]
+        raise GateError(
+            f"the engine {worst.engine} does not answer as the exporting machine did ({worst.output}: error "
+            f"{worst.error:.1e}, allowed {worst.bound:.0e}); nothing was published"
+        )
+    return compared

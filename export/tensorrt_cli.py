@@ -1,0 +1,83 @@
+"""`python -m export tensorrt …`: a bundle in, engines for the GPU of this machine out.
+
+It imports neither torch nor ONNX: on a device there are tensorrt, NumPy and the runtime.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import click
+
+from editar_rt.backends.tensorrt import this_machine
+from editar_rt.bundle import Bundle
+from export.command_line import run
+from export.tensorrt_builder import Watcher, build_engines
+from export.tensorrt_recipe import read_recipe, recipe_names
+
+PATH = click.Path(path_type=Path)
+Progress = Callable[[str, int, int], None]
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+def _group() -> None:
+    """Turn trained weights into what a device runs."""
+
+
+@_group.command("tensorrt")
+@click.argument("bundle", type=PATH)
+@click.option("--target", required=True, help=f"Recipe in engines/: {', '.join(recipe_names())}; or a .toml file.")
+@click.option("-o", "--output", type=PATH, help="The folder to write, in the bundle's own; BUNDLE/TARGET if not given.")
+@click.option("--force", is_flag=True, help="Replace engines of that name.")
+@click.option("--json", "as_json", is_flag=True, help="Print build.json as one line, the last.")
+def tensorrt(bundle: Path, target: str, output: Path | None, force: bool, as_json: bool) -> None:
+    """Build BUNDLE's engines for the GPU of this machine, and publish them if they answer right.
+
+    BUNDLE has the spelling delta: python -m export onnx … --spelling delta.
+    """
+    recipe, opened = read_recipe(target), Bundle.open(bundle)
+    output = output or bundle / Path(target).stem
+    log = sys.stderr if as_json else sys.stdout
+    with _progress() as progress:
+        watcher = Watcher(
+            report=lambda line: click.echo(line, file=log),
+            warn=lambda line: click.echo(line, err=True),
+            progress=progress,
+        )
+        info = build_engines(opened, target, recipe, output, this_machine(), force, watcher)
+    if as_json:
+        click.echo(json.dumps(json.loads(info.to_json())))
+    else:
+        click.echo(f"wrote {output}: {len(info.engines)} engines in {sum(info.seconds.values()):.0f} s")
+
+
+@contextmanager
+def _progress() -> Iterator[Progress]:
+    """The builder's phases on a terminal; nothing in a pipe."""
+    if not sys.stderr.isatty():
+        yield lambda phase, done, total: None
+        return
+    from rich.console import Console
+    from rich.progress import Progress as Bars
+    from rich.progress import TaskID
+
+    with Bars(console=Console(stderr=True), transient=True) as bars:
+        tasks: dict[str, TaskID] = {}
+
+        def update(phase: str, done: int, total: int) -> None:
+            if phase not in tasks:
+                tasks[phase] = bars.add_task(phase, total=total)
+            bars.update(tasks[phase], completed=done, total=total)
+            if done >= total:
+                bars.remove_task(tasks.pop(phase))
+
+        yield update
+
+
+def main() -> None:
+    """The entry where torch may be missing."""
+    run(_group)

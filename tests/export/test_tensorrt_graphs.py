@@ -1,0 +1,151 @@
+"""Every graph of a bundle for TensorRT: operators and types that the parser of 8.5 takes, and static shapes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import pytest
+
+from editar_rt import names
+from editar_rt.backends.shapes import Plan
+from editar_rt.bundle import Bundle
+from export.bundle_writer import Options, Sources, write_bundle
+from export.precision import Storage
+from tests.export import tensorrt_operators as table
+
+# The parser reads INT64 as INT32, and refuses or clamps what does not fit.
+NAMES = {
+    ir.DataType.FLOAT: "FP32",
+    ir.DataType.FLOAT16: "FP16",
+    ir.DataType.INT32: "INT32",
+    ir.DataType.INT64: "INT32",
+    ir.DataType.BOOL: "BOOL",
+}
+DATA_INPUT = {"Where": 1}  # else the first decides an operator's type
+
+
+@pytest.fixture(scope="module", params=["fp32", "fp16"])
+def bundle(request: pytest.FixtureRequest, tiny_sources: Sources, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    folder: Path = tmp_path_factory.mktemp("delta") / "bundle"
+    write_bundle(folder, tiny_sources, Options(storage=Storage(request.param, "delta")))
+    return Bundle.open(folder)
+
+
+@pytest.fixture
+def graphs(bundle: Bundle) -> dict[str, ir.Model]:
+    assert set(bundle.manifest.parts) == set(names.PARTS)
+    return {part: ir.load(bundle.part_path(part)) for part in names.PARTS}
+
+
+def nodes(graphs: dict[str, ir.Model]) -> Iterator[tuple[str, ir.Node]]:
+    for part, model in graphs.items():
+        for node in model.graph:
+            yield f"{part}: {node.name}", node
+
+
+def test_versions_and_domains(graphs: dict[str, ir.Model]) -> None:
+    for part, model in graphs.items():
+        assert {domain: version for domain, version in model.opset_imports.items() if version} == {"": table.OPSET}
+        assert model.ir_version <= table.IR_VERSION, part
+        assert all(node.domain == "" for node in model.graph)
+
+
+def test_the_graphs_are_valid_in_their_opset(bundle: Bundle) -> None:
+    """Attributes and inputs that an operator got in a later version would be refused here."""
+    for part in names.PARTS:
+        onnx.checker.check_model(str(bundle.part_path(part)), full_check=True)
+
+
+def test_operators_and_types(graphs: dict[str, ir.Model]) -> None:
+    for place, node in nodes(graphs):
+        assert node.op_type in table.TYPES_8_5, f"{place} is a {node.op_type}"
+        value = node.inputs[DATA_INPUT.get(node.op_type, 0)]
+        assert value is not None and value.dtype is not None, place
+        assert NAMES[value.dtype] in table.TYPES_8_5[node.op_type], f"{place} has {value.dtype}"
+        for output in node.outputs:
+            assert output.dtype in NAMES, f"{place} gives {output.dtype}"
+            if node.op_type == "Cast":
+                assert NAMES[output.dtype] in table.TYPES_8_5["Cast"]
+    assert not table.REFUSED_8_5 & table.TYPES_8_5.keys()
+
+
+def test_what_must_be_constant_is(graphs: dict[str, ir.Model]) -> None:
+    for place, node in nodes(graphs):
+        for index in table.CONSTANT_INPUTS.get(node.op_type, ()):
+            value = node.inputs[index] if index < len(node.inputs) else None
+            assert value is None or value.const_value is not None, f"{place}: input {index}"
+        if node.op_type.startswith("Reduce"):
+            assert "axes" in node.attributes
+        if node.op_type == "Resize":
+            for name, allowed in table.RESIZE.items():
+                assert node.attributes[name].as_string() in allowed
+        if node.op_type == "InstanceNormalization":
+            value = node.inputs[0]
+            assert value is not None and value.shape is not None and 3 <= len(value.shape) <= 5
+
+
+def test_whole_numbers_fit_32_bits_and_cross_the_boundary_as_int32(graphs: dict[str, ir.Model]) -> None:
+    for part, model in graphs.items():
+        for value in (*model.graph.inputs, *model.graph.outputs):
+            assert value.dtype in (ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.INT32), f"{part}: {value.name}"
+        for value in model.graph.initializers.values():
+            assert value.const_value is not None
+            if value.dtype == ir.DataType.INT64:
+                assert np.abs(value.const_value.numpy()).max(initial=0) < 2**31, f"{part}: {value.name}"
+
+
+def test_every_shape_is_static_once_the_inputs_are(bundle: Bundle) -> None:
+    model = bundle.manifest.model
+    for shape in Plan.usual(model).shapes(bundle.manifest.parts):
+        graph = onnx.load(bundle.part_path(shape.part), load_external_data=False)
+        del graph.graph.value_info[:]
+        for value in (*graph.graph.input, *graph.graph.output):
+            for dimension in value.type.tensor_type.shape.dim:
+                if dimension.dim_param:
+                    dimension.dim_value = shape.sizes[dimension.dim_param]
+        inferred = onnx.shape_inference.infer_shapes(graph, check_type=True, strict_mode=True, data_prop=True)
+        found = {value.name: value.type.tensor_type.shape for value in inferred.graph.value_info}
+        for node in graph.graph.node:
+            for name in node.output:
+                if name in found:
+                    assert all(d.HasField("dim_value") for d in found[name].dim), f"{shape.name}: {node.name}"
+                else:
+                    assert any(name == output.name for output in graph.graph.output), f"{shape.name}: {node.name}"
+
+
+def test_no_graph_of_the_decoder_computes_a_shape(graphs: dict[str, ir.Model]) -> None:
+    assert not [node for node in graphs[names.DECODER].graph if node.op_type in ("Shape", "Expand", "Range")]
+
+
+def test_types_are_in_the_names_of_nodes(graphs: dict[str, ir.Model], bundle: Bundle) -> None:
+    """What a weakly typed builder goes by."""
+    marks = {ir.DataType.FLOAT: names.FP32_NODE, ir.DataType.FLOAT16: names.FP16_NODE}
+    found = set()
+    for place, node in nodes(graphs):
+        assert node.name is not None
+        begins = next((mark for mark in marks.values() if node.name.startswith(mark)), None)
+        assert begins == marks.get(node.outputs[0].dtype), place  # type: ignore[arg-type]
+        found.add(begins)
+    assert (names.FP16_NODE in found) == (bundle.manifest.precision == "fp16")
+    every = [node.name for _, node in nodes(graphs)]
+    assert len(every) >= len(set(every)) > 100
+
+
+def test_softmax_and_norms_of_the_decoder_are_float32(graphs: dict[str, ir.Model]) -> None:
+    for node in graphs[names.DECODER].graph:
+        if node.op_type in ("Softmax", "ReduceMean", "Sqrt", "Div", "Sigmoid"):
+            expected = ir.DataType.FLOAT if node.op_type != "Sigmoid" else node.inputs[0].dtype  # type: ignore[union-attr]
+            assert node.outputs[0].dtype == expected
+
+
+def test_the_self_test_holds_through_the_emulation(bundle: Bundle) -> None:
+    import editar_rt
+    from editar_rt import selftest
+
+    checks = selftest.verify(editar_rt.load(bundle.folder, device="emulated"))
+    assert {check.part for check in checks} == set(names.PARTS)
+    assert all(check.holds for check in checks)

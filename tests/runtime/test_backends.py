@@ -1,0 +1,185 @@
+"""One suite for every backend and spelling: what the loop relies on, and the reference's numbers through it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import editar_rt
+from editar_rt import Sampling
+from editar_rt.backends.base import Backend
+from editar_rt.decoding import decode, picture_chunk
+from editar_rt.editor import Editor
+from tests.conftest import golden_arrays
+
+# Bundle, device; largest error of the logits over their spread: float32 measured at 5e-7, float16 at 7e-4.
+BACKENDS = {
+    "ort": ("golden_gpt_bundle", "cpu", 2e-4),
+    "ort, fp16": ("golden_gpt_bundle_fp16", "cpu", 5e-3),
+    "standard": ("golden_gpt_bundle_standard", "cpu", 2e-4),
+    "delta": ("golden_gpt_bundle_delta", "emulated", 2e-4),
+    "delta, fp16": ("golden_gpt_bundle_delta_fp16", "emulated", 5e-3),
+}
+GOLDEN = golden_arrays("gpt_tiny")
+CONDITION = GOLDEN["image_tokens"][:1].astype(np.int32)
+
+
+@pytest.fixture(scope="module", params=BACKENDS)
+def case(request: pytest.FixtureRequest) -> tuple[Editor, float]:
+    bundle, device, bound = BACKENDS[request.param]
+    folder: Path = request.getfixturevalue(bundle)
+    return editar_rt.load(folder, device=device, threads=1), bound
+
+
+@pytest.fixture(scope="module")
+def editor(case: tuple[Editor, float]) -> Editor:
+    return case[0]
+
+
+@pytest.fixture(scope="module")
+def backend(editor: Editor) -> Backend:
+    return editor.backend
+
+
+def texts(count: int, seed: int = 3) -> np.ndarray:
+    shape = (count, *GOLDEN["text"].shape[1:])
+    return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
+
+
+def pictures(count: int) -> np.ndarray:
+    return np.random.default_rng(1).integers(0, 256, (count, 16)).astype(np.int32)
+
+
+def run(editor: Editor, text: np.ndarray, picture: np.ndarray, sampling: Sampling, owners: list[int]) -> np.ndarray:
+    """Tokens [B, N] of pictures with several rows each."""
+    projected, null_text, null_picture = editor.project(text)
+    prefix = editor.make_prefix(picture_chunk(picture, null_picture), owners, sampling.guided)
+    steps = decode(prefix, prefix.read(projected, null_text), 16, sampling, list(range(len(owners))))
+    return np.stack([step.tokens for step in steps], axis=1)
+
+
+@pytest.mark.parametrize(
+    ("name", "sampling", "picture"),
+    [
+        ("cfg1", Sampling(cfg_scale=1.0, greedy=True), True),
+        ("cfg3", Sampling(cfg_scale=3.0, greedy=True), True),
+        ("cfg3_interval8", Sampling(cfg_scale=3.0, cfg_interval=8, greedy=True), True),
+        ("cfg3_image_dropped", Sampling(cfg_scale=3.0, greedy=True), False),
+    ],
+)
+def test_golden_tokens(editor: Editor, name: str, sampling: Sampling, picture: bool) -> None:
+    tokens = editor.generate(GOLDEN["text"], GOLDEN["image_tokens"] if picture else None, sampling)
+    assert tokens.tolist() == GOLDEN[f"greedy_tokens_{name}"].tolist()
+
+
+def test_golden_logits(case: tuple[Editor, float]) -> None:
+    editor, bound = case
+    answers = editor.score(GOLDEN["text"], GOLDEN["image_tokens"], GOLDEN["forced_tokens"])
+    for answer, name in zip(answers, ("forced_logits_cond", "forced_logits_uncond")):
+        expected = GOLDEN[name]
+        assert np.abs(answer - expected).max() / (expected.max() - expected.min()) < bound
+
+
+@pytest.mark.parametrize("sampling", [Sampling(seed=5), Sampling(cfg_scale=1.0), Sampling(cfg_interval=3)], ids=str)
+def test_tokens_of_a_picture_do_not_depend_on_its_batch(editor: Editor, sampling: Sampling) -> None:
+    text, picture = texts(3), pictures(3)
+    together = editor.generate(text, picture, sampling)
+    alone = [editor.generate(text[i : i + 1], picture[i : i + 1], sampling)[0] for i in range(3)]
+    assert np.array_equal(together, np.stack(alone))
+
+
+def test_a_kept_picture_gives_the_tokens_of_a_fresh_one(editor: Editor) -> None:
+    text, null_text, null_picture = editor.project(texts(3))
+    prefix = editor.make_prefix(picture_chunk(CONDITION, null_picture), [0], True)
+    for i in (0, 1, 2, 0):
+        steps = decode(prefix, prefix.read(text[i : i + 1], null_text), 16, Sampling(seed=i), [i])
+        kept = [int(step.tokens[0]) for step in steps]
+        fresh = editor.generate(texts(3)[i : i + 1], CONDITION, Sampling(seed=i))[0]
+        assert kept == fresh.tolist()
+
+
+def test_variants_are_what_their_seeds_give_alone(editor: Editor) -> None:
+    variants = run(editor, texts(1), CONDITION, Sampling(), [0, 0, 0])
+    alone = [editor.generate(texts(1), CONDITION, Sampling(seed=seed))[0] for seed in range(3)]
+    assert np.array_equal(variants, np.stack(alone))
+
+
+def sequence(backend: Backend, pieces: list[int], rows: int = 1, last: int = 12) -> np.ndarray:
+    """Logits of the last position of `last`, fed in pieces, in every row of a cache."""
+    tokens = np.random.default_rng(0).integers(0, 256, (rows, last), np.int32)
+    cache, done = backend.make_cache(rows, last), 0
+    none = np.zeros((1, 1, 128), np.float32)
+    for size in pieces:
+        logits = cache.forward(tokens[:, done : done + size], none, np.asarray([size - 1], np.int32))
+        done += size
+    assert done == last and cache.lengths.tolist() == [last] * rows
+    return logits.copy()
+
+
+@pytest.mark.parametrize("pieces", [[1] * 12, [5, 7], [4, 1, 6, 1]], ids=str)
+def test_pieces_of_a_sequence_are_as_good_as_the_whole(case: tuple[Editor, float], pieces: list[int]) -> None:
+    editor, bound = case
+    for rows in (1, 3):
+        whole = sequence(editor.backend, [12], rows)
+        assert np.abs(sequence(editor.backend, pieces, rows) - whole).max() < bound * np.ptp(whole)
+
+
+def test_a_rewound_cache_is_as_good_as_a_new_one(case: tuple[Editor, float]) -> None:
+    editor, bound = case
+    tokens = np.random.default_rng(0).integers(0, 256, (2, 9), np.int32)
+    none, every = np.zeros((1, 1, 128), np.float32), np.arange(4, dtype=np.int32)
+    cache = editor.backend.make_cache(2, 20)
+    cache.forward(tokens, none, every[:1])
+    cache.forward(tokens[:, :4] + 1, none, every[:1])
+    cache.lengths[:] = 5
+    again = cache.forward(tokens[:, 5:], none, every).copy()
+    fresh = editor.backend.make_cache(2, 20)
+    fresh.forward(tokens[:, :5], none, every[:1])
+    expected = fresh.forward(tokens[:, 5:], none, every)
+    assert again.shape == (2, 4, 256)
+    assert np.abs(again - expected).max() < bound * np.ptp(expected)
+
+
+def test_rows_of_different_lengths_step_together(case: tuple[Editor, float]) -> None:
+    editor, bound = case
+    tokens = np.random.default_rng(0).integers(0, 256, (1, 9), np.int32)
+    none, first = np.zeros((1, 1, 128), np.float32), np.zeros(1, np.int32)
+    cache = editor.backend.make_cache(3, 20)
+    for row, length in enumerate((7, 4, 8)):
+        cache.forward(tokens[:, :length], none, first, row)
+    for step in range(2):
+        fed = np.asarray([[tokens[0, (n + step) % 9]] for n in (7, 4, 8)], np.int32)
+        together = cache.forward(fed, none, first).copy()
+    for row, length in enumerate((7, 4, 8)):
+        alone = editor.backend.make_cache(1, 20)
+        alone.forward(tokens[:, :length], none, first)
+        for step in range(2):
+            expected = alone.forward(np.asarray([[tokens[0, (length + step) % 9]]], np.int32), none, first)
+        assert np.abs(together[row] - expected[0]).max() < bound * np.ptp(expected)
+
+
+def test_a_copied_row_goes_on_as_its_source(case: tuple[Editor, float]) -> None:
+    editor, bound = case
+    tokens = np.random.default_rng(0).integers(0, 256, (1, 6), np.int32)
+    none, first = np.zeros((1, 1, 128), np.float32), np.zeros(1, np.int32)
+    cache = editor.backend.make_cache(4, 20)
+    cache.forward(tokens, none, first, 2)
+    cache.copy_row(2, 1)
+    assert cache.lengths.tolist() == [0, 6, 6, 0]
+    logits = cache.forward(np.full((2, 1), 3, np.int32), none, first, 1)
+    assert np.abs(logits[0] - logits[1]).max() <= bound * np.ptp(logits)
+
+
+def test_states_stand_in_for_tokens_in_a_step(case: tuple[Editor, float]) -> None:
+    """A negative token takes the prefix, also where one position is fed."""
+    editor, bound = case
+    states = np.random.default_rng(0).standard_normal((2, 3, 128)).astype(np.float32)
+    tokens, first = np.full((2, 3), -1, np.int32), np.zeros(1, np.int32)
+    cache = editor.backend.make_cache(2, 20)
+    whole = cache.forward(tokens, states, first + 2).copy()
+    cache.lengths[:] = 0
+    for position in range(3):
+        logits = cache.forward(tokens[:, :1], states[:, position : position + 1], first)
+    assert np.abs(logits - whole).max() < bound * np.ptp(whole)
