@@ -6,11 +6,13 @@ import io
 import json
 import os
 import tarfile
+import zlib
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 pytest.importorskip("datasets")
 
@@ -99,6 +101,15 @@ def test_canny_edges_are_computed_from_the_target(tmp_path: Path) -> None:
     sample = open_dataset(write_parquet(tmp_path, MULTIGEN_ROWS, ("rows.parquet",)), "multigen-canny")[1]
     assert sample.task == "canny" and np.array_equal(sample.target, picture(31))
     assert np.array_equal(sample.condition, canny_edges(picture(31))) and sample.condition.any()
+
+
+def test_pictures_are_fitted_as_the_runtime_does_it_and_edges_found_afterwards(tmp_path: Path) -> None:
+    from editar_rt.pixels import fit_square
+
+    folder = write_parquet(tmp_path, MULTIGEN_ROWS, ("rows.parquet",))
+    fitted = np.asarray(fit_square(Image.fromarray(picture(30)), 16))
+    sample = open_dataset(folder, "multigen-canny", size=16)[0]
+    assert np.array_equal(sample.target, fitted) and np.array_equal(sample.condition, canny_edges(fitted))
 
 
 def test_segmentation_takes_the_colour_mask(tmp_path: Path) -> None:
@@ -205,8 +216,9 @@ def test_an_enormous_picture_is_refused_before_it_is_decoded(tmp_path: Path) -> 
     from training.data.records import read_picture
 
     header = bytearray(png(picture(0)))
-    header[16:24] = (100_000).to_bytes(4, "big") * 2
-    with pytest.raises(BadRecord, match=r"huge\.png cannot be read"):
+    header[16:24] = (9000).to_bytes(4, "big") * 2
+    header[29:33] = zlib.crc32(header[12:29]).to_bytes(4, "big")
+    with pytest.raises(BadRecord, match=r"huge\.png cannot be read: .* has 9000×9000 pixels"):
         read_picture(bytes(header), "huge.png")
 
 

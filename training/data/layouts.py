@@ -10,7 +10,12 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
-from training.data.records import BadRecord, DataError, Sample, checked
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from editar_rt.pixels import fit_square
+from training.data.records import BadRecord, DataError, Sample, check
 from training.data.rows import ANNOTATIONS, Rows, open_rows, picture_of, text_of
 from training.data.scenes import canny_edges
 
@@ -51,10 +56,14 @@ class RowDataset:
 
     A layout that goes both ways has two samples a row: 2i is row i as it is, 2i + 1 its reverse, with `Remove` in
     place of the instruction's first word (`Add a spoon` → `Remove a spoon`).
+
+    Args:
+        size: side of the squares that pictures are fitted to as the runtime does it; None leaves them as they are.
+            Edges are computed after that, as they would blur in resizing.
     """
 
-    def __init__(self, rows: Rows, layout: Layout, name: str) -> None:
-        self.rows, self.layout, self.name = rows, layout, name
+    def __init__(self, rows: Rows, layout: Layout, name: str, size: int | None = None) -> None:
+        self.rows, self.layout, self.name, self.size = rows, layout, name, size
         self._ways = 2 if layout.both_ways else 1
 
     def __len__(self) -> int:
@@ -65,17 +74,20 @@ class RowDataset:
             raise IndexError(f"{self.name} has {len(self)} records, got the index {index}")
         number, reverse = divmod(index, self._ways)
         layout, row, label = self.layout, self.rows[number], self.rows.label(number)
+        given = None if layout.condition is None else picture_of(self.rows, row, layout.condition, label)
         target = picture_of(self.rows, row, layout.target, label)
-        if layout.condition is None:
-            condition = canny_edges(target)
-        else:
-            condition = picture_of(self.rows, row, layout.condition, label)
         text = text_of(row, layout.text, label)
         task = layout.task or text_of(row, "task", label)
         source = text_of(row, "source", label) if layout.task is None and "source" in row else self.name
+        check(target if given is None else given, target, text, task, label)
+        target = self._fitted(target)
+        condition = canny_edges(target) if given is None else self._fitted(given)
         if reverse:
             condition, target, text = target, condition, removal(text, label)
-        return checked(Sample(condition, target, text, task, source), label)
+        return Sample(condition, target, text, task, source)
+
+    def _fitted(self, picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        return picture if self.size is None else np.asarray(fit_square(Image.fromarray(picture), self.size))
 
 
 def removal(instruction: str, name: str) -> str:
@@ -96,6 +108,7 @@ def open_dataset(
     name: str | None = None,
     split: str | None = None,
     annotations: str = ANNOTATIONS,
+    size: int | None = None,
 ) -> RowDataset:
     """A data set on disk.
 
@@ -103,6 +116,7 @@ def open_dataset(
         layout: one of `LAYOUTS`; recognized by its columns when None.
         name: what its samples say they come from; the layout's name when None.
         split, annotations: see `open_rows`.
+        size: see `RowDataset`.
 
     Raises:
         DataError: nothing there, or columns of no layout.
@@ -111,7 +125,7 @@ def open_dataset(
         raise DataError(f"format must be one of {', '.join(LAYOUTS)}, got {layout!r}")
     rows = open_rows(path, split, annotations)
     chosen = layout or recognize(rows, path)
-    return RowDataset(rows, LAYOUTS[chosen], name or chosen)
+    return RowDataset(rows, LAYOUTS[chosen], name or chosen, size)
 
 
 def recognize(rows: Rows, path: Path) -> str:

@@ -13,7 +13,7 @@ from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from editar_rt.errors import EditarError
 from editar_rt.pixels import open_picture
@@ -22,7 +22,7 @@ from editar_rt.prompts import TASKS
 PICTURE_FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF")
 MAX_PICTURE_BYTES = 64 * 2**20
 MAX_TEXT = 4000  # characters; the text encoder reads about 500
-ASPECT_TOLERANCE = 0.02  # of an edit's pictures: more, and their middle squares no longer show the same place
+ASPECT_TOLERANCE = 0.02  # of a record's two pictures: more, and their middle squares no longer show the same place
 
 
 class DataError(EditarError):
@@ -99,6 +99,8 @@ def read_picture(content: bytes | Path, name: str) -> NDArray[np.uint8]:
         raise
     except FileNotFoundError:
         raise BadRecord(f"{name} is missing") from None
+    except UnidentifiedImageError:
+        raise BadRecord(f"{name} cannot be read: it is none of {', '.join(PICTURE_FORMATS)}") from None
     except Exception as error:  # Pillow's decoders raise many kinds on damaged files
         raise BadRecord(f"{name} cannot be read: {str(error).partition(chr(10))[0]}") from None
 
@@ -118,19 +120,18 @@ def path_inside(folder: Path, name: str) -> Path:
     return path
 
 
-def checked(sample: Sample, name: str) -> Sample:
-    """The sample, if it can be trained on.
+def check(condition: NDArray[np.uint8], target: NDArray[np.uint8], text: str, task: str, name: str) -> None:
+    """Refuse what cannot be trained on.
 
     Raises:
-        BadRecord: no text, an unknown task, or an edit whose two pictures do not lie over each other.
+        BadRecord: no text, an unknown task, or two pictures that do not lie over each other.
     """
-    if sample.task not in TASKS:
-        raise BadRecord(f"{name} has the task {sample.task!r}; allowed: {', '.join(TASKS)}")
-    if not sample.text.strip():
+    if task not in TASKS:
+        raise BadRecord(f"{name} has the task {task!r}; allowed: {', '.join(TASKS)}")
+    if not text.strip():
         raise BadRecord(f"{name} has no text")
-    if len(sample.text) > MAX_TEXT:
-        raise BadRecord(f"{name} has a text of {len(sample.text)} characters; at most {MAX_TEXT} are read")
-    (h, w), (target_h, target_w) = sample.condition.shape[:2], sample.target.shape[:2]
+    if len(text) > MAX_TEXT:
+        raise BadRecord(f"{name} has a text of {len(text)} characters; at most {MAX_TEXT} are read")
+    (h, w), (target_h, target_w) = condition.shape[:2], target.shape[:2]
     if abs((w / h) / (target_w / target_h) - 1) > ASPECT_TOLERANCE:
         raise BadRecord(f"{name} has pictures of {w}×{h} and {target_w}×{target_h}, which do not lie over each other")
-    return sample
