@@ -52,3 +52,52 @@ def write_squeezenet(path: Path) -> Path:
     torch.manual_seed(0)
     torch.save({f"features.{name}": t for name, t in squeezenet_features().state_dict().items()}, path)
     return path
+
+
+def write_inception(path: Path) -> Path:
+    """A TorchScript network with `layers`, as the FID's Inception has them, of four features."""
+
+    class Features(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layers = torch.nn.Sequential(
+                torch.nn.Conv2d(3, 4, 8, 8), torch.nn.ReLU(), torch.nn.AdaptiveAvgPool2d(1)
+            )
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.layers(x)
+
+    torch.manual_seed(0)
+    torch.jit.script(Features()).save(str(path))
+    return path
+
+
+def write_segmenter(folder: Path, classes: int) -> Path:
+    from transformers import SegformerConfig, SegformerForSemanticSegmentation
+
+    torch.manual_seed(0)
+    config = SegformerConfig(
+        num_labels=classes,
+        depths=[1, 1, 1, 1],
+        hidden_sizes=[8, 8, 8, 8],
+        num_attention_heads=[1, 1, 1, 1],
+        decoder_hidden_size=8,
+        initializer_range=0.5,
+    )
+    SegformerForSemanticSegmentation(config).save_pretrained(folder)
+    return folder
+
+
+def write_depth_estimator(folder: Path) -> Path:
+    from transformers import GLPNConfig, GLPNForDepthEstimation
+
+    torch.manual_seed(0)
+    config = GLPNConfig(
+        depths=[1, 1, 1, 1],
+        hidden_sizes=[8, 8, 8, 8],
+        num_attention_heads=[1, 1, 1, 1],
+        decoder_hidden_size=8,
+        initializer_range=0.5,
+    )
+    GLPNForDepthEstimation(config).save_pretrained(folder)
+    return folder

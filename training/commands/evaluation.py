@@ -129,6 +129,36 @@ def pie_bench(
     _run(lambda editor, **rest: evaluate_pie_bench(path, editor, networks=networks, **rest), **options)
 
 
+@evaluate_group.command("translation")
+@click.argument("path", type=click.Path(exists=True, path_type=Path))
+@click.option("--task", type=click.Choice(["depth", "canny", "segmentation"]), required=True)
+@click.option("--format", "layout", help="Of a data set that its columns do not tell; see docs/data.md.")
+@run_options
+@click.option("--inception", type=FILE, help="inception-2015-12-05.pt (TorchScript), for FID.")
+@click.option("--depth", type=PRESENT_FOLDER, help="A depth estimator in Hugging Face layout, for --task depth.")
+@click.option("--segmenter", type=PRESENT_FOLDER, help="A segmenter in Hugging Face layout, for --task segmentation.")
+@click.option("--palette", type=FILE, help="JSON list of the classes' colours in the masks.")
+def translation(
+    path: Path,
+    task: str,
+    layout: str | None,
+    inception: Path | None,
+    depth: Path | None,
+    segmenter: Path | None,
+    palette: Path | None,
+    **options: Any,
+) -> None:
+    """Measure a bundle on the translations in PATH, a data set or a mixture's TOML file."""
+    from training.data.sources import read_plan
+    from training.evaluation.translation import TranslationNetworks, evaluate_translation
+
+    networks = TranslationNetworks.load(inception, depth, segmenter, palette, options["device"])
+    for sentence in networks.missing(task):
+        click.echo(sentence, err=True)
+    plan = read_plan(path, layout)
+    _run(lambda editor, **rest: evaluate_translation(plan, task, editor, networks=networks, **rest), **options)
+
+
 def _run(
     evaluation: Callable[..., Outcome],
     bundle: Path | None,
