@@ -99,6 +99,24 @@ def test_a_stopped_run_goes_on_with_the_shards_it_lacks(vq: Path, edits: Path, t
         extract(plan, tmp_path, encoders, SIZE, groups=3)
 
 
+def test_shares_may_change_without_new_shards(vq: Path, edits: Path, tmp_path: Path) -> None:
+    encoders = Encoders(open_vq(vq))
+    for share in (1.0, 2.5):
+        extract(Plan((Source(edits, share),)), tmp_path, encoders, SIZE)
+        assert json.loads((tmp_path / "extraction.json").read_text())["shares"] == {"folder": share}
+
+
+def test_shards_of_different_grids_are_told_apart(vq: Path, edits: Path, tmp_path: Path) -> None:
+    for size in (16, 32):
+        extract(Plan((Source(edits),)), tmp_path / str(size), Encoders(open_vq(vq)), size)
+    (tmp_path / "16/shard-folder-00000.npz").rename(tmp_path / "32/shard-other-00000.npz")
+    with pytest.raises(DataError, match=r"different grids: \(16, 16\), \(64, 64\)"):
+        check_shards(tmp_path / "32")
+    (tmp_path / "32/shard-other-00000.npz").write_bytes(b"PK")
+    with pytest.raises(DataError, match="no whole token shard"):
+        check_shards(tmp_path / "32")
+
+
 def test_a_shard_of_bad_records_alone_is_remembered_but_not_trained_on(vq: Path, edits: Path, tmp_path: Path) -> None:
     for _ in range(2):
         written, bad = extract(Plan((Source(edits),)), tmp_path, Encoders(open_vq(vq)), SIZE, groups=1)

@@ -124,9 +124,11 @@ def pie_bench(
     from training.evaluation.runs import evaluate_pie_bench
 
     networks = Networks.load(clip, dino, lpips, options["device"])
-    for sentence in networks.missing():
-        click.echo(sentence, err=True)
-    _run(lambda editor, **rest: evaluate_pie_bench(path, editor, networks=networks, **rest), **options)
+    _run(
+        lambda editor, **rest: evaluate_pie_bench(path, editor, networks=networks, **rest),
+        networks.missing(),
+        **options,
+    )
 
 
 @evaluate_group.command("translation")
@@ -153,14 +155,17 @@ def translation(
     from training.evaluation.translation import TranslationNetworks, evaluate_translation
 
     networks = TranslationNetworks.load(inception, depth, segmenter, palette, options["device"])
-    for sentence in networks.missing(task):
-        click.echo(sentence, err=True)
     plan = read_plan(path, layout)
-    _run(lambda editor, **rest: evaluate_translation(plan, task, editor, networks=networks, **rest), **options)
+    _run(
+        lambda editor, **rest: evaluate_translation(plan, task, editor, networks=networks, **rest),
+        networks.missing(task),
+        **options,
+    )
 
 
 def _run(
     evaluation: Callable[..., Outcome],
+    missing: list[str],
     bundle: Path | None,
     output: Path | None,
     runtime: str,
@@ -171,7 +176,7 @@ def _run(
     sample_seed: int | None,
     **changes: float | None,
 ) -> None:
-    """An evaluation with a bundle: the table on stdout, what was left out on stderr."""
+    """An evaluation with a bundle: the table on stdout; what will be missing from it on stderr, before it starts."""
     import editar_rt
     from editar_rt.cli import progress
 
@@ -179,6 +184,8 @@ def _run(
         raise click.UsageError("give --bundle BUNDLE and -o FOLDER")
     editor = editar_rt.load(bundle, runtime)
     sampling = replaced(lambda: editor.default_sampling, {"seed": sample_seed, **changes})
+    for sentence in missing:
+        click.echo(sentence, err=True)
     with progress("evaluating", "pictures") as update:
         outcome = evaluation(editor, output=output, sampling=sampling, limit=limit, batch=batch, on_progress=update)
     for message in outcome.bad.messages:

@@ -131,9 +131,13 @@ def extract(
     if len(set(names)) < len(names) or any(Path(name).name != name for name in names):
         raise DataError(f"data sets need different names without slashes, got {', '.join(names)}; set name in the plan")
     counts = [min(len(d), limit or len(d)) for d in datasets]
-    made_with = {"size": size, "groups": groups, "seed": plan.seed, **(settings or {})}
+    records = dict(zip(names, counts, strict=True))
     shares = {name: source.share for name, source in zip(names, plan.sources, strict=True)}
-    _agree(folder, {**made_with, "records": dict(zip(names, counts, strict=True)), "shares": shares})
+    _agree(
+        folder,
+        {"size": size, "groups": groups, "records": records, **(settings or {})},
+        {"seed": plan.seed, "shares": shares},
+    )
     bad, written, done, total = BadRecords(), 0, 0, sum(counts)
     with ThreadPoolExecutor(workers) as pool:
         for dataset, count in zip(datasets, counts, strict=True):
@@ -201,22 +205,21 @@ def _write_shard(path: Path, arrays: dict[str, NDArray[Any]]) -> None:
     partial.replace(path)
 
 
-def _agree(folder: Path, settings: dict[str, Any]) -> None:
-    """Note how a folder's shards are made; refuse to add others to them."""
+def _agree(folder: Path, settings: dict[str, Any], mixture: dict[str, Any]) -> None:
+    """Note how a folder's shards are made and mixed; refuse to add to shards that were made in another way."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / SETTINGS_FILE
     settings = json.loads(json.dumps(settings))
     if path.exists():
-        earlier = json.loads(path.read_text())
+        earlier = {k: v for k, v in json.loads(path.read_text()).items() if k not in mixture}
         differ = [k for k in {**earlier, **settings} if earlier.get(k) != settings.get(k)]
         if differ:
             found = "; ".join(f"{k} {earlier.get(k)} instead of {settings.get(k)}" for k in sorted(differ))
             raise DataError(f"{folder} holds shards made in another way ({found}); choose another folder or remove it")
-        return
-    if any(folder.glob("shard-*.npz")):
+    elif any(folder.glob("shard-*.npz")):
         raise DataError(f"{folder} holds shards that were not made by this command; choose another folder")
     partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(settings, indent=1) + "\n")
+    partial.write_text(json.dumps({**settings, **mixture}, indent=1) + "\n")
     partial.replace(path)
 
 
