@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
 torch = pytest.importorskip("torch")
 
@@ -17,6 +19,7 @@ from editar_rt.pixels import fit_square  # noqa: E402
 from editar_rt.prompts import build_prompt  # noqa: E402
 from tests.conftest import write_text_encoder  # noqa: E402
 from tests.training.data_sets import world_samples  # noqa: E402
+from training.__main__ import cli  # noqa: E402
 from training.config import VQConfig  # noqa: E402
 from training.data.check import check_shards  # noqa: E402
 from training.data.extract import Encoders, TextStates, extract, open_vq  # noqa: E402
@@ -152,6 +155,14 @@ def test_features_are_the_encoders_patches_in_their_places(vq: Path, edits: Path
     np.testing.assert_allclose(features(picture[None])[0], expected, atol=4e-3)
 
 
+@pytest.mark.parametrize("settings", ["{", '{"image_mean": [1, 2]}', '{"size": {"height": "x"}}', "[]"])
+def test_an_encoder_with_senseless_settings_is_refused(dinov2: Path, tmp_path: Path, settings: str) -> None:
+    shutil.copytree(dinov2, tmp_path / "encoder")
+    (tmp_path / "encoder/preprocessor_config.json").write_text(settings)
+    with pytest.raises(DataError, match=r"preprocessor_config\.json cannot be used"):
+        PatchFeatures(tmp_path / "encoder")
+
+
 def test_an_official_tokenizer_needs_no_configuration(
     vq: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -186,17 +197,14 @@ def test_the_commands_say_what_a_data_set_and_its_shards_hold(vq: Path, edits: P
     assert said["records"] == said["read"] == COUNT and said["bad"] == 1 and said["tasks"] == {"edit": COUNT - 1}
     assert "bad: " in checked.stderr and "000002-target.png" in checked.stderr and (tmp_path / "sheet.png").exists()
 
-    made = run("data", "extract", plan, tmp_path / "tokens", "--vq", vq, "--size", SIZE)
-    assert made.returncode == 0 and "4 records, 1 bad ones left out" in made.stdout, made.stderr
+    words = ["data", "extract", str(plan), str(tmp_path / "tokens"), "--vq", str(vq), "--size", str(SIZE)]
+    made = CliRunner().invoke(cli, words, catch_exceptions=False)
+    assert "4 records, 1 bad ones left out" in made.output
     report = check_shards(tmp_path / "tokens")
     assert report["groups"] == 4 and report["sources"] == {"edits": 4} and report["tokens_a_picture"] == 64
 
 
 def test_a_wrong_path_is_one_sentence(tmp_path: Path) -> None:
-    from click.testing import CliRunner
-
-    from training.__main__ import cli
-
     said = CliRunner().invoke(cli, ["data", "check", str(tmp_path)])
     assert isinstance(said.exception, DataError) and "holds no data set" in str(said.exception)
 

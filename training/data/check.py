@@ -60,15 +60,13 @@ def check_plan(
     Raises:
         DataError: a data set without a single good record among those read.
     """
-    datasets = [source.open() for source in plan.sources]
+    datasets = plan.open()
     whole = sum(source.share for source in plan.sources)
     chosen = [_spread(len(dataset), limit) for dataset in datasets]
     holdings: dict[str, Holding] = {}
     bad, cells, done = BadRecords(), [], 0
     for dataset, source, indices in zip(datasets, plan.sources, chosen, strict=True):
         name = dataset.name
-        if name in holdings:
-            raise DataError(f"two data sets are called {name}; set name in the plan")
         holding = holdings[name] = Holding(len(dataset), source.share / whole)
         shown = set(_spread(len(indices), CELLS_A_SOURCE))
         for place, index in enumerate(indices):

@@ -124,12 +124,10 @@ def extract(
         how many records were written (those of earlier runs, too), and which were bad.
 
     Raises:
-        DataError: the folder holds shards made in another way, or two data sets have one name.
+        DataError: the folder holds shards made in another way; or as `Plan.open`.
     """
-    datasets = [source.open(size) for source in plan.sources]
+    datasets = plan.open(size)
     names = [d.name for d in datasets]
-    if len(set(names)) < len(names) or any(Path(name).name != name for name in names):
-        raise DataError(f"data sets need different names without slashes, got {', '.join(names)}; set name in the plan")
     counts = [min(len(d), limit or len(d)) for d in datasets]
     records = dict(zip(names, counts, strict=True))
     shares = {name: source.share for name, source in zip(names, plan.sources, strict=True)}

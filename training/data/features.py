@@ -16,6 +16,7 @@ from training.data.records import DataError
 
 SIDE = 224  # pixels, where the folder says nothing else; EditAR shows DINOv2 pictures of this size
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+USUAL = {"mean": IMAGENET_MEAN, "std": IMAGENET_STD}
 
 
 class PatchFeatures:
@@ -64,11 +65,20 @@ class PatchFeatures:
 
 
 def read_settings(folder: Path) -> dict[str, Any]:
-    """`side`, `mean` and `std` of a folder's `preprocessor_config.json`; the usual values where it says nothing."""
+    """`side`, `mean` and `std` of a folder's `preprocessor_config.json`; the usual values where it says nothing.
+
+    Raises:
+        DataError: a file that says something else than sizes and three numbers for the colours.
+    """
     path = folder / "preprocessor_config.json"
-    found: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {}
-    size = found.get("crop_size") or found.get("size") or SIDE
-    if isinstance(size, dict):
-        size = size.get("height") or size.get("shortest_edge") or SIDE
-    mean, std = found.get("image_mean") or IMAGENET_MEAN, found.get("image_std") or IMAGENET_STD
-    return {"side": int(size), "mean": tuple(mean), "std": tuple(std)}
+    try:
+        found: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {}
+        size = found.get("crop_size") or found.get("size") or SIDE
+        if isinstance(size, dict):
+            size = size.get("height") or size.get("shortest_edge") or SIDE
+        mean, std = ([float(v) for v in found.get(f"image_{k}") or usual] for k, usual in USUAL.items())
+        if not (len(mean) == len(std) == 3 and all(std)):
+            raise ValueError("image_mean and image_std must be three numbers")
+        return {"side": int(size), "mean": mean, "std": std}
+    except (ValueError, TypeError, AttributeError) as error:
+        raise DataError(f"{path} cannot be used: {error}") from None

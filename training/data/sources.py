@@ -60,9 +60,23 @@ class Plan:
     sources: tuple[Source, ...]
     seed: int = 0
 
+    def open(self, size: int | None = None) -> list[RowDataset]:
+        """The data sets, each with a name of its own; pictures are fitted to `size` pixels where it is given.
+
+        Raises:
+            DataError: one is missing, or two have one name.
+        """
+        datasets = [source.open(size) for source in self.sources]
+        names = [d.name for d in datasets]
+        # Names become parts of file names.
+        if len(set(names)) < len(names) or any(Path(name).name != name for name in names):
+            raise DataError(
+                f"data sets need different names without slashes, got {', '.join(names)}; set name in the plan"
+            )
+        return datasets
+
     def mixture(self, size: int | None = None) -> Mixture:
-        """Opened; pictures are fitted to `size` pixels where it is given."""
-        return Mixture([s.open(size) for s in self.sources], [s.share for s in self.sources], self.seed)
+        return Mixture(self.open(size), [s.share for s in self.sources], self.seed)
 
 
 def read_plan(path: Path, layout: str | None = None) -> Plan:

@@ -9,8 +9,10 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 import editar_rt
+from editar_rt.pixels import fit_square
 from training.data.extract import fingerprint
 from training.data.records import BadRecord, BadRecords, DataError, Sample
 from training.data.sources import Plan
@@ -109,7 +111,7 @@ def evaluate_translation(
     """
     sampling, side = sampling or editor.default_sampling, editor.image_size
     # Nothing may blur the classes of a mask before they are told apart.
-    datasets = [source.open(None if task == "segmentation" else side) for source in plan.sources]
+    datasets = plan.open(None if task == "segmentation" else side)
     described = {"task": task, "records": {d.name: len(d) for d in datasets}, **describe(editor, sampling)}
     results = ResultFolder(output, described, networks.fingerprints)
     features = _Features(output / "features.npz", networks.inception)
@@ -169,10 +171,6 @@ def _measured(values: dict[str, Any], task: str) -> bool:
 
 
 def _true_picture(sample: Sample, side: int) -> NDArray[np.uint8]:
-    from PIL import Image
-
-    from editar_rt.pixels import fit_square
-
     return np.asarray(fit_square(Image.fromarray(sample.target), side))
 
 
