@@ -20,8 +20,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 import editar_rt
-from editar_rt.sheets import save_png
+from editar_rt.sheets import Cell, contact_sheet, save_png
 from training.data.records import DataError, read_picture
+
+CELLS = 24  # of the contact sheet
 
 Values = dict[str, Any]
 Progress = Callable[[int, int], None]
@@ -92,7 +94,9 @@ class ResultFolder:
         """A picture that was made, uint8 [S, S, 3]."""
         return read_picture(self.path(key), str(self.path(key)))
 
-    def write_report(self, report: Values, table: str) -> None:
+    def write_report(self, report: Values, table: str, cells: list[Cell]) -> None:
+        """The report, its table, and a contact sheet of the first results, not chosen."""
+        save_png(contact_sheet(cells), self.folder / "sheet.png")
         _write(self.folder / "report.json", json.dumps(report, indent=1) + "\n")
         _write(self.folder / "report.md", table + "\n")
 

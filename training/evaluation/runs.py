@@ -6,12 +6,15 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
+
 import editar_rt
+from editar_rt.sheets import Cell
 from training.data.extract import fingerprint
 from training.data.records import BadRecords, DataError
 from training.evaluation import pie_bench
 from training.evaluation.networks import Networks
-from training.evaluation.results import Progress, ResultFolder, Task, fitted, generate
+from training.evaluation.results import CELLS, Progress, ResultFolder, Task, fitted, generate
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,16 +64,21 @@ def evaluate_pie_bench(
     described = {"benchmark": fingerprint(benchmark / pie_bench.MAPPING_FILE), **describe(editor, sampling)}
     results = ResultFolder(output, described, networks.fingerprints)
     wanted = pie_bench.measures_of(networks)
+    cells: list[Cell] = []
     for start in range(0, len(keys), batch):
         items = {item.key: item for item in bench.items(keys[start : start + batch], bad)}
         tasks = [Task(item.key, item.picture, item.instruction) for item in items.values()]
         for task in generate(results, editor, tasks, sampling, batch):
             item = items[task.key]
+            made = fitted(results.picture(task.key), len(item.picture))
             absent = [name for name in wanted if name not in results.values.get(task.key, {})]
             if absent:
-                made = fitted(results.picture(task.key), len(item.picture))
                 measures = pie_bench.measure(item, made, networks, absent)
                 results.record(task.key, {"editing_type": item.editing_type, **measures})
+            if len(cells) < CELLS:
+                shown = (item.picture, item.picture * ~item.mask[..., None], made)
+                kind = pie_bench.EDITING_TYPES[item.editing_type]
+                cells.append(Cell([Image.fromarray(p) for p in shown], f"{kind}: {item.instruction}"))
         on_progress(min(start + batch, len(keys)), len(keys))
     chosen = {key: results.values[key] for key in keys if key in results.values}
     if not chosen:
@@ -86,5 +94,5 @@ def evaluate_pie_bench(
         "bad_records": bad.messages,
     }
     table = pie_bench.table(summary, missing)
-    results.write_report(report, table)
+    results.write_report(report, table, cells)
     return Outcome(report, table, bad)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +12,14 @@ from PIL import Image
 
 import editar_rt
 from editar_rt.pixels import fit_square
+from editar_rt.sheets import Cell
 from training.data.extract import fingerprint
 from training.data.records import BadRecord, BadRecords, DataError, Sample
 from training.data.sources import Plan
 from training.evaluation import consistency
 from training.evaluation.consistency import DepthEstimator, Segmenter
 from training.evaluation.frechet import ENOUGH, InceptionFeatures, frechet_distance
-from training.evaluation.results import Progress, ResultFolder, Task, fitted, generate
+from training.evaluation.results import CELLS, Progress, ResultFolder, Task, fitted, generate
 from training.evaluation.runs import Outcome, describe
 
 FID_PAPER = {"depth": 15.97, "canny": 13.91, "segmentation": 16.13}  # arXiv 2501.04699
@@ -115,7 +115,7 @@ def evaluate_translation(
     described = {"task": task, "records": {d.name: len(d) for d in datasets}, **describe(editor, sampling)}
     results = ResultFolder(output, described, networks.fingerprints)
     features = _Features(output / "features.npz", networks.inception)
-    bad, keys = BadRecords(), []
+    bad, keys, cells = BadRecords(), [], []
     places = [(d, i) for d in datasets for i in _spread(len(d), limit)]
     for start in range(0, len(places), batch):
         samples: dict[str, Sample] = {}
@@ -135,7 +135,11 @@ def evaluate_translation(
                 found := networks.consistency(task, samples[done.key], made)
             ):
                 results.record(done.key, found)
-            features.add(done.key, lambda s=samples[done.key]: _true_picture(s, side), lambda m=made: m)
+            sample = samples[done.key]
+            features.add(done.key, sample, made)
+            if len(cells) < CELLS:
+                shown = (sample.condition, made, sample.target)
+                cells.append(Cell([fit_square(Image.fromarray(p), side) for p in shown], sample.text))
         on_progress(min(start + batch, len(places)), len(places))
     if not keys:
         first = f"; the first bad record: {bad.messages[0]}" if bad.messages else ""
@@ -162,16 +166,12 @@ def evaluate_translation(
         "bad_records": bad.messages,
     }
     table = _table(task, len(keys), values, missing)
-    results.write_report(report, table)
+    results.write_report(report, table, cells)
     return Outcome(report, table, bad)
 
 
 def _measured(values: dict[str, Any], task: str) -> bool:
     return any(name in values for name in (*MEASURES[task], "overlap"))
-
-
-def _true_picture(sample: Sample, side: int) -> NDArray[np.uint8]:
-    return np.asarray(fit_square(Image.fromarray(sample.target), side))
 
 
 def _spread(count: int, limit: int | None) -> list[int]:
@@ -190,9 +190,10 @@ class _Features:
             with np.load(path) as kept:
                 self.found = dict(zip(kept["keys"].tolist(), kept["features"], strict=True))
 
-    def add(self, key: str, true: Callable[[], NDArray[np.uint8]], made: Callable[[], NDArray[np.uint8]]) -> None:
+    def add(self, key: str, sample: Sample, made: NDArray[np.uint8]) -> None:
         if self.network is not None and key not in self.found:
-            self.found[key] = np.stack([self.network(true()), self.network(made())])
+            true = np.asarray(fit_square(Image.fromarray(sample.target), len(made)))
+            self.found[key] = np.stack([self.network(true), self.network(made)])
             if len(self.found) % 200 == 0:
                 self.save()
 
