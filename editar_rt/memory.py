@@ -30,6 +30,18 @@ class Need:
         return self.weights + self.cache + self.activations
 
 
+def cache_bytes_per_position(manifest: Manifest) -> int:
+    """Bytes that keys and values of one position of one row take, in all layers; 0 without a decoder."""
+    model = manifest.model
+    cache_type = next(
+        (t.dtype for part in manifest.parts.values() for t in part.inputs if t.name == names.past_key(0)), None
+    )
+    if cache_type is None:
+        return 0
+    element = 2 if cache_type == "bfloat16" else np.dtype(cache_type).itemsize
+    return 2 * (model.layers or 0) * (model.dim or 0) * element
+
+
 def memory_needs(manifest: Manifest, rows: int = 2) -> dict[str, Need]:
     """By device, `cpu` and `cuda`, with every part loaded.
 
@@ -37,14 +49,8 @@ def memory_needs(manifest: Manifest, rows: int = 2) -> dict[str, Need]:
         rows: rows of the decoder; two with guidance.
     """
     model, needs = manifest.model, {}
-    cache_type = next(
-        (t.dtype for part in manifest.parts.values() for t in part.inputs if t.name == names.past_key(0)), "float32"
-    )
     positions = 2 * (model.picture_tokens or 0) + (model.text_tokens or 0)
-    cache = 0
-    if names.DECODER in manifest.parts:
-        element = 2 if cache_type == "bfloat16" else np.dtype(cache_type).itemsize
-        cache = 2 * rows * (model.layers or 0) * positions * (model.dim or 0) * element
+    cache = rows * positions * cache_bytes_per_position(manifest)
     chunk = rows * (positions - (model.picture_tokens or 0)) * (model.dim or 0) * DECODER_WIDTHS * FLOAT32
     activations = max([*model.activations.values(), chunk if names.DECODER in manifest.parts else 0], default=0)
     stored = sum(f.bytes for name, f in manifest.files.items() if name.endswith((".onnx", ".onnx.data")))

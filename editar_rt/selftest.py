@@ -88,10 +88,10 @@ def verify(editor: Editor) -> list[Check]:
     manifest = editor.bundle.manifest
     if not manifest.self_test:
         raise BundleError(f"the bundle {editor.bundle.folder} has no self-test; export it again")
-    wanted = [part for part in manifest.parts if part in manifest.self_test]
-    here, checks = answers(editor, wanted), []
+    here, checks = answers(editor, [part for part in manifest.parts if part in manifest.self_test]), []
     try:
-        for part, outputs in here.items():
+        for part in manifest.self_test:
+            outputs = here[part]
             bound = bound_of(part, manifest.precision, manifest.kv_cache)
             for output, found in outputs.items():
                 checks.append(_compare(part, output, manifest.self_test[part][output], found, bound))

@@ -19,7 +19,7 @@ from torch import Tensor
 
 import editar_rt
 from editar_rt import names, selftest
-from editar_rt.bundle import MANIFEST_NAME, Manifest, ModelInfo, Part, TensorInfo, list_files, publishing
+from editar_rt.bundle import MANIFEST_NAME, Bundle, Manifest, ModelInfo, Part, TensorInfo, list_files, publishing
 from editar_rt.errors import EditarError, OptionError
 from editar_rt.text import TextTokenizer
 from editar_rt.version import __version__
@@ -61,6 +61,8 @@ class Sources:
     transformer: Checkpoint[TransformerConfig] | None = None
     vq: Checkpoint[VQConfig] | None = None
     text_encoder: TextEncoder | None = None
+    kept: Bundle | None = None
+    """A bundle whose other parts, tokenizer and samples are taken over as they are."""
 
 
 @dataclass(frozen=True)
@@ -104,8 +106,14 @@ def write_bundle(
     info = model_info(sources, options)
     if options.samples is not None and not (options.samples / Path(SAMPLES).name).is_file():
         raise OptionError(f"{options.samples} holds no {Path(SAMPLES).name}, which says what the sample pictures are")
+    if sources.kept is not None and sources.transformer is not None:
+        # Before anything is made of them: are the weights that were read the ones that this bundle computes with?
+        source, bound = sources.kept.part_path(names.DECODER), selftest.BOUNDS["fp32"]
+        expected = parity.decoder_cases(build_transformer(sources.transformer), source)
+        _require_parity(source, expected, bound, lambda line: report(f"{line}, the source"))
     with publishing(folder, force) as partial:
-        parts = {}
+        parts = _take_over(sources.kept, partial) if sources.kept is not None else {}
+        tokenizer, samples = _text_and_samples(sources, options, partial)
         for name, model, cases in _graphs(sources, options, info, report):
             path = partial / f"{name}.onnx"
             if name in (names.VQ_ENCODER, names.VQ_DECODER, names.TEXT_ENCODER):
@@ -121,34 +129,66 @@ def write_bundle(
             _require_parity(path, cases(path), bound, report)
         for leftover in partial.glob(f"{TWIN}*"):
             leftover.unlink()
-        if sources.text_encoder is not None:
-            sources.text_encoder.tokenizer.save(str(partial / TOKENIZER))
-        if options.samples is not None:
-            shutil.copytree(options.samples, partial / Path(SAMPLES).parent)
         manifest = Manifest(
             model=info,
-            parts=parts,
+            parts={name: parts[name] for name in names.PARTS if name in parts},
             files=list_files(partial),
             precision=options.storage.precision,
             spelling=options.storage.spelling,
             kv_cache=options.storage.kv_cache,
             providers=options.storage.providers,
-            tokenizer=TOKENIZER if sources.text_encoder is not None else None,
-            samples=SAMPLES if options.samples is not None else None,
+            tokenizer=tokenizer,
+            samples=samples,
             sampling=dict(options.sampling),
             made_by=_made_by(options),
         )
         (partial / MANIFEST_NAME).write_text(manifest.to_json(), encoding="utf-8")
         # What the runtime would refuse is not published; what it answers here is what `editar verify` expects.
         runnable = [part for part in parts if part != names.DECODER or CPU in manifest.providers]
-        manifest = replace(manifest, self_test=selftest.answers(editar_rt.load(partial, device=CPU), runnable))
+        manifest = replace(manifest, self_test=selftest.answers(editar_rt.load(partial, CPU, cache=False), runnable))
         (partial / MANIFEST_NAME).write_text(manifest.to_json(), encoding="utf-8")
     return manifest
+
+
+def _take_over(kept: Bundle, folder: Path) -> dict[str, Part]:
+    """The parts of a bundle that are not made anew, their files copied."""
+    parts = {
+        name: part for name, part in kept.manifest.parts.items() if name not in (names.PREFIX_GRAPH, names.DECODER)
+    }
+    for part in parts.values():
+        for name in kept.manifest.files:
+            if name == part.file or name.startswith(f"{part.file}."):
+                shutil.copy2(kept.path(name), folder / name)
+    return parts
+
+
+def _text_and_samples(sources: Sources, options: Options, folder: Path) -> tuple[str | None, str | None]:
+    """Puts the tokenizer and the sample pictures into a folder; their names in the manifest, where there are any."""
+    kept = sources.kept.manifest if sources.kept is not None else None
+    tokenizer, samples = (kept.tokenizer, kept.samples) if kept is not None else (None, None)
+    if sources.kept is not None:
+        listed = [name for name in sources.kept.manifest.files if samples and Path(name).parent == Path(samples).parent]
+        for name in [*listed, *([tokenizer] if tokenizer else [])]:
+            (folder / name).parent.mkdir(exist_ok=True)
+            shutil.copy2(sources.kept.path(name), folder / name)
+    if sources.text_encoder is not None:
+        tokenizer = TOKENIZER
+        sources.text_encoder.tokenizer.save(str(folder / TOKENIZER))
+    if options.samples is not None:
+        samples = SAMPLES
+        shutil.copytree(options.samples, folder / Path(SAMPLES).parent)
+    return tokenizer, samples
 
 
 def model_info(sources: Sources, options: Options) -> ModelInfo:
     """The sizes that the manifest gives; refuses sources that do not fit each other."""
     transformer, vq, text = sources.transformer, sources.vq, sources.text_encoder
+    if sources.kept is not None:
+        if transformer is not None:
+            SPELLINGS[options.storage.spelling].check(transformer.config)
+        return replace(
+            sources.kept.manifest.model, activations=dict(sources.kept.manifest.model.activations), step_weight_bytes={}
+        )
     if transformer is None and vq is None and text is None:
         raise OptionError("nothing to export: give a transformer, a VQ tokenizer or a text encoder")
     config = transformer.config if transformer is not None else None
@@ -290,6 +330,13 @@ def _calibration(
 ) -> Iterator[calibration.Example]:
     """What an int8 cache's scales are found on."""
     folder, text, vq = options.calibration or options.samples, sources.text_encoder, sources.vq
+    if sources.kept is not None:
+        kept = sources.kept
+        folder = folder or (kept.path(kept.manifest.samples).parent if kept.manifest.samples else None)
+        if folder is not None and {names.TEXT_ENCODER, names.VQ_ENCODER} <= kept.manifest.parts.keys():
+            listed = calibration.read_list(folder)
+            report(f"calibrating the cache on {min(len(listed), calibration.MOST)} pictures of {folder.name}")
+            return calibration.bundle_examples(listed, editar_rt.load(kept.folder, device=CPU))
     if folder is not None and text is not None and vq is not None:
         assert info.image_size is not None and info.text_tokens is not None
         tokenizer = TextTokenizer(text.tokenizer, info.text_tokens)

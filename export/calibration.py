@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from editar_rt.editor import Editor
 from editar_rt.errors import EditarError, OptionError
 from editar_rt.pixels import read_pixels
 from editar_rt.prompts import build_prompt
@@ -81,6 +82,14 @@ def examples(
         prompt = tokenizer.encode([build_prompt(entry.task, entry.instruction)])
         states = encode(encoder, torch.from_numpy(prompt.ids), torch.from_numpy(prompt.mask))
         yield Example(states, vq.encode(torch.from_numpy(read_pixels(entry.picture, image_size))))
+
+
+def bundle_examples(listed: Sequence[Listed], editor: Editor) -> Iterator[Example]:
+    """Up to `MOST` of the listed pictures, encoded by a bundle."""
+    for entry in listed[:MOST]:
+        states = editor.encode_text([entry.instruction], entry.task)
+        tokens = editor.encode_pixels(read_pixels(entry.picture, editor.image_size))
+        yield Example(torch.from_numpy(states), torch.from_numpy(tokens).long())
 
 
 def random_examples(config: TransformerConfig) -> Iterator[Example]:

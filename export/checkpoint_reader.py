@@ -1,8 +1,8 @@
 """Infers the sizes of the model that weights belong to, and checks that they make it up.
 
-`training.checkpoints` reads the files. What comes out has the official parameter names and the shapes of
-`training.models`, or a `CheckpointError` names what does not fit. Turning models into graphs is `decoder_graph` and
-`module_graphs`.
+`training.checkpoints` reads the files, `bundle_reader` the bundles that are sources. What comes out has the official
+parameter names and the shapes of `training.models`, or a `CheckpointError` names what does not fit. Turning models into
+graphs is `decoder_graph` and `module_graphs`.
 """
 
 from __future__ import annotations
@@ -12,11 +12,12 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
 
+from export.bundle_reader import is_bundle, transformer_heads, transformer_tensors
 from training.checkpoints import IGNORED, CheckpointError, listed, read_tensors
 from training.config import TRANSFORMER_PRESETS, TransformerConfig, VQConfig
 from training.models.transformer import Transformer
@@ -43,7 +44,7 @@ class Checkpoint(Generic[Config]):
     @property
     def tensors(self) -> dict[str, Tensor]:
         """As stored: of any floating type, memory-mapped where the format allows; opened anew at every call."""
-        return read_tensors(self.path)[0]
+        return _read(self.path)[0]
 
     @property
     def parameters(self) -> int:
@@ -52,14 +53,16 @@ class Checkpoint(Generic[Config]):
 
 
 def read_transformer(path: Path | str, heads: int | None = None) -> Checkpoint[TransformerConfig]:
-    """The transformer in a weights file.
+    """The transformer in a weights file or an fp32 bundle.
 
     Args:
         heads: attention heads. They leave no trace in the shapes: without this they come from the file's own `config`,
-            else from the table of published sizes by width.
+            else from the table of published sizes by width; a bundle says them.
     """
     path = Path(path)
-    tensors, config = read_tensors(path)
+    tensors, config = _read(path)
+    if heads is None and is_bundle(path):
+        heads = transformer_heads(path)
     try:
         if config is not None:
             found = TransformerConfig.from_dict(config)
@@ -85,7 +88,7 @@ def read_vq(path: Path | str) -> Checkpoint[VQConfig]:
 
 def read_either(path: Path | str, heads: int | None = None) -> Checkpoint[TransformerConfig] | Checkpoint[VQConfig]:
     """The transformer or VQ tokenizer in a weights file, told apart by the names of the tensors."""
-    tensors, _ = read_tensors(Path(path))
+    tensors, _ = _read(Path(path))
     if "tok_embeddings.weight" in tensors:
         return read_transformer(path, heads)
     if "quantize.embedding.weight" in tensors:
@@ -103,6 +106,11 @@ def build_transformer(checkpoint: Checkpoint[TransformerConfig]) -> Transformer:
 def build_vq(checkpoint: Checkpoint[VQConfig]) -> VQModel:
     """The PyTorch model with these weights, float32, for inference."""
     return _with_weights(_empty(VQModel, checkpoint.config), checkpoint.tensors)
+
+
+def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any] | None]:
+    """Tensors by official name, and the configuration stored beside them, if any."""
+    return (transformer_tensors(path), None) if is_bundle(path) else read_tensors(path)
 
 
 def _infer_transformer(path: Path, tensors: Mapping[str, Tensor], heads: int | None) -> TransformerConfig:

@@ -12,6 +12,8 @@ from typing import Any, TypeVar
 
 import click
 
+import editar_rt
+from editar_rt.bundle import Bundle
 from editar_rt.errors import BundleError, EditarError, OptionError
 from editar_rt.sampling import Sampling
 from export.bundle_writer import Options, ParityError, Sources, write_bundle
@@ -23,6 +25,12 @@ from export.text_reader import read_text_encoder
 from training.config import VQConfig
 
 PATH = click.Path(path_type=Path)
+REFERENCE_MODES = (
+    "fp32",
+    "bf16",
+    "compiled-fp32",
+    "compiled-bf16",
+)  # of `reference_bench`, which loads when it is used
 F = TypeVar("F", bound=Callable[..., Any])
 
 
@@ -136,6 +144,35 @@ def _write(output: Path, sources: Sources, options: Options, force: bool) -> Non
     click.echo(f"wrote {output}: {', '.join(manifest.parts)}; {size / 2**20:.1f} MiB")
 
 
+@cli.command("convert")
+@click.argument("bundle", type=PATH)
+@click.option("-o", "--output", type=PATH, required=True, help="The bundle to write, a folder.")
+@storage_options
+@click.option("--force", is_flag=True, help="Replace the bundle of that name.")
+def convert(
+    bundle: Path,
+    output: Path,
+    target: str | None,
+    precision: str | None,
+    kv_cache: str | None,
+    spelling: str | None,
+    provider: str | None,
+    calibration: Path | None,
+    force: bool,
+) -> None:
+    """Store the transformer of an fp32 BUNDLE in another way; its other parts are taken over as they are."""
+    stored = storage(target, precision=precision, kv_cache=kv_cache, spelling=spelling, provider=provider)
+    opened = Bundle.open(bundle)
+    opened.check()
+    options = Options(
+        storage=stored,
+        calibration=calibration,
+        sampling=opened.manifest.sampling,
+        command=command_line(sys.argv[1:]),
+    )
+    _write(output, Sources(transformer=read_transformer(bundle), kept=opened), options, force)
+
+
 @cli.command("official")
 @click.option("-o", "--output", type=PATH, required=True, help="The bundle to write, a folder.")
 @storage_options
@@ -210,6 +247,40 @@ def verify(bundle: Path, against: tuple[Path, ...], heads: int | None, steps: in
             click.echo(line)
     if not report.holds:
         raise ParityError(f"{bundle} does not answer as its checkpoints do; export it again")
+
+
+@cli.command("bench-reference")
+@click.argument("transformer", type=PATH)
+@click.option("--mode", "modes", type=click.Choice(REFERENCE_MODES), multiple=True, default=["fp32"], show_default=True)
+@click.option("--compare", type=PATH, multiple=True, help="A bundle, measured in turns.")
+@click.option("--heads", type=click.IntRange(1), help="Attention heads, for sizes outside the published ones.")
+@click.option("--repeats", type=click.IntRange(1), default=3, show_default=True)
+@click.option("--warmup", type=click.IntRange(0), default=1, show_default=True, help="Repeats that do not count.")
+@click.option("--steps", type=click.IntRange(1), help="Decode steps a repeat; to the end of the picture by default.")
+@click.option("--at", type=click.IntRange(1), help="Filled cache positions where they begin; else behind the text.")
+@click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document as the last line.")
+def bench_reference(
+    transformer: Path,
+    modes: tuple[str, ...],
+    compare: tuple[Path, ...],
+    heads: int | None,
+    repeats: int,
+    warmup: int,
+    steps: int | None,
+    at: int | None,
+    device: str,
+    as_json: bool,
+) -> None:
+    """Measure the PyTorch model of a checkpoint; with --compare in turns with bundles, which stand first."""
+    from editar_rt.bench import BundleSubject, Plan, Subject, lines, measure
+    from export.reference_bench import ReferenceSubject
+
+    plan = Plan(repeats, warmup, at, steps)
+    bundles: list[Subject] = [BundleSubject(editar_rt.load(path, device), Sampling()) for path in compare]
+    checkpoint = read_transformer(transformer, heads)
+    report = measure([*bundles, *(ReferenceSubject(checkpoint, mode, device) for mode in modes)], plan)
+    click.echo(json.dumps(report) if as_json else "\n".join(lines(report)))
 
 
 def parse_defaults(given: tuple[str, ...]) -> dict[str, float | int]:

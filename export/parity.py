@@ -222,16 +222,16 @@ def _decoder_case(transformer: Transformer, scales: Scales, label: str, rows: in
     for i in range(config.n_layer):
         pair = ((names.past_key(i), cache.keys[i]), (names.past_value(i), cache.values[i]))
         for which, (name, stored) in enumerate(pair):
-            before = torch.randn(stored[:, :past].shape, generator=generator)
-            given = torch.zeros(stored[:, : past + chunk].shape)
+            before = torch.randn(stored[:, :, :past].shape, generator=generator)
+            given = torch.zeros(stored[:, :, : past + chunk].shape)
             if scales:
                 whole = (before * LARGEST / 4).round().clamp(-LARGEST, LARGEST)  # four deviations wide
                 before, given = whole * scales[i][which], given.to(torch.int8)
-                given[:, :past] = whole.to(torch.int8)
+                given[:, :, :past] = whole.to(torch.int8)
             else:
-                given[:, :past] = before
-            stored[:, :past] = before
-            inputs[name] = given.transpose(1, 2).contiguous().numpy()
+                given[:, :, :past] = before
+            stored[:, :, :past] = before
+            inputs[name] = given.numpy()
     tokens = torch.randint(config.vocab_size, (rows, chunk), generator=generator)
     embedded = transformer.tok_embeddings(tokens)
     # Embeddings stand in for texts: noise would be what no model was trained on, and blow every rounding up.

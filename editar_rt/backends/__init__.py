@@ -9,12 +9,13 @@ from editar_rt.errors import BackendError, OptionError
 DEVICES = ("auto", "cpu", "cuda", "tensorrt")
 
 
-def make_backend(bundle: Bundle, device: str, threads: int | None = None) -> Backend:
+def make_backend(bundle: Bundle, device: str, threads: int | None = None, cache: bool = True) -> Backend:
     """The backend for a device.
 
     Args:
         device: `cpu` or `cuda` through ONNX Runtime; `auto` takes CUDA where ONNX Runtime has it.
         threads: CPU threads; None leaves the choice to the engine.
+        cache: keep large weights as this machine's processor wants them (`backends.prepacked`).
 
     Raises:
         OptionError: an unknown device.
@@ -26,4 +27,4 @@ def make_backend(bundle: Bundle, device: str, threads: int | None = None) -> Bac
         raise BackendError("this version has no TensorRT backend; choose cpu, cuda or auto")
     from editar_rt.backends.onnxruntime import OnnxRuntimeBackend
 
-    return OnnxRuntimeBackend(bundle, device, threads)
+    return OnnxRuntimeBackend(bundle, device, threads, cache)

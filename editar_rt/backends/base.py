@@ -46,6 +46,13 @@ class Backend(Protocol):
     def name(self) -> str:
         """What runs the graphs, for people: `ONNX Runtime 1.32 (CPU)`."""
 
+    @property
+    def device(self) -> str:
+        """`cpu`, or what else holds weights and cache."""
+
+    def read_bandwidth(self) -> float | None:
+        """Bytes a second that the device reads from its memory, measured; None where that cannot be."""
+
     def run(self, part: str, inputs: Arrays) -> dict[str, NDArray[Any]]:
         """Run a feed-forward part; inputs and outputs by tensor name."""
 

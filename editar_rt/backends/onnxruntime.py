@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import importlib
 import math
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from editar_rt import names
+from editar_rt import machine, names
 from editar_rt.backends.base import Arrays
+from editar_rt.backends.prepacked import prepacked
 from editar_rt.bundle import Bundle
 from editar_rt.errors import BackendError, MissingPartError
 
@@ -32,9 +34,21 @@ def import_onnxruntime() -> Any:
 
 
 class OnnxRuntimeBackend:
-    """See the module's docstring and `base.Backend`."""
+    """See the module's docstring and `base.Backend`.
 
-    def __init__(self, bundle: Bundle, device: str = "auto", threads: int | None = None) -> None:
+    Args:
+        cache: keep weights as this machine's processor wants them (`backends.prepacked`).
+        profile: a folder that ONNX Runtime's profile of the decoder is written to.
+    """
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        device: str = "auto",
+        threads: int | None = None,
+        cache: bool = True,
+        profile: Path | None = None,
+    ) -> None:
         self._ort = import_onnxruntime()
         has_cuda = "CUDAExecutionProvider" in self._ort.get_available_providers()
         if device == "cuda" and not has_cuda:
@@ -43,14 +57,22 @@ class OnnxRuntimeBackend:
                 'run: pip uninstall onnxruntime && pip install "editar-rt[gpu]", or choose --device cpu'
             )
         runs_on_cuda = device == "cuda" or "cuda" in bundle.manifest.providers  # else auto stays on the CPU
-        self.device = "cuda" if device != "cpu" and has_cuda and runs_on_cuda else "cpu"
+        self._device = "cuda" if device != "cpu" and has_cuda and runs_on_cuda else "cpu"
         self._bundle = bundle
         self._threads = threads
+        self._cache, self._profile = cache, profile
         self._sessions: dict[str, Any] = {}
 
     @property
     def name(self) -> str:
         return f"ONNX Runtime {self._ort.__version__} ({self.device.upper()})"
+
+    @property
+    def device(self) -> str:
+        return self._device
+
+    def read_bandwidth(self) -> float | None:
+        return machine.read_bandwidth(self._threads) if self._device == "cpu" else None
 
     def session(self, part: str) -> Any:
         """The session of a part, made when first needed."""
@@ -58,12 +80,6 @@ class OnnxRuntimeBackend:
             if part not in self._bundle.manifest.parts:
                 held = ", ".join(self._bundle.manifest.parts) or "nothing"
                 raise MissingPartError(f"the bundle {self._bundle.folder} has no part {part}; it holds {held}")
-            options = self._ort.SessionOptions()
-            options.log_severity_level = 3
-            if self._threads:
-                options.intra_op_num_threads = self._threads
-            providers = ["CUDAExecutionProvider"] * (self.device == "cuda") + ["CPUExecutionProvider"]
-            path = self._bundle.part_path(part)
             if part == names.DECODER and self.device not in self._bundle.manifest.providers:
                 manifest = self._bundle.manifest
                 raise BackendError(
@@ -71,11 +87,23 @@ class OnnxRuntimeBackend:
                     f"{manifest.precision}, spelling {manifest.spelling}) is for {', '.join(manifest.providers)}; "
                     f"export it again with --provider {self.device}"
                 )
-            try:
-                self._sessions[part] = self._ort.InferenceSession(str(path), options, providers=providers)
-            except Exception as e:  # the binding raises its own classes, all of them direct Exceptions
-                raise BackendError(f"ONNX Runtime {self._ort.__version__} cannot load {path}: {e}") from None
+            options = self._ort.SessionOptions()
+            if self._profile is not None and part == names.DECODER:
+                options.enable_profiling, options.profile_file_prefix = True, str(self._profile / part)
+            kept = self._cache and self.device == "cpu" and prepacked(self._bundle, part, self._ort, self._open)
+            self._sessions[part] = self._open(kept or self._bundle.part_path(part), options)
         return self._sessions[part]
+
+    def _open(self, path: Path, options: Any) -> Any:
+        """A session of a graph on the device."""
+        options.log_severity_level = 3
+        if self._threads:
+            options.intra_op_num_threads = self._threads
+        providers = ["CUDAExecutionProvider"] * (self.device == "cuda") + ["CPUExecutionProvider"]
+        try:
+            return self._ort.InferenceSession(str(path), options, providers=providers)
+        except Exception as e:  # the binding raises its own classes, all of them direct Exceptions
+            raise BackendError(f"ONNX Runtime {self._ort.__version__} cannot load {path}: {e}") from None
 
     def run(self, part: str, inputs: Arrays) -> dict[str, NDArray[Any]]:
         session = self.session(part)

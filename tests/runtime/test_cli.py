@@ -164,5 +164,21 @@ def test_bench_reports_rates_and_memory(tiny_bundle: Path) -> None:
     done = editar("bench", tiny_bundle, "--repeats", 2, "--json")
     assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout.splitlines()[-1])
-    assert report["tokens_per_second"] > 0 and report["p50"] <= report["p95"] and report["peak_memory"] > 0
-    assert set(report["stages"]) == {"text", "encode", "prefill", "decode", "pixels"}
+    assert report["tokens_per_second"] > 0 and report["p50"] <= report["p95"] <= report["p99"]
+    assert report["peak_memory"] > 0 and report["percent_of_bandwidth"] > 0
+    assert set(report["stages"]) == {"text", "encode", "prefill", "next_prefill", "decode", "pixels"}
+    assert report["steps"] == 15  # the first of 16 tokens comes from the prefill
+
+
+def test_bench_draws_where_a_step_goes(tiny_bundle: Path, tmp_path: Path) -> None:
+    chart = tmp_path / "chart.svg"
+    done = editar("bench", tiny_bundle, "--repeats", 1, "--steps", 4, "--at", 140, "--chart", chart, "--json")
+    assert done.returncode == 0, done.stderr
+    kinds = json.loads(done.stdout.splitlines()[-1])["step_ms_by_kind"]
+    assert kinds["projections, feed-forward"] > 0 and kinds["attention, cache"] > 0
+    assert "attention, cache" in chart.read_text()
+
+
+def test_bench_refuses_what_it_cannot_measure_or_draw(tiny_bundle: Path, tmp_path: Path) -> None:
+    refused(editar("bench", tiny_bundle, "--steps", 4, "--at", 150), 2, "at must be 136 to 147 positions, got 150")
+    refused(editar("bench", tiny_bundle, "--chart", tmp_path / "chart.jpg"), 1, "a chart is written as .png or .svg")

@@ -155,6 +155,8 @@ def test_checkpoints_become_a_bundle_that_can_be_scored(made: Made, tmp_path: Pa
     assert set(report["kinds"]) == {"recolour", "depth"}
     assert report["edits_success"] == report["translations_success"] == 0  # a model that has learned nothing
     assert report["sampling"] == dataclasses.asdict(editar_rt.Sampling())
+    masked, _ = evaluate(tmp_path / "bundle", count=2, kinds=("recolour", "depth"), masked=True)
+    assert set(masked["kinds"]) == {"recolour"} and masked["kinds"]["recolour"]["outside_identical"] == 1
     contact_sheet(shown, tmp_path / "sheet.png")
     assert (tmp_path / "sheet.png").stat().st_size > 1000
 

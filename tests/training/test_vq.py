@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 import pytest
+
+from tests.conftest import GOLDEN
 
 torch = pytest.importorskip("torch")
 
@@ -14,7 +15,7 @@ from training.models.vq import VQModel  # noqa: E402
 
 
 def test_parameter_names_and_shapes_are_the_official_ones() -> None:
-    spec = json.loads((Path(__file__).parent / "golden" / "vq16.json").read_text())
+    spec = json.loads((GOLDEN / "vq16.json").read_text())
     with torch.device("meta"):
         model = VQModel(VQ_PRESETS["VQ-16"])
     assert {name: list(value.shape) for name, value in model.state_dict().items()} == spec["shapes"]

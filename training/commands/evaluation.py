@@ -68,6 +68,7 @@ def run_options(command: F) -> F:
 @sampling_options
 @click.option("-o", "--output", type=ANY_PATH, help="Write the JSON here too.")
 @click.option("--sheet", type=ANY_PATH, help="Write a contact sheet here.")
+@click.option("--masked", is_flag=True, help="Edits alone, each under the mask of what it truly changes.")
 @click.option("--ceiling", is_flag=True, help="Also score the true pictures through the VQ tokenizer alone.")
 def run_evaluation(
     bundle: Path,
@@ -75,6 +76,7 @@ def run_evaluation(
     seed: int,
     output: Path | None,
     sheet: Path | None,
+    masked: bool,
     ceiling: bool,
     **changes: float | None,
 ) -> None:
@@ -87,7 +89,7 @@ def run_evaluation(
     def tell(kind: str, result: dict[str, Any]) -> None:
         click.echo(f"{kind}: {100 * result['success']:.1f} % succeed", err=True)
 
-    report, shown = evaluate.evaluate(bundle, count, sampling, seed, on_kind=tell)
+    report, shown = evaluate.evaluate(bundle, count, sampling, seed, masked=masked, on_kind=tell)
     if ceiling:
         report["tokenizer_ceiling"] = evaluate.tokenizer_ceiling(bundle)
     if output:

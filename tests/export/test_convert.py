@@ -1,0 +1,65 @@
+"""A finished bundle as the source of another: `python -m export convert`."""
+
+from __future__ import annotations
+
+import filecmp
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import editar_rt
+from editar_rt import names
+from editar_rt.bundle import Bundle
+from editar_rt.errors import MissingPartError
+from export.bundle_reader import transformer_tensors
+from export.checkpoint_reader import read_transformer
+from tests.conftest import GPT_TINY_HEADS, golden_weights
+
+ROOT = Path(__file__).parents[2]
+
+
+def convert(*arguments: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "export", "convert", *map(str, arguments)]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+
+
+def test_a_bundle_gives_back_its_checkpoint(golden_gpt_bundle: Path) -> None:
+    weights, found = golden_weights("gpt_tiny"), read_transformer(golden_gpt_bundle)
+    assert found.config.n_head == GPT_TINY_HEADS  # which no shape tells
+    assert found.tensors.keys() == weights.keys()
+    assert all(np.array_equal(found.tensors[name], weights[name]) for name in weights)
+
+
+def test_the_other_parts_are_taken_over_and_the_decoder_is_stored_anew(tiny_bundle: Path, tmp_path: Path) -> None:
+    done = convert(tiny_bundle, "--precision", "int8", "--kv-cache", "int8", "-o", tmp_path / "int8")
+    assert done.returncode == 0, done.stderr
+    made, source = Bundle.open(tmp_path / "int8"), Bundle.open(tiny_bundle)
+    assert list(made.manifest.parts) == list(names.PARTS)
+    assert (made.manifest.precision, made.manifest.kv_cache) == ("int8", "int8")
+    for part in (names.VQ_ENCODER, names.VQ_DECODER, names.TEXT_ENCODER):
+        assert filecmp.cmp(made.part_path(part), source.part_path(part), shallow=False)
+    picture = np.full((8, 8, 3), 200, np.uint8)
+    assert editar_rt.load(made.folder).edit(picture, "make the ball red").tokens.shape == (16,)
+
+
+def test_stored_as_it_was_it_has_the_same_weights_and_tokens(tiny_bundle: Path, tmp_path: Path) -> None:
+    done = convert(tiny_bundle, "-o", tmp_path / "again")
+    assert done.returncode == 0, done.stderr
+    weights = "decoder.onnx.data"
+    assert filecmp.cmp(tmp_path / "again" / weights, tiny_bundle / weights, shallow=False)
+
+
+def test_what_rounding_took_away_is_not_made_up(golden_gpt_bundle_fp16: Path, tmp_path: Path) -> None:
+    done = convert(golden_gpt_bundle_fp16, "-o", tmp_path / "out")
+    assert done.returncode == 1
+    assert "holds its weights in fp16; only an fp32 bundle still has them all" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_bundle_without_a_transformer_is_refused(golden_vq_bundle: Path) -> None:
+    with pytest.raises(MissingPartError, match="no transformer to take weights from"):
+        transformer_tensors(golden_vq_bundle)
