@@ -212,6 +212,22 @@ def test_a_bad_record_says_what_is_wrong_and_the_next_one_is_read(tmp_path: Path
     assert found[1].text == "make it red"
 
 
+def test_a_line_without_end_is_bad_and_those_around_it_are_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from training.data import rows
+
+    monkeypatch.setattr(rows, "MAX_LINE", 200)
+    (tmp_path / "c.png").write_bytes(png(picture(0)))
+    (tmp_path / "t.png").write_bytes(png(picture(1)))
+    lines = [own_line(text="first"), own_line(text="w" * 900), own_line(text="last")]
+    (tmp_path / "samples.jsonl").write_text("\n".join(json.dumps(line) for line in lines))
+    found = open_dataset(tmp_path)
+    assert len(found) == 3 and (found[0].text, found[2].text) == ("first", "last")
+    with pytest.raises(BadRecord, match="line 2 has more than 200 bytes"):
+        found[1]
+
+
 def test_an_enormous_picture_is_refused_before_it_is_decoded(tmp_path: Path) -> None:
     from training.data.records import read_picture
 

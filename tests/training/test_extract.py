@@ -19,6 +19,7 @@ from editar_rt.pixels import fit_square  # noqa: E402
 from editar_rt.prompts import build_prompt  # noqa: E402
 from tests.conftest import write_text_encoder  # noqa: E402
 from tests.training.data_sets import world_samples  # noqa: E402
+from tests.training.metric_networks import write_clip  # noqa: E402
 from training.__main__ import cli  # noqa: E402
 from training.config import VQConfig  # noqa: E402
 from training.data.check import check_shards  # noqa: E402
@@ -153,6 +154,12 @@ def test_features_are_the_encoders_patches_in_their_places(vq: Path, edits: Path
     expected = states[0, 1:].reshape(4, 4, 24).numpy()
     # Half precision keeps 11 bits of values up to 4.
     np.testing.assert_allclose(features(picture[None])[0], expected, atol=4e-3)
+
+
+def test_clip_is_a_teacher_too(tmp_path: Path) -> None:
+    features = PatchFeatures(write_clip(tmp_path / "clip"))
+    picture = world_samples(1)[0].target[None]
+    assert features(picture).shape == (1, 2, 2, 16)
 
 
 @pytest.mark.parametrize("settings", ["{", '{"image_mean": [1, 2]}', '{"size": {"height": "x"}}', "[]"])

@@ -8,12 +8,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("torchmetrics")
 
 import editar_rt  # noqa: E402
 from tests.training.metric_networks import write_clip, write_dino, write_squeezenet  # noqa: E402
+from training.__main__ import cli  # noqa: E402
 from training.data.records import BadRecords, DataError  # noqa: E402
 from training.evaluation import pie_bench  # noqa: E402
 from training.evaluation.example import make_example  # noqa: E402
@@ -248,6 +250,15 @@ def test_what_is_measured_is_what_the_bundle_makes(benchmark: Path, tmp_path: Pa
     assert values["mse_unedited"] == pytest.approx((error * ~item.mask[..., None]).mean(), rel=1e-5)
 
 
+def test_the_command_prints_the_table_and_the_report_last(benchmark: Path, tmp_path: Path) -> None:
+    words = ["evaluate", "pie-bench", str(benchmark), "--bundle", str(DEMO), "-o", str(tmp_path), "--limit", "2"]
+    said = CliRunner().invoke(cli, [*words, "--sample-seed", "3", "--top-k", "5", "--json"], catch_exceptions=False)
+    report = json.loads(said.stdout.splitlines()[-1])
+    assert said.exit_code == 0 and "| PSNR, unedited part | higher |" in said.stdout
+    assert report["all"]["pictures"] == 2 and report["sampling"]["seed"] == 3 and report["sampling"]["top_k"] == 5
+    assert "structure distance is not measured: give --dino" in said.stderr and (tmp_path / "sheet.png").exists()
+
+
 def test_entries_that_cannot_be_used_are_named_and_skipped(benchmark: Path, tmp_path: Path) -> None:
     bench = PieBench(benchmark)
     whole = bench._entries[bench.keys()[0]]
@@ -271,10 +282,6 @@ def test_a_folder_without_the_benchmark_says_how_to_make_one(tmp_path: Path) -> 
 
 
 def test_the_old_spelling_of_evaluate_still_scores_the_demo_world() -> None:
-    from click.testing import CliRunner
-
-    from training.__main__ import cli
-
     for words in (["evaluate", str(DEMO), "--help"], ["evaluate", "--count", "3", "--help"]):
         assert "Score BUNDLE strictly" in CliRunner().invoke(cli, words).output
     assert "pie-bench" in CliRunner().invoke(cli, ["evaluate", "--help"]).output

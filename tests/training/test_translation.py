@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("torchmetrics")
@@ -14,6 +15,7 @@ pytest.importorskip("torchmetrics")
 import editar_rt  # noqa: E402
 from tests.training.data_sets import world_samples  # noqa: E402
 from tests.training.metric_networks import write_depth_estimator, write_inception, write_segmenter  # noqa: E402
+from training.__main__ import cli  # noqa: E402
 from training.data.folder import write_folder  # noqa: E402
 from training.data.records import DataError  # noqa: E402
 from training.data.scenes import canny_edges  # noqa: E402
@@ -150,6 +152,13 @@ def test_each_task_is_measured_and_goes_on_where_it_was(data: Path, tmp_path: Pa
     main = {"canny": "f1", "depth": "rmse", "segmentation": "miou"}[task]
     assert 0 <= measures[main] <= (255 if task == "depth" else 1)
     assert evaluate_translation(plan, task, editor, output, networks).report == whole.report
+
+
+def test_the_command_prints_the_table(data: Path, tmp_path: Path) -> None:
+    words = ["evaluate", "translation", str(data), "--task", "canny", "--bundle", str(DEMO), "-o", str(tmp_path)]
+    said = CliRunner().invoke(cli, words, catch_exceptions=False)
+    assert said.exit_code == 0 and "| FID | lower | not measured | 13.91 |" in said.stdout
+    assert "FID is not measured: give --inception" in said.stderr
 
 
 def test_a_data_set_without_the_task_is_one_sentence(tmp_path: Path) -> None:

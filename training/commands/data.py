@@ -56,7 +56,7 @@ format_option = click.option("--format", "layout", help="Of a data set that its 
 @click.option("--json", "as_json", is_flag=True, help="One JSON document as the last line of stdout.")
 def check(path: Path, layout: str | None, limit: int, everything: bool, sheet: Path | None, as_json: bool) -> None:
     """Say what PATH holds: a data set, a mixture's TOML file, or a folder of token shards."""
-    from editar_rt.cli import progress
+    from editar_rt.cli.options import progress
     from editar_rt.sheets import contact_sheet, save_png
     from training.data import check as checking
     from training.data.sources import read_plan
@@ -116,7 +116,7 @@ def extract(
     **amounts: int | None,
 ) -> None:
     """Turn PATH (a data set or a mixture's TOML file) into token shards in FOLDER; goes on where it was stopped."""
-    from editar_rt.cli import progress
+    from editar_rt.cli.options import progress
     from training.data import extract as extraction
     from training.data.features import PatchFeatures
     from training.data.sources import read_plan

@@ -180,7 +180,7 @@ def _run(
 ) -> None:
     """An evaluation with a bundle: the table on stdout; what will be missing from it on stderr, before it starts."""
     import editar_rt
-    from editar_rt.cli import progress
+    from editar_rt.cli.options import progress
 
     if bundle is None or output is None:
         raise click.UsageError("give --bundle BUNDLE and -o FOLDER")

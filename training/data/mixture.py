@@ -42,7 +42,7 @@ def _cycle_order(counts: tuple[int, ...], seed: int, cycle: int) -> NDArray[np.i
     return np.random.default_rng([seed, 0, cycle]).permutation(np.repeat(np.arange(len(counts)), counts))
 
 
-@functools.lru_cache(maxsize=32)
+@functools.lru_cache(maxsize=12)
 def _epoch_order(size: int, seed: int, source: int, epoch: int) -> NDArray[np.int64]:
     """Order of a data set's records in an epoch, [size]."""
     return np.random.default_rng([seed, 1, source, epoch]).permutation(size)

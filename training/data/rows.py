@@ -56,11 +56,15 @@ class JsonRows:
         self._places: list[tuple[Path, int, int]] = []  # file, line number, where the line begins
         for path in files:
             with open(path, "rb") as lines:
-                start = 0
-                for number, line in enumerate(lines, 1):
+                number = start = 0
+                while line := lines.readline(MAX_LINE + 1):
+                    number += 1
                     if line.strip():
                         self._places.append((path, number, start))
                     start += len(line)
+                    while line and not line.endswith(b"\n"):  # the rest of a line too long to be held
+                        line = lines.readline(MAX_LINE + 1)
+                        start += len(line)
 
     def __len__(self) -> int:
         return len(self._places)

@@ -22,6 +22,7 @@ from training.data.records import BadRecord, BadRecords, DataError, path_inside,
 from training.evaluation.networks import Networks
 
 MAPPING_FILE, PICTURES = "mapping_file.json", "annotation_images"
+MAX_MAPPING = 256 * 2**20  # bytes
 EDITING_TYPES = (
     "random",
     "change object",
@@ -118,6 +119,8 @@ class PieBench:
                 f"{folder} has no {MAPPING_FILE} and {PICTURES}/ as PIE-Bench has; to make a small one of its kind: "
                 f"python -m training evaluate pie-bench --make-example {folder}"
             )
+        if path.stat().st_size > MAX_MAPPING:
+            raise DataError(f"{path} has {path.stat().st_size} bytes; PIE-Bench's has a few million")
         try:
             entries = json.loads(path.read_text(encoding="utf-8"))
         except (ValueError, RecursionError):
