@@ -21,6 +21,7 @@ from tests.conftest import write_text_encoder  # noqa: E402
 from tests.training.data_sets import world_samples  # noqa: E402
 from tests.training.metric_networks import write_clip  # noqa: E402
 from training.__main__ import cli  # noqa: E402
+from training.checkpoints import CheckpointError  # noqa: E402
 from training.config import VQConfig  # noqa: E402
 from training.data.check import check_shards  # noqa: E402
 from training.data.extract import Encoders, TextStates, extract, open_vq  # noqa: E402
@@ -173,7 +174,6 @@ def test_an_encoder_with_senseless_settings_is_refused(dinov2: Path, tmp_path: P
 def test_an_official_tokenizer_needs_no_configuration(
     vq: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from training.checkpoints import CheckpointError
     from training.data import extract as extraction
 
     torch.save({"model": torch.load(vq)["model"]}, tmp_path / "official.pt")
@@ -183,6 +183,24 @@ def test_an_official_tokenizer_needs_no_configuration(
     assert np.array_equal(encode_pictures(open_vq(tmp_path / "official.pt"), picture), expected)
     with pytest.raises(CheckpointError, match="choose its --vq-preset"):
         open_vq(tmp_path / "official.pt", "VQ-8-demo")
+
+
+def test_what_does_not_fit_is_refused_in_a_sentence(vq: Path, edits: Path, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="must be a multiple of 4 pixels, which a token spans; got 30"):
+        extract(Plan((Source(edits),)), tmp_path / "out", Encoders(open_vq(vq)), 30)
+    torch.save({"model": {"x": torch.zeros(1)}, "config": {"dim": 8}}, tmp_path / "transformer.pt")
+    with pytest.raises(CheckpointError, match="another model than a VQ tokenizer"):
+        open_vq(tmp_path / "transformer.pt")
+    encoder = write_text_encoder(tmp_path / "t5", states_dim=32)
+    (encoder / "config.json").write_text("{}")
+    with pytest.raises(DataError, match="t5 cannot be loaded"):
+        TextStates(encoder, 8)
+
+
+def test_a_device_that_is_not_there_is_a_bad_option(vq: Path, edits: Path, tmp_path: Path) -> None:
+    words = ["data", "extract", str(edits), str(tmp_path / "out"), "--vq", str(vq), "--device", "nonsense"]
+    said = CliRunner().invoke(cli, words)
+    assert said.exit_code == 2 and "Invalid value for '--device': nonsense" in said.stderr
 
 
 def test_two_data_sets_of_one_name_are_refused(vq: Path, edits: Path, tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+import torch
 
 from training.commands import ANY_PATH, FILE, FOLDER, PRESENT_FOLDER
 from training.config import VQ_PRESETS
@@ -45,6 +46,20 @@ def data() -> None:
 
 
 format_option = click.option("--format", "layout", help="Of a data set that its columns do not tell; see docs/data.md.")
+
+
+def _checked_device(ctx: click.Context, parameter: click.Parameter, value: str) -> str:
+    try:
+        torch.empty(0, device=value)
+    except (RuntimeError, AssertionError) as error:
+        raise click.BadParameter(f"{value}: {str(error).partition(chr(10))[0]}") from None
+    return value
+
+
+def device_option(what: str) -> Any:
+    """`--device`, refused where PyTorch does not have it."""
+    text = f"Where {what} run: cpu, cuda, cuda:1, …"
+    return click.option("--device", default="cpu", show_default=True, callback=_checked_device, help=text)
 
 
 @data.command("check")
@@ -101,7 +116,7 @@ def check(path: Path, layout: str | None, limit: int, everything: bool, sheet: P
 @click.option("--batch", type=click.IntRange(1), default=16, show_default=True, help="Records encoded at once.")
 @click.option("--workers", type=click.IntRange(1), default=2, show_default=True, help="Threads that read pictures.")
 @click.option("--limit", type=click.IntRange(1), help="Records of each data set at most.")
-@click.option("--device", default="cpu", show_default=True, help="Where the models run: cpu, cuda, cuda:1, …")
+@device_option("the models")
 def extract(
     path: Path,
     folder: Path,

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from training.commands import ANY_PATH, FILE, FOLDER, PRESENT_FOLDER, replaced
+from training.commands.data import device_option
 
 if TYPE_CHECKING:
     from training.evaluation.runs import Outcome
@@ -53,7 +54,7 @@ def run_options(command: F) -> F:
         click.option("--batch", type=click.IntRange(1), default=1, show_default=True, help="Pictures made at once."),
         click.option("--sample-seed", type=click.IntRange(0), help="Instead of the bundle's default."),
         click.option("--runtime", default="auto", show_default=True, help="Device of the bundle: cpu, cuda, …"),
-        click.option("--device", default="cpu", show_default=True, help="Device of the measuring networks."),
+        device_option("the measuring networks"),
         click.option("--json", "as_json", is_flag=True, help="One JSON document as the last line of stdout."),
     )
     for option in reversed(options):

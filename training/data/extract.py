@@ -54,7 +54,10 @@ def open_vq(path: Path, preset: str | None = None) -> VQModel:
         CheckpointError: no tokenizer, or one of other sizes.
     """
     tensors, config = read_tensors(path)
-    sizes = VQConfig.from_dict(config) if config else VQ_PRESETS[preset or "VQ-16"]
+    try:
+        sizes = VQConfig.from_dict(config) if config else VQ_PRESETS[preset or "VQ-16"]
+    except (ValueError, TypeError):
+        raise CheckpointError(f"{path} holds another model than a VQ tokenizer: its configuration says so") from None
     model = VQModel(sizes)
     own = {name: tensor.shape for name, tensor in model.state_dict().items() if not IGNORED.match(name)}
     if own != {name: tensor.shape for name, tensor in tensors.items()}:
@@ -64,11 +67,21 @@ def open_vq(path: Path, preset: str | None = None) -> VQModel:
 
 
 class TextStates:
-    """Prompts → a frozen text encoder's states, float16 [B, T, C]."""
+    """Prompts → a frozen text encoder's states, float16 [B, T, C].
+
+    Args:
+        folder: a T5 in Hugging Face layout, with its `tokenizer.json`.
+
+    Raises:
+        DataError, BundleError: no text encoder, or no tokenizer there.
+    """
 
     def __init__(self, folder: Path, length: int, device: str = "cpu") -> None:
         self._tokenizer = TextTokenizer.read(folder / "tokenizer.json", length)
-        self._model = load_text_encoder(folder).to(device)
+        try:
+            self._model = load_text_encoder(folder).to(device)
+        except (OSError, ValueError, KeyError, RuntimeError) as error:
+            raise DataError(f"{folder} cannot be loaded: {str(error).partition(chr(10))[0]}") from None
         self.device = device
 
     @torch.inference_mode()
@@ -124,8 +137,10 @@ def extract(
         how many records were written (those of earlier runs, too), and which were bad.
 
     Raises:
-        DataError: the folder holds shards made in another way; or as `Plan.open`.
+        DataError: a size that does not fit the tokens, or a folder of shards made in another way; or as `Plan.open`.
     """
+    if size % (cell := encoders.vq.config.downsampling):
+        raise DataError(f"the size must be a multiple of {cell} pixels, which a token spans; got {size}")
     datasets = plan.open(size)
     names = [d.name for d in datasets]
     counts = [min(len(d), limit or len(d)) for d in datasets]

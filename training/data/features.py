@@ -39,7 +39,7 @@ class PatchFeatures:
             raise DataError(f"{folder} is no model folder (it has no config.json); give one in Hugging Face layout")
         try:
             model: Any = AutoModel.from_pretrained(str(folder), dtype=torch.float32, local_files_only=True)
-        except (OSError, ValueError, KeyError) as error:
+        except (OSError, ValueError, KeyError, RuntimeError) as error:
             raise DataError(f"{folder} cannot be loaded: {str(error).partition(chr(10))[0]}") from None
         self._model = getattr(model, "vision_model", model).eval().to(device).requires_grad_(False)
         self.device = device

@@ -34,7 +34,7 @@ def load_from(kind: Any, folder: Path, **options: Any) -> Any:
         raise DataError(f"{folder} is no model folder (it has no config.json); give one in Hugging Face layout")
     try:
         return kind.from_pretrained(str(folder), local_files_only=True, **options)
-    except (OSError, ValueError, KeyError, TypeError, ImportError) as error:
+    except (OSError, ValueError, KeyError, TypeError, ImportError, RuntimeError) as error:
         raise DataError(f"{folder} cannot be loaded: {str(error).partition(chr(10))[0]}") from None
 
 
