@@ -87,7 +87,7 @@ class World:
         """
         module.to(self.device)
         if self.way == "ddp":
-            return DistributedDataParallel(module, broadcast_buffers=False, find_unused_parameters=find_unused)
+            return DistributedDataParallel(module, find_unused_parameters=find_unused)
         if self.way == "fsdp":
             if layers is None:
                 raise TrainingError("this model is small and not made to be sharded; choose --parallel ddp")
@@ -150,7 +150,7 @@ def join(device: str = "auto", way: str = "auto") -> Iterator[World]:
         way = "ddp" if size > 1 else "none"
     if way == "none" and size > 1:
         raise TrainingError(f"--parallel none is one process alone, torchrun started {size}; choose ddp or fsdp")
-    if way == "none":
+    if way == "none" or dist.is_initialized():  # by the caller, who meets the others once for several runs
         yield World(rank, size, place, way)
         return
     backend = "cpu:gloo,cuda:nccl" if place.type == "cuda" else "gloo"

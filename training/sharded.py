@@ -14,6 +14,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 from safetensors import SafetensorError
 from torch import Tensor
@@ -73,7 +74,8 @@ def read(path: Path, tensors: dict[str, Tensor]) -> None:
         CheckpointError: a tensor that is not there or has another shape, or a file that is not whole.
     """
     try:
-        dcp.load(tensors, storage_reader=dcp.HuggingFaceStorageReader(str(path)))
+        reader = dcp.HuggingFaceStorageReader(str(path))
+        dcp.load(tensors, storage_reader=reader, no_dist=not dist.is_initialized())
     except (CheckpointException, SafetensorError, RuntimeError, ValueError) as error:
         failures = getattr(error, "failures", None)
         reason = next(iter(failures.values()))[0] if failures else error

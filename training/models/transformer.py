@@ -115,7 +115,7 @@ class Block(nn.Module):
 
     def forward(
         self, picture: Tensor, x: Tensor, picture_of_row: Tensor, cos: Tensor, sin: Tensor, mask: Tensor, first: int
-    ) -> tuple[Tensor, Tensor]:
+    ) -> tuple[Tensor | None, Tensor]:
         """Pictures [P + 1, N, D], and rows [R, S, D] that each see one of them before themselves.
 
         All of a layer's training is this one call, so that sharding, recomputing and compiling take a layer whole.
@@ -125,7 +125,7 @@ class Block(nn.Module):
             cos, sin: of the whole sequence, [N + S, head_dim // 2].
             mask: bool [S, N + S].
             first: the first position of a row that anything after this layer needs; above 0, which only the last
-                layer has, the pictures are not needed either and stay as they were.
+                layer has, the pictures are not needed either, and None.
         """
         split = picture.shape[1]
         picture_queries, picture_keys, picture_values = self.project(picture, cos[:split], sin[:split])
@@ -133,9 +133,8 @@ class Block(nn.Module):
         keys = torch.cat((picture_keys.index_select(0, picture_of_row), keys), dim=1)
         values = torch.cat((picture_values.index_select(0, picture_of_row), values), dim=1)
         if first:
-            x, queries, mask = x[:, first:], queries[:, first:], mask[first:]
-        else:
-            picture = self.attend(picture, picture_queries, picture_keys, picture_values, None)
+            return None, self.attend(x[:, first:], queries[:, first:], keys, values, mask[first:])
+        picture = self.attend(picture, picture_queries, picture_keys, picture_values, None)
         return picture, self.attend(x, queries, keys, values, mask)
 
 
