@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
 import click
@@ -34,8 +35,9 @@ def main() -> None:
     except (click.Abort, KeyboardInterrupt):
         click.echo("training: stopped; the last checkpoint is kept", err=True)
         sys.exit(130)
-    except (EditarError, FileNotFoundError, FloatingPointError) as error:
-        click.echo(f"training: {error}", err=True)
+    except (EditarError, FileNotFoundError) as error:
+        rank = os.environ.get("RANK", "0")  # of the processes that torchrun started
+        click.echo(f"training{'' if rank == '0' else f' (process {rank})'}: {error}", err=True)
         sys.exit(1)
 
 
