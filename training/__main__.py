@@ -126,7 +126,7 @@ def plot(run: Path, output: Path) -> None:
 @click.option("--top-p", type=float)
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Write the JSON here too.")
 @click.option("--sheet", type=click.Path(path_type=Path), help="Write a contact sheet here.")
-@click.option("--masked", is_flag=True, help="Edits alone, each under the mask of what it truly changes.")
+@click.option("--masked", is_flag=True, help="Edits alone, each under a mask around what it truly changes.")
 @click.option("--ceiling", is_flag=True, help="Also score the true pictures through the VQ tokenizer alone.")
 def run_evaluation(
     bundle: Path,
