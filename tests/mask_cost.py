@@ -67,6 +67,7 @@ def measure(
     prefix = editor.make_prefix(picture_chunk(tokens, null_picture), [0], sampling.guided)
     first = prefix.read(text, null_text)
     free = {area: dilate(square(grid, area), margin).ravel() for area in areas}
+    seconds_of(prefix, first, sampling, np.where(free[min(areas)], -1, tokens))  # to warm up
     full: list[float] = []
     masked: dict[float, list[float]] = {area: [] for area in areas}
     for repeat in range(repeats):
