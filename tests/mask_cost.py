@@ -58,7 +58,7 @@ def sampled_full(prefix: Prefix, first: Any, sampling: editar_rt.Sampling, token
 def measure(
     editor: editar_rt.Editor, areas: tuple[float, ...], repeats: int, margin: int, sampled: int | None
 ) -> dict[str, Any]:
-    """Medians over the repeats; every repeat times the full edit and all masks, one after the other."""
+    """Medians over the repeats; every repeat times the full edit and all masks, and compares them with each other."""
     grid, model, rng = editor.grid, editor.model, np.random.default_rng(0)
     states = rng.standard_normal((1, model.text_tokens or 1, model.text_dim or 1)).astype(np.float32)
     tokens = rng.integers(0, model.vocab_size or 1, (1, editor.picture_tokens), np.int32)
@@ -67,6 +67,7 @@ def measure(
     prefix = editor.make_prefix(picture_chunk(tokens, null_picture), [0], sampling.guided)
     first = prefix.read(text, null_text)
     free = {area: dilate(square(grid, area), margin).ravel() for area in areas}
+    seconds_of(prefix, first, sampling, np.where(free[min(areas)], -1, tokens))  # to warm up
     full: list[float] = []
     masked: dict[float, list[float]] = {area: [] for area in areas}
     for repeat in range(repeats):
@@ -78,7 +79,6 @@ def measure(
         for area, cells in free.items():
             masked[area].append(sum(s for _, s in seconds_of(prefix, first, sampling, np.where(cells, -1, tokens))))
             click.echo(f"{repeat + 1}/{repeats}: {area:.0%} {masked[area][-1]:.2f} s", err=True)
-    middle = float(np.median(full))
     return {
         "date": date.today().isoformat(),
         "machine": f"{os.cpu_count()} cores, {platform.machine()} {platform.system()}",
@@ -88,13 +88,13 @@ def measure(
         "rows": 2 if sampling.guided else 1,
         "mask_margin": margin,
         "repeats": repeats,
-        "full": {"seconds": middle, "extrapolated_from_steps": sampled},
+        "full": {"seconds": float(np.median(full)), "extrapolated_from_steps": sampled},
         "masks": [
             {
                 "masked": float(square(grid, area).mean()),
                 "drawn": float(free[area].mean()),
                 "seconds": float(np.median(masked[area])),
-                "of_full": float(np.median(masked[area])) / middle,
+                "of_full": float(np.median(np.divide(masked[area], full))),
             }
             for area in areas
         ],

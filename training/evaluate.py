@@ -20,6 +20,8 @@ from training.data.edits import EDIT_KINDS, KINDS, TRANSLATION_TASKS, Example, h
 from training.data.scenes import render
 from training.scoring import Score, score
 
+BRUSH = 3  # pixels: the seam of what is put back lies in the mask, so a mask that hugs an object shows its outline
+
 Pictures = NDArray[np.uint8]  # [B, H, W, 3]
 
 
@@ -29,7 +31,7 @@ def run_examples(
     """(condition pictures, pictures that came out), in batches; each picture has the tokens it has alone.
 
     Args:
-        masked: let only the pixels change that the true edit changes, as `Editor.edit` does with a mask.
+        masked: let only what lies in `painted_mask` change, as `Editor.edit` does with a mask.
     """
     size = editor.image_size
     given = np.stack([e.condition(size) for e in examples])
@@ -38,7 +40,7 @@ def run_examples(
         part = examples[i : i + batch]
         states = editor.encode_text([e.text for e in part], tasks=[e.task for e in part])
         tokens = editor.encode_pixels(to_pixels(given[i : i + batch]))
-        masks = [changed_pixels(e, size) if masked else np.ones((size, size), bool) for e in part]
+        masks = [painted_mask(e, size) if masked else np.ones((size, size), bool) for e in part]
         free = np.stack([dilate(touched_cells(mask, editor.grid), 1).ravel() for mask in masks])
         found = editor.generate(states, tokens, sampling, known_tokens=np.where(free, -1, tokens))
         shares = np.stack([feather(mask, editor.grid) for mask in masks])
@@ -46,9 +48,9 @@ def run_examples(
     return given, np.concatenate(made)
 
 
-def changed_pixels(example: Example, size: int) -> NDArray[np.bool_]:
-    """Where an edit's true result differs from its source, [size, size]."""
-    return (render(example.source, size) != render(example.target, size)).any(axis=2)
+def painted_mask(example: Example, size: int) -> NDArray[np.bool_]:
+    """The mask that a person would paint for an edit, [size, size]: what it truly changes, and BRUSH pixels around."""
+    return dilate((render(example.source, size) != render(example.target, size)).any(axis=2), BRUSH)
 
 
 def evaluate(
@@ -64,7 +66,7 @@ def evaluate(
     """Scores `count` held-out examples of every kind with the bundle's own defaults, or `sampling`.
 
     Args:
-        masked: edits alone, under the mask of what they change.
+        masked: edits alone, each under `painted_mask`.
 
     Returns:
         what `python -m training evaluate` prints, and the first examples of every kind with their pictures.
@@ -79,7 +81,7 @@ def evaluate(
         scores = [score(e, picture) for e, picture in zip(examples, made, strict=True)]
         results[kind] = summary(scores)
         if masked:
-            outside = [~changed_pixels(e, editor.image_size) for e in examples]
+            outside = [~painted_mask(e, editor.image_size) for e in examples]
             same = [(m[o] == g[o]).all() for m, g, o in zip(made, given, outside, strict=True)]
             results[kind]["outside_identical"] = float(np.mean(same))
         on_kind(kind, results[kind])

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import json
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import click
+from PIL import Image
 
 import editar_rt
 from editar_rt.cli.app import cli
@@ -26,7 +28,7 @@ from editar_rt.cli.options import (
     task_option,
 )
 from editar_rt.errors import OptionError, PictureError
-from editar_rt.pixels import open_picture
+from editar_rt.pixels import fit_square, open_picture
 from editar_rt.preview import check_animation, half_blocks
 from editar_rt.prompts import build_prompt
 from editar_rt.results import Preview, Progress
@@ -54,6 +56,9 @@ def editing_options(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option("--no-composite", is_flag=True, help="Do not put the result back into IMAGE by the mask."),
         click.option("-n", "count", type=int, help="Make so many variants, with the seeds from --seed on."),
         click.option("--preview", metavar="DIR|terminal", help="Show the picture while it is being made."),
+        click.option(
+            "--preview-share", type=float, default=0.1, show_default=True, help="Of the steps' time, for previews."
+        ),
         click.option("--animate", type=FILE, help="Write the edit appearing row by row, an animated .png or .gif."),
         click.option("--trace", type=FILE, help="Write what was drawn and from what, .jsonl or .npz."),
         click.option("--force", is_flag=True, help="With a folder: make again what OUT has already."),
@@ -93,6 +98,7 @@ def edit(
     no_composite: bool,
     count: int | None,
     preview: str | None,
+    preview_share: float,
     animate: Path | None,
     trace: Path | None,
     force: bool,
@@ -111,7 +117,9 @@ def edit(
     check_sampling(options)
     words = _instructions(instruction, instructions, then)
     one_only = {"--trace": trace, "--animate": animate, "--preview": preview}
-    job = Job(task, words, mask if mask is not None else box, outpaint, mask_margin, not no_composite, count)
+    job = Job(
+        task, words, mask if mask is not None else box, outpaint, mask_margin, not no_composite, count, preview_share
+    )
     job.check()
     if sum(given is not None for given in (mask, box, outpaint)) > 1:
         raise OptionError("give one of --mask, --box and --outpaint")
@@ -134,16 +142,17 @@ def edit(
     job.text_states = [
         None if text_states is None else _text_states(text_states, w, task, device, threads) for w in words
     ]
+    started = time.perf_counter()
     if image.is_dir():
         with progress("editing", "tokens") as update:
             made = edit_folder(editor, job, todo, update)
         document: dict[str, Any] = {"output": str(output), "pictures": made, "skipped": [str(path) for path in skipped]}
         said = f"{output}  {len(todo)} pictures made, {len(skipped)} were there"
     else:
-        with _showing(preview) as (update, on_preview):
+        with _showing(preview, image) as (update, on_preview):
             made = edit_picture(editor, job, image, output, update, on_preview, trace, animate)
         document = made[-1] if len(made) == 1 else {"output": str(output), "pictures": made}
-        said = f"{output}  ({sum(each['timings']['total'] for each in made):.2f} s)"
+        said = f"{output}  ({time.perf_counter() - started:.2f} s)"
     click.echo(json.dumps(document) if as_json else said)
 
 
@@ -168,22 +177,11 @@ def _instructions(first: str | None, file: Path | None, then: tuple[str, ...]) -
 
 
 @contextlib.contextmanager
-def _showing(preview: str | None) -> Iterator[tuple[Progress, Preview | None]]:
+def _showing(preview: str | None, image: Path) -> Iterator[tuple[Progress, Preview | None]]:
     """Callbacks for progress and previews: a bar and a folder, or both in the terminal."""
     if preview == "terminal":
-        from rich.console import Console, Group
-        from rich.live import Live
-
-        console = Console(stderr=True)
-        if not console.is_terminal:
-            raise OptionError("--preview terminal needs a terminal on stderr; give a folder instead")
-        columns = min(64, console.width, 2 * (console.height - 2))
-        with Live(console=console, transient=True, auto_refresh=False) as live:
-
-            def show(picture: Any, done: int, total: int) -> None:
-                live.update(Group(half_blocks(picture, columns), f"{done}/{total} tokens"), refresh=True)
-
-            yield (lambda done, total: None), show
+        with _terminal(image) as callbacks:
+            yield callbacks
         return
     with progress("editing", "tokens") as update:
         if preview is None:
@@ -195,6 +193,29 @@ def _showing(preview: str | None) -> Iterator[tuple[Progress, Preview | None]]:
         except OSError as e:
             raise PictureError(f"cannot make the folder {folder}: {e.strerror}") from None
         yield update, lambda picture, done, total: save_png(picture, folder / f"{done:0{len(str(total))}d}.png")
+
+
+@contextlib.contextmanager
+def _terminal(image: Path) -> Iterator[tuple[Progress, Preview]]:
+    """The picture in the terminal, first as it was given, and how far it is."""
+    from rich.console import Console, Group
+    from rich.live import Live
+
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        raise OptionError("--preview terminal needs a terminal on stderr; give a folder instead")
+    columns = max(8, min(64, console.width, 2 * (console.height - 2)))
+    given = open_picture(image)
+    shown = [half_blocks(fit_square(given, min(given.size)), columns)]
+    with Live(shown[0], console=console, transient=True) as live:
+
+        def update(done: int, total: int) -> None:
+            live.update(Group(shown[0], f"{done}/{total} tokens"))
+
+        def show(picture: Image.Image, done: int, total: int) -> None:
+            shown[0] = half_blocks(picture, columns)
+
+        yield update, show
 
 
 def _text_states(source: Path, instruction: str, task: str, device: str, threads: int | None) -> Any:

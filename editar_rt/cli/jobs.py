@@ -35,12 +35,13 @@ class Job:
     mask_margin: int
     composite: bool
     count: int | None  # variants
+    preview_share: float
     sampling: Sampling = field(default_factory=Sampling)
     text_states: list[NDArray[np.float32] | None] = field(default_factory=list)  # of the instructions
 
     def check(self) -> None:
         """Refuse bad values before a bundle is opened."""
-        EditOptions(mask_margin=self.mask_margin)
+        EditOptions(mask_margin=self.mask_margin, preview_share=self.preview_share)
         variant_seeds(0, self.count)
         if self.count is not None and len(self.instructions) > 1:
             raise OptionError("-n makes variants of one instruction; give --then another time, on the one you choose")
@@ -76,7 +77,9 @@ def edit_picture(
             on_progress(turn * total + done, turns * total)
 
         session = editor.open(picture)
-        options = EditOptions(mask, job.mask_margin, job.composite, on_preview=on_preview, trace=trace)
+        options = EditOptions(
+            mask, job.mask_margin, job.composite, None, on_preview, preview_share=job.preview_share, trace=trace
+        )
         results = session.run(words, job.task, job.sampling, update, states, job.count, options)
         if job.count is None:
             last = turn == turns - 1

@@ -80,7 +80,7 @@ def sweep(
 
             sampling = dataclasses.replace(usual, cfg_scale=scale)
             results = session.edit(instruction, task, sampling, on_progress, n=len(seeds))
-            cells += [Cell([r.image], f"scale {scale}\nseed {r.parameters['seed']}") for r in results]
+            cells += [Cell([r.image], f"cfg {scale}, seed {r.parameters['seed']}") for r in results]
     save_png(contact_sheet(cells, columns=len(seeds)), output)
     seconds = time.perf_counter() - started
     if as_json:

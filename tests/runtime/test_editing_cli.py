@@ -121,6 +121,18 @@ def test_previews_animation_and_trace_are_written(editar: Callable[..., Done], t
         assert heat.width > 700
 
 
+def test_a_terminal_shows_the_picture_and_how_far_it_is(
+    editar: Callable[..., Done], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in (("FORCE_COLOR", "1"), ("COLORTERM", "truecolor"), ("COLUMNS", "80"), ("LINES", "40")):
+        monkeypatch.setenv(name, value)
+    arguments = ("--preview", "terminal", "--preview-share", 1)
+    done = editar("edit", BUNDLE, PICTURE, WORDS, "-o", tmp_path / "out.png", *arguments)
+    assert done.code == 0, done.stderr
+    assert "▀" in done.stderr and "\x1b[38;2;" in done.stderr and "tokens" in done.stderr
+    assert "▀" not in done.stdout
+
+
 def test_a_sweep_is_a_grid_of_scales_and_seeds(editar: Callable[..., Done], tmp_path: Path) -> None:
     scales = ("--scale", 1, "--scale", "linear:1,4")
     done = editar("sweep", BUNDLE, PICTURE, WORDS, "-o", tmp_path / "grid.png", *scales, "-n", 2, "--json")
@@ -199,6 +211,7 @@ def test_folders_that_cannot_be_edited_are_refused(editar: Callable[..., Done], 
         (("--outpaint", "0,0,0,0"), 2, "there is nothing to paint"),
         (("--mask-margin", "-1"), 2, "mask_margin must be 0 or more"),
         (("--box", "1,1,9,9", "--task", "depth"), 2, "masks are for task edit"),
+        (("--preview", "previews", "--preview-share", "2"), 2, "preview_share must be 0 to 1"),
         (("-n", "0"), 2, "n must be 1 to 64, got 0"),
         (("-n", "2", "--then", "x"), 2, "-n makes variants of one instruction"),
         (("--trace", "t.txt"), 2, "a trace must be named .jsonl or .npz"),

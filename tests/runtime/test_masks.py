@@ -120,6 +120,25 @@ def test_rows_with_masks_of_their_own_have_the_tokens_they_have_alone(demo_edito
         assert np.array_equal(together[one], alone)
 
 
+@pytest.mark.parametrize("bundle", ["golden_gpt_bundle", "golden_gpt_bundle_standard"])
+@pytest.mark.parametrize("rows", [1, 2])
+def test_chunks_of_known_tokens_are_exact_in_every_spelling(
+    request: pytest.FixtureRequest, bundle: str, rows: int
+) -> None:
+    editor = editar_rt.load(request.getfixturevalue(bundle), device="cpu", threads=1)
+    rng, model = np.random.default_rng(3), editor.model
+    states = rng.standard_normal((rows, model.text_tokens, model.text_dim)).astype(np.float32)
+    condition, known = (rng.integers(0, model.vocab_size, (rows, editor.picture_tokens), np.int32) for _ in range(2))
+    free = np.isin(np.arange(editor.picture_tokens), [3, 4, 9, 13])
+    # The null row comes in late, so that it has chunks of its own.
+    sampling = editar_rt.Sampling(cfg_interval=(9, 16), greedy=True)
+    tokens = editor.generate(states, condition, sampling, known_tokens=np.where(free, -1, known))
+    cond, null = editor.score(states, condition, tokens)
+    guided = null + sampling.scales(editor.picture_tokens).astype(np.float32)[:, None] * (cond - null)
+    assert np.array_equal(tokens[:, ~free], known[:, ~free])
+    assert np.array_equal(tokens[:, free], guided.argmax(-1)[:, free])
+
+
 def test_progress_counts_known_tokens_too(demo_editor: editar_rt.Editor) -> None:
     seen: list[tuple[int, int]] = []
     demo_editor.edit(

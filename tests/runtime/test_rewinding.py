@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import threading
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -115,6 +117,24 @@ def test_what_was_cancelled_goes_on_to_the_same_tokens(demo_editor: editar_rt.Ed
     resumed = session.rewind().reroll()
     assert resumed.finished
     assert np.array_equal(resumed.tokens, demo_editor.edit(PICTURE, WORDS, sampling=Sampling(seed=6)).tokens)
+
+
+def test_a_cancelled_edit_keeps_no_cache(
+    demo_editor: editar_rt.Editor, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    make, caches = demo_editor.backend.make_cache, []
+
+    def made(rows: int, capacity: int) -> object:
+        cache = make(rows, capacity)
+        caches.append(weakref.ref(cache))
+        return cache
+
+    monkeypatch.setattr(demo_editor.backend, "make_cache", made)
+    cancel, on_progress = stopping_at(20)
+    options = {"cancel": cancel, "on_preview": lambda *_: None, "trace": tmp_path / "t.npz"}
+    result = demo_editor.edit(PICTURE, WORDS, on_progress=on_progress, **options)
+    gc.collect()
+    assert not result.finished and len(caches) == 1 and caches[0]() is None
 
 
 def test_a_cache_is_freed_with_its_session(demo_editor: editar_rt.Editor) -> None:

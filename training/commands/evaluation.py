@@ -70,6 +70,7 @@ def run_options(command: F) -> F:
 @click.option("-o", "--output", type=ANY_PATH, help="Write the JSON here too.")
 @click.option("--sheet", type=ANY_PATH, help="Write a contact sheet here.")
 @click.option("--masked", is_flag=True, help="Edits alone, each under the mask of what it truly changes.")
+@click.option("--masked", is_flag=True, help="Edits alone, each under a mask around what it truly changes.")
 @click.option("--ceiling", is_flag=True, help="Also score the true pictures through the VQ tokenizer alone.")
 def run_evaluation(
     bundle: Path,
@@ -77,6 +78,7 @@ def run_evaluation(
     seed: int,
     output: Path | None,
     sheet: Path | None,
+    masked: bool,
     masked: bool,
     ceiling: bool,
     **changes: float | None,
