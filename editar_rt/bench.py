@@ -156,7 +156,7 @@ class BundleSubject:
         prefix = self._prefix = editor.make_prefix(picture_chunk(picture, null_picture), [0], sampling.guided)
         prefix.read(text, null_text)
         yield "prefill", time.perf_counter() - begun
-        seconds, first = _timed(lambda: prefix.read(text, null_text))
+        seconds, first = _timed(lambda: prefix.read(-text, null_text))  # another text: the same one is not read again
         yield NEXT_PREFILL, seconds
         length = self._prefix_length()
         begin = plan.begin(length, self.picture_tokens)
