@@ -79,7 +79,6 @@ def run_evaluation(
     output: Path | None,
     sheet: Path | None,
     masked: bool,
-    masked: bool,
     ceiling: bool,
     **changes: float | None,
 ) -> None:
