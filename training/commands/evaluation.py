@@ -70,7 +70,6 @@ def run_options(command: F) -> F:
 @click.option("-o", "--output", type=ANY_PATH, help="Write the JSON here too.")
 @click.option("--sheet", type=ANY_PATH, help="Write a contact sheet here.")
 @click.option("--masked", is_flag=True, help="Edits alone, each under the mask of what it truly changes.")
-@click.option("--masked", is_flag=True, help="Edits alone, each under a mask around what it truly changes.")
 @click.option("--ceiling", is_flag=True, help="Also score the true pictures through the VQ tokenizer alone.")
 def run_evaluation(
     bundle: Path,
