@@ -255,10 +255,11 @@ class Session:
         shown_mask = mask if options.composite else None
         tokens = np.repeat(self.condition_tokens, len(request.seeds), axis=0)
         known = self._known(mask, options.mask_margin, tokens)
-        if kept is not None:
-            known[:, : len(kept)] = kept
         rows, count = tokens.shape
-        done, recorder, previewer = 0, Recorder(rows, count, sampling), None
+        done = 0 if kept is None else len(kept)
+        if kept is not None:
+            tokens[:, :done] = known[:, :done] = kept
+        recorder, previewer = Recorder(rows, count, sampling), None
         watchers: list[Watcher] = []
         if (known >= 0).all():
             tokens, done = known, count
@@ -277,7 +278,7 @@ class Session:
                     watchers.append(previewer := self._previewer(options, shown_mask))
                 if not _is_set(options):
                     steps = decode(prefix, first, count, sampling, request.seeds, known)
-                    done = collect(steps, tokens, watchers, options.cancel)
+                    done = max(done, collect(steps, tokens, watchers, options.cancel))
         if previewer is not None:
             timings["decode"] -= previewer.seconds
             timings["preview"] = previewer.seconds

@@ -77,7 +77,14 @@ def editing_options(command: Callable[..., Any]) -> Callable[..., Any]:
 @bundle_argument
 @click.argument("image", type=FILE)
 @click.argument("instruction", required=False)
-@click.option("-o", "--output", type=FILE, required=True, help="The PNG to write, or the folder for those of a folder.")
+@click.option(
+    "-o",
+    "--output",
+    type=FILE,
+    required=True,
+    metavar="OUT",
+    help="The PNG to write; with a folder as IMAGE, a folder.",
+)
 @task_option
 @editing_options
 @sampling_options

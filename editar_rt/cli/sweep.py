@@ -23,6 +23,7 @@ from editar_rt.cli.options import (
     sampling_options,
     task_option,
 )
+from editar_rt.errors import OptionError
 from editar_rt.pixels import open_picture
 from editar_rt.sampling import Sampling
 from editar_rt.session import variant_seeds
@@ -61,7 +62,8 @@ def sweep(
     **options: Any,
 ) -> None:
     """Edit IMAGE with every guidance scale and seed, and put the results into one grid."""
-    options.pop("cfg_scale")  # what is swept
+    if options.pop("cfg_scale") is not None:
+        raise OptionError("editar sweep goes over several scales: give each with --scale, not --cfg-scale")
     check_sampling(options)
     for scale in scales:
         Sampling(cfg_scale=scale)

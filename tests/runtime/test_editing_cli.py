@@ -140,6 +140,18 @@ def test_a_sweep_is_a_grid_of_scales_and_seeds(editar: Callable[..., Done], tmp_
     assert done.document["pictures"] == 4 and (tmp_path / "grid.png").stat().st_size > 1000
 
 
+def test_a_sweep_takes_its_scales_and_seeds_and_nothing_else_for_them(
+    editar: Callable[..., Done], tmp_path: Path
+) -> None:
+    for arguments, says in (
+        (("--cfg-scale", 2), "give each with --scale"),
+        (("--scale", "steep"), "cfg_scale must be 0 or more"),
+        (("-n", 0), "n must be 1 to 64, got 0"),
+    ):
+        done = editar("sweep", BUNDLE, PICTURE, WORDS, "-o", tmp_path / "grid.png", *arguments)
+        assert done.code == 2 and says in done.stderr, done.stderr
+
+
 def test_schedules_are_options_and_are_written_down(editar: Callable[..., Done], tmp_path: Path) -> None:
     arguments = ("--cfg-scale", "cosine:1,4", "--cfg-interval", "8,40", "--json")
     done = editar("edit", BUNDLE, PICTURE, WORDS, "-o", tmp_path / "out.png", *arguments)

@@ -119,6 +119,15 @@ def test_what_was_cancelled_goes_on_to_the_same_tokens(demo_editor: editar_rt.Ed
     assert np.array_equal(resumed.tokens, demo_editor.edit(PICTURE, WORDS, sampling=Sampling(seed=6)).tokens)
 
 
+def test_cancelling_what_goes_on_loses_nothing_of_what_there_was(demo_editor: editar_rt.Editor) -> None:
+    session = demo_editor.open(PICTURE)
+    cancel, on_progress = stopping_at(20)
+    part = session.edit(WORDS, on_progress=on_progress, cancel=cancel)
+    again = session.rewind().reroll(cancel=cancel)  # still set
+    assert not again.finished and np.array_equal(again.tokens, part.tokens)
+    assert np.array_equal(session.rewind().reroll().tokens, demo_editor.edit(PICTURE, WORDS).tokens)
+
+
 def test_a_cancelled_edit_keeps_no_cache(
     demo_editor: editar_rt.Editor, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
