@@ -19,6 +19,7 @@ from torch import Tensor
 
 import editar_rt
 from editar_rt import names, selftest
+from editar_rt.backends.shapes import DELTA
 from editar_rt.bundle import MANIFEST_NAME, Bundle, Manifest, ModelInfo, Part, TensorInfo, list_files, publishing
 from editar_rt.errors import EditarError, OptionError
 from editar_rt.text import TextTokenizer
@@ -35,7 +36,7 @@ from training.config import TransformerConfig, VQConfig
 
 TOKENIZER = "tokenizer.json"
 SAMPLES = "samples/samples.json"
-CPU = "cpu"
+CPU, TENSORRT = "cpu", "tensorrt"
 TWIN = "decoder-twin"  # written, compared and removed
 # The text encoder's precision where it is not float32. It runs once an edit: bfloat16 would save nothing over float16.
 TEXT_PRECISION = {"fp16": "fp16", "bf16": "fp16"}
@@ -120,7 +121,8 @@ def write_bundle(
             if name in (names.VQ_ENCODER, names.VQ_DECODER, names.TEXT_ENCODER):
                 info.activations[name] = graph_writer.working_set(model)
             if name == names.DECODER:
-                for provider in options.storage.providers:
+                engines = [TENSORRT] if options.storage.spelling == DELTA else []
+                for provider in [*options.storage.providers, *engines]:
                     info.step_weight_bytes[provider] = graph_writer.weight_bytes(model, provider)
             graph_writer.save(model, path)
             parts[name] = Part(path.name, _describe(model.graph.inputs), _describe(model.graph.outputs))

@@ -29,11 +29,7 @@ COPIED_BYTES, COPIES = 256 << 20, 5  # far more than any cache holds
 
 
 class Machine:
-    """A GPU with TensorRT.
-
-    Attributes:
-        stream: on which `memory` queues; its handle.
-    """
+    """A GPU with TensorRT; `stream` is the handle of that on which `memory` queues."""
 
     def __init__(
         self, tensorrt: TensorRT, memory: DeviceMemory, stream: int, gpu: str, capability: str, cuda: str

@@ -8,7 +8,7 @@ bindings of 8.5, 8.6, 10 and 11.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -72,11 +72,6 @@ class TensorRT:
     def is_strongly_typed(self) -> bool:
         """Whether a network can take its types from the graph; else the builder is told layer by layer."""
         return _has(self.module.NetworkDefinitionCreationFlag, "STRONGLY_TYPED")
-
-    @property
-    def reads_int4(self) -> bool:
-        """Whether the parser takes 4-bit weights."""
-        return _has(self.module.DataType, "INT4")
 
     @property
     def shares_engines(self) -> bool:
@@ -284,8 +279,3 @@ class TensorRT:
             context.set_device_memory(address, size)
         else:
             context.device_memory = address
-
-    def tensors(self, engine: Any) -> Iterator[str]:
-        """Names of an engine's inputs and outputs."""
-        for index in range(engine.num_io_tensors):
-            yield engine.get_tensor_name(index)

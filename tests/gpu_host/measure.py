@@ -1,0 +1,122 @@
+"""What `run.sh` does once all is unpacked: engines of every bundle at hand, their parity, and how fast they are.
+
+    python -m tests.gpu_host.measure RESULTS SECONDS
+
+Each stage is a process of its own with what is left of the time as its limit. Written to RESULTS/results.json after
+each: the command, its exit code, wall time, the JSON document it printed, the end of what it said.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+TARGET = "tests/gpu_host/measured.toml"  # as h200, for one picture at a time: fewer engines, less time to build
+RESERVE = 20  # seconds to write results and leave
+# A child's interpreter needs what run.sh set for this one.
+PROGRAM = """
+import os, runpy, sys
+sys.setdlopenflags(os.RTLD_LAZY | os.RTLD_GLOBAL)
+sys.argv = sys.argv[1:]
+runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
+"""
+
+
+def stages(project: Path) -> list[tuple[str, list[str]]]:
+    """Name and arguments of every stage, by value: that it works at all, then the large model, then the rest."""
+    demo, seeded = project / "demo", project / "seeded"
+    found: list[tuple[str, list[str]]] = []
+
+    def build(bundle: Path) -> tuple[str, list[str]]:
+        return f"build {bundle.name}", ["export", "tensorrt", str(bundle), "--target", TARGET, "--force", "--json"]
+
+    def bench(bundle: Path, *more: str) -> tuple[str, list[str]]:
+        return " ".join(["bench", bundle.name, *more]), [
+            *("editar_rt", "bench", str(bundle), "--device", "tensorrt", "--json", *more)
+        ]
+
+    if demo.is_dir():
+        found += [build(demo), bench(demo)]
+    if seeded.is_dir():
+        found += [
+            ("grow seeded", ["tests.gpu_host.seeds", "grow", str(seeded)]),
+            ("check seeded", ["editar_rt", "info", str(seeded), "--check"]),
+            build(seeded),
+            bench(seeded, "--repeats", "3"),
+            ("verify seeded", ["editar_rt", "verify", str(seeded), "--device", "tensorrt", "--json"]),
+            bench(seeded, "--repeats", "2", "--cfg-scale", "1"),
+        ]
+    if demo.is_dir():
+        found.append(("verify demo", ["editar_rt", "verify", str(demo), "--device", "tensorrt", "--json"]))
+    return found
+
+
+def run_stage(name: str, arguments: list[str], seconds: float) -> dict[str, Any]:
+    begun = time.perf_counter()
+    command = [sys.executable, "-c", PROGRAM, *arguments]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=seconds, check=False)
+        code, said, errors = done.returncode, done.stdout, done.stderr
+    except subprocess.TimeoutExpired as error:
+        code = None
+        said, errors = (
+            x.decode(errors="replace") if isinstance(x, bytes) else x or "" for x in (error.stdout, error.stderr)
+        )
+    lines = said.strip().splitlines()
+    try:
+        document = json.loads(lines[-1])
+    except (ValueError, IndexError):
+        document = None
+    return {
+        "stage": name,
+        "command": " ".join(["python", "-m", *arguments]),
+        "exit": code,
+        "seconds": round(time.perf_counter() - begun, 2),
+        "document": document,
+        "said": "" if document is not None else said[-2000:],
+        "errors": errors[-4000:],
+    }
+
+
+def hardware() -> str:
+    """What nvidia-smi says of the GPUs."""
+    query = ["nvidia-smi", "--query-gpu=name,driver_version,memory.total", "--format=csv,noheader"]
+    try:
+        return subprocess.run(query, capture_output=True, text=True, timeout=30, check=True).stdout.strip()
+    except (OSError, subprocess.SubprocessError) as error:
+        return f"nvidia-smi does not run: {error}"
+
+
+def main(results: Path, seconds: float) -> None:
+    end = time.monotonic() + seconds - RESERVE
+    report: dict[str, Any] = {
+        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "hardware": hardware(),
+        "processors": os.cpu_count(),
+        "stages": [],
+    }
+    failed: set[str] = set()  # bundles whose engines are not there
+    for name, arguments in stages(Path.cwd()):
+        bundle = name.split()[1]
+        left = end - time.monotonic()
+        if bundle in failed or left <= 0:
+            found: dict[str, Any] = {"stage": name, "skipped": "no time left" if left <= 0 else "the build failed"}
+        else:
+            found = run_stage(name, arguments, left)
+            if found["exit"] != 0 and name.split()[0] in ("build", "grow", "check"):
+                failed.add(bundle)
+        report["stages"].append(found)
+        (results / "results.json.partial").write_text(json.dumps(report, indent=1))
+        (results / "results.json.partial").replace(results / "results.json")
+        print(f"{name}: exit {found.get('exit')}, {found.get('seconds')} s {found.get('skipped', '')}", flush=True)
+    print(json.dumps(report))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), float(sys.argv[2]))

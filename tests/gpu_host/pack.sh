@@ -1,0 +1,56 @@
+#!/usr/bin/env bash
+# Packs all that a GPU host without a network needs to build and measure engines, in pieces of at most 55 MiB.
+#
+#   tests/gpu_host/pack.sh OUT DEMO_BUNDLE [SEEDED_BUNDLE SEEDED_PREFIX]
+#
+# Both bundles have the spelling delta. The second has seeded weights, which are carried as a list (seeds.py); for GPT-XL:
+#   python -c "from pathlib import Path; from tests.full_size import make_weights as m; m(Path('WORK'), 'transformer')"
+#   python -m export onnx --transformer WORK/editar_release.pt --target h200 -o WORK/gpt-xl     # prefix: full_size/
+#
+# OUT gets pieces, host.part-00, host.part-01, …, and run.sh. On the host, with them in one folder:
+#   bash run.sh FOLDER RESULTS
+#
+# Packed are TensorRT 8.5.3, the newest whose wheel holds the libraries, with a CPython 3.10 of this machine, the
+# runtime's dependencies and CUDA's runtime. TensorRT's plugin library wants cuBLAS 11 and cuDNN 8 only for plugins of
+# its own; empty stand-ins satisfy the loader, and the recipe h200 leaves them out as sources of kernels.
+set -euo pipefail
+out=$(mkdir -p "${1:?output folder}" && cd "$1" && pwd)
+demo=${2:?a bundle of the spelling delta}; seeded=${3:-}; prefix=${4:-}
+root=$(cd "$(dirname "$0")/../.." && pwd)
+work=$(mktemp -d); trap 'rm -rf "$work"' EXIT
+python310=${PYTHON310:-$(python3.10 -c 'import sys; print(sys.base_prefix)' 2>/dev/null || true)}
+[ -d "$python310" ] || { echo "a CPython 3.10 prefix is needed: set PYTHON310" >&2; exit 1; }
+download() { python3 -m pip download -q --no-deps --only-binary=:all: -d "$work/wheels" "$@"; }
+
+mkdir -p "$work/tree/site" "$work/tree/stubs" "$work/tree/python/bin" "$work/tree/python/lib" "$work/tree/project"
+for package in tensorrt==8.5.3.1 numpy==1.26.4 nvidia-cuda-nvrtc-cu11 nvidia-cuda-runtime-cu11 pillow==11.3.0 \
+    tokenizers==0.22.1 click==8.1.8 rich==14.0.0 markdown-it-py==3.0.0 mdurl pygments tomli typing_extensions; do
+    download --python-version 3.10 --implementation cp --platform manylinux_2_28_x86_64 \
+        --platform manylinux_2_17_x86_64 --platform manylinux2014_x86_64 --platform manylinux1_x86_64 "$package"
+done
+for wheel in "$work"/wheels/*.whl; do python3 -m zipfile -e "$wheel" "$work/tree/site"; done
+for name in libcublas.so.11 libcublasLt.so.11 libcudnn.so.8; do
+    gcc -shared -fPIC -x c /dev/null -o "$work/tree/stubs/$name" -Wl,-soname,"$name"
+done
+cp "$(readlink -f "$python310/bin/python3.10")" "$work/tree/python/bin/python3.10"
+cp -a "$python310"/lib/libpython3.10*.so* "$work/tree/python/lib/" 2>/dev/null || true
+cp -a "$python310/lib/python3.10" "$work/tree/python/lib/"
+rm -rf "$work"/tree/python/lib/python3.10/{site-packages,test,idlelib,tkinter,ensurepip,lib2to3,config-*}
+
+cp -a "$root/editar_rt" "$root/export" "$root/engines" "$work/tree/project/"
+find "$work/tree/project/engines" -mindepth 1 -maxdepth 1 -type d -exec rm -rf {} +
+mkdir -p "$work/tree/project/tests/golden" "$work/tree/project/tests/gpu_host"
+cp "$root/tests/__init__.py" "$work/tree/project/tests/"
+cp "$root"/tests/golden/{__init__,seeded_checkpoint}.py "$work/tree/project/tests/golden/"
+cp "$root"/tests/gpu_host/{__init__.py,seeds.py,measure.py,measured.toml} "$work/tree/project/tests/gpu_host/"
+cp -a "$demo" "$work/tree/project/demo"
+if [ -n "$seeded" ]; then
+    cp -a "$seeded" "$work/tree/project/seeded"
+    (cd "$root" && python3 -m tests.gpu_host.seeds shrink "$work/tree/project/seeded" "$prefix")
+fi
+find "$work/tree" -name __pycache__ -prune -exec rm -rf {} +
+tar c -C "$work/tree" . | xz -T0 "${XZ_LEVEL:--6}" > "$work/all.xz"
+rm -f "$out"/host.part-*
+split -b 55M -d "$work/all.xz" "$out/host.part-"
+cp "$root/tests/gpu_host/run.sh" "$out/"
+ls -l "$out"

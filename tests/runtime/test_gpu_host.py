@@ -1,0 +1,62 @@
+"""What a GPU host is given: weights that grow again from their names, stages that leave results when they fail."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from editar_rt.bundle import Bundle
+from editar_rt.errors import BundleError
+from tests.gpu_host import measure, seeds
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_seeded_weights_shrink_to_names_and_grow_again(golden_gpt_bundle_delta_fp16: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(golden_gpt_bundle_delta_fp16, tmp_path / "bundle"))
+    before = sum(path.stat().st_size for path in folder.glob("*.data"))
+    seeds.shrink(folder, "gpt_tiny/")
+    listed = json.loads((folder / "decoder.onnx.seeds.json").read_text())["pieces"]
+    assert sum("name" in piece for piece in listed) > 15
+    assert not list(folder.glob("*.data"))
+    assert sum(path.stat().st_size for path in folder.glob("*.seeds.json")) < before / 10
+    with pytest.raises(BundleError, match="lacks"):
+        Bundle.open(folder)
+    command = [sys.executable, str(ROOT / "tests/gpu_host/seeds.py"), "grow", str(folder)]
+    subprocess.run(command, check=True, cwd=tmp_path)
+    Bundle.open(folder).check()  # the same bytes
+
+
+def test_a_stage_that_fails_leaves_its_reason_and_the_rest_go_on(
+    golden_gpt_bundle_delta: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Here TensorRT is missing, so that the build fails and nothing is measured."""
+    shutil.copytree(golden_gpt_bundle_delta, tmp_path / "demo")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    monkeypatch.setenv("LD_LIBRARY_PATH", "")
+    measure.main(tmp_path, 120)
+    report = json.loads((tmp_path / "results.json").read_text())
+    assert json.loads(capsys.readouterr().out.splitlines()[-1]) == report
+    build, *others = report["stages"]
+    assert build["stage"] == "build demo" and build["exit"] == 1
+    assert build["errors"].startswith("export: ") and "Traceback" not in build["errors"]
+    assert [other["skipped"] for other in others] == ["the build failed"] * 2
+
+
+def test_no_stage_begins_after_the_time_is_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "demo").mkdir()
+    monkeypatch.chdir(tmp_path)
+    measure.main(tmp_path, measure.RESERVE - 1)
+    report = json.loads((tmp_path / "results.json").read_text())
+    assert {stage["skipped"] for stage in report["stages"]} == {"no time left"}
+
+
+def test_the_scripts_are_valid_shell() -> None:
+    for script in (ROOT / "tests/gpu_host").glob("*.sh"):
+        subprocess.run(["bash", "-n", script], check=True)
