@@ -399,6 +399,25 @@ def test_adapters_are_merged_into_the_official_layout(parts: Parts, plain: Path,
     load_transformer(tmp_path / "transformer.pt")
 
 
+def test_the_command_line_takes_a_recipe_and_options_before_it(parts: Parts, tmp_path: Path) -> None:
+    from click.testing import CliRunner
+
+    from training.__main__ import cli
+
+    fields = dataclasses.asdict(RECIPE)
+    lines = [f"{k} = {str(v).lower() if isinstance(v, bool) else repr(v)}" for k, v in fields.items()]
+    (tmp_path / "tiny.toml").write_text("\n".join(['model = "transformer"', "[recipe]", *lines]))
+    run = tmp_path / "run"
+    command = ["transformer", str(run), "--recipe", str(tmp_path / "tiny.toml"), "--tokens", str(parts.public)]
+    done = CliRunner().invoke(
+        cli, [*command, "--teacher", "none", "--steps", "2", "--accumulate", "2", "--device", "cpu"]
+    )
+    assert done.exit_code == 0 and done.stdout.strip() == str(run / "transformer.pt")
+    assert torch.load(run / "last.pt", weights_only=True)["recipe"] == fields | {"teacher": "none", "steps": 2}
+    both = CliRunner().invoke(cli, [*command, "--data", str(tmp_path)])
+    assert both.exit_code == 2 and "give one of --tokens and --data" in both.output
+
+
 def test_a_plan_of_pictures_needs_its_encoders(parts: Parts, tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match="pictures are encoded while training by --vq and --text-encoder"):
         train_transformer.train(tmp_path, None, None, parts.vq, RECIPE, EVERY_STEP, data=tmp_path)
