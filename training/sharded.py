@@ -11,6 +11,7 @@ import json
 import logging
 import re
 import shutil
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -75,7 +76,9 @@ def read(path: Path, tensors: dict[str, Tensor]) -> None:
     """
     try:
         reader = dcp.HuggingFaceStorageReader(str(path))
-        dcp.load(tensors, storage_reader=reader, no_dist=not dist.is_initialized())
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "torch.distributed is disabled")  # one process alone is meant
+            dcp.load(tensors, storage_reader=reader, no_dist=not dist.is_initialized())
     except (CheckpointException, SafetensorError, RuntimeError, ValueError) as error:
         failures = getattr(error, "failures", None)
         reason = next(iter(failures.values()))[0] if failures else error

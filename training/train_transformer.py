@@ -245,7 +245,7 @@ class TransformerTask:
     def _operations(self) -> float:
         """Floating-point operations of a step, over all processes."""
         with torch.device("meta"):
-            model = Transformer(self.config)
+            model = Transformer(self.config).to("meta")  # the rotary tables, too
             pictures, rows = self.recipe.pictures, self.recipe.pictures * self.source.examples
             tokens = torch.empty(rows, self.config.block_size, dtype=torch.long)
             states = torch.empty(rows, self.config.cls_token_num, self.config.caption_dim)
@@ -449,7 +449,8 @@ def read_source(
     elif data is None or vq is None or tokenizer is None:
         raise TrainingError("pictures are encoded while training by --vq and --text-encoder; give both, or --tokens")
     else:
-        spans = open_vq(vq).config.downsampling
+        with torch.random.fork_rng(devices=[]):  # the student starts as it would beside shards
+            spans = open_vq(vq).config.downsampling
         source = PictureGroups(read_plan(data).mixture(config.grid * spans), config, tokenizer)
     assert text_encoder is not None
     encoder = load_text_encoder(text_encoder).requires_grad_(False).eval()
@@ -466,7 +467,8 @@ def read_teacher(recipe: Recipe, folder: Path | None, world: World) -> PatchFeat
     """The frozen vision encoder of a folder, if it is the one that the recipe names."""
     if folder is None or recipe.teacher not in ("dinov2", "clip"):
         return None
-    features = PatchFeatures(folder, str(world.device))
+    with torch.random.fork_rng(devices=[]):  # the student starts as it would beside cached features
+        features = PatchFeatures(folder, str(world.device))
     kind = json.loads((folder / "config.json").read_text()).get("model_type", "nothing")
     if not str(kind).startswith(recipe.teacher):
         raise TrainingError(f"{folder} holds a model of the type {kind}, the recipe's teacher is {recipe.teacher}")

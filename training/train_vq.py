@@ -398,7 +398,7 @@ def train(
     pictures: Path | None = None,
     fid_encoder: Path | None = None,
 ) -> Path:
-    """Train (or go on training) a tokenizer; returns the path of the finished checkpoint, `vq.pt`.
+    """Train (or go on training) a tokenizer; returns the finished checkpoint, `vq.pt`, or `last.pt` before the end.
 
     Args:
         pictures: folder of pictures to train on; the procedural world when None.
@@ -417,4 +417,5 @@ def train(
             source = FolderPictures(pictures, recipe.seed, recipe.batch, recipe.picture_size)
         task = VQTask(run, recipe, execution, source, Scores(fid_encoder), world)
         Engine(run, task, execution, world).run()
-    return run.folder / "vq.pt"
+    finished = run.folder / "vq.pt"
+    return finished if finished.exists() else run.folder / "last.pt"

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from tests.conftest import write_text_encoder
-from training import train_transformer
+from training import train_transformer, train_vq
 from training.config import TRANSFORMER_PRESETS, VQ_PRESETS, TransformerConfig, VQConfig
 from training.data.extract import open_vq
 from training.data.tokens import write_shard
@@ -41,6 +41,19 @@ RECIPE = train_transformer.Recipe(
     object_weight=1.0,
     teacher="dinov2",
     distillation=0.5,
+)
+# The demo's tokenizer, through both of its stages; and LlamaGen's with a discriminator.
+VQ = train_vq.Recipe(preset="VQ-tiny", picture_size=SIZE, batch=4, steps=4, continuous_steps=2, restart_every=0)
+GAN = dataclasses.replace(
+    VQ,
+    continuous_steps=0,
+    optimizer="adam",
+    reconstruction="l2",
+    perceptual="edges",
+    discriminator_weight=0.5,
+    discriminator_from=1,
+    discriminator_channels=4,
+    adaptive=True,
 )
 EVERY_STEP = Execution(device="cpu", log_every=1, save_every=2)
 

@@ -12,8 +12,8 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
-from tests.training.tiny import EVERY_STEP, RECIPE
-from training import train_transformer
+from tests.training.tiny import EVERY_STEP, GAN, RECIPE, VQ
+from training import train_transformer, train_vq
 
 
 def main(shards: Path, folder: Path) -> None:
@@ -25,6 +25,8 @@ def main(shards: Path, folder: Path) -> None:
     train_transformer.train(folder / "fsdp", shards, None, None, RECIPE, dataclasses.replace(fsdp, recompute=True))
     # Left in the middle, for one process to go on with.
     train_transformer.train(folder / "moved", shards, None, None, RECIPE, dataclasses.replace(fsdp, until=2))
+    train_vq.train(folder / "vq", VQ, EVERY_STEP)
+    train_vq.train(folder / "gan", GAN, EVERY_STEP)
     dist.destroy_process_group()
 
 
