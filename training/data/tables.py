@@ -46,7 +46,7 @@ class ArrowRows:
             raise DataError(
                 f"{path} needs the library `datasets`: pip install -c constraints.txt -e '.[data]'"
             ) from None
-        self.folder = None
+        self.folder: Path | None = None
         self.path = path
         if path.is_dir() and (path / SPLITS_FILE).is_file():
             splits = sorted(p.parent.name for p in path.glob(f"*/{STATE_FILE}"))

@@ -25,7 +25,7 @@ class TarRows:
     """Rows of uncompressed `.tar` shards, in the order they lie there."""
 
     def __init__(self, shards: list[Path]) -> None:
-        self.folder = None
+        self.folder: Path | None = None
         self._rows: list[tuple[Path, str, dict[str, tuple[int, int]]]] = []  # shard, key, {ending: (offset, size)}
         for shard in shards:
             rows: dict[str, dict[str, tuple[int, int]]] = {}

@@ -115,7 +115,9 @@ def evaluate_translation(
     described = {"task": task, "records": {d.name: len(d) for d in datasets}, **describe(editor, sampling)}
     results = ResultFolder(output, described, networks.fingerprints)
     features = _Features(output / "features.npz", networks.inception)
-    bad, keys, cells = BadRecords(), [], []
+    bad = BadRecords()
+    keys: list[str] = []
+    cells: list[Cell] = []
     places = [(d, i) for d in datasets for i in _spread(len(d), limit)]
     for start in range(0, len(places), batch):
         samples: dict[str, Sample] = {}
