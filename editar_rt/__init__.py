@@ -6,9 +6,10 @@
 Importing this brings NumPy and Pillow; engines load when a bundle is opened. PyTorch is never needed.
 """
 
-from editar_rt.editor import Editor, EditResult, load
+from editar_rt.editor import Editor, load
 from editar_rt.errors import EditarError
+from editar_rt.results import EditOptions, EditResult
 from editar_rt.sampling import Sampling
 from editar_rt.version import __version__
 
-__all__ = ["EditResult", "EditarError", "Editor", "Sampling", "__version__", "load"]
+__all__ = ["EditOptions", "EditResult", "EditarError", "Editor", "Sampling", "__version__", "load"]

@@ -156,18 +156,16 @@ class BundleSubject:
         prefix = self._prefix = editor.make_prefix(picture_chunk(picture, null_picture), [0], sampling.guided)
         prefix.read(text, null_text)
         yield "prefill", time.perf_counter() - begun
-        seconds, first = _timed(lambda: prefix.read(text, null_text))
+        seconds, first = _timed(lambda: prefix.read(-text, null_text))  # another text: the same one is not read again
         yield NEXT_PREFILL, seconds
         length = self._prefix_length()
         begin = plan.begin(length, self.picture_tokens)
-        if begin > length:
-            filler = self._tokens(self.rows, begin - length)
-            no_states = np.zeros((1, 1, text.shape[2]), np.float32)
-            prefix.cache.forward(filler, no_states, np.zeros(1, np.int32))
+        known, drawn = self._tokens(1, self.picture_tokens), begin - length
+        known[:, drawn : drawn + 1 + plan.count(begin, length, self.picture_tokens)] = -1
         begun = time.perf_counter()
-        for position, _ in decode(prefix, first, 1 + plan.count(begin, length, self.picture_tokens), sampling):
+        for step in decode(prefix, first, self.picture_tokens, sampling, known=known):
             now = time.perf_counter()
-            if position:  # the first token comes from the prefill's logits
+            if step.logits is not None and step.position > drawn:  # the first one's come from a chunk
                 yield STEP, now - begun
             begun = now
 

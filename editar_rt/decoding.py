@@ -1,6 +1,7 @@
 """The loop: the picture's prefill, the text's, then one step a token. Nothing else steps a decoder.
 
-`decode` is a generator that yields after every token; progress, cancelling, benchmarks and tests are consumers of it.
+`decode` is a generator that yields after every drawn token and every run of known ones; progress, previews, cancelling,
+traces, benchmarks and tests are consumers of it.
 
 The picture comes first and attention is causal, so its keys and values are the same with and without the text and for
 every instruction: it goes through the decoder once, in one row, and is copied to the others. So does the text of rows
@@ -9,23 +10,40 @@ that share it. Of the rows [cond | null], the null ones depend on the picture al
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from editar_rt.backends.base import Backend, Cache
+from editar_rt.errors import Cancelled
 from editar_rt.sampling import Sampling, guide, pick_tokens
 
 Floats = NDArray[np.float32]
 
 
 class Step(NamedTuple):
-    """One target token of every picture."""
+    """Target tokens of every picture: one that was drawn, or a run of known ones."""
 
-    position: int  # 0 to N - 1
-    tokens: NDArray[np.int32]  # [B]
+    position: int  # of the first, 0 to N - 1
+    tokens: NDArray[np.int32]  # [B, S]; S is 1 where they were drawn
+    logits: Floats | None  # [B, V] with guidance, that were drawn from; None of a run. Valid until the next step
+
+    @property
+    def stop(self) -> int:
+        """The position behind the last."""
+        return self.position + len(self.tokens[0])
+
+
+Watcher = Callable[[Step, NDArray[np.int32]], None]  # (what was done, tokens [B, N] so far)
+
+
+class Cancel(Protocol):
+    """What tells the loop to stop: a `threading.Event`, or anything like it."""
+
+    def is_set(self) -> bool:
+        """Whether to stop; asked after every step."""
 
 
 class Chunk(NamedTuple):
@@ -89,28 +107,69 @@ class Prefix:
             self.cache.forward(*pictures.row(picture), last, picture)
         for row in reversed(range(len(owners))):  # backwards: a picture's own row comes before those that copy it
             if owners[row] != row:
-                self.cache.copy_row(owners[row], row)
-        self._null_length = 0  # of the null rows with their text, once they have it
+                self.cache.copy_row(owners[row], row, frozen=True)  # texts come behind
+        self._start = self.picture_tokens + text_tokens  # where target tokens begin
+        self._held = np.full((len(owners), count), -1, np.int32)  # target tokens in the cache, as far as `lengths` say
+        self._text: tuple[Floats, Floats] | None = None  # what is behind the pictures, and the logits it gave
         self._null_logits: Floats | None = None
 
     def read(self, text: Floats, null_text: Floats) -> tuple[Floats, Floats | None]:
         """Run texts [B or 1, T, D] behind the pictures, and once the null text [1, T, D].
 
-        One text for all rows of one picture is run once.
+        One text for all rows of one picture is run once; the text that is there already is not run again.
 
         Returns:
             logits of the first target token, [B, V]: (with the text, without it where guided).
         """
         lengths = self.cache.lengths
-        lengths[: self.rows] = self.picture_tokens
-        cond = self._run(text, 0)
-        if not self.guided:
-            return cond, None
-        if self._null_logits is None:
+        if self._text is None or not np.array_equal(text, self._text[0]):
+            self._text = None  # an interrupted run leaves rows half filled
+            lengths[: self.rows] = self.picture_tokens
+            self._text = text.copy(), self._run(text, 0)
+        if self.guided and self._null_logits is None:
+            lengths[self.rows :] = self.picture_tokens
             self._null_logits = self._run(null_text, self.rows)
-            self._null_length = int(lengths[self.rows])
-        lengths[self.rows :] = self._null_length
-        return cond, self._null_logits
+        return self._text[1], self._null_logits
+
+    def rewind(self, known: NDArray[np.int32]) -> None:
+        """Go back to the last place from which known target tokens [B, N], negative where free, can be continued.
+
+        What the rows hold of the tokens before the first free one stays in the cache, but for one token: running it
+        again gives the logits of the next.
+        """
+        free = (known < 0).any(axis=0)
+        most = max(int(free.argmax()) - 1, 0) if free.any() else 0
+        for rows in (slice(0, self.rows), slice(self.rows, None)):
+            lengths = self.cache.lengths[rows]
+            if len(lengths):
+                held = min(int(lengths.min()) - self._start, most)
+                same = (self._held[rows, :held] == known[:, :held]).all(axis=0)
+                lengths[:] = self._start + (held if same.all() else int(same.argmin()))
+
+    def feed(self, tokens: NDArray[np.int32], position: int, guided: bool) -> tuple[Floats, Floats | None]:
+        """Run what the rows lack of target tokens [B, N] before `position`, each row's as one chunk.
+
+        The null rows stay behind while nothing is guided; what they missed goes in when they are needed again.
+
+        Returns:
+            logits of target token `position`, [B, V]: (with the text, without it where guided); valid until the next.
+        """
+        lengths = self.cache.lengths
+        if not guided:
+            return self._feed(tokens, position, 0, 1), None
+        if lengths[0] == lengths[self.rows]:
+            both = self._feed(tokens, position, 0, 2)
+            return both[: self.rows], both[self.rows :]
+        null = self._feed(tokens, position, self.rows, 1).copy()
+        return self._feed(tokens, position, 0, 1), null
+
+    def _feed(self, tokens: NDArray[np.int32], position: int, first_row: int, halves: int) -> Floats:
+        begin = int(self.cache.lengths[first_row]) - self._start
+        chunk = np.tile(tokens[:, begin:position], (halves, 1))
+        last = np.asarray([position - begin - 1], np.int32)
+        logits = self.cache.forward(chunk, np.zeros((1, 1, self.dim), np.float32), last, first_row)
+        self._held[first_row : first_row + len(chunk), begin:position] = chunk
+        return logits[:, 0]
 
     def _run(self, text: Floats, first_row: int) -> Floats:
         last = np.asarray([text.shape[1] - 1], np.int32)
@@ -135,30 +194,65 @@ def decode(
     count: int,
     sampling: Sampling,
     seeds: Sequence[int] | None = None,
+    known: NDArray[np.int32] | None = None,
 ) -> Iterator[Step]:
-    """Draw `count` target tokens for every row.
+    """Draw target tokens for every row, but for those that are known.
+
+    A position that is known in all rows is not stepped over: a run of such goes through the decoder as one chunk,
+    together with the token drawn before it, and what follows the last free position does not go through it at all.
 
     Args:
         first: logits of the first token, as `Prefix.read` gives them.
+        count: N, target tokens of a row.
         seeds: one a row, instead of the sampling's for all.
+        known: [B, N], negative where a token is to be drawn; None draws all.
     """
-    rows, cache = prefix.rows, prefix.cache
     cond, null = first
     if sampling.guided != (null is not None):
         raise ValueError("rows without text are needed with guidance, and only then")
-    no_prefix = np.zeros((1, 1, prefix.dim), np.float32)
-    only = np.zeros(1, np.int32)
-    fed = np.empty((2 * rows, 1), np.int32)
-    for position in range(count):
-        logits = cond if null is None else guide(cond, null, sampling.cfg_scale)
-        drawn = pick_tokens(logits, sampling, position, seeds=seeds)
-        yield Step(position, drawn)
-        if position + 1 == count:
-            return
-        fed[:rows, 0] = fed[rows:, 0] = drawn
-        both = sampling.guided_at(position + 1)  # else the null rows are not needed again
-        new = cache.forward(fed if both else fed[:rows], no_prefix, only)[:, 0]
-        cond, null = new[:rows], new[rows:] if both else None
+    scales = sampling.scales(count)
+    tokens = np.full((prefix.rows, count), -1, np.int32) if known is None else known.astype(np.int32)
+    prefix.rewind(tokens)
+    done = 0
+    for position in np.flatnonzero((tokens < 0).any(axis=0)).tolist():
+        guided = bool(scales[position] > 1)
+        if position:
+            cond, null = prefix.feed(tokens, position, guided)
+        if position > done:
+            yield Step(done, tokens[:, done:position].copy(), None)
+        logits = guide(cond, null, float(scales[position])) if guided and null is not None else cond
+        own = tokens[:, position]
+        own[:] = np.where(own < 0, pick_tokens(logits, sampling, position, seeds=seeds), own)
+        yield Step(position, own[:, None].copy(), logits)
+        done = position + 1
+    if done < count:
+        yield Step(done, tokens[:, done:].copy(), None)
+
+
+def collect(
+    steps: Iterator[Step], tokens: NDArray[np.int32], watchers: Iterable[Watcher] = (), cancel: Cancel | None = None
+) -> int:
+    """Run the loop to its end, or until it is cancelled: by `cancel`, or by a watcher that raises `Cancelled`.
+
+    Args:
+        tokens: [B, N], filled step by step; what is not reached stays as it is.
+        watchers: called after every step with the step and the tokens so far.
+
+    Returns:
+        how many target positions are done.
+    """
+    done = 0
+    try:
+        for step in steps:
+            tokens[:, step.position : step.stop] = step.tokens
+            done = step.stop
+            for watch in watchers:
+                watch(step, tokens)
+            if cancel is not None and cancel.is_set():
+                break
+    except Cancelled:
+        pass
+    return done
 
 
 def score(backend: Backend, picture: Chunk, text: Floats, target_tokens: NDArray[np.int32]) -> Floats:

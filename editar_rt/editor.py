@@ -2,64 +2,33 @@
 
 from __future__ import annotations
 
+import math
 import os
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, PngImagePlugin
+from PIL import Image
 
 from editar_rt import names
 from editar_rt.backends import make_backend
 from editar_rt.backends.base import Backend
 from editar_rt.bundle import Bundle
-from editar_rt.decoding import Chunk, Prefix, Step, decode, picture_chunk, score
-from editar_rt.errors import MissingPartError, OptionError, PictureError, TruncatedTextWarning
+from editar_rt.decoding import Chunk, Prefix, Step, Watcher, collect, decode, picture_chunk, score
+from editar_rt.errors import MissingPartError, OptionError, TruncatedTextWarning
 from editar_rt.pixels import Picture, read_pixels, to_pictures
 from editar_rt.prompts import build_prompt
+from editar_rt.results import EditOptions, EditResult, Progress
 from editar_rt.sampling import Sampling
 from editar_rt.text import TextTokenizer
 from editar_rt.version import __version__
 
 if TYPE_CHECKING:
     from editar_rt.session import Session
-
-Progress = Callable[[int, int], None]  # (tokens done, tokens in all)
-
-
-@dataclass(frozen=True)
-class EditResult:
-    """An edited picture and how it came about."""
-
-    image: Image.Image
-    tokens: NDArray[np.int32]  # [N], row order
-    timings: dict[str, float]  # seconds by stage: text, encode, prefill, decode, pixels, total
-    parameters: dict[str, str] = field(default_factory=dict)  # what the PNG's text chunks say
-
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write a PNG that carries its parameters as text chunks; beside and renamed into place.
-
-        Raises:
-            PictureError: where the file cannot be written.
-        """
-        chunks = PngImagePlugin.PngInfo()
-        for name, value in self.parameters.items():
-            chunks.add_itxt(f"editar:{name}", value)
-        final = Path(path)
-        partial = final.with_name(f"{final.name}.partial-{os.getpid()}")
-        try:
-            self.image.save(partial, format="PNG", pnginfo=chunks)
-            partial.replace(final)
-        except OSError as e:
-            raise PictureError(f"cannot write {final}: {e.strerror or e}") from None
-        finally:
-            partial.unlink(missing_ok=True)
 
 
 class Editor:
@@ -89,7 +58,39 @@ class Editor:
             raise MissingPartError(f"the bundle {self.bundle.folder} holds neither a VQ tokenizer nor a transformer")
         return self.model.picture_tokens
 
+    @property
+    def grid(self) -> int:
+        """Tokens along one side of a picture."""
+        return math.isqrt(self.picture_tokens)
+
     # The main job.
+
+    @overload
+    def edit(
+        self,
+        image: Picture,
+        instruction: str,
+        task: str = "edit",
+        sampling: Sampling | None = None,
+        on_progress: Progress | None = None,
+        text_states: NDArray[np.float32] | None = None,
+        n: None = None,
+        **options: Any,
+    ) -> EditResult: ...
+
+    @overload
+    def edit(
+        self,
+        image: Picture,
+        instruction: str,
+        task: str = "edit",
+        sampling: Sampling | None = None,
+        on_progress: Progress | None = None,
+        text_states: NDArray[np.float32] | None = None,
+        *,
+        n: int,
+        **options: Any,
+    ) -> list[EditResult]: ...
 
     def edit(
         self,
@@ -99,7 +100,9 @@ class Editor:
         sampling: Sampling | None = None,
         on_progress: Progress | None = None,
         text_states: NDArray[np.float32] | None = None,
-    ) -> EditResult:
+        n: int | None = None,
+        **options: Any,
+    ) -> EditResult | list[EditResult]:
         """Edit a picture, or make one from a condition picture.
 
         Args:
@@ -108,17 +111,18 @@ class Editor:
                 reads is truncated with a TruncatedTextWarning.
             task: `edit`, `depth`, `canny` or `segmentation`.
             sampling: the bundle's defaults when None.
-            on_progress: called with (tokens done, tokens in all) after every token.
+            on_progress: called with (tokens done, tokens in all) after every step.
             text_states: the text encoder's output [1, T, C] float32, computed elsewhere; the instruction is then
                 only recorded.
+            n: make this many variants at once, with the seeds seed, seed + 1, …; a list is returned then.
+            options: the fields of `EditOptions`: `mask`, `cancel` and so on.
 
         Raises:
             PictureError, OptionError, MissingPartError, BackendError.
         """
-        session = self.open(image)
-        result = session.edit(instruction, task, sampling, on_progress, text_states)
-        timings = {"encode": session.seconds, **result.timings}
-        return replace(result, timings=timings | {"total": session.seconds + result.timings["total"]})
+        chosen = EditOptions(**options)
+        results = self.open(image).run(instruction, task, sampling, on_progress, text_states, n, chosen)
+        return results if n is not None else results[0]
 
     def open(self, image: Picture) -> Session:
         """Prepare a picture for any number of instructions: each after the first pays the text's prefill alone."""
@@ -152,15 +156,11 @@ class Editor:
         with timed(timings, "text"):
             states = self.encode_text(instructions, task)
         begun = time.perf_counter()
+        steps = self.steps(states, condition, sampling)
+        timings["prefill"] = time.perf_counter() - begun
         tokens = np.empty((len(images), self.picture_tokens), np.int32)
-        for position, drawn in self.steps(states, condition, sampling):
-            if position == 0:
-                timings["prefill"] = time.perf_counter() - begun
-                begun = time.perf_counter()
-            tokens[:, position] = drawn
-            if on_progress is not None:
-                on_progress(position + 1, tokens.shape[1])
-        timings["decode"] = time.perf_counter() - begun
+        with timed(timings, "decode"):
+            collect(steps, tokens, progress_watcher(on_progress))
         with timed(timings, "pixels"):
             pictures = to_pictures(self.decode_tokens(tokens))
         timings["total"] = time.perf_counter() - started
@@ -171,7 +171,7 @@ class Editor:
 
     def parameters(self, instruction: str, task: str, sampling: Sampling) -> dict[str, str]:
         """What a result's PNG says of how it was made."""
-        settings = {name: str(value) for name, value in asdict(sampling).items()}
+        settings = {name: str(value) for name, value in sampling.settings(self.picture_tokens).items()}
         identity = {"bundle": self.bundle.fingerprint, "version": __version__}
         return {"instruction": instruction, "task": task, **settings, **identity}
 
@@ -224,6 +224,7 @@ class Editor:
         condition_tokens: NDArray[np.int32] | None,
         sampling: Sampling | None = None,
         on_progress: Progress | None = None,
+        known_tokens: NDArray[np.int32] | None = None,
     ) -> NDArray[np.int32]:
         """Draw target tokens.
 
@@ -231,15 +232,15 @@ class Editor:
             text_states: float32 [B, T, C].
             condition_tokens: int [B, N], or None to drop the picture.
             sampling: the bundle's defaults when None.
+            known_tokens: int [B, N], those that are not drawn; negative where they are. None draws all.
 
         Returns:
             tokens int32 [B, N]; those of a picture are the same alone and in a batch.
         """
         tokens = np.empty((len(text_states), self.picture_tokens), np.int32)
-        for position, drawn in self.steps(text_states, condition_tokens, sampling or self.default_sampling):
-            tokens[:, position] = drawn
-            if on_progress is not None:
-                on_progress(position + 1, tokens.shape[1])
+        sampling = sampling or self.default_sampling
+        steps = self.steps(text_states, condition_tokens, sampling, known_tokens=known_tokens)
+        collect(steps, tokens, progress_watcher(on_progress))
         return tokens
 
     def score(
@@ -260,13 +261,24 @@ class Editor:
         condition_tokens: NDArray[np.int32] | None,
         sampling: Sampling,
         count: int | None = None,
+        known_tokens: NDArray[np.int32] | None = None,
     ) -> Iterator[Step]:
         """The loop of `generate`, step by step; the prefill has run when it returns."""
+        known = None
+        if known_tokens is not None:
+            self._check_tokens("known_tokens", np.maximum(known_tokens, 0), self.model.vocab_size)
+            if len(known_tokens) != len(text_states):
+                raise OptionError(
+                    "known_tokens and text_states must have as many rows, "
+                    f"got {len(known_tokens)} and {len(text_states)}"
+                )
+            known = known_tokens[:, :count]
         text, null_text, null_picture = self.project(text_states)
         picture = picture_chunk(self.check_condition(condition_tokens, len(text)), null_picture)
         owners = range(len(text)) if condition_tokens is not None else [0] * len(text)
         prefix = self.make_prefix(picture, owners, sampling.guided)
-        return decode(prefix, prefix.read(text, null_text), count or self.picture_tokens, sampling)
+        first = prefix.read(text, null_text)
+        return decode(prefix, first, count or self.picture_tokens, sampling, known=known)
 
     def make_prefix(self, picture: Chunk, picture_of_row: Sequence[int], guided: bool) -> Prefix:
         """A cache with pictures in it, ready for texts."""
@@ -322,6 +334,13 @@ def load(path: str | os.PathLike[str], device: str = "auto", threads: int | None
     """
     bundle = Bundle.open(path)
     return Editor(bundle, make_backend(bundle, device, threads, cache))
+
+
+def progress_watcher(on_progress: Progress | None) -> list[Watcher]:
+    """A watcher of the loop that tells a callback how far it is; none without a callback."""
+    if on_progress is None:
+        return []
+    return [lambda step, tokens: on_progress(step.stop, tokens.shape[1])]
 
 
 @contextmanager

@@ -35,9 +35,21 @@ class BackendError(EditarError):
     """A device or library that is not there, or failed."""
 
 
+class TraceError(EditarError):
+    """A trace that cannot be read or written, or belongs to another bundle."""
+
+
 class Cancelled(EditarError):
-    """The caller asked to stop."""
+    """The caller asked to stop. Raised in a callback of an edit, it ends the edit as a set `cancel` does."""
 
 
-class TruncatedTextWarning(UserWarning):
+class EditarWarning(UserWarning):
+    """Base of what is said while the work goes on."""
+
+
+class TruncatedTextWarning(EditarWarning):
     """A prompt longer than the text encoder reads."""
+
+
+class EmptyMaskWarning(EditarWarning):
+    """A mask that leaves nothing to change."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -37,8 +38,17 @@ def open_picture(picture: Picture) -> Image.Image:
     Raises:
         PictureError: the file is missing, truncated or no picture, or has more than `MAX_PIXELS` pixels.
     """
+    return _open(picture, _rgb)
+
+
+def open_grey(picture: Picture) -> Image.Image:
+    """Any picture as upright 8-bit grey, transparency blended on black; arrays and errors as `open_picture`."""
+    return _open(picture, _grey)
+
+
+def _open(picture: Picture, convert: Callable[[Image.Image], Image.Image]) -> Image.Image:
     if isinstance(picture, np.ndarray):
-        return _rgb(_from_array(picture))
+        return convert(_from_array(picture))
     path = "the picture" if isinstance(picture, Image.Image) else str(Path(picture))
     try:
         with warnings.catch_warnings():
@@ -46,12 +56,12 @@ def open_picture(picture: Picture) -> Image.Image:
             warnings.simplefilter("ignore")
             if isinstance(picture, Image.Image):
                 _check_size(picture, path)
-                return _rgb(picture)  # may only now read its file
+                return convert(picture)  # may only now read its file
             with Image.open(path) as image:
                 if image.format in VECTOR_FORMATS:
                     raise PictureError(f"{path} is a drawing ({image.format}), not a picture; save it as a PNG first")
                 _check_size(image, path)
-                return _rgb(image)
+                return convert(image)
     except PictureError:
         raise
     except FileNotFoundError:
@@ -87,6 +97,15 @@ def _from_array(array: NDArray[Any]) -> Image.Image:
 
 
 def _rgb(image: Image.Image) -> Image.Image:
+    return _on(image, "white").convert("RGB")
+
+
+def _grey(image: Image.Image) -> Image.Image:
+    return _on(image, "black").convert("L")
+
+
+def _on(image: Image.Image, ground: str) -> Image.Image:
+    """Upright, of a mode that Pillow converts, and without transparency."""
     image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I") or image.mode == "F":
         image = Image.fromarray(_deep_to_8_bits(image))
@@ -94,8 +113,8 @@ def _rgb(image: Image.Image) -> Image.Image:
         image = image.convert("LA")
     if image.has_transparency_data:
         image = image.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
-    return image.convert("RGB")
+        return Image.alpha_composite(Image.new("RGBA", image.size, ground), image).convert("RGB")
+    return image
 
 
 def _deep_to_8_bits(image: Image.Image) -> NDArray[np.uint8]:
@@ -113,11 +132,16 @@ def _deep_to_8_bits(image: Image.Image) -> NDArray[np.uint8]:
     return (np.clip(values, 0, 255) + np.float32(0.5)).astype(np.uint8)
 
 
+def fitted_size(size: tuple[int, int], side: int) -> tuple[int, int]:
+    """Width and height with the shorter side resized to `side`, aspect kept."""
+    scale = side / min(size)
+    return max(side, round(size[0] * scale)), max(side, round(size[1] * scale))
+
+
 def fit_square(image: Image.Image, side: int) -> Image.Image:
     """The shorter side resized to `side` (Lanczos, aspect kept), the centre square cut out."""
     width, height = image.size
-    scale = side / min(width, height)
-    size = (max(side, round(width * scale)), max(side, round(height * scale)))
+    size = fitted_size(image.size, side)
     if size != image.size:
         # Only the middle of a very long picture is needed; the box keeps the resized one from growing without bound.
         crop = min(width, height) / 2

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from editar_rt.errors import BackendError, OptionError
+from editar_rt.guidance import Scale, Schedule, read_scale, scales_of
 
 Logits = NDArray[np.float32]
 
@@ -26,10 +27,17 @@ class Sampling:
         OptionError: for a value outside of what the field allows.
     """
 
-    cfg_scale: float = 3.0
-    """Guidance: logits are null + cfg_scale · (cond − null). At 1 and below the null row is not run."""
-    cfg_interval: int = -1
-    """Single steps after this one, counted from 0, go without guidance; -1 keeps it to the end."""
+    cfg_scale: Scale = 3.0
+    """Guidance: logits are null + cfg_scale · (cond − null). At 1 and below the null row is not run.
+
+    A number, a `Schedule` or how one is written (`linear:1,5`), or a function of (position, N) that gives a number.
+    """
+    cfg_interval: int | tuple[int, int] = -1
+    """Which tokens are guided: (start, stop) are target tokens start to stop − 1.
+
+    EditAR's own spelling is one number: single steps after this one, counted from 0, go without guidance, which is
+    (0, cfg_interval + 2), as token 0 comes from the prefill; -1 keeps it to the end.
+    """
     temperature: float = 1.0
     """Logits are divided by this after top-k; above 0."""
     top_k: int = 1000
@@ -42,8 +50,15 @@ class Sampling:
     """Take the largest logit; temperature, top_k, top_p and seed are unused then."""
 
     def __post_init__(self) -> None:
-        _require(math.isfinite(self.cfg_scale) and self.cfg_scale >= 0, "cfg_scale", "0 or more", self.cfg_scale)
-        _require(_whole(self.cfg_interval) and self.cfg_interval >= -1, "cfg_interval", "-1 or more", self.cfg_interval)
+        object.__setattr__(self, "cfg_scale", read_scale(self.cfg_scale))
+        if isinstance(self.cfg_interval, list | tuple):
+            object.__setattr__(self, "cfg_interval", tuple(self.cfg_interval))
+            good = len(self.cfg_interval) == 2 and all(map(_whole, self.cfg_interval))
+            good = good and 0 <= self.cfg_interval[0] < self.cfg_interval[1]
+            _require(good, "cfg_interval", "-1 or more, or (start, stop) with 0 <= start < stop", self.cfg_interval)
+        else:
+            good = _whole(self.cfg_interval) and self.cfg_interval >= -1
+            _require(good, "cfg_interval", "-1 or more, or (start, stop)", self.cfg_interval)
         _require(math.isfinite(self.temperature) and self.temperature > 0, "temperature", "above 0", self.temperature)
         _require(_whole(self.top_k) and self.top_k >= 0, "top_k", "0 (off) or more", self.top_k)
         _require(0 < self.top_p <= 1, "top_p", "in (0, 1]", self.top_p)
@@ -51,19 +66,43 @@ class Sampling:
 
     @property
     def guided(self) -> bool:
-        """Whether the null row is needed at all."""
-        return self.cfg_scale > 1
+        """Whether the null row may be needed at all."""
+        scale = self.cfg_scale
+        return callable(scale) or (scale.largest if isinstance(scale, Schedule) else float(scale)) > 1
 
-    def guided_at(self, target: int) -> bool:
-        """Whether target token `target` (0 from the prefill, then single steps) is drawn with guidance."""
-        return self.guided and not 0 <= self.cfg_interval < target - 1
+    def scales(self, count: int) -> NDArray[np.float64]:
+        """The guidance scale of every target token, [count]; 1, which is none, outside of the interval.
+
+        Raises:
+            OptionError: a schedule of another number of values, or a function that gives something else.
+        """
+        found = scales_of(self.cfg_scale, count)
+        start, stop = self.cfg_interval if isinstance(self.cfg_interval, tuple) else (0, self.cfg_interval + 2)
+        if self.cfg_interval != -1:
+            found[:start] = found[stop:] = 1
+        return np.maximum(found, 1)
+
+    def settings(self, count: int | None = None) -> dict[str, str | int | float | bool | list[int]]:
+        """The fields as JSON has them; `Sampling(**settings)` is the same again.
+
+        Args:
+            count: N; a function as `cfg_scale` becomes the values that it gives for so many tokens.
+        """
+        found = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        if isinstance(self.cfg_interval, tuple):
+            found["cfg_interval"] = list(self.cfg_interval)
+        if callable(self.cfg_scale):
+            found["cfg_scale"] = str(Schedule("values", tuple(scales_of(self.cfg_scale, count or 0).tolist())))
+        elif isinstance(self.cfg_scale, Schedule):
+            found["cfg_scale"] = str(self.cfg_scale)
+        return found
 
 
 def _whole(value: object) -> bool:
     return isinstance(value, int | np.integer) and not isinstance(value, bool)
 
 
-def _require(good: bool, name: str, allowed: str, value: object) -> None:
+def _require(good: object, name: str, allowed: str, value: object) -> None:
     if not good:
         raise OptionError(f"{name} must be {allowed}, got {value}")
 

@@ -216,7 +216,7 @@ def _generate(editor: editar_rt.Editor, model: Transformer, steps: int, cfg_scal
     condition = torch.randint(config.vocab_size, (1, config.block_size), generator=generator)
     sampling = Sampling(cfg_scale=cfg_scale, greedy=True)
     drawn = editor.steps(states.numpy(), condition.numpy().astype(np.int32), sampling, steps)
-    taken = [int(step.tokens[0]) for step in drawn]
+    taken = [int(step.tokens[0, 0]) for step in drawn]
     right = model.generate(states, condition, cfg_scale, greedy=True, count=steps)[0].tolist()
     differ = [i for i, (a, b) in enumerate(zip(taken, right, strict=True)) if a != b]
     if not differ:

@@ -12,6 +12,7 @@ import pytest
 from tests.golden.seeded_checkpoint import gpt_state, vq_state
 
 if TYPE_CHECKING:
+    from editar_rt.editor import Editor
     from export.bundle_writer import Sources
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -144,3 +145,11 @@ def golden_vq_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_bundle(folder / "bundle", Sources(vq=read_vq(folder / "vq16.pt")), Options(image_size=64))
     (folder / "vq16.pt").unlink()  # 290 MB
     return folder / "bundle"
+
+
+@pytest.fixture(scope="session")
+def demo_editor() -> Editor:
+    """The bundle that git keeps, on one thread: 64×64 pixels, 8×8 tokens."""
+    import editar_rt
+
+    return editar_rt.load(Path(__file__).parents[1] / "engines" / "demo", device="cpu", threads=1)

@@ -60,6 +60,7 @@ def make_weights(folder: Path, part: str) -> Path:
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir()
         write_text_encoder(partial, states_dim=64)  # for its tokenizer
+        (partial / "model.safetensors").unlink()
         model: Any = build_text_encoder(T5_XL, T5_VOCABULARY)
         model.save_pretrained(partial, max_shard_size="2GB")
     partial.rename(path)

@@ -14,18 +14,25 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 import editar_rt
+from editar_rt.masks import composite, dilate, feather, touched_cells
 from editar_rt.pixels import to_pictures, to_pixels
 from training.data.edits import EDIT_KINDS, KINDS, TRANSLATION_TASKS, Example, held_out
 from training.data.scenes import render
 from training.scoring import Score, score
 
+BRUSH = 3  # pixels: the seam of what is put back lies in the mask, so a mask that hugs an object shows its outline
+
 Pictures = NDArray[np.uint8]  # [B, H, W, 3]
 
 
 def run_examples(
-    editor: editar_rt.Editor, examples: list[Example], sampling: editar_rt.Sampling | None, batch: int
+    editor: editar_rt.Editor, examples: list[Example], sampling: editar_rt.Sampling | None, batch: int, masked: bool
 ) -> tuple[Pictures, Pictures]:
-    """(condition pictures, pictures that came out), in batches; each picture has the tokens it has alone."""
+    """(condition pictures, pictures that came out), in batches; each picture has the tokens it has alone.
+
+    Args:
+        masked: let only what lies in `painted_mask` change, as `Editor.edit` does with a mask.
+    """
     size = editor.image_size
     given = np.stack([e.condition(size) for e in examples])
     made = []
@@ -33,8 +40,17 @@ def run_examples(
         part = examples[i : i + batch]
         states = editor.encode_text([e.text for e in part], tasks=[e.task for e in part])
         tokens = editor.encode_pixels(to_pixels(given[i : i + batch]))
-        made.append(to_pictures(editor.decode_tokens(editor.generate(states, tokens, sampling))))
+        masks = [painted_mask(e, size) if masked else np.ones((size, size), bool) for e in part]
+        free = np.stack([dilate(touched_cells(mask, editor.grid), 1).ravel() for mask in masks])
+        found = editor.generate(states, tokens, sampling, known_tokens=np.where(free, -1, tokens))
+        shares = np.stack([feather(mask, editor.grid) for mask in masks])
+        made.append(composite(to_pictures(editor.decode_tokens(found)), given[i : i + batch], shares))
     return given, np.concatenate(made)
+
+
+def painted_mask(example: Example, size: int) -> NDArray[np.bool_]:
+    """The mask that a person would paint for an edit, [size, size]: what it truly changes, and BRUSH pixels around."""
+    return dilate((render(example.source, size) != render(example.target, size)).any(axis=2), BRUSH)
 
 
 def evaluate(
@@ -44,9 +60,13 @@ def evaluate(
     seed: int = 0,
     batch: int = 50,
     kinds: tuple[str, ...] = KINDS,
+    masked: bool = False,
     on_kind: Callable[[str, dict[str, Any]], None] = lambda kind, result: None,
 ) -> tuple[dict[str, Any], dict[str, list[tuple[Example, NDArray[np.uint8], NDArray[np.uint8], Score]]]]:
     """Scores `count` held-out examples of every kind with the bundle's own defaults, or `sampling`.
+
+    Args:
+        masked: edits alone, each under `painted_mask`.
 
     Returns:
         what `python -m training evaluate` prints, and the first examples of every kind with their pictures.
@@ -55,11 +75,15 @@ def evaluate(
     sampling = sampling or editor.default_sampling
     results: dict[str, Any] = {}
     shown = {}
-    for kind in kinds:
+    for kind in kinds if not masked else [kind for kind in kinds if kind in EDIT_KINDS]:
         examples = held_out(kind, count, seed)
-        given, made = run_examples(editor, examples, sampling, batch)
+        given, made = run_examples(editor, examples, sampling, batch, masked)
         scores = [score(e, picture) for e, picture in zip(examples, made, strict=True)]
         results[kind] = summary(scores)
+        if masked:
+            outside = [~painted_mask(e, editor.image_size) for e in examples]
+            same = [(m[o] == g[o]).all() for m, g, o in zip(made, given, outside, strict=True)]
+            results[kind]["outside_identical"] = float(np.mean(same))
         on_kind(kind, results[kind])
         shown[kind] = list(zip(examples[:6], given[:6], made[:6], scores[:6], strict=True))
     report: dict[str, Any] = {
@@ -68,6 +92,7 @@ def evaluate(
         "seed": seed,
         "sampling": dataclasses.asdict(sampling),
         "picture_size": editor.image_size,
+        "masked": masked,
         "kinds": results,
     }
     for name, group in (("edits", EDIT_KINDS), ("translations", TRANSLATION_TASKS)):

@@ -1,23 +1,29 @@
-"""What every training run shares: a folder with its log, its checkpoints and its pictures, and how it goes on later.
+"""What every training run shares: its folder with log, checkpoints and pictures, its schedules and its random numbers.
 
-A run's folder holds `log.jsonl` (one JSON object a line), `last.pt` (everything needed to resume) and sample grids.
-Files are written beside and renamed into place, so killing a run never leaves a broken checkpoint.
+A run's folder holds `log.jsonl` (one JSON object a line), what is needed to resume (`last.pt`, or `step-*/` where the
+model is sharded) and sample grids. Files are written beside and renamed into place, so killing a run never leaves a
+broken checkpoint.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
+import os
+import pickle
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
-from training.checkpoints import CheckpointError
+from training.checkpoints import CheckpointError, first_line
 
 
 def cosine_schedule(step: int, steps: int, warmup: int, floor: float = 0.02) -> float:
@@ -41,6 +47,11 @@ def batch_rng(seed: int, step: int) -> np.random.Generator:
     return np.random.Generator(np.random.Philox(key=seed, counter=[0, 0, 0, step]))
 
 
+def local(tensor: Tensor) -> Tensor:
+    """This process's part of a tensor, in the same memory."""
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+
+
 class Average:
     """Exponential moving average of a model's parameters, the weights that are exported."""
 
@@ -53,18 +64,33 @@ class Average:
         # Early weights are forgotten faster: an average over a tenth of the steps so far.
         weight = max(1 - self.decay, 1 / (1 + 0.1 * step))
         floating = [(self.values[k], v) for k, v in model.state_dict().items() if v.is_floating_point()]
-        torch._foreach_lerp_([a for a, _ in floating], [b for _, b in floating], weight)
+        torch._foreach_lerp_([local(a) for a, _ in floating], [local(b) for _, b in floating], weight)
 
 
 class RunFolder:
-    """One training run on disk."""
+    """One training run on disk.
 
-    def __init__(self, folder: Path | str, recipe: dict[str, Any]) -> None:
+    Args:
+        recipe: the dataclass that decides what is learned.
+        writes: whether this process writes; of several that train together, the first one does.
+
+    Attributes:
+        show: is told every line of the log as text.
+        listeners: are told every line of the log: the step, and its numbers by name.
+    """
+
+    def __init__(self, folder: Path | str, recipe: Any, writes: bool = True) -> None:
         self.folder = Path(folder)
+        if self.folder.exists() and not self.folder.is_dir():
+            raise CheckpointError(f"{folder} is a file; give the folder of a run, new or begun")
         self.folder.mkdir(parents=True, exist_ok=True)
-        self.recipe = recipe
+        self.recipe: dict[str, Any] = dataclasses.asdict(recipe)
+        self.defaults = {f.name: f.default for f in dataclasses.fields(recipe)}
+        self.writes = writes
         self.started = time.monotonic()
         self.seconds_before = 0.0  # of earlier processes of the same run
+        self.show: Callable[[str], None] = _to_terminal
+        self.listeners: list[Callable[[int, dict[str, float | str]], None]] = []
 
     @property
     def seconds(self) -> float:
@@ -72,95 +98,83 @@ class RunFolder:
         return self.seconds_before + time.monotonic() - self.started
 
     def log(self, step: int, **values: float | str) -> None:
-        """One line to `log.jsonl`, and to stderr where that is a terminal."""
+        """One line to `log.jsonl`, and to whoever listens."""
+        if not self.writes:
+            return
         line = {"step": step, "seconds": round(self.seconds, 1), **values}
         with open(self.folder / "log.jsonl", "a") as f:
             f.write(json.dumps(line) + "\n")
-        if sys.stderr.isatty():
-            shown = "  ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in line.items())
-            print(shown, file=sys.stderr)
+        self.show("  ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in line.items()))
+        for listener in self.listeners:
+            listener(step, values)
 
     def save(self, name: str, state: dict[str, Any]) -> Path:
         """Write `state` (tensors and plain values) to `name` in the folder, atomically."""
         path = self.folder / name
-        partial = path.with_name(path.name + ".partial")
-        torch.save(state, partial)
-        partial.replace(path)
+        if self.writes:
+            partial = path.with_name(path.name + ".partial")
+            with open(partial, "wb") as f:
+                torch.save(state, f)
+                f.flush()
+                os.fsync(f.fileno())  # a rename that outlives a power cut must not outlive the content
+            partial.replace(path)
         return path
 
     def save_last(self, step: int, **state: Any) -> None:
-        self.save("last.pt", {"step": step, "seconds": self.seconds, "recipe": self.recipe, **state})
+        self.save("last.pt", {**self.facts(step), **state})
+
+    def facts(self, step: int) -> dict[str, Any]:
+        """What a checkpoint says about itself."""
+        return {"step": step, "seconds": self.seconds, "recipe": self.recipe}
 
     def load_last(self) -> dict[str, Any] | None:
         """The state to resume from, or None for a new run.
 
         Raises:
-            CheckpointError: where the folder holds a run of another recipe.
+            CheckpointError: where the folder holds a run of another recipe, or a file that is not whole.
         """
         path = self.folder / "last.pt"
         if not path.exists():
             return None
-        state: dict[str, Any] = torch.load(path, weights_only=True)
-        ignored = {"steps", "minutes"}  # a run may be made longer
-        differ = [k for k in self.recipe if k not in ignored and state["recipe"].get(k) != self.recipe[k]]
-        if differ:
-            found = ", ".join(f"{k} {state['recipe'].get(k)} instead of {self.recipe[k]}" for k in differ)
-            raise CheckpointError(f"{path} was made by another recipe ({found}); choose another folder or remove it")
-        self.seconds_before = state["seconds"]
+        try:
+            state: dict[str, Any] = torch.load(path, weights_only=True, map_location="cpu")
+        except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
+            raise CheckpointError(f"{path} is not a whole checkpoint: {first_line(error)}") from None
+        self.go_on(path, state)
         return state
 
+    def go_on(self, path: Path, facts: dict[str, Any]) -> None:
+        """Make sure that a checkpoint is of this recipe, and take up its clock and its log.
 
-class MuonAdam:
-    """Muon for the chosen matrices and AdamW for everything else, as one optimizer.
-
-    Muon orthogonalizes the update of a matrix; on these small models it needs a third of AdamW's steps. A convolution
-    counts as the matrix [out, everything else]; its view shares the parameter's memory.
-    """
-
-    def __init__(
-        self, model: nn.Module, matrices: list[nn.Parameter], muon_lr: float, adam_lr: float, weight_decay: float
-    ) -> None:
-        chosen = {id(p) for p in matrices}
-        self.parameters = list(model.parameters())
-        self.views = [(p, nn.Parameter(_as_matrix(p.detach()))) for p in matrices]
-        if any(p.data_ptr() != v.data_ptr() for p, v in self.views):
-            raise ValueError("a matrix must share its parameter's memory; is the model's memory format channels_last?")
-        others = [p for p in self.parameters if id(p) not in chosen]
-        self.optimizers: tuple[torch.optim.Optimizer, ...] = (
-            torch.optim.Muon(
-                [v for _, v in self.views], lr=muon_lr, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw"
-            ),
-            torch.optim.AdamW(others, lr=adam_lr, betas=(0.9, 0.95), weight_decay=0.0),
-        )
-        self.peaks = (muon_lr, adam_lr)
-
-    def step(self, factor: float) -> float:
-        """One update with `factor` on the learning rates; clears the gradients. Returns the gradient's norm.
-
-        Raises:
-            FloatingPointError: where the gradient is not finite; nothing was changed then.
+        A recipe written before a field existed has that field's default.
         """
-        norm = torch.nn.utils.clip_grad_norm_(self.parameters, 1.0).item()
-        if not math.isfinite(norm):
-            raise FloatingPointError("the gradient is not finite; the last checkpoint is kept")
-        for p, v in self.views:
-            v.grad = None if p.grad is None else _as_matrix(p.grad)
-        for optimizer, peak in zip(self.optimizers, self.peaks, strict=True):
-            for group in optimizer.param_groups:
-                group["lr"] = peak * factor
-            optimizer.step()
-        for p in self.parameters:
-            p.grad = None
-        return norm
+        ignored = {"steps", "minutes"}  # a run may be made longer
+        theirs = {k: facts["recipe"].get(k, self.defaults[k]) for k in self.recipe}
+        differ = [k for k in self.recipe if k not in ignored and _plain(theirs[k]) != _plain(self.recipe[k])]
+        if differ:
+            found = ", ".join(f"{k} {theirs[k]} instead of {self.recipe[k]}" for k in differ)
+            raise CheckpointError(f"{path} was made by another recipe ({found}); choose another folder or remove it")
+        self.seconds_before = facts["seconds"]
+        self._forget_after(facts["step"])
 
-    def state_dict(self) -> list[dict[str, Any]]:
-        return [o.state_dict() for o in self.optimizers]
+    def _forget_after(self, step: int) -> None:
+        """Drop what was logged after the checkpoint: it will be logged again."""
+        path = self.folder / "log.jsonl"
+        if not self.writes or not path.exists():
+            return
+        lines = path.read_text().splitlines(keepends=True)
+        kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
+        if len(kept) < len(lines):
+            partial = path.with_name(path.name + ".partial")
+            partial.write_text("".join(kept))
+            partial.replace(path)
 
-    def load_state_dict(self, states: list[dict[str, Any]]) -> None:
-        for optimizer, state in zip(self.optimizers, states, strict=True):
-            optimizer.load_state_dict(state)
+
+def _plain(value: Any) -> Any:
+    """A recipe's value as JSON gives it back."""
+    return [_plain(v) for v in value] if isinstance(value, tuple | list) else value
 
 
-def _as_matrix(x: torch.Tensor) -> torch.Tensor:
-    """[out, ...] as [out, rest], a view where a convolution's weights lie channels last."""
-    return x.permute(0, 2, 3, 1).reshape(len(x), -1) if x.ndim == 4 else x
+def _to_terminal(text: str) -> None:
+    if sys.stderr.isatty():
+        print(text, file=sys.stderr)

@@ -20,8 +20,9 @@ from torch import Tensor, nn
 
 from editar_rt.prompts import build_prompt
 from training.data.edits import KINDS, SLOTS, random_example, slot_indices
-from training.loop import MuonAdam, RunFolder, batch_rng, cosine_schedule
+from training.loop import RunFolder, batch_rng, cosine_schedule
 from training.models.text_encoder import T5_PRESETS, build_text_encoder, encode
+from training.optimizers import MuonAdam
 
 PAD, END, UNKNOWN = "<pad>", "</s>", "<unk>"  # ids 0, 1, 2, as T5 has them
 
@@ -105,7 +106,7 @@ def slot_losses(heads: nn.Linear, states: Tensor, slots: Tensor) -> tuple[Tensor
 
 def train(folder: Path | str, recipe: Recipe, log_every: int = 50) -> Path:
     """Train the tokenizer and the encoder; returns the finished folder, `text_encoder/`."""
-    run = RunFolder(folder, dataclasses.asdict(recipe))
+    run = RunFolder(folder, recipe)
     torch.manual_seed(recipe.seed)
     tokenizer = train_tokenizer(recipe)
     model = build_text_encoder(T5_PRESETS[recipe.preset], vocab_size=tokenizer.get_vocab_size())

@@ -1,9 +1,10 @@
-"""Trains the demo's transformer on shards of tokens, as EditAR is trained.
+"""Trains the transformer as EditAR is trained, the demo's and the paper's by different recipes.
 
 The loss is cross-entropy on the target tokens plus distillation (`training.distillation`). One uniform draw a row
-decides the condition dropout that guidance needs. Tokens of objects weigh more than those of the background, which is
-most of a picture and learned first. (With more weight on changed tokens alone, all objects get edited: what stays
-must weigh as much as what changes.)
+decides the condition dropout that guidance needs. What follows is the demo's alone, and off where a recipe says so.
+
+Tokens of objects weigh more than those of the background, which is most of a picture and learned first. (With more
+weight on changed tokens alone, all objects get edited: what stays must weigh as much as what changes.)
 
 In a second round the model is blindfolded: in half of the rows it does not see some of the target tokens that it has
 made. With all of them in sight, only an object's first cell needs the text, the others continue what is there; which
@@ -20,39 +21,48 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 
-from editar_rt.prompts import build_prompt
-from training.checkpoints import initialize_from, load_vq
-from training.config import TRANSFORMER_PRESETS
-from training.data.edits import KINDS, TRANSLATION_TASKS
-from training.data.scenes import SHAPES
-from training.distillation import Distillation
+from training.batches import Batch, PictureGroups, Source, TokenShards, condition_dropout, draw, mixed_groups
+from training.checkpoints import initialize_from
+from training.config import TRANSFORMER_PRESETS, TransformerConfig
+from training.data.extract import open_vq
+from training.data.features import PatchFeatures
+from training.data.sources import read_plan
+from training.distillation import TEACHERS, FeatureDistillation, WorldDistillation
+from training.distributed import World, join, whole_state
+from training.engine import Engine, Execution, Phase
+from training.errors import TrainingError
+from training.grids import edit_grid
 from training.head_start import aim_heads, start_tokens, token_features
-from training.loop import Average, MuonAdam, RunFolder, batch_rng, trapezoid_schedule
+from training.logs import Sinks, operations
+from training.loop import Average, RunFolder, batch_rng, cosine_schedule, trapezoid_schedule
+from training.lora import add_lora, is_trained, merged
 from training.models.text_encoder import encode, load_text_encoder
 from training.models.transformer import Transformer
-from training.train_text import tokenize
+from training.models.vq import VQModel
+from training.optimizers import AdamW, MuonAdam, Optimizer
 
-OBJECT_COVER = 0.05  # share of a cell from which on it shows an object
+SHOWN = 4  # sample pictures in a grid
 
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
-    """How the demo's transformer is trained."""
+    """How a transformer is trained; the defaults are the demo's."""
 
     preset: str = "GPT-demo"
     seed: int = 3
     head_start: bool = True  # see `training.head_start`
     steps: int = 8500
-    second_round: int = 5000  # step where the learning rate, fallen to zero, starts again
+    second_round: int = 5000  # step where the learning rate, fallen to zero, starts again; 0 for a single round
     pictures: int = 8  # condition pictures a batch, each with all its instructions
     translations_from: int = 1750  # step from which on `translation_share` holds; before, the shards' own share
     translation_share: float = 0.5  # of the pictures; which colour goes with which shape is learned last
     blindfolded: float = 0.5  # share of the rows, in the second round
     muon_lr: float = 4e-3  # of the layers' matrices
-    adam_lr: float = 2e-3  # of embeddings, norms and the output
+    adam_lr: float = 2e-3  # of embeddings, norms and the output; of everything where the optimizer is adamw
     weight_decay: float = 0.02
     warmup: int = 60
     object_weight: float = 3.0  # of target tokens where the condition or the target shows an object, or both differ
@@ -60,89 +70,37 @@ class Recipe:
     dropout: float = 0.0
     decay: float = 0.35  # share of a round's steps, at its end, over which the learning rate falls to zero
     ema: float = 0.999
+    optimizer: str = "muon"  # or adamw, which decays matrices alone
+    schedule: str = "trapezoid"  # or cosine, or constant; all of them after the warm-up
+    clip: float = 1.0  # the gradient's largest norm, with adamw
+    teacher: str = "world"  # of the distillation: the world's ground truth, none, dinov2 or clip
+    lora_rank: int = 0  # above 0 trains adapters of this rank and leaves the weights that they stand beside
+    lora_alpha: float = 16.0  # over the rank: the adapters' factor
+
+    def __post_init__(self) -> None:
+        allowed = {
+            "preset": tuple(TRANSFORMER_PRESETS),
+            "optimizer": ("muon", "adamw"),
+            "schedule": ("trapezoid", "cosine", "constant"),
+            "teacher": TEACHERS,
+        }
+        for name, values in allowed.items():
+            if getattr(self, name) not in values:
+                raise TrainingError(f"{name} is one of {', '.join(values)}, got {getattr(self, name)!r}")
+        if self.lora_rank and self.optimizer != "adamw":
+            raise TrainingError("LoRA's adapters are trained with the optimizer adamw, not muon")
 
 
-@dataclasses.dataclass
-class Batch:
-    """P condition pictures with K examples each; rows are P * K."""
+@dataclasses.dataclass(frozen=True)
+class Frozen:
+    """What helps in training and is not trained; None where the data do without it."""
 
-    condition: Tensor  # int64 [P, N]
-    target: Tensor  # int64 [P * K, N]
-    text_ids: Tensor  # int64 [P * K, T]
-    text_mask: Tensor  # int64 [P * K, T]
-    kinds: Tensor  # int64 [P * K], indices into KINDS
-    changed: Tensor  # bool [P * K, N], tokens that an edit changes
-    weights: Tensor  # float32 [P * K, N], of the loss
-    condition_meaning: Tensor  # float32 [P, N, M] in 0..1
-    target_meaning: Tensor  # float32 [P * K, N, M] in 0..1
+    vq: VQModel | None = None
+    text_encoder: nn.Module | None = None
+    features: PatchFeatures | None = None
 
 
-class Shards:
-    """All shards of a folder in memory, texts tokenized once."""
-
-    def __init__(self, folder: Path, tokenizer: Tokenizer, text_tokens: int, object_weight: float) -> None:
-        paths = sorted(folder.glob("shard-*.npz"))
-        if not paths:
-            raise FileNotFoundError(f"{folder} holds no shard-*.npz; make them with: python -m training tokens")
-        parts: dict[str, list[np.ndarray]] = {}
-        prompts: list[str] = []
-        for path in paths:
-            with np.load(path) as shard:
-                for name in ("condition", "target", "kind", "meaning"):
-                    parts.setdefault(name, []).append(shard[name])
-                pairs = zip(shard["task"].ravel().tolist(), shard["text"].ravel().tolist(), strict=True)
-                prompts += [build_prompt(task, text) for task, text in pairs]
-        self.condition, self.target, self.kinds, self.meaning = (
-            np.concatenate(parts[n]) for n in ("condition", "target", "kind", "meaning")
-        )
-        self.is_translation = self.kinds[:, 0] >= KINDS.index(TRANSLATION_TASKS[0])
-        distinct = sorted(set(prompts))
-        place = {text: i for i, text in enumerate(distinct)}
-        ids, mask = tokenize(tokenizer, distinct, text_tokens)
-        self.ids, self.mask = ids.to(torch.int16), mask.to(torch.int8)
-        self.text = np.asarray([place[p] for p in prompts], np.int32).reshape(self.kinds.shape)
-        self.object_weight = object_weight
-
-    def __len__(self) -> int:
-        return len(self.condition)
-
-    def batch(self, groups: np.ndarray) -> Batch:
-        condition = torch.from_numpy(self.condition[groups].astype(np.int64))
-        target = torch.from_numpy(self.target[groups].astype(np.int64))
-        kinds = torch.from_numpy(self.kinds[groups].astype(np.int64))
-        text = torch.from_numpy(self.text[groups].ravel())
-        edit = kinds < KINDS.index(TRANSLATION_TASKS[0])
-        changed = (target != condition[:, None]) & edit[..., None]
-        meaning = torch.from_numpy(self.meaning[groups]).float() / 255  # [P, 1 + K, N, M]
-        objects = meaning[..., : len(SHAPES)].sum(-1) > OBJECT_COVER  # [P, 1 + K, N]
-        matters = changed | objects[:, 1:] | objects[:, :1]
-        weights = 1 + (self.object_weight - 1) * matters.float()
-        return Batch(
-            condition,
-            target.flatten(0, 1),
-            self.ids[text].long(),
-            self.mask[text].long(),
-            kinds.flatten(),
-            changed.flatten(0, 1),
-            weights.flatten(0, 1),
-            meaning[:, 0],
-            meaning[:, 1:].flatten(0, 1),
-        )
-
-    def meaning_deviation(self) -> Tensor:
-        """Standard deviation of every meaning over target cells, [M]."""
-        some = torch.from_numpy(self.meaning[:2000, 1:]).float() / 255
-        return some.flatten(0, -2).std(0).clamp_min(0.01)  # what a small set never shows
-
-
-def draw(seed: list[int], first: int, count: int, size: int) -> np.ndarray:
-    """Draws first..first+count-1 of an endless stream of 0..size-1: one shuffled epoch after the other."""
-    indices = np.arange(first, first + count)
-    orders = {e: np.random.default_rng([*seed, int(e)]).permutation(size) for e in np.unique(indices // size)}
-    return np.asarray([orders[i // size][i % size] for i in indices])
-
-
-def groups_of_step(recipe: Recipe, step: int, is_translation: np.ndarray) -> np.ndarray:
+def groups_of_step(recipe: Recipe, step: int, is_translation: NDArray[np.bool_]) -> NDArray[np.int64]:
     """Which groups a step sees, [pictures]; follows from the recipe and the step alone.
 
     Args:
@@ -160,15 +118,9 @@ def groups_of_step(recipe: Recipe, step: int, is_translation: np.ndarray) -> np.
     return np.concatenate(parts)
 
 
-def condition_dropout(rng: np.random.Generator, rows: int) -> tuple[Tensor, Tensor]:
-    """(drop picture, drop text), bool [rows]: one draw a row, with the paper's shares."""
-    u = torch.from_numpy(rng.random(rows))
-    return u < 0.10, (u < 0.05) | (u > 0.95)
-
-
 def hidden_targets(rng: np.random.Generator, recipe: Recipe, step: int, shape: tuple[int, int]) -> Tensor | None:
     """Which target tokens are hidden, bool [rows, N]: in a blindfolded row each with that row's own probability."""
-    if step < recipe.second_round:
+    if step < recipe.second_round or not recipe.second_round:
         return None
     rows, tokens = shape
     shares = rng.random(rows) * (rng.random(rows) < recipe.blindfolded)
@@ -176,106 +128,401 @@ def hidden_targets(rng: np.random.Generator, recipe: Recipe, step: int, shape: t
 
 
 def learning_rate(recipe: Recipe, step: int) -> float:
-    """Factor on the learning rates: one trapezoid a round."""
-    if step < recipe.second_round:
-        return trapezoid_schedule(step, min(recipe.steps, recipe.second_round), recipe.warmup, recipe.decay)
-    begun = recipe.second_round
-    return trapezoid_schedule(step - begun, recipe.steps - begun, recipe.warmup, recipe.decay)
+    """Factor on the learning rates: one schedule a round."""
+    begun = recipe.second_round if step >= recipe.second_round else 0
+    steps = recipe.steps - begun if begun or not recipe.second_round else min(recipe.steps, recipe.second_round)
+    if recipe.schedule == "trapezoid":
+        return trapezoid_schedule(step - begun, steps, recipe.warmup, recipe.decay)
+    if recipe.schedule == "cosine":
+        return cosine_schedule(step - begun, steps, recipe.warmup)
+    return min(1.0, (step - begun + 1) / max(1, recipe.warmup))
+
+
+@dataclasses.dataclass
+class Piece:
+    """A part of a batch with what was drawn for it."""
+
+    batch: Batch
+    drop_picture: Tensor  # bool [R]
+    drop_text: Tensor  # bool [R]
+    hide: Tensor | None  # bool [R, N]
+
+    @property
+    def dropped(self) -> Tensor:
+        return self.drop_picture | self.drop_text
+
+    def to(self, device: torch.device) -> Piece:
+        hide = None if self.hide is None else self.hide.to(device)
+        return Piece(self.batch.to(device), self.drop_picture.to(device), self.drop_text.to(device), hide)
+
+
+@dataclasses.dataclass
+class Share:
+    """One process's part of a step."""
+
+    groups: NDArray[np.int64]
+    pieces: list[Piece]
+    totals: Tensor | None = None  # [2], what weights are divided by: of all rows, of those not dropped
+
+
+class Student(nn.Module):
+    """The transformer and the head that distillation needs: what is trained, in one module with one forward pass."""
+
+    def __init__(self, model: Transformer, teacher: nn.Module | None) -> None:
+        super().__init__()
+        self.model = model
+        self.teacher = teacher
+
+    def forward(self, piece: Piece, totals: Tensor) -> tuple[Tensor, Tensor | None, Tensor]:
+        """The token loss, the distillation loss if there is one, and which tokens were predicted, bool [R, N]."""
+        batch = piece.batch
+        logits, hidden = self.model(
+            batch.condition,
+            batch.text_states,
+            batch.target,
+            piece.drop_picture,
+            piece.drop_text,
+            piece.hide,
+            return_hidden=True,
+        )
+        losses = F.cross_entropy(logits.flatten(0, 1), batch.target.flatten(), reduction="none")
+        loss = (losses * batch.weights.flatten()).sum() / totals[0]
+        taught = self.teacher(hidden, batch, piece.dropped, totals[1]) if self.teacher else None
+        return loss, taught, logits.detach().argmax(-1) == batch.target
+
+
+class TransformerTask:
+    """The recipe as `training.engine` runs it."""
+
+    def __init__(
+        self,
+        run: RunFolder,
+        recipe: Recipe,
+        execution: Execution,
+        source: Source,
+        frozen: Frozen,
+        student: Student,
+        world: World,
+    ) -> None:
+        self.run, self.recipe, self.execution, self.world = run, recipe, execution, world
+        self.source, self.frozen, self.root = source, frozen, student
+        model = self.averaged = student.model
+        self.config: TransformerConfig = model.config
+        if recipe.pictures % (world.size * execution.accumulate):
+            raise TrainingError(
+                f"{recipe.pictures} pictures a batch are not shared evenly by {world.size} processes with "
+                f"{execution.accumulate} pieces each; choose another --pictures or --accumulate"
+            )
+        self.steps, self.seed, self.decay = recipe.steps, recipe.seed, recipe.ema
+        self.modules: dict[str, nn.Module] = {"model": model}
+        if student.teacher:
+            self.modules["teacher"] = student.teacher
+        model.recompute = execution.recompute
+        if execution.compile:
+            for layer in model.layers:
+                layer.compile(backend=execution.compile)
+        self.wrapped = world.wrap(student, model.layers)
+        self.phases = [
+            Phase("optimizer", self.wrapped, self._optimizer(), self.loss, lambda step: learning_rate(recipe, step))
+        ]
+        rows = recipe.pictures * source.examples
+        positions = recipe.pictures * self.config.block_size + rows * (self.config.max_positions - 1)
+        positions -= rows * self.config.block_size
+        self.work = (float(positions), self._operations() if execution.peak_tflops else 0.0)
+        self.losses: list[tuple[Tensor, Tensor | None]] = []
+        self.right = torch.zeros(len(source.labels), 2)  # changed tokens, those predicted right
+
+    def _optimizer(self) -> Optimizer:
+        recipe = self.recipe
+        if recipe.optimizer == "adamw":
+            fused = self.world.device.type == "cuda"
+            return AdamW(self.root.parameters(), recipe.adam_lr, recipe.weight_decay, recipe.clip, fused)
+        if self.world.sharded:
+            raise TrainingError("Muon takes whole matrices, which a sharded model does not have; choose ddp or adamw")
+        matrices = [p for p in self.averaged.layers.parameters() if p.ndim == 2]
+        return MuonAdam(self.root, matrices, recipe.muon_lr, recipe.adam_lr, recipe.weight_decay)
+
+    def _operations(self) -> float:
+        """Floating-point operations of a step, over all processes."""
+        with torch.device("meta"):
+            model = Transformer(self.config).to("meta")  # the rotary tables, too
+            pictures, rows = self.recipe.pictures, self.recipe.pictures * self.source.examples
+            tokens = torch.empty(rows, self.config.block_size, dtype=torch.long)
+            states = torch.empty(rows, self.config.cls_token_num, self.config.caption_dim)
+            keep = torch.zeros(rows, dtype=torch.bool)
+            return operations(lambda: model(tokens[:pictures], states, tokens, keep, keep))
+
+    # Batches.
+
+    def groups(self, step: int) -> NDArray[np.int64]:
+        """All groups of a step."""
+        if self.source.mixed is None:
+            return groups_of_step(self.recipe, step, self.source.is_translation)
+        return mixed_groups(self.source, self.recipe.seed, step * self.recipe.pictures, self.recipe.pictures)
+
+    def prepare(self, step: int) -> Share:
+        groups, rng = self.groups(step), batch_rng(self.recipe.seed, step)
+        rows = len(groups) * self.source.examples
+        drop_picture, drop_text = condition_dropout(rng, rows)
+        hide = hidden_targets(rng, self.recipe, step, (rows, self.config.block_size))
+        mine, own = groups[self.world.share(len(groups))], self.world.share(rows)
+        count = self.execution.accumulate
+        parts = zip(
+            self.source.batch(mine).pieces(count),
+            drop_picture[own].chunk(count),
+            drop_text[own].chunk(count),
+            hide[own].chunk(count) if hide is not None else [None] * count,
+        )
+        return Share(mine, [Piece(*part) for part in parts])
+
+    def begin(self, step: int, prepared: Share, average: Average) -> None:
+        weights = [(p.batch.weights, p.batch.weights * ~p.dropped[:, None]) for p in prepared.pieces]
+        sums = torch.stack([torch.stack([w.sum() for w in piece]) for piece in weights]).sum(0)
+        # As if every piece weighed the same: the mean over pieces and processes is then the mean over the batch.
+        totals = self.world.sum(sums) / (self.world.size * len(prepared.pieces))
+        prepared.totals = totals.clamp_min(1).to(self.world.device)
+
+    @torch.no_grad()
+    def complete(self, batch: Batch) -> Batch:
+        """Tokens, states and features that the data do not hold, by the frozen models."""
+        if batch.condition.dtype == torch.uint8:
+            assert self.frozen.vq is not None
+            pictures = batch.target
+            if self.frozen.features:
+                batch.features = torch.from_numpy(self.frozen.features(pictures.cpu().numpy())).to(pictures.device)
+            with torch.autocast(pictures.device.type, enabled=False):  # a token is not rounded
+                batch.condition, batch.target = (
+                    self.frozen.vq.encode(p.permute(0, 3, 1, 2).float() / 127.5 - 1)
+                    for p in (batch.condition, pictures)
+                )
+            batch.changed = (batch.target != batch.condition) & (batch.kinds == 0)[:, None]
+        if batch.text_states is None:
+            assert self.frozen.text_encoder is not None
+            batch.text_states = encode(self.frozen.text_encoder, batch.text_ids, batch.text_mask)
+        return batch
+
+    # Steps.
+
+    def loss(self, prepared: Share, number: int) -> Tensor:
+        piece = prepared.pieces[number].to(self.world.device)
+        piece.batch = self.complete(piece.batch)
+        assert prepared.totals is not None
+        loss, taught, right = self.wrapped(piece, prepared.totals)
+        self.losses.append((loss.detach(), None if taught is None else taught.detach()))
+        self._count(piece, right)
+        return loss if taught is None else loss + self.recipe.distillation * taught
+
+    @torch.no_grad()
+    def _count(self, piece: Piece, right: Tensor) -> None:
+        """Adds, a kind, how many changed tokens (all, in translations) the undropped rows predict."""
+        batch = piece.batch
+        matters = batch.changed | (batch.kinds >= self.source.labels.index("depth"))[:, None]
+        matters &= ~piece.dropped[:, None]
+        self.right.index_add_(
+            0, batch.kinds.cpu(), torch.stack([matters.sum(1), (right & matters).sum(1)], dim=1).float().cpu()
+        )
+
+    def end(self, step: int, prepared: Share, average: Average) -> None:
+        del self.losses[: -len(prepared.pieces)]
+
+    def measures(self, done: int) -> dict[str, float]:
+        counts = self.world.sum(self.right)
+        self.right.zero_()
+        losses = torch.stack([torch.stack([x for x in pair if x is not None]) for pair in self.losses]).mean(0)
+        losses = self.world.sum(losses) / self.world.size
+        values = dict(zip(("loss", "distillation"), losses.tolist()))
+        values["samples"] = float(done * self.recipe.pictures * self.source.examples)
+        for label, (all_of_them, right) in zip(self.source.labels, counts.tolist()):
+            values[f"changed_right_{label}"] = right / max(1.0, all_of_them)
+        return values
+
+    def describe(self, prepared: Share) -> str:
+        return self.source.describe(prepared.groups)
+
+    def state(self) -> dict[str, Tensor]:
+        return {}
+
+    def load_state(self, state: dict[str, object]) -> None:
+        pass
+
+    # What comes of it.
+
+    def exported(self, average: Average) -> dict[str, Tensor]:
+        """The averaged weights under the official names; every process has to ask."""
+        values = whole_state(average.values)
+        return merged(self.config, self.recipe.lora_rank, self.recipe.lora_alpha, values)
+
+    def publish(self, done: int, average: Average, sinks: Sinks) -> None:
+        save_checkpoint(self.run, self.config, self.exported(average))
+
+    def show(self, done: int, average: Average, sinks: Sinks) -> None:
+        weights = self.exported(average)
+        if self.frozen.vq is None:
+            raise TrainingError("sample pictures need the tokenizer; give --vq, or leave --sample-every out")
+        if self.world.is_first:
+            groups = np.arange(min(SHOWN, len(self.source.is_translation)))
+            batch = self.complete(self.source.batch(groups).to(self.world.device))
+            model = Transformer(self.config).to(self.world.device).eval()
+            model.load_state_dict(weights)
+            picture = edit_grid(model, self.frozen.vq, batch, self.run.folder / f"samples-{done:08d}.png")
+            sinks.picture("samples", picture, done)
+        self.world.wait()
+
+
+def save_checkpoint(run: RunFolder, config: TransformerConfig, weights: dict[str, Tensor]) -> Path:
+    """The averaged weights in the official layout, with the configuration beside them."""
+    return run.save("transformer.pt", {"model": weights, "config": config.to_dict(), "recipe": run.recipe})
+
+
+def build_student(
+    model: Transformer,
+    recipe: Recipe,
+    source: Source,
+    frozen: Frozen,
+    init: Path | None,
+    report: Callable[[str], None],
+) -> Student:
+    """A new model as training starts it: from weights, with a head start, or from nothing; with its teacher."""
+    lacking: list[str] = []
+    if init is not None:
+        lacking = initialize_from(model, init)
+        report(f"{init} lacks {', '.join(lacking)}: starts untrained" if lacking else f"{init} has every weight")
+    elif recipe.head_start:
+        if frozen.vq is None:
+            raise TrainingError("a head start needs to see what tokens look like; give --vq, or set head_start = false")
+        start_tokens(model, token_features(frozen.vq))
+        aim_heads(model)
+    teacher: nn.Module | None = None
+    if recipe.teacher == "world":
+        if not isinstance(source, TokenShards):
+            raise TrainingError("the teacher world knows the procedural world alone; choose none, dinov2 or clip")
+        teacher = WorldDistillation(model, source.meaning_deviation())
+    elif recipe.teacher != "none":
+        shape = feature_shape(recipe, source, frozen)
+        teacher = FeatureDistillation(model, size=shape[-1], patches=shape[0])
+    if recipe.lora_rank:
+        add_lora(model, recipe.lora_rank, recipe.lora_alpha)
+        for name, parameter in model.named_parameters():
+            parameter.requires_grad_(is_trained(name, lacking))
+    return Student(model, teacher)
+
+
+def feature_shape(recipe: Recipe, source: Source, frozen: Frozen) -> tuple[int, ...]:
+    """(h, w, F) of the teacher's features, cached or made on the fly."""
+    cached = getattr(source, "features", None)
+    if cached is not None:
+        return tuple(cached.parts[0].shape[2:])
+    if isinstance(source, TokenShards):
+        raise TrainingError(
+            f"the teacher {recipe.teacher} needs features of the target pictures, and {source.paths[0].parent} holds "
+            "none; extract them with: python -m training data extract … --features FOLDER, or choose --teacher none"
+        )
+    if frozen.features is None:
+        raise TrainingError(f"the teacher {recipe.teacher} is a local model; give its folder with --teacher-folder")
+    side = frozen.features.side
+    return frozen.features(np.zeros((1, side, side, 3), np.uint8)).shape[1:]
+
+
+def read_tokenizer(folder: Path) -> Tokenizer:
+    """The tokenizer of a text encoder's folder."""
+    path = folder / "tokenizer.json"
+    if not path.is_file():
+        raise TrainingError(f"{folder} has no tokenizer.json; give the text encoder's folder in Hugging Face layout")
+    return Tokenizer.from_file(str(path))
+
+
+def read_source(
+    recipe: Recipe,
+    config: TransformerConfig,
+    tokens: Path | None,
+    data: Path | None,
+    text_encoder: Path | None,
+    vq: Path | None,
+) -> tuple[Source, nn.Module | None]:
+    """Where batches come from, and the text encoder if it is needed."""
+    tokenizer = read_tokenizer(text_encoder) if text_encoder else None
+    source: Source
+    if tokens is not None:
+        source = TokenShards(tokens, config, tokenizer, recipe.object_weight)
+        if source.text_states is not None:
+            return source, None
+    elif data is None or vq is None or tokenizer is None:
+        raise TrainingError("pictures are encoded while training by --vq and --text-encoder; give both, or --tokens")
+    else:
+        with torch.random.fork_rng(devices=[]):  # the student starts as it would beside shards
+            spans = open_vq(vq).config.downsampling
+        source = PictureGroups(read_plan(data).mixture(config.grid * spans), config, tokenizer)
+    assert text_encoder is not None
+    encoder = load_text_encoder(text_encoder).requires_grad_(False).eval()
+    width = int(encoder.config.d_model)  # type: ignore[union-attr, arg-type]
+    if width != config.caption_dim:
+        raise TrainingError(
+            f"{text_encoder} has states of width {width}, the transformer takes {config.caption_dim}; choose another "
+            "preset or encoder"
+        )
+    return source, encoder
+
+
+def read_teacher(recipe: Recipe, folder: Path | None, world: World) -> PatchFeatures | None:
+    """The frozen vision encoder of a folder, if it is the one that the recipe names."""
+    if folder is None or recipe.teacher not in ("dinov2", "clip"):
+        return None
+    with torch.random.fork_rng(devices=[]):  # the student starts as it would beside cached features
+        features = PatchFeatures(folder, str(world.device))
+    kind = json.loads((folder / "config.json").read_text()).get("model_type", "nothing")
+    if not str(kind).startswith(recipe.teacher):
+        raise TrainingError(f"{folder} holds a model of the type {kind}, the recipe's teacher is {recipe.teacher}")
+    return features
 
 
 def train(
     folder: Path | str,
-    tokens: Path,
-    text_encoder: Path,
-    vq: Path,
+    tokens: Path | None,
+    text_encoder: Path | None,
+    vq: Path | None,
     recipe: Recipe,
-    log_every: int = 50,
-    save_every: int = 250,
+    execution: Execution | None = None,
     init: Path | None = None,
     report: Callable[[str], None] = lambda line: None,
+    data: Path | None = None,
+    teacher_folder: Path | None = None,
 ) -> Path:
-    """Train (or go on training) a transformer; returns the path of the finished checkpoint, `transformer.pt`.
+    """Train (or go on training) a transformer; returns the finished checkpoint, `transformer.pt`.
 
     Args:
+        tokens: folder of token shards; None trains on the pictures of `data`, encoded meanwhile.
+        text_encoder: may be None where the shards hold text states.
+        vq: may be None without a head start, sample pictures and `data`.
         init: weights to start from (`training.checkpoints.initialize_from`), such as LlamaGen's for text to image.
         report: is told what those weights lack.
+        data: a mixture's TOML file, or a data set (`training.data.sources`).
+        teacher_folder: the vision model that `recipe.teacher` names; may be None where the shards hold its features.
+
+    Raises:
+        TrainingError, CheckpointError: parts that do not fit each other.
     """
-    run = RunFolder(folder, dataclasses.asdict(recipe))
-    torch.manual_seed(recipe.seed)
-    config = TRANSFORMER_PRESETS[recipe.preset]
-    tokenizer = Tokenizer.from_file(str(text_encoder / "tokenizer.json"))
-    data = Shards(tokens, tokenizer, config.cls_token_num, recipe.object_weight)
-    encoder = load_text_encoder(text_encoder).requires_grad_(False).eval()
-    model = Transformer(config, recipe.dropout, recipe.dropout, recipe.dropout)
-    if init is not None:
-        lacking = initialize_from(model, init)
-        report(f"{init} lacks {', '.join(lacking)}: starts untrained" if lacking else f"{init} has every weight")
-    matrices = [p for p in model.layers.parameters() if p.ndim == 2]
-    if recipe.head_start and init is None:
-        start_tokens(model, token_features(load_vq(vq)))
-        aim_heads(model)
-    teacher = Distillation(model, data.meaning_deviation())
-    optimizer = MuonAdam(nn.ModuleList([model, teacher]), matrices, recipe.muon_lr, recipe.adam_lr, recipe.weight_decay)
-    average = Average(model, recipe.ema)
-    first = 0
-    if state := run.load_last():
-        first = state["step"]
-        model.load_state_dict(state["model"])
-        teacher.load_state_dict(state["teacher"])
-        optimizer.load_state_dict(state["optimizer"])
-        average.values = state["average"]
-    sums = torch.zeros(len(KINDS), 3)  # rows, changed tokens, those predicted right
-    for step in range(first, recipe.steps):
-        rng = batch_rng(recipe.seed, step)
-        batch = data.batch(groups_of_step(recipe, step, data.is_translation))
-        drop_picture, drop_text = condition_dropout(rng, len(batch.target))
-        with torch.no_grad():
-            states = encode(encoder, batch.text_ids, batch.text_mask)
-        hide = hidden_targets(rng, recipe, step, (len(batch.target), config.block_size))
-        logits, hidden = model(batch.condition, states, batch.target, drop_picture, drop_text, hide, return_hidden=True)
-        losses = F.cross_entropy(logits.flatten(0, 1), batch.target.flatten(), reduction="none")
-        weights = batch.weights.flatten()
-        loss = (losses * weights).sum() / weights.sum()
-        dropped = drop_picture | drop_text
-        taught = teacher(hidden, batch.condition_meaning, batch.target_meaning, batch.weights, dropped)
-        (loss + recipe.distillation * taught).backward()
-        norm = optimizer.step(learning_rate(recipe, step))
-        average.update(model, step)
-
-        done = step + 1
-        count_right(sums, batch, logits.detach(), dropped)
-        if done % log_every == 0:
-            right = {
-                f"changed_right_{kind}": (sums[i, 2] / sums[i, 1].clamp_min(1)).item() for i, kind in enumerate(KINDS)
-            }
-            losses_now = {"loss": loss.item(), "distillation": taught.item(), "gradient": norm}
-            run.log(done, **losses_now, samples=float(done * len(batch.target)), **right)
-            sums.zero_()
-        if done % save_every == 0 or done == recipe.steps:
-            run.save_last(
-                done,
-                model=model.state_dict(),
-                teacher=teacher.state_dict(),
-                optimizer=optimizer.state_dict(),
-                average=average.values,
+    execution = execution or Execution()
+    with join(execution.device, execution.parallel) as world:
+        run = RunFolder(folder, recipe, writes=world.is_first)
+        torch.manual_seed(recipe.seed)
+        config = TRANSFORMER_PRESETS[recipe.preset]
+        source, encoder = read_source(recipe, config, tokens, data, text_encoder, vq)
+        model = Transformer(config, recipe.dropout, recipe.dropout, recipe.dropout)
+        vq_model = open_vq(vq) if vq else None
+        if vq_model and vq_model.config.codebook_size != config.vocab_size:
+            raise TrainingError(
+                f"{vq} has {vq_model.config.codebook_size} tokens, the transformer's vocabulary is "
+                f"{config.vocab_size}; choose another preset"
             )
-            save_checkpoint(run, model, average)
-    return save_checkpoint(run, model, average)
-
-
-@torch.no_grad()
-def count_right(sums: Tensor, batch: Batch, logits: Tensor, dropped: Tensor) -> None:
-    """Adds, a kind, how many changed tokens (all, in translations) the undropped rows predict."""
-    right = logits.argmax(-1) == batch.target
-    matters = batch.changed | (batch.kinds >= KINDS.index(TRANSLATION_TASKS[0]))[:, None]
-    matters &= ~dropped[:, None]
-    columns = torch.stack([torch.ones(len(right)), matters.sum(1).float(), (right & matters).sum(1).float()], dim=1)
-    sums.index_add_(0, batch.kinds, columns)
-
-
-def save_checkpoint(run: RunFolder, model: Transformer, average: Average) -> Path:
-    """The averaged weights in the official layout, with the configuration beside them."""
-    return run.save("transformer.pt", {"model": average.values, "config": model.config.to_dict(), "recipe": run.recipe})
+        features = read_teacher(recipe, teacher_folder, world)
+        frozen = Frozen(vq_model, encoder, features)
+        student = build_student(model, recipe, source, frozen, init, report if world.is_first else lambda line: None)
+        for module in (frozen.vq, frozen.text_encoder):
+            if module is not None:
+                module.to(world.device)
+        task = TransformerTask(run, recipe, execution, source, frozen, student, world)
+        Engine(run, task, execution, world).run()
+    return run.folder / "transformer.pt"
 
 
 def read_log(folder: Path) -> list[dict[str, float]]:

@@ -1,31 +1,48 @@
-"""Trains the demo's VQ tokenizer on the procedural world.
+"""Trains a VQ tokenizer: the demo's on the procedural world, LlamaGen's on pictures, by different recipes.
 
-Stages of one run: first without the codebook (a plain autoencoder whose vectors have length 1), then the codebook is
-placed by k-means on what the encoder makes, then everything is trained together, rows that fall out of use being
-restarted from current vectors. Colour is weighed above brightness and objects above background: PSNR alone hides
-lost hues.
+The demo's run has stages: first without the codebook (a plain autoencoder whose vectors have length 1), then the
+codebook is placed by k-means on what the encoder makes, then everything is trained together, rows that fall out of use
+being restarted from current vectors. Colour is weighed above brightness and objects above background: PSNR alone hides
+lost hues. LlamaGen's trains with the codebook from the start, with a perceptual distance and, later, a discriminator
+(`training.vq_losses`).
 """
 
 from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
 from training.config import VQ_PRESETS
-from training.data.scenes import condition_picture, object_mask, random_scene, render
-from training.loop import Average, MuonAdam, RunFolder, batch_rng, cosine_schedule
+from training.distributed import World, join
+from training.engine import Engine, Execution, Phase
+from training.errors import TrainingError
+from training.grids import save_grid
+from training.logs import Sinks, operations
+from training.loop import Average, RunFolder, cosine_schedule
 from training.models.vq import VQModel
+from training.optimizers import AdamW, MuonAdam, Optimizer
+from training.pictures import FolderPictures, Pictures, PictureSource, WorldPictures
+from training.vq_losses import (
+    PatchDiscriminator,
+    adaptive_weight,
+    discriminator_hinge,
+    entropy_loss,
+    generator_hinge,
+    perceptual_term,
+)
+from training.vq_metrics import Scores
+
+ENTROPY_VECTORS = 4096  # of a batch, at most, whose distances to all rows the entropy is taken over
 
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
-    """How the demo's tokenizer is trained."""
+    """How a tokenizer is trained; the defaults are the demo's."""
 
     preset: str = "VQ-8-demo"
     picture_size: int = 64
@@ -33,40 +50,58 @@ class Recipe:
     steps: int = 3000
     batch: int = 8
     muon_lr: float = 4e-3  # of the convolutions
-    adam_lr: float = 2e-3  # of norms, biases and the codebook
+    adam_lr: float = 2e-3  # of norms, biases and the codebook; of everything where the optimizer is adam
     warmup: int = 50
-    continuous_steps: int = 500  # before the codebook is placed
-    commitment: float = 0.25
-    codebook_weight: float = 1.0
+    continuous_steps: int = 500  # before the codebook is placed; 0 trains with it from the start
+    commitment: float = 0.25  # weight of the squared distance that pulls vectors to their rows
+    codebook_weight: float = 1.0  # of the one that pulls rows to their vectors
     chroma_weight: float = 1.5
     object_weight: float = 2.0
     ema: float = 0.998
-    restart_every: int = 100
+    restart_every: int = 100  # steps between restarts of unused rows; 0 never does
+    optimizer: str = "muon"  # or adam
+    schedule: str = "cosine"  # or constant; both after the warm-up
+    reconstruction: str = "colour"  # l1, l2, or the demo's weighing of colours and objects
+    perceptual: str = "none"  # see `training.vq_losses.perceptual_term`
+    perceptual_weight: float = 1.0
+    entropy_weight: float = 0.0
+    discriminator_weight: float = 0.0  # 0 trains without one
+    discriminator_from: int = 20000  # step
+    discriminator_channels: int = 64
+    adaptive: bool = False  # whether gradients at the decoder's last layer scale the discriminator's weight
+
+    def __post_init__(self) -> None:
+        allowed = {
+            "preset": tuple(VQ_PRESETS),
+            "optimizer": ("muon", "adam"),
+            "schedule": ("cosine", "constant"),
+            "reconstruction": ("colour", "l1", "l2"),
+        }
+        for name, values in allowed.items():
+            if getattr(self, name) not in values:
+                raise TrainingError(f"{name} is one of {', '.join(values)}, got {getattr(self, name)!r}")
+        if self.picture_size % VQ_PRESETS[self.preset].downsampling:
+            raise TrainingError(
+                f"picture_size must be a multiple of {VQ_PRESETS[self.preset].downsampling}, what a token of "
+                f"{self.preset} spans, got {self.picture_size}"
+            )
 
 
 # RGB to one brightness and two colour-difference channels, ITU-R BT.601.
 _YCC = torch.tensor([[0.299, 0.587, 0.114], [-0.1687, -0.3313, 0.5], [0.5, -0.4187, -0.0813]])
 
 
-def batch_pictures(rng: np.random.Generator, count: int, size: int) -> tuple[Tensor, Tensor]:
-    """Pictures of the world and its condition maps: [count, 3, size, size] in [-1, 1], object masks [count, 1, ...]."""
-    pictures = np.empty((count, size, size, 3), np.uint8)
-    masks = np.zeros((count, 1, size, size), np.float32)
-    for i in range(count):
-        scene = random_scene(rng, int(rng.choice([1, 2, 3], p=[0.1, 0.3, 0.6])))
-        kind = rng.choice(["picture", "depth", "canny", "segmentation"], p=[0.79, 0.06, 0.09, 0.06])
-        pictures[i] = render(scene, size) if kind == "picture" else condition_picture(scene, str(kind), size)
-        for o in scene.objects if kind != "canny" else ():
-            masks[i, 0] = np.maximum(masks[i, 0], object_mask(o, size))
-    return torch.from_numpy(pictures).permute(0, 3, 1, 2).float() / 127.5 - 1, torch.from_numpy(masks)
-
-
-def reconstruction_loss(recipe: Recipe, decoded: Tensor, pixels: Tensor, masks: Tensor) -> Tensor:
-    """Absolute and squared error in brightness and colour, objects weighted, plus the error of 4x4 means."""
-    weight = torch.tensor([1.0, recipe.chroma_weight, recipe.chroma_weight])[None, :, None, None]
-    error = torch.einsum("bchw,dc->bdhw", decoded - pixels, _YCC) * weight
+def reconstruction_loss(recipe: Recipe, decoded: Tensor, pictures: Pictures) -> Tensor:
+    """Mean absolute or squared error; or both in brightness and colour, objects weighted, plus that of 4x4 means."""
+    pixels = pictures.pixels
+    if recipe.reconstruction == "l1":
+        return F.l1_loss(decoded, pixels)
+    if recipe.reconstruction == "l2":
+        return F.mse_loss(decoded, pixels)
+    weight = torch.tensor([1.0, recipe.chroma_weight, recipe.chroma_weight], device=pixels.device)[None, :, None, None]
+    error = torch.einsum("bchw,dc->bdhw", decoded - pixels, _YCC.to(pixels.device)) * weight
     error = error.contiguous()
-    emphasis = (1 + recipe.object_weight * masks) / (1 + recipe.object_weight * masks.mean())
+    emphasis = 1.0 if pictures.weights is None else pictures.weights
     fine = (emphasis * (error.abs() + 2 * error.square())).mean()
     coarse = F.avg_pool2d(error, 4).abs().mean()
     return fine + coarse
@@ -85,120 +120,302 @@ def kmeans(vectors: Tensor, count: int, rounds: int, generator: torch.Generator)
     return centres
 
 
-def psnr(a: Tensor, b: Tensor) -> Tensor:
-    """Peak signal-to-noise ratio in dB a picture of [B, 3, H, W] in [-1, 1]."""
-    mse = (a.clamp(-1, 1) - b).square().mean(dim=(1, 2, 3))
-    return 10 * torch.log10(4 / mse.clamp_min(1e-9))
+class Autoencoder(nn.Module):
+    """Encoder, codebook and decoder in one forward pass.
 
+    Returns what the losses need: decoded pixels, unit vectors [B, d, h, w], and with the codebook their rows (of the
+    same shape) and tokens [B, N].
+    """
 
-def sample_grid(pixels: Tensor, decoded: Tensor, path: Path) -> None:
-    """Pictures above their reconstructions, as a PNG."""
-    both = torch.cat([torch.cat(list(x), dim=2) for x in (pixels, decoded.clamp(-1, 1))], dim=1)
-    Image.fromarray(((both + 1) * 127.5).round().byte().permute(1, 2, 0).numpy()).save(path)
+    def __init__(self, model: VQModel) -> None:
+        super().__init__()
+        self.model = model
 
-
-def train(folder: Path | str, recipe: Recipe, log_every: int = 50, save_every: int = 250) -> Path:
-    """Train (or go on training) a tokenizer; returns the path of the finished checkpoint, `vq.pt`."""
-    run = RunFolder(folder, dataclasses.asdict(recipe))
-    torch.manual_seed(recipe.seed)
-    generator = torch.Generator().manual_seed(recipe.seed)
-    model = VQModel(VQ_PRESETS[recipe.preset]).to(memory_format=torch.channels_last)
-    convolutions = [p for p in model.parameters() if p.ndim == 4]
-    optimizer = MuonAdam(model, convolutions, recipe.muon_lr, recipe.adam_lr, weight_decay=1e-3)
-    average = Average(model, recipe.ema)
-    codebook_size = model.config.codebook_size
-    usage = torch.zeros(codebook_size)  # how often each row was chosen since the last restart round
-    first = 0
-    if state := run.load_last():
-        first = state["step"]
-        model.load_state_dict(state["model"])
-        optimizer.load_state_dict(state["optimizer"])
-        average.values, usage = state["average"], state["usage"]
-        generator.set_state(state["generator"])
-
-    validation, _ = batch_pictures(batch_rng(recipe.seed, 2**40), 96, recipe.picture_size)
-    for step in range(first, recipe.steps):
-        if step == recipe.continuous_steps:
-            place_codebook(model, recipe, generator)
-            average.values["quantize.embedding.weight"].copy_(model.quantize.embedding.weight)
-        pixels, masks = batch_pictures(batch_rng(recipe.seed, step), recipe.batch, recipe.picture_size)
-        pixels = pixels.contiguous(memory_format=torch.channels_last)
+    def forward(self, pixels: Tensor, noise: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
+        """With `noise` the codebook is left out, and the noise added to the vectors."""
+        model = self.model
         vectors = F.normalize(model.encode_features(pixels), dim=1)
-        if step < recipe.continuous_steps:
+        if noise is not None:
             # Noise of about the quantization's size keeps neighbouring vectors meaning similar pictures.
-            noisy = F.normalize(vectors + 0.05 * torch.randn(vectors.shape, generator=generator), dim=1)
-            loss = reconstruction_loss(recipe, model.decode_vectors(noisy), pixels, masks)
-        else:
-            tokens = model.quantize_features(vectors.detach())
-            usage += torch.bincount(tokens.flatten(), minlength=codebook_size)
-            rows = model.lookup(tokens)
+            return model.decode_vectors(F.normalize(vectors + 0.05 * noise, dim=1)), vectors, None, None
+        tokens = model.quantize_features(vectors.detach())
+        rows = model.lookup(tokens, grid=(vectors.shape[2], vectors.shape[3]))
+        return model.decode_vectors(vectors + (rows - vectors).detach()), vectors, rows, tokens
+
+
+@dataclasses.dataclass
+class Share:
+    """One process's part of a step."""
+
+    step: int
+    whose: slice
+    pieces: list[Pictures]
+    noise: list[Tensor] | None = None  # of every piece, before the codebook is placed
+    decoded: list[Tensor] = dataclasses.field(default_factory=list)  # of every piece, without gradient
+    vectors: Tensor | None = None  # of the last piece
+
+
+class VQTask:
+    """The recipe as `training.engine` runs it."""
+
+    def __init__(
+        self, run: RunFolder, recipe: Recipe, execution: Execution, source: PictureSource, scores: Scores, world: World
+    ) -> None:
+        self.run, self.recipe, self.execution, self.source, self.world = run, recipe, execution, source, world
+        self.scores = scores
+        if recipe.batch % (world.size * execution.accumulate):
+            raise TrainingError(
+                f"{recipe.batch} pictures a batch are not shared evenly by {world.size} processes with "
+                f"{execution.accumulate} pieces each; choose another --batch or --accumulate"
+            )
+        torch.manual_seed(recipe.seed)
+        self.generator = torch.Generator().manual_seed(recipe.seed)
+        model = self.averaged = VQModel(VQ_PRESETS[recipe.preset]).to(memory_format=torch.channels_last)
+        self.config = model.config
+        self.steps, self.seed, self.decay = recipe.steps, recipe.seed, recipe.ema
+        self.perceptual = perceptual_term(recipe.perceptual)
+        if self.perceptual:
+            self.perceptual.requires_grad_(False).to(world.device)
+        self.modules: dict[str, nn.Module] = {"model": model}
+        self.root = Autoencoder(model)
+        # Before the codebook is placed nothing trains it.
+        self.wrapped = world.wrap(self.root, find_unused=recipe.continuous_steps > 0)
+        self.phases = [Phase("optimizer", self.wrapped, self._optimizer(), self.loss, self._factor)]
+        if recipe.discriminator_weight:
+            self._add_discriminator()
+        # How often each row was chosen since the last restart round, or the last line of the log.
+        self.usage = torch.zeros(self.config.codebook_size)
+        self.counted = torch.zeros(self.config.codebook_size, device=world.device)
+        self.terms: dict[str, Tensor] = {}
+        self.grid = recipe.picture_size // self.config.downsampling
+        self.work = (float(recipe.batch * self.grid**2), self._operations() if execution.peak_tflops else 0.0)
+
+    def _optimizer(self) -> Optimizer:
+        recipe, model = self.recipe, self.averaged
+        if recipe.optimizer == "adam":
+            return AdamW(model.parameters(), recipe.adam_lr, weight_decay=0.0)
+        convolutions = [p for p in model.parameters() if p.ndim == 4]
+        return MuonAdam(model, convolutions, recipe.muon_lr, recipe.adam_lr, weight_decay=1e-3)
+
+    def _add_discriminator(self) -> None:
+        recipe = self.recipe
+        self.discriminator = PatchDiscriminator(recipe.discriminator_channels)
+        self.modules["discriminator"] = self.discriminator
+        self.wrapped_discriminator = self.world.wrap(self.discriminator)
+        optimizer = AdamW(self.discriminator.parameters(), recipe.adam_lr, weight_decay=0.0)
+        self.phases.append(
+            Phase(
+                "discriminator_optimizer",
+                self.wrapped_discriminator,
+                optimizer,
+                self.discriminator_loss,
+                self._factor,
+                recipe.discriminator_from,
+                "discriminator_gradient",
+            )
+        )
+
+    def _factor(self, step: int) -> float:
+        if self.recipe.schedule == "constant":
+            return min(1.0, (step + 1) / max(1, self.recipe.warmup))
+        return cosine_schedule(step, self.recipe.steps, self.recipe.warmup)
+
+    def _operations(self) -> float:
+        size = self.recipe.picture_size
+        with torch.device("meta"):
+            model, pixels = Autoencoder(VQModel(self.config)), torch.empty(self.recipe.batch, 3, size, size)
+            return operations(lambda: model(pixels, None))
+
+    def quantizing(self, step: int) -> bool:
+        return step >= self.recipe.continuous_steps
+
+    # Steps.
+
+    def prepare(self, step: int) -> Share:
+        whose = self.world.share(self.recipe.batch)
+        pictures = self.source.batch(step, whose)
+        count = self.execution.accumulate
+        weights = [None] * count if pictures.weights is None else pictures.weights.chunk(count)
+        return Share(step, whose, [Pictures(*p) for p in zip(pictures.pixels.chunk(count), weights)])
+
+    def begin(self, step: int, prepared: Share, average: Average) -> None:
+        recipe, config = self.recipe, self.config
+        if step == recipe.continuous_steps and step:
+            self.place_codebook()
+            average.values["quantize.embedding.weight"].copy_(self.averaged.quantize.embedding.weight)
+        if not self.quantizing(step):
+            shape = (recipe.batch, config.codebook_dim, self.grid, self.grid)
+            noise = torch.randn(shape, generator=self.generator)[prepared.whose]
+            prepared.noise = list(noise.to(self.world.device).chunk(len(prepared.pieces)))
+
+    def loss(self, prepared: Share, number: int) -> Tensor:
+        recipe, device = self.recipe, self.world.device
+        pictures = prepared.pieces[number]
+        weights = None if pictures.weights is None else pictures.weights.to(device)
+        pictures = prepared.pieces[number] = Pictures(pictures.pixels.to(device), weights)
+        noise = None if prepared.noise is None else prepared.noise[number]
+        decoded, vectors, rows, tokens = self.wrapped(pictures.pixels, noise)
+        prepared.decoded.append(decoded.detach())
+        prepared.vectors = vectors.detach()
+        fidelity = reconstruction_loss(recipe, decoded, pictures)
+        self.terms = {"reconstruction": fidelity.detach()}
+        if self.perceptual:
+            distance = self.perceptual(decoded, pictures.pixels)
+            self.terms["perceptual"] = distance.detach()
+            fidelity = fidelity + recipe.perceptual_weight * distance
+        loss = fidelity
+        if rows is not None:
+            assert tokens is not None
+            self.counted += torch.bincount(tokens.flatten(), minlength=self.config.codebook_size)
             codebook_loss = (rows - vectors.detach()).square().sum(1).mean()
             commitment = (rows.detach() - vectors).square().sum(1).mean()
-            decoded = model.decode_vectors(vectors + (rows - vectors).detach())
-            loss = reconstruction_loss(recipe, decoded, pixels, masks)
+            self.terms |= {"codebook": codebook_loss.detach(), "commitment": commitment.detach()}
             loss = loss + recipe.codebook_weight * codebook_loss + recipe.commitment * commitment
-        loss.backward()
-        norm = optimizer.step(cosine_schedule(step, recipe.steps, recipe.warmup))
-        average.update(model, step)
-        done = step + 1
-        quantizing = step >= recipe.continuous_steps
-        if quantizing and done % recipe.restart_every == 0:
+            if recipe.entropy_weight:
+                some = vectors.permute(0, 2, 3, 1).flatten(0, 2)[:ENTROPY_VECTORS]
+                entropy = entropy_loss(some, self.averaged.quantize.normalized())
+                self.terms["entropy"] = entropy.detach()
+                loss = loss + recipe.entropy_weight * entropy
+        if recipe.discriminator_weight and prepared.step >= recipe.discriminator_from:
+            loss = loss + recipe.discriminator_weight * self._adversarial(decoded, fidelity)
+        return loss
+
+    def _adversarial(self, decoded: Tensor, fidelity: Tensor) -> Tensor:
+        self.discriminator.requires_grad_(False)
+        adversarial = generator_hinge(self.discriminator(decoded))
+        self.discriminator.requires_grad_(True)
+        self.terms["adversarial"] = adversarial.detach()
+        if self.recipe.adaptive:
+            weight = adaptive_weight(fidelity, adversarial, self.averaged.decoder.conv_out.weight)
+            weight = self.world.sum(weight) / self.world.size
+            self.terms["adversarial_weight"] = weight
+            adversarial = weight * adversarial
+        return adversarial
+
+    def discriminator_loss(self, prepared: Share, number: int) -> Tensor:
+        pixels, decoded = prepared.pieces[number].pixels, prepared.decoded[number]
+        # One pass over both halves: batch statistics that tell real from made would be a verdict without looking.
+        real, made = self.wrapped_discriminator(torch.cat((pixels, decoded))).chunk(2)
+        loss = discriminator_hinge(real, made)
+        self.terms["discriminator"] = loss.detach()
+        return self.recipe.discriminator_weight * loss
+
+    def end(self, step: int, prepared: Share, average: Average) -> None:
+        if not self.quantizing(step):
+            return
+        recipe, done = self.recipe, step + 1
+        self.usage += self.world.sum(self.counted).cpu()
+        self.counted.zero_()
+        if recipe.restart_every and done % recipe.restart_every == 0:
             if done < 0.8 * recipe.steps:
-                restart_dead_rows(model, average, usage, vectors.detach(), generator)
-            usage.zero_()
-        if done % log_every == 0:
-            run.log(done, loss=loss.item(), gradient=norm)
-        if done % save_every == 0 or done == recipe.steps:
-            run.save_last(
-                done,
-                model=model.state_dict(),
-                optimizer=optimizer.state_dict(),
-                average=average.values,
-                usage=usage,
-                generator=generator.get_state(),
+                assert prepared.vectors is not None
+                self.restart_dead_rows(average, prepared.vectors)
+            self.usage.zero_()
+
+    def measures(self, done: int) -> dict[str, float]:
+        names = list(self.terms)
+        values = torch.stack([self.terms[name].float() for name in names])
+        means = (self.world.sum(values) / self.world.size).tolist()
+        terms = dict(zip(names, means))
+        recipe = self.recipe
+        weights = {
+            "reconstruction": 1.0,
+            "perceptual": recipe.perceptual_weight,
+            "codebook": recipe.codebook_weight,
+            "commitment": recipe.commitment,
+            "entropy": recipe.entropy_weight,
+            "adversarial": recipe.discriminator_weight * terms.get("adversarial_weight", 1.0),
+        }
+        total = sum(weight * terms[name] for name, weight in weights.items() if name in terms)
+        values_now = {"loss": total, **{f"loss_{name}": value for name, value in terms.items()}}
+        if not recipe.restart_every and self.quantizing(done - 1):
+            values_now["codebook_used_in_training"] = float((self.usage > 0).float().mean())
+            self.usage.zero_()
+        return values_now
+
+    def describe(self, prepared: Share) -> str:
+        return self.source.describe(prepared.step, prepared.whose)
+
+    def state(self) -> dict[str, Tensor]:
+        return {"usage": self.usage, "generator": self.generator.get_state()}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        self.usage.copy_(state["usage"])
+        self.generator.set_state(state["generator"])
+
+    # The codebook.
+
+    @torch.no_grad()
+    def place_codebook(self) -> None:
+        """Put the codebook's rows where the encoder's vectors lie."""
+        model = self.averaged
+        vectors = []
+        for i in range(40):
+            pixels = self.source.batch(2**41 + i, slice(None), 16).pixels.to(self.world.device)
+            vectors.append(F.normalize(model.encode_features(pixels), dim=1).permute(0, 2, 3, 1).flatten(0, 2).cpu())
+        centres = kmeans(torch.cat(vectors), self.config.codebook_size, 12, self.generator)
+        model.quantize.embedding.weight.copy_(centres)
+        self.world.from_first(model.quantize.embedding.weight)
+
+    @torch.no_grad()
+    def restart_dead_rows(self, average: Average, vectors: Tensor) -> None:
+        """Move rows that were never chosen onto vectors [B, d, h, w] of the current batch."""
+        dead = (self.usage == 0).nonzero().flatten()
+        pool = vectors.permute(0, 2, 3, 1).flatten(0, 2)
+        dead = dead[: len(pool)]
+        fresh = pool[torch.randperm(len(pool), generator=self.generator)[: len(dead)].to(pool.device)]
+        self.world.from_first(fresh)
+        for table in (self.averaged.quantize.embedding.weight, average.values["quantize.embedding.weight"]):
+            table[dead.to(table.device)] = fresh
+
+    # What comes of it.
+
+    @torch.no_grad()
+    def publish(self, done: int, average: Average, sinks: Sinks) -> None:
+        """Scores of the averaged weights on pictures not trained on, a sample grid, and at the end the checkpoint."""
+        if self.world.is_first:
+            model = VQModel(self.config).to(self.world.device, memory_format=torch.channels_last)
+            model.load_state_dict(average.values)
+            pixels = self.source.held_out().to(self.world.device)
+            scores, decoded = self.scores(model.eval(), pixels, quantizing=self.quantizing(done - 1))
+            self.run.log(done, **scores)
+            sinks.picture(
+                "reconstructions", save_grid([pixels[:12], decoded[:12]], self.run.folder / "samples.png"), done
             )
-            validate(run, model, average, validation, done, quantizing)
-    return run.save("vq.pt", {"model": average.values, "config": model.config.to_dict(), "recipe": run.recipe})
+            if done == self.steps:
+                weights = {name: value.cpu() for name, value in average.values.items()}
+                self.run.save("vq.pt", {"model": weights, "config": self.config.to_dict(), "recipe": self.run.recipe})
+        self.world.wait()
+
+    def show(self, done: int, average: Average, sinks: Sinks) -> None:
+        """The grid comes with every checkpoint."""
 
 
-@torch.no_grad()
-def place_codebook(model: VQModel, recipe: Recipe, generator: torch.Generator) -> None:
-    """Put the codebook's rows where the encoder's vectors lie."""
-    vectors = []
-    for i in range(40):
-        pixels, _ = batch_pictures(batch_rng(recipe.seed, 2**41 + i), 16, recipe.picture_size)
-        features = model.encode_features(pixels.contiguous(memory_format=torch.channels_last))
-        vectors.append(F.normalize(features, dim=1).permute(0, 2, 3, 1).flatten(0, 2))
-    model.quantize.embedding.weight.copy_(kmeans(torch.cat(vectors), model.config.codebook_size, 12, generator))
+def train(
+    folder: Path | str,
+    recipe: Recipe,
+    execution: Execution | None = None,
+    pictures: Path | None = None,
+    fid_encoder: Path | None = None,
+) -> Path:
+    """Train (or go on training) a tokenizer; returns the finished checkpoint, `vq.pt`, or `last.pt` before the end.
 
+    Args:
+        pictures: folder of pictures to train on; the procedural world when None.
+        fid_encoder: local vision model over whose features the Fréchet distance is taken; none is reported without.
 
-@torch.no_grad()
-def restart_dead_rows(
-    model: VQModel, average: Average, usage: Tensor, vectors: Tensor, generator: torch.Generator
-) -> None:
-    """Move rows that were never chosen onto vectors [B, d, h, w] of the current batch."""
-    dead = (usage == 0).nonzero().flatten()
-    pool = vectors.permute(0, 2, 3, 1).flatten(0, 2)
-    dead = dead[: len(pool)]
-    fresh = pool[torch.randperm(len(pool), generator=generator)[: len(dead)]]
-    model.quantize.embedding.weight[dead] = fresh
-    average.values["quantize.embedding.weight"][dead] = fresh
-
-
-@torch.no_grad()
-def validate(run: RunFolder, model: VQModel, average: Average, pixels: Tensor, step: int, quantizing: bool) -> None:
-    """PSNR and codebook usage of the averaged weights on pictures not trained on, and a sample grid."""
-    averaged = VQModel(model.config).to(memory_format=torch.channels_last)
-    averaged.load_state_dict(average.values)
-    vectors = F.normalize(averaged.encode_features(pixels.contiguous(memory_format=torch.channels_last)), dim=1)
-    tokens = averaged.quantize_features(vectors)
-    decoded = averaged.decode_vectors(averaged.lookup(tokens) if quantizing else vectors)
-    scores = psnr(decoded, pixels)
-    used = len(tokens.unique()) / model.config.codebook_size
-    run.log(
-        step,
-        validation_psnr=float(scores.mean()),
-        validation_psnr_lowest_tenth=float(scores.sort().values[: len(scores) // 10].mean()),
-        codebook_used=used if quantizing else 0.0,
-    )
-    sample_grid(pixels[:12], decoded[:12], run.folder / "samples.png")
+    Raises:
+        TrainingError, CheckpointError: parts that do not fit each other, or are missing.
+    """
+    execution = execution or Execution()
+    with join(execution.device, execution.parallel) as world:
+        run = RunFolder(folder, recipe, writes=world.is_first)
+        source: PictureSource
+        if pictures is None:
+            source = WorldPictures(recipe.seed, recipe.batch, recipe.picture_size, recipe.object_weight)
+        else:
+            source = FolderPictures(pictures, recipe.seed, recipe.batch, recipe.picture_size)
+        task = VQTask(run, recipe, execution, source, Scores(fid_encoder), world)
+        Engine(run, task, execution, world).run()
+    finished = run.folder / "vq.pt"
+    return finished if finished.exists() else run.folder / "last.pt"

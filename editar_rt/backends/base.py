@@ -35,8 +35,12 @@ class Cache(Protocol):
             logits [R, K, V]; valid until the next call.
         """
 
-    def copy_row(self, source: int, target: int) -> None:
-        """Make row `target` what row `source` is."""
+    def copy_row(self, source: int, target: int, frozen: bool = False) -> None:
+        """Make row `target` what row `source` is.
+
+        Args:
+            frozen: what both hold then is never written again, so that they may be one memory.
+        """
 
 
 class Backend(Protocol):

@@ -321,7 +321,7 @@ class DeltaCache:
                     width, height,
                 )  # fmt: skip
 
-    def copy_row(self, source: int, target: int) -> None:
+    def copy_row(self, source: int, target: int, frozen: bool = False) -> None:
         pitch = self._rows * self._row
         self._memory.copy_2d(
             self._address + target * self._row, pitch, self._address + source * self._row, pitch, self._row, self._kinds

@@ -7,7 +7,6 @@ in place, and the logits to one array. Nothing is allocated in the loop after it
 from __future__ import annotations
 
 import importlib
-import math
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +16,12 @@ from numpy.typing import NDArray
 from editar_rt import machine, names
 from editar_rt.backends.base import Arrays
 from editar_rt.backends.prepacked import prepacked
+from editar_rt.backends.rows import RowBuffer
 from editar_rt.bundle import Bundle
 from editar_rt.errors import BackendError, MissingPartError
 
 GROWTH = 256  # positions by which a cache grows where its size costs time
+CHUNK = 256  # positions that go through the decoder at once on a CPU: more is not faster, and takes more memory
 
 
 def import_onnxruntime() -> Any:
@@ -132,6 +133,7 @@ class OnnxRuntimeCache:
         self._shape = (model.heads or 0, 0, model.head_dim or 0)  # of a row as allocated
         self._growth = GROWTH if bundle.manifest.spelling == "standard" else capacity
         self._buffers: list[Any] = []
+        self._row_buffers: list[RowBuffer] = []  # what they lie in, on the CPU
         self._wanted = {tensor.name for tensor in part.inputs}
         self._vocab = model.vocab_size or 0
         self._logits = np.empty((0, 0, 0), np.float32)
@@ -143,17 +145,21 @@ class OnnxRuntimeCache:
         heads, allocated, width = self._shape
         if positions <= allocated:
             return
-        self._shape = (heads, min(-(-positions // self._growth) * self._growth, self._capacity), width)
-        self._row_bytes = math.prod(self._shape) * self._dtype.itemsize
-        old, self._buffers = self._buffers, []
+        target = min(-(-positions // self._growth) * self._growth, self._capacity)
+        old, self._buffers, self._row_buffers = self._buffers, [], []
         self._bindings.clear()
         for n in range(2 * self._layers):
             # On the CPU an OrtValue keeps using the array it is made from, so that each needs its own.
-            values = np.zeros((self._rows, *self._shape), self._dtype)
+            row_buffer = RowBuffer(self._rows, heads, target, width, self._dtype)
+            values = row_buffer.array
             if old:
                 values[:, :, :allocated] = old[n].numpy()
                 old[n] = None  # its memory goes before the next one comes
             self._buffers.append(self._make(values, self._device, 0))
+            if self._device == "cpu":
+                self._row_buffers.append(row_buffer)
+        self._shape = values.shape[1:]
+        self._row_bytes = values[0].nbytes
 
     def _binding(self, first_row: int, rows: int) -> Any:
         """Past and present bound to the same memory: the rows of a buffer lie one behind the other."""
@@ -185,14 +191,37 @@ class OnnxRuntimeCache:
             self._logits = np.empty(shape, np.float32)
         past = self.lengths[first_row : first_row + rows]
         self._reserve(int(past.max()) + positions)
-        if rows > 1 and positions > 1 and past.any():
+        if rows > 1 and positions > 1 and (past.any() or positions > CHUNK):
             # GroupQueryAttention takes chunks behind a past in one row at a time.
             for row in range(rows):
                 own = prefix[row : row + 1] if len(prefix) > 1 else prefix
-                self._run(tokens[row : row + 1], own, logit_positions, first_row + row, self._logits[row : row + 1])
+                self._run_row(tokens[row : row + 1], own, logit_positions, first_row + row, self._logits[row : row + 1])
+        elif positions > CHUNK:
+            self._run_row(tokens, prefix, logit_positions, first_row, self._logits)
         else:
             self._run(tokens, prefix, logit_positions, first_row, self._logits)
         return self._logits
+
+    def _run_row(
+        self,
+        tokens: NDArray[np.int32],
+        prefix: NDArray[np.float32],
+        logit_positions: NDArray[np.int32],
+        row: int,
+        logits: NDArray[np.float32],
+    ) -> None:
+        """One row, in pieces: what a piece computes besides the cache takes memory by its length."""
+        length = CHUNK if self._device == "cpu" else tokens.shape[1]
+        for start in range(0, tokens.shape[1], length):
+            stop = start + length
+            wanted = np.flatnonzero((logit_positions >= start) & (logit_positions < stop))
+            # The graph gives logits of at least one position.
+            places = logit_positions[wanted] - start if len(wanted) else np.zeros(1, np.int32)
+            found = np.empty((1, len(places), self._vocab), np.float32)
+            own = prefix[:, start:stop] if prefix.shape[1] > 1 else prefix
+            self._run(tokens[:, start:stop], own, places.astype(np.int32), row, found)
+            if len(wanted):
+                logits[:, wanted] = found
 
     def _run(
         self,
@@ -218,14 +247,14 @@ class OnnxRuntimeCache:
         self._session.run_with_iobinding(binding)
         past += positions
 
-    def copy_row(self, source: int, target: int) -> None:
-        for buffer in self._buffers:
-            if self._device == "cpu":
-                values = buffer.numpy()
-                values[target, :, : self.lengths[source]] = values[source, :, : self.lengths[source]]
-            else:
-                # The provider has no copy inside a device; rows go through the host, once an edit.
+    def copy_row(self, source: int, target: int, frozen: bool = False) -> None:
+        length = int(self.lengths[source])
+        for row_buffer in self._row_buffers:
+            row_buffer.copy(source, target, length, frozen)
+        if self._device != "cpu":
+            # The provider has no copy inside a device; rows go through the host, once an edit.
+            for buffer in self._buffers:
                 values = buffer.numpy()
                 values[target] = values[source]
                 buffer.update_inplace(values)
-        self.lengths[target] = self.lengths[source]
+        self.lengths[target] = length

@@ -21,7 +21,7 @@ class FakeCache:
         self.lengths = np.zeros(rows, np.int32)
         self.states = np.zeros((rows, capacity + 1))  # after every position
 
-    def copy_row(self, source: int, target: int) -> None:
+    def copy_row(self, source: int, target: int, frozen: bool = False) -> None:
         self.states[target], self.lengths[target] = self.states[source], self.lengths[source]
 
     def forward(
@@ -65,14 +65,14 @@ def make_prefix(backend: FakeBackend, rows: int, guided: bool = True, owners: li
     return Prefix(backend, picture, owners, guided, TEXT.shape[1], COUNT)
 
 
-def tokens(backend: FakeBackend, rows: int, sampling: Sampling) -> np.ndarray:
+def tokens(backend: FakeBackend, rows: int, sampling: Sampling, known: np.ndarray | None = None) -> np.ndarray:
     prefix = make_prefix(backend, rows, sampling.guided)
     first = prefix.read(TEXT[:rows], NULL_TEXT)
-    return np.stack([step.tokens for step in decode(prefix, first, COUNT, sampling)], axis=1)
+    return np.concatenate([step.tokens for step in decode(prefix, first, COUNT, sampling, known=known)], axis=1)
 
 
-def plain_tokens(row: int, sampling: Sampling) -> np.ndarray:
-    """One picture by the book: both rows run whole, nothing is shared or copied."""
+def plain_tokens(row: int, sampling: Sampling, known: np.ndarray | None = None) -> np.ndarray:
+    """One picture by the book: both rows run whole, token by token, nothing is shared, copied or left out."""
     caches = [FakeCache(1, 2 * COUNT + 3, []) for _ in range(2)]
     every = np.arange(COUNT + 3)
     logits = []
@@ -82,9 +82,10 @@ def plain_tokens(row: int, sampling: Sampling) -> np.ndarray:
         logits.append(cache.forward(whole, states, every)[:, -1])
     found = []
     for position in range(COUNT):
-        guided = sampling.guided_at(position)
-        mixed = guide(*logits, sampling.cfg_scale) if guided else logits[0]
-        found.append(int(pick_tokens(mixed, sampling, position)[0]))
+        scale = float(sampling.scales(COUNT)[position])
+        mixed = guide(*logits, scale) if scale > 1 else logits[0]
+        drawn = int(pick_tokens(mixed, sampling, position)[0])
+        found.append(drawn if known is None or known[row, position] < 0 else int(known[row, position]))
         step = np.asarray([[found[-1]]])
         logits = [cache.forward(step, np.zeros((1, 1, DIM), np.float32), np.zeros(1, int))[:, 0] for cache in caches]
     return np.asarray(found)
@@ -115,10 +116,10 @@ def test_a_second_text_pays_its_own_prefill_alone() -> None:
     backend.calls.clear()
     first = prefix.read(TEXT[1:2], NULL_TEXT)
     assert backend.calls == [(1, 3)]
-    again = [int(step.tokens[0]) for step in decode(prefix, first, COUNT, Sampling(seed=8))]
+    again = [int(step.tokens[0, 0]) for step in decode(prefix, first, COUNT, Sampling(seed=8))]
     fresh = make_prefix(FakeBackend(), 1)
     steps = decode(fresh, fresh.read(TEXT[1:2], NULL_TEXT), COUNT, Sampling(seed=8))
-    assert again == [int(step.tokens[0]) for step in steps]
+    assert again == [int(step.tokens[0, 0]) for step in steps]
 
 
 def test_variants_share_one_prefill_and_are_what_their_seeds_give_alone() -> None:
@@ -127,7 +128,7 @@ def test_variants_share_one_prefill_and_are_what_their_seeds_give_alone() -> Non
     first = prefix.read(TEXT[:1], NULL_TEXT)
     assert backend.calls == [(1, COUNT), (1, 3), (1, 3)]
     steps = decode(prefix, first, COUNT, Sampling(), seeds=[5, 6, 7])
-    found = np.stack([step.tokens for step in steps], axis=1)
+    found = np.concatenate([step.tokens for step in steps], axis=1)
     assert np.array_equal(found, np.stack([plain_tokens(0, Sampling(seed=seed)) for seed in (5, 6, 7)]))
 
 
@@ -154,6 +155,41 @@ def test_the_null_rows_leave_after_the_interval() -> None:
     tokens(backend, 2, Sampling(cfg_interval=2))
     # Prefill and single steps 0, 1, 2 are guided; the step that computes token 4 is single step 3.
     assert [rows for rows, positions in backend.calls if positions == 1] == [4, 4, 4, 2, 2, 2, 2, 2]
+
+
+KNOWN = np.where(np.isin(np.arange(COUNT), [1, 4, 5]), -1, PICTURES)
+
+
+def test_known_tokens_are_taken_and_the_others_are_what_stepping_gives() -> None:
+    found = tokens(FakeBackend(), 3, Sampling(seed=3), KNOWN[:3])
+    assert np.array_equal(found, np.stack([plain_tokens(row, Sampling(seed=3), KNOWN) for row in range(3)]))
+
+
+def test_a_run_of_known_tokens_is_one_chunk_with_the_token_before_it() -> None:
+    backend = FakeBackend()
+    prefix = make_prefix(backend, 1)
+    first = prefix.read(TEXT[:1], NULL_TEXT)
+    backend.calls.clear()
+    steps = list(decode(prefix, first, COUNT, Sampling(), known=KNOWN[:1]))
+    assert [(step.position, step.stop, step.logits is None) for step in steps] == [
+        (0, 1, True), (1, 2, False), (2, 4, True), (4, 5, False), (5, 6, False), (6, COUNT, True),
+    ]  # fmt: skip
+    assert backend.calls == [(2, 1), (2, 3), (2, 1)]  # nothing behind token 5
+
+
+def test_what_the_cache_holds_of_known_tokens_is_not_run_again() -> None:
+    backend = FakeBackend()
+    prefix = make_prefix(backend, 1)
+    first = prefix.read(TEXT[:1], NULL_TEXT)
+    made = np.concatenate([step.tokens for step in decode(prefix, first, COUNT, Sampling())], axis=1)
+    # With the same text one token is fed again for its logits; after another one only the null row can stay.
+    for text, calls in ((TEXT[:1], [(2, 1)]), (TEXT[1:2], [(1, 3), (1, 1), (1, 6)])):
+        known = made.copy()
+        known[:, 6:] = -1
+        backend.calls.clear()
+        first = prefix.read(text, NULL_TEXT)
+        list(decode(prefix, first, COUNT, Sampling(seed=1), known=known))
+        assert backend.calls == calls + [(2, 1)] * 2
 
 
 def test_closing_the_generator_stops_the_work() -> None:

@@ -20,6 +20,7 @@ from training.checkpoints import CheckpointError, initialize_from, load_transfor
 from training.config import TRANSFORMER_PRESETS
 from training.data.scenes import MEANINGS
 from training.data.tokens import GROUP, write_shards
+from training.engine import Execution
 from training.evaluate import contact_sheet, evaluate
 from training.loop import cosine_schedule, trapezoid_schedule
 from training.models.transformer import Transformer
@@ -28,6 +29,7 @@ from training.samples import write_samples
 
 VQ = train_vq.Recipe(steps=6, batch=2, continuous_steps=3, restart_every=2)
 TEXT = train_text.Recipe(steps=2, batch=4)
+EVERY_SECOND, EVERY_THIRD = Execution(log_every=2, save_every=2), Execution(log_every=2, save_every=3)
 TRANSFORMER = train_transformer.Recipe(steps=4, second_round=2, pictures=2, warmup=2)
 
 
@@ -44,11 +46,11 @@ class Made:
 def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
     """All of the demo's stages, barely trained."""
     folder = tmp_path_factory.mktemp("demo")
-    vq = train_vq.train(folder / "vq", VQ, log_every=2, save_every=3)
+    vq = train_vq.train(folder / "vq", VQ, EVERY_THIRD)
     text_encoder = train_text.train(folder / "text", TEXT, log_every=1)
     write_shards(folder / "tokens", vq, VQ.picture_size, seed=4, shards=2, groups=5, workers=1)
     transformer = train_transformer.train(
-        folder / "transformer", folder / "tokens", text_encoder, vq, TRANSFORMER, log_every=2, save_every=2
+        folder / "transformer", folder / "tokens", text_encoder, vq, TRANSFORMER, EVERY_SECOND
     )
     return Made(folder, vq, text_encoder, folder / "tokens", transformer)
 
@@ -77,43 +79,44 @@ def test_shards_are_repeatable_and_kept(made: Made, tmp_path: Path) -> None:
 
 
 def test_a_stopped_transformer_goes_on_as_if_it_had_not(made: Made, tmp_path: Path) -> None:
-    # The learning rate falls over the last third alone, so a shorter run is the longer one's beginning.
-    recipe = dataclasses.replace(TRANSFORMER, decay=0.34)
-    arguments = (made.tokens, made.text_encoder, made.vq)
-    whole = train_transformer.train(tmp_path / "whole", *arguments, dataclasses.replace(recipe, steps=6), save_every=2)
-    parts = tmp_path / "parts"
-    train_transformer.train(parts, *arguments, dataclasses.replace(recipe, steps=3, decay=1e-9), save_every=2)
-    with pytest.raises(CheckpointError, match=r"decay 1e-09 instead of 0.34"):
-        train_transformer.train(parts, *arguments, dataclasses.replace(recipe, steps=6))
-    state = torch.load(parts / "last.pt", weights_only=True)
-    state["recipe"]["decay"] = 0.34
-    torch.save(state, parts / "last.pt")
-    resumed = train_transformer.train(parts, *arguments, dataclasses.replace(recipe, steps=6), save_every=2)
-    assert same_weights(whole, resumed)
+    arguments = (made.tokens, made.text_encoder, made.vq, TRANSFORMER)
+    train_transformer.train(tmp_path, *arguments, dataclasses.replace(EVERY_SECOND, until=3))
+    assert torch.load(tmp_path / "last.pt", weights_only=True)["step"] == 3
+    resumed = train_transformer.train(tmp_path, *arguments, EVERY_SECOND)
+    assert same_weights(made.transformer, resumed)
+    logged, whole = (
+        [(line["step"], line["loss"]) for line in train_transformer.read_log(folder)]
+        for folder in (tmp_path, made.folder / "transformer")
+    )
+    assert logged == whole
+
+
+def test_another_recipe_does_not_go_on_in_the_folder(made: Made) -> None:
+    other = dataclasses.replace(TRANSFORMER, decay=0.34)
+    with pytest.raises(CheckpointError, match=r"decay 0.35 instead of 0.34"):
+        train_transformer.train(made.folder / "transformer", made.tokens, made.text_encoder, made.vq, other)
+
+
+def test_a_checkpoint_from_before_a_field_existed_goes_on(made: Made, tmp_path: Path) -> None:
+    arguments = (made.tokens, made.text_encoder, made.vq, TRANSFORMER)
+    train_transformer.train(tmp_path, *arguments, dataclasses.replace(EVERY_SECOND, until=2))
+    state = torch.load(tmp_path / "last.pt", weights_only=True)
+    for field in ("optimizer", "teacher", "lora_rank"):
+        del state["recipe"][field]
+    torch.save(state, tmp_path / "last.pt")
+    assert same_weights(made.transformer, train_transformer.train(tmp_path, *arguments, EVERY_SECOND))
 
 
 def test_a_stopped_tokenizer_goes_on_as_if_it_had_not(made: Made, tmp_path: Path) -> None:
     last = torch.load(made.vq.parent / "last.pt", weights_only=True)
     assert last["step"] == VQ.steps
-    again = train_vq.train(tmp_path, VQ, log_every=2, save_every=3)
+    again = train_vq.train(tmp_path, VQ, EVERY_THIRD)
     assert same_weights(again, made.vq)  # the same seed, the same weights
 
-    class Stopped(Exception):
-        pass
-
-    def stop(*_: object) -> None:
-        raise Stopped
-
     part = tmp_path / "part"
-    original = train_vq.validate
-    train_vq.validate = stop
-    try:
-        with pytest.raises(Stopped):
-            train_vq.train(part, VQ, log_every=2, save_every=3)
-    finally:
-        train_vq.validate = original
+    train_vq.train(part, VQ, dataclasses.replace(EVERY_THIRD, until=3))
     assert torch.load(part / "last.pt", weights_only=True)["step"] == 3
-    assert same_weights(train_vq.train(part, VQ, log_every=2, save_every=3), made.vq)
+    assert same_weights(train_vq.train(part, VQ, EVERY_THIRD), made.vq)
 
 
 def test_the_log_tells_what_was_learned(made: Made) -> None:
@@ -155,6 +158,8 @@ def test_checkpoints_become_a_bundle_that_can_be_scored(made: Made, tmp_path: Pa
     assert set(report["kinds"]) == {"recolour", "depth"}
     assert report["edits_success"] == report["translations_success"] == 0  # a model that has learned nothing
     assert report["sampling"] == dataclasses.asdict(editar_rt.Sampling())
+    masked, _ = evaluate(tmp_path / "bundle", count=2, kinds=("recolour", "depth"), masked=True)
+    assert set(masked["kinds"]) == {"recolour"} and masked["kinds"]["recolour"]["outside_identical"] == 1
     contact_sheet(shown, tmp_path / "sheet.png")
     assert (tmp_path / "sheet.png").stat().st_size > 1000
 

@@ -1,1 +1,1 @@
-"""What the models learn from: the procedural world and its instructions."""
+"""What the models learn from: the procedural world and its instructions, public data sets, and their mixtures."""

@@ -81,11 +81,12 @@ def group_meanings(examples: list[Example], grid: int) -> NDArray[np.uint8]:
 
 @torch.inference_mode()
 def encode_pictures(vq: VQModel, pictures: NDArray[np.uint8], batch: int = 50) -> NDArray[np.int64]:
-    """uint8 [B, H, W, 3] → tokens [B, N]."""
+    """uint8 [B, H, W, 3] → tokens [B, N], on the device where the tokenizer is."""
+    device = next(vq.parameters()).device
     out = []
     for i in range(0, len(pictures), batch):
-        pixels = torch.from_numpy(pictures[i : i + batch]).permute(0, 3, 1, 2).float() / 127.5 - 1
-        out.append(vq.encode(pixels.contiguous(memory_format=torch.channels_last)).numpy())
+        pixels = torch.from_numpy(pictures[i : i + batch]).to(device).permute(0, 3, 1, 2).float() / 127.5 - 1
+        out.append(vq.encode(pixels.contiguous(memory_format=torch.channels_last)).cpu().numpy())
     return np.concatenate(out)
 
 

@@ -1,0 +1,80 @@
+"""`editar bench`."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+from editar_rt.backends import make_backend
+from editar_rt.bundle import Bundle
+from editar_rt.cli.app import cli
+from editar_rt.cli.options import (
+    bundle_argument,
+    check_sampling,
+    check_writable,
+    chosen_sampling,
+    device_options,
+    json_option,
+    progress,
+    sampling_options,
+)
+from editar_rt.editor import Editor
+
+
+@cli.command()
+@bundle_argument
+@click.option("--repeats", type=click.IntRange(1), default=5, show_default=True)
+@click.option("--warmup", type=click.IntRange(0), default=1, show_default=True, help="Repeats that do not count.")
+@click.option("--steps", type=click.IntRange(1), help="Decode steps a repeat; to the end of the picture by default.")
+@click.option("--at", type=click.IntRange(1), help="Filled cache positions where they begin; else behind the text.")
+@click.option("--compare", type=click.Path(path_type=Path), multiple=True, help="Another bundle, measured in turns.")
+@click.option("--chart", type=click.Path(path_type=Path), help="Draw where a step's time goes (.png, .svg).")
+@sampling_options
+@device_options
+@json_option
+def bench(
+    bundle: Path,
+    repeats: int,
+    warmup: int,
+    steps: int | None,
+    at: int | None,
+    compare: tuple[Path, ...],
+    chart: Path | None,
+    device: str,
+    threads: int | None,
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """Measure BUNDLE on this machine, stage by stage; with --compare in turns with others, and their ratios."""
+    from editar_rt.bench import BundleSubject, Plan, lines, measure
+
+    check_sampling(options)
+    plan = Plan(repeats, warmup, at, steps)
+    if chart is not None:
+        from editar_rt.profile import check_chart
+
+        check_writable(chart)
+        check_chart(chart)
+    bundles = [Bundle.open(path) for path in (bundle, *compare)]
+    samplings = [chosen_sampling(opened.default_sampling, options) for opened in bundles]
+    subjects = [
+        BundleSubject(Editor(opened, make_backend(opened, device, threads)), sampling)
+        for opened, sampling in zip(bundles, samplings)
+    ]
+    with progress("measuring", "runs") as update:
+        report = measure(subjects, plan, update)
+    del subjects  # their memory goes before the profiles are made
+    if chart is not None:
+        from editar_rt.profile import draw_chart, limit_ms, profile_steps
+
+        profiled = dataclasses.replace(plan, steps=min(plan.steps or 32, 32), warmup=0, repeats=1)
+        bars = []
+        for opened, sampling, document in zip(bundles, samplings, [report, *report.get("others", [])]):
+            document["step_ms_by_kind"] = profile_steps(opened, device, threads, profiled, sampling)
+            bars.append((document["name"], document["step_ms_by_kind"], limit_ms(document)))
+        draw_chart(bars, chart)
+    click.echo(json.dumps(report) if as_json else "\n".join(lines(report)))

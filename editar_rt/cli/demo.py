@@ -1,0 +1,79 @@
+"""`editar demo`."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import click
+
+import editar_rt
+from editar_rt.bundle import Bundle
+from editar_rt.cli.app import cli
+from editar_rt.cli.options import (
+    check_sampling,
+    chosen_sampling,
+    device_options,
+    json_option,
+    progress,
+    sampling_options,
+)
+from editar_rt.errors import BundleError, PictureError
+from editar_rt.pixels import fit_square, open_picture
+
+DEMO_BUNDLE = Path("engines/demo")
+
+
+@cli.command()
+@click.option("-o", "--output", type=click.Path(path_type=Path), default=Path("editar-demo"), show_default=True)
+@click.option("--bundle", type=click.Path(path_type=Path), default=DEMO_BUNDLE, show_default=True)
+@sampling_options
+@device_options
+@json_option
+def demo(output: Path, bundle: Path, device: str, threads: int | None, as_json: bool, **options: Any) -> None:
+    """Do every task on the bundle's sample pictures and make a contact sheet."""
+    from editar_rt.sheets import Cell, contact_sheet, save_png
+
+    check_sampling(options)
+    if bundle == DEMO_BUNDLE and not bundle.exists():
+        raise BundleError(f"there is no {bundle} here; run editar demo in a checkout of the project, or give --bundle")
+    editor = editar_rt.load(bundle, device, threads)
+    samples = read_samples(editor.bundle)
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+    except OSError as e:
+        raise PictureError(f"cannot make the folder {output}: {e.strerror}") from None
+    sampling = chosen_sampling(editor.default_sampling, options)
+    cells, written = [], []
+    started = time.perf_counter()
+    with progress("editing", "pictures") as update:
+        for n, (picture, task, instruction) in enumerate(samples):
+            result = editor.edit(picture, instruction, task, sampling)
+            path = output / f"{n:02d}-{task}.png"
+            result.save(path)
+            written.append(str(path))
+            source = fit_square(open_picture(picture), editor.image_size)
+            cells.append(Cell([source, result.image], instruction if task == "edit" else f"{task}: {instruction}"))
+            update(n + 1, len(samples))
+    sheet = output / "contact-sheet.png"
+    save_png(contact_sheet(cells), sheet)
+    seconds = time.perf_counter() - started
+    if as_json:
+        click.echo(json.dumps({"contact_sheet": str(sheet), "pictures": written, "seconds": seconds}))
+    else:
+        click.echo(f"{len(written)} pictures in {seconds:.1f} s; look at {sheet}")
+
+
+def read_samples(bundle: Bundle) -> list[tuple[Path, str, str]]:
+    """(picture, task, instruction) of the sample pictures that a bundle carries."""
+    name = bundle.manifest.samples
+    if name is None:
+        raise BundleError(f"the bundle {bundle.folder} carries no sample pictures; use: editar edit")
+    try:
+        entries = json.loads(bundle.path(name).read_text())["samples"]
+        listed = [(str(e["picture"]), str(e["task"]), str(e["instruction"])) for e in entries]
+    except (ValueError, KeyError, TypeError) as e:
+        raise BundleError(f"{bundle.folder / name} is not a list of samples ({e!r}); export the bundle again") from None
+    return [(bundle.path(picture), task, instruction) for picture, task, instruction in listed]

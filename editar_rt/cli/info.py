@@ -1,0 +1,97 @@
+"""`editar info` and `editar verify`: what a bundle holds, and whether it answers here as it should."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import click
+
+import editar_rt
+from editar_rt.bundle import Bundle
+from editar_rt.cli.app import cli
+from editar_rt.cli.options import bundle_argument, device_options, json_option
+from editar_rt.errors import BackendError
+from editar_rt.memory import memory_needs
+
+
+@cli.command()
+@bundle_argument
+@click.option("--check", is_flag=True, help="Hash every file again, the largest too.")
+@json_option
+def info(bundle: Path, check: bool, as_json: bool) -> None:
+    """Say what BUNDLE holds: parts, shapes, precision, sizes, hashes."""
+    opened = Bundle.open(bundle)
+    if check:
+        opened.check()
+    manifest = opened.manifest
+    needs = memory_needs(manifest)
+    if as_json:
+        memory = {device: dataclasses.asdict(need) | {"total": need.total} for device, need in needs.items()}
+        document = dataclasses.asdict(manifest) | {
+            "fingerprint": opened.fingerprint,
+            "checked": check,
+            "memory": memory,
+        }
+        click.echo(json.dumps(document))
+        return
+    model = manifest.model
+    click.echo(f"{bundle}  format {manifest.format_version}  {manifest.precision}  spelling {manifest.spelling}")
+    click.echo(f"fingerprint {opened.fingerprint}" + ("  all hashes checked" if check else ""))
+    if model.image_size:
+        click.echo(f"pictures     {model.image_size}×{model.image_size} pixels, {model.picture_tokens} tokens")
+    if model.dim:
+        click.echo(
+            f"transformer  {model.layers} layers, {model.heads} heads, width {model.dim}, {model.vocab_size} tokens"
+        )
+    if model.text_dim:
+        click.echo(f"text         {model.text_tokens} tokens, width {model.text_dim}")
+    defaults = opened.default_sampling
+    click.echo("sampling     " + ", ".join(f"{k} {v}" for k, v in dataclasses.asdict(defaults).items()))
+    for device, need in needs.items():
+        parts = (("weights", need.weights), ("cache", need.cache), ("activations", need.activations))
+        listed = ", ".join(f"{what} {size / 1e6:.0f}" for what, size in parts)
+        click.echo(f"memory       {device}: about {need.total / 1e6:.0f} MB ({listed})")
+    for name, part in manifest.parts.items():
+        files = [f for f in manifest.files if f == part.file or f.startswith(part.file + ".")]
+        size = sum(manifest.files[f].bytes for f in files)
+        count = model.parameters.get(name)
+        parameters = f"  {count / 1e6:.2f} M parameters" if count is not None else ""
+        click.echo(f"\n{name}  {size / 1e6:.2f} MB{parameters}")
+        for label, tensors in (("in ", part.inputs), ("out", part.outputs)):
+            shown = [t for t in tensors if not t.name.startswith(("past_key", "past_value", "present_"))]
+            for t in shown:
+                click.echo(f"  {label} {t.name} {t.dtype} {t.shape}")
+            if len(shown) < len(tensors):
+                click.echo(f"  {label} … and {len(tensors) - len(shown)} of the KV cache")
+    click.echo("\nfiles")
+    for name, file in manifest.files.items():
+        click.echo(f"  {file.sha256}  {file.bytes:>12}  {name}")
+
+
+@cli.command()
+@bundle_argument
+@device_options
+@json_option
+def verify(bundle: Path, device: str, threads: int | None, as_json: bool) -> None:
+    """Repeat BUNDLE's self-test on this machine: does it answer as where it was exported?"""
+    from editar_rt.selftest import verify as run_self_test
+
+    editor = editar_rt.load(bundle, device, threads)
+    editor.bundle.check()
+    checks = run_self_test(editor)
+    holds = all(check.holds for check in checks)
+    if as_json:
+        listed = [dataclasses.asdict(check) | {"holds": check.holds} for check in checks]
+        click.echo(json.dumps({"backend": editor.backend.name, "holds": holds, "checks": listed}))
+    else:
+        for check in checks:
+            verdict = "identical" if check.identical else "ok" if check.holds else "DIFFERS"
+            click.echo(f"{check.part:12} {check.output:20} error {check.error:.1e}  bound {check.bound:.0e}  {verdict}")
+    if not holds:
+        failed = ", ".join(f"{c.part}: {c.output}" for c in checks if not c.holds)
+        raise BackendError(
+            f"{editor.backend.name} does not answer as the exporting machine did ({failed}); "
+            "try another --device, or export the bundle again on this machine"
+        )

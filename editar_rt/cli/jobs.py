@@ -1,0 +1,152 @@
+"""What `editar edit` does with a picture, and with a folder of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+from numpy.typing import NDArray
+
+from editar_rt.editor import Editor
+from editar_rt.errors import EditarError, OptionError, PictureError
+from editar_rt.masks import Box, Mask, outpainted, read_mask
+from editar_rt.pixels import fit_square, open_picture
+from editar_rt.preview import save_animation
+from editar_rt.results import EditOptions, EditResult, Preview, Progress
+from editar_rt.sampling import Sampling
+from editar_rt.session import variant_seeds
+from editar_rt.sheets import Cell, contact_sheet, save_png
+
+SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
+
+
+@dataclass
+class Job:
+    """What is to be done with every picture."""
+
+    task: str
+    instructions: list[str]  # in turn, each on the last result
+    mask: Path | Box | None
+    outpaint: tuple[int, int, int, int] | None
+    mask_margin: int
+    composite: bool
+    count: int | None  # variants
+    preview_share: float
+    sampling: Sampling = field(default_factory=Sampling)
+    text_states: list[NDArray[np.float32] | None] = field(default_factory=list)  # of the instructions
+
+    def check(self) -> None:
+        """Refuse bad values before a bundle is opened."""
+        EditOptions(mask_margin=self.mask_margin, preview_share=self.preview_share)
+        variant_seeds(0, self.count)
+        if self.count is not None and len(self.instructions) > 1:
+            raise OptionError("-n makes variants of one instruction; give --then another time, on the one you choose")
+
+
+def edit_picture(
+    editor: Editor,
+    job: Job,
+    image: Path,
+    output: Path,
+    on_progress: Progress,
+    on_preview: Preview | None = None,
+    trace: Path | None = None,
+    animate: Path | None = None,
+) -> list[dict[str, Any]]:
+    """Do a job on one picture and write what comes out.
+
+    Returns:
+        of every PNG but the contact sheet: its `output`, `timings` and `parameters`.
+    """
+    side = editor.image_size
+    picture, mask = open_picture(image), None
+    given: Mask | None = job.mask
+    if job.outpaint is not None:
+        picture, given = outpainted(picture, job.outpaint)
+    if given is not None:
+        mask = read_mask(given, picture.size, side)
+    picture = fit_square(picture, side)  # later turns have no other
+    turns, made = len(job.instructions), []
+    for turn, (words, states) in enumerate(zip(job.instructions, job.text_states, strict=True)):
+
+        def update(done: int, total: int, turn: int = turn) -> None:
+            on_progress(turn * total + done, turns * total)
+
+        session = editor.open(picture)
+        options = EditOptions(
+            mask, job.mask_margin, job.composite, None, on_preview, preview_share=job.preview_share, trace=trace
+        )
+        results = session.run(words, job.task, job.sampling, update, states, job.count, options)
+        if job.count is None:
+            last = turn == turns - 1
+            made.append(_saved(results[0], output if last else output.with_name(f"{output.stem}-{turn + 1}.png")))
+        else:
+            seeds = [result.parameters["seed"] for result in results]
+            for seed, result in zip(seeds, results, strict=True):
+                made.append(_saved(result, output.with_name(f"{output.stem}-{seed}.png")))
+            cells = [Cell([result.image], f"seed {seed}") for seed, result in zip(seeds, results, strict=True)]
+            save_png(contact_sheet([Cell([session.source], words), *cells], columns=min(4, len(cells) + 1)), output)
+        if animate is not None:
+            save_animation(session.frames(), animate)
+        picture = results[0].image
+    return made
+
+
+def _saved(result: EditResult, path: Path) -> dict[str, Any]:
+    result.save(path)
+    return {"output": str(path), "timings": result.timings, "parameters": result.parameters}
+
+
+def pictures_of(folder: Path, output: Path, force: bool) -> tuple[dict[Path, Path], list[Path]]:
+    """(pictures of a folder and the PNG that each becomes, those that are there already); makes the output's folder.
+
+    Raises:
+        PictureError: no pictures, two that become one, or a folder that cannot be made.
+    """
+    found = sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES and path.is_file())
+    if not found:
+        raise PictureError(f"the folder {folder} holds no pictures ({', '.join(SUFFIXES)})")
+    targets: dict[Path, Path] = {}
+    for path in found:
+        target = output / f"{path.stem}.png"
+        if target in targets:
+            raise PictureError(f"{targets[target]} and {path} would both become {target}; rename one of them")
+        targets[target] = path
+    if output.exists() and output.samefile(folder):
+        raise PictureError(f"{output} holds the pictures to edit; give another folder for the results")
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+    except OSError as e:
+        raise PictureError(f"cannot make the folder {output}: {e.strerror}") from None
+    done = [] if force else [target for target in targets if target.exists()]
+    return {path: target for target, path in targets.items() if target not in done}, done
+
+
+def edit_folder(
+    editor: Editor, job: Job, todo: dict[Path, Path], on_progress: Callable[[int, int], None]
+) -> list[dict[str, Any]]:
+    """Do a job on every picture; one that cannot be read is named, and the others are done.
+
+    Raises:
+        PictureError: at the end, where some failed.
+    """
+    made, failed = [], 0
+    for n, (image, output) in enumerate(todo.items()):
+
+        def update(done: int, total: int, n: int = n) -> None:
+            on_progress(n * total + done, len(todo) * total)
+
+        try:
+            made += edit_picture(editor, job, image, output, update)
+        except PictureError as e:
+            failed += 1
+            click.echo(f"{image}: {e}", err=True)
+        except EditarError as e:
+            raise type(e)(f"{image}: {e}") from None
+    if failed:
+        raise PictureError(f"{failed} of {len(todo)} pictures failed; the others are done")
+    return made

@@ -1,0 +1,62 @@
+"""`editar replay` and `editar heatmap`: what a trace tells."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import click
+
+import editar_rt
+from editar_rt.cli.app import cli
+from editar_rt.cli.options import check_writable, device_options, json_option, progress
+from editar_rt.heatmap import MEASURES, heatmap
+from editar_rt.sheets import save_png
+from editar_rt.states import load_states
+from editar_rt.trace import Trace
+from editar_rt.trace import replay as run_again
+
+trace_argument = click.argument("trace", type=click.Path(path_type=Path))
+
+
+@cli.command()
+@trace_argument
+@click.option("--bundle", type=click.Path(path_type=Path), required=True, help="The bundle that made it.")
+@click.option("--text-states", type=click.Path(path_type=Path), help="The file that the edit was given, if it was.")
+@device_options
+@json_option
+def replay(
+    trace: Path, bundle: Path, text_states: Path | None, device: str, threads: int | None, as_json: bool
+) -> None:
+    """Draw the tokens of TRACE again on this machine, and say where the first one differs."""
+    loaded = Trace.load(trace)
+    states = None if text_states is None else load_states(text_states)
+    editor = editar_rt.load(bundle, device, threads)
+    with progress("replaying", "tokens") as update:
+        found = run_again(editor, loaded, states, update)
+    if as_json:
+        click.echo(json.dumps(dataclasses.asdict(found) | {"identical": found.difference is None}))
+        return
+    where = "" if loaded.header.backend == found.backend else f" (traced on {loaded.header.backend})"
+    click.echo(f"{found.backend}{where}, {found.seconds:.2f} s")
+    error = f"log-probabilities differ by at most {found.largest_error:.1e}"
+    if (first := found.difference) is None:
+        click.echo(f"all {found.compared} drawn tokens are equal; {error}")
+    else:
+        click.echo(
+            f"{found.compared} drawn positions are equal, then variant {first.variant} has token {first.found} instead "
+            f"of {first.traced} at position {first.position}, by a logit margin of {first.margin:.2e}; {error}"
+        )
+
+
+@cli.command("heatmap")
+@trace_argument
+@click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="The PNG to write.")
+@click.option("--variant", type=int, default=0, show_default=True, help="Which of several.")
+@click.option("--measure", type=click.Choice(list(MEASURES)), default="entropy", show_default=True)
+def paint(trace: Path, output: Path, variant: int, measure: str) -> None:
+    """Paint how uncertain every token of TRACE was over the picture that came out."""
+    check_writable(output)
+    save_png(heatmap(Trace.load(trace), variant, measure), output)
+    click.echo(output)

@@ -1,0 +1,102 @@
+"""Models and data so small that a training step takes milliseconds, and `python -m tests.training.tiny …`, which is
+`python -m training …` with their sizes among the presets."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from tests.conftest import write_text_encoder
+from training import train_transformer, train_vq
+from training.config import TRANSFORMER_PRESETS, VQ_PRESETS, TransformerConfig, VQConfig
+from training.data.extract import open_vq
+from training.data.tokens import write_shard
+from training.engine import Execution
+from training.models.vq import VQModel
+
+SIZE = 32  # pixels
+VQ_PRESETS["VQ-tiny"] = VQConfig(
+    channels=8, channel_multipliers=(1, 1, 2), res_blocks=1, z_channels=8, codebook_size=64, norm_groups=4
+)
+TRANSFORMER_PRESETS["GPT-tiny"] = TransformerConfig(
+    dim=32, n_layer=2, n_head=2, vocab_size=64, block_size=64, cls_token_num=12, caption_dim=16, multiple_of=8
+)
+# What the published recipe is, but for sizes, rates and what needs files.
+RECIPE = train_transformer.Recipe(
+    preset="GPT-tiny",
+    head_start=False,
+    steps=4,
+    second_round=0,
+    pictures=4,
+    translations_from=4,
+    optimizer="adamw",
+    adam_lr=3e-3,
+    weight_decay=0.05,
+    schedule="constant",
+    warmup=1,
+    object_weight=1.0,
+    teacher="dinov2",
+    distillation=0.5,
+)
+# The demo's tokenizer, through both of its stages; and LlamaGen's with a discriminator.
+VQ = train_vq.Recipe(preset="VQ-tiny", picture_size=SIZE, batch=4, steps=4, continuous_steps=2, restart_every=0)
+GAN = dataclasses.replace(
+    VQ,
+    continuous_steps=0,
+    optimizer="adam",
+    reconstruction="l2",
+    perceptual="edges",
+    discriminator_weight=0.5,
+    discriminator_from=1,
+    discriminator_channels=4,
+    adaptive=True,
+)
+EVERY_STEP = Execution(device="cpu", log_every=1, save_every=2)
+
+
+@dataclasses.dataclass(frozen=True)
+class Parts:
+    """What a transformer is trained from."""
+
+    vq: Path
+    text_encoder: Path
+    world: Path  # shards of the procedural world, which know what cells show
+    public: Path  # shards as of public data: one example a picture, text states, features
+
+
+def make(folder: Path) -> Parts:
+    """Random models, and eight groups of each kind of shard."""
+    torch.manual_seed(0)
+    config = VQ_PRESETS["VQ-tiny"]
+    torch.save({"model": VQModel(config).state_dict(), "config": config.to_dict()}, folder / "vq.pt")
+    parts = Parts(
+        folder / "vq.pt", write_text_encoder(folder / "text", states_dim=16), folder / "world", folder / "public"
+    )
+    for shards in (parts.world, parts.public):
+        shards.mkdir()
+    for index in range(2):
+        path = parts.world / f"shard-{index:05d}.npz"
+        write_shard(path, open_vq(parts.vq), SIZE, seed=0, index=index, groups=4)
+        with np.load(path) as shard:
+            rng = np.random.default_rng(index)
+            np.savez(
+                parts.public / path.name,
+                condition=shard["condition"],
+                target=shard["target"][:, :1],
+                text=shard["text"][:, :1],
+                task=shard["task"][:, :1],
+                text_states=rng.normal(size=(4, 1, 12, 16)).astype(np.float16),
+                features=rng.normal(size=(4, 1, 4, 4, 6)).astype(np.float16),
+            )
+    return parts
+
+
+if __name__ == "__main__":
+    from training.__main__ import main
+
+    sys.argv[0] = "python -m training"
+    main()

@@ -1,0 +1,313 @@
+"""What a step of the transformer's training sees: batches from token shards or from pictures, in an order of its own.
+
+Which examples a step sees follows from the recipe's seed and the step alone; so do the condition dropout and whatever
+else is drawn for them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import struct
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from tokenizers import Tokenizer
+from torch import Tensor
+
+from editar_rt.prompts import build_prompt
+from training.config import TransformerConfig
+from training.data import mixture
+from training.data.edits import KINDS, TRANSLATION_TASKS
+from training.data.extract import SETTINGS_FILE
+from training.data.records import Sample
+from training.data.scenes import SHAPES
+from training.errors import TrainingError
+from training.train_text import tokenize
+
+OBJECT_COVER = 0.05  # share of a cell from which on it shows an object
+TASK_LABELS = ("edit", *TRANSLATION_TASKS)
+
+
+@dataclasses.dataclass
+class Batch:
+    """P condition pictures with K examples each; rows are R = P * K. What a source does not have is None."""
+
+    condition: Tensor  # int64 [P, N]; from pictures not yet encoded: uint8 [P, H, W, 3]
+    target: Tensor  # int64 [R, N], or uint8 [R, H, W, 3]
+    kinds: Tensor  # int64 [R], indices into the source's labels
+    weights: Tensor  # float32 [R, N], of the loss
+    changed: Tensor  # bool [R, N], tokens that an edit changes
+    text_ids: Tensor | None = None  # int64 [R, T]
+    text_mask: Tensor | None = None  # int64 [R, T]
+    text_states: Tensor | None = None  # [R, T, C]
+    condition_meaning: Tensor | None = None  # float32 [P, N, M] in 0..1
+    target_meaning: Tensor | None = None  # float32 [R, N, M] in 0..1
+    features: Tensor | None = None  # [R, h, w, F], what a frozen vision encoder has for the target
+
+    def pieces(self, count: int) -> list[Batch]:
+        """The batch in `count` equal parts."""
+        parts = {name: [None] * count if value is None else value.chunk(count) for name, value in vars(self).items()}
+        return [Batch(**{name: values[i] for name, values in parts.items()}) for i in range(count)]
+
+    def to(self, device: torch.device) -> Batch:
+        return Batch(**{k: None if v is None else v.to(device, non_blocking=True) for k, v in vars(self).items()})
+
+
+class Source(Protocol):
+    """Where batches come from: groups of one condition picture and `examples` on it."""
+
+    labels: tuple[str, ...]  # of `Batch.kinds`; the translations come last
+    examples: int  # K
+    is_translation: NDArray[np.bool_]  # of every group
+    mixed: tuple[Sequence[NDArray[np.int64]], Sequence[float]] | None  # groups of each data set, and its share
+
+    def batch(self, groups: NDArray[np.int64]) -> Batch:
+        """The batch of these groups."""
+
+    def describe(self, groups: NDArray[np.int64]) -> str:
+        """Where they lie, for a message."""
+
+
+class Rows:
+    """An array that lies in parts, one a shard, in memory or on disk; indexed by its first axis."""
+
+    def __init__(self, parts: list[NDArray[Any]]) -> None:
+        self.parts = parts
+        self.ends = np.cumsum([len(p) for p in parts])
+
+    def __len__(self) -> int:
+        return int(self.ends[-1])
+
+    def place(self, index: int) -> tuple[int, int]:
+        """(part, row of it)."""
+        part = int(np.searchsorted(self.ends, index, side="right"))
+        return part, int(index - (self.ends[part - 1] if part else 0))
+
+    def __getitem__(self, indices: NDArray[np.int64]) -> NDArray[Any]:
+        places = [self.place(int(i)) for i in indices]
+        return np.stack([self.parts[part][row] for part, row in places])
+
+
+def open_member(path: Path, name: str) -> NDArray[Any]:
+    """An array of an `.npz`: mapped from disk where it is stored as it is, read where it is compressed."""
+    with zipfile.ZipFile(path) as archive:
+        member = archive.getinfo(f"{name}.npy")
+        if member.compress_type != zipfile.ZIP_STORED:
+            with np.load(path) as shard:
+                return np.asarray(shard[name])
+        with open(path, "rb") as file:
+            file.seek(member.header_offset + 26)  # lengths of the name and the extra field, which the data follow
+            file.seek(member.header_offset + 30 + sum(struct.unpack("<HH", file.read(4))))
+            version = np.lib.format.read_magic(file)
+            read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+            shape, fortran, dtype = read(file)
+            if dtype.hasobject or fortran or not all(shape):
+                raise TrainingError(f"{path}: {name} is not a plain array")
+            return np.memmap(file, dtype, "r", offset=file.tell(), shape=shape)
+
+
+class TokenShards:
+    """The shards of a folder, as `training.data.tokens` and `training.data.extract` write them.
+
+    Small arrays are in memory, texts are tokenized once; states and features stay on disk.
+
+    Args:
+        tokenizer: None where the shards hold text states.
+        object_weight: of tokens that show an object or that an edit changes, where the shards know what cells show.
+
+    Raises:
+        TrainingError: no shards, or tokens and states of other sizes than the model's.
+    """
+
+    def __init__(
+        self, folder: Path, config: TransformerConfig, tokenizer: Tokenizer | None, object_weight: float = 1.0
+    ) -> None:
+        self.paths = sorted(folder.glob("shard-*.npz"))
+        if not self.paths:
+            raise TrainingError(
+                f"{folder} holds no shard-*.npz; make them with: python -m training tokens, or python -m training data "
+                "extract"
+            )
+        names = [set(zipfile.ZipFile(path).namelist()) for path in self.paths]
+        everywhere = {name.removesuffix(".npy") for name in set.intersection(*names)}
+        lacking = {"condition", "target", "text", "task"} - everywhere
+        if lacking:
+            raise TrainingError(f"{folder}: not every shard has {', '.join(sorted(lacking))}: no token shards")
+
+        def rows(name: str) -> Rows | None:
+            return Rows([open_member(path, name) for path in self.paths]) if name in everywhere else None
+
+        condition, target, text, task = (rows(name) for name in ("condition", "target", "text", "task"))
+        assert condition and target and text and task
+        self.condition, self.target = condition, target
+        self.vocab_size = config.vocab_size
+        self._check(folder, config)
+        self.text_states, self.features, self.meaning = rows("text_states"), rows("features"), rows("meaning")
+        tasks = np.concatenate(task.parts)
+        if kinds := rows("kind"):
+            self.labels, self.kinds = KINDS, np.concatenate(kinds.parts)
+        else:
+            unknown = sorted(set(tasks.ravel().tolist()) - set(TASK_LABELS))
+            if unknown:
+                raise TrainingError(f"{folder} has tasks {', '.join(unknown)}; allowed: {', '.join(TASK_LABELS)}")
+            self.labels = TASK_LABELS
+            self.kinds = np.stack([tasks == label for label in TASK_LABELS]).argmax(0).astype(np.uint8)
+        self.first_translation = self.labels.index(TRANSLATION_TASKS[0])
+        self.is_translation = self.kinds[:, 0] >= self.first_translation
+        self.object_weight = object_weight
+        self.mixed = self._shares(folder, rows("source"))
+        self.ids: Tensor | None = None
+        if self.text_states is None:
+            if tokenizer is None:
+                raise TrainingError(f"{folder} holds no text states; give the text encoder, --text-encoder FOLDER")
+            self._tokenize(np.concatenate(text.parts), tasks, tokenizer, config.cls_token_num)
+        elif self.text_states.parts[0].shape[2:] != (config.cls_token_num, config.caption_dim):
+            found = " x ".join(map(str, self.text_states.parts[0].shape[2:]))
+            raise TrainingError(
+                f"{folder} holds text states of {found}, the transformer takes {config.cls_token_num} x "
+                f"{config.caption_dim}; extract them with the text encoder it is trained for"
+            )
+
+    def _check(self, folder: Path, config: TransformerConfig) -> None:
+        for path, condition, target in zip(self.paths, self.condition.parts, self.target.parts):
+            for name, tokens in (("condition", condition), ("target", target)):
+                if tokens.shape[-1] != config.block_size:
+                    raise TrainingError(
+                        f"{path}: a {name} has {tokens.shape[-1]} tokens, the transformer's pictures have "
+                        f"{config.block_size} ({config.grid} x {config.grid}); extract pictures of another size, or "
+                        "choose another preset"
+                    )
+            if target.shape[1] != self.target.parts[0].shape[1]:
+                raise TrainingError(f"{folder}: {path.name} has another number of examples a picture than the others")
+
+    @property
+    def examples(self) -> int:
+        return int(self.target.parts[0].shape[1])
+
+    def __len__(self) -> int:
+        return len(self.condition)
+
+    def _shares(self, folder: Path, sources: Rows | None) -> Any:
+        """Groups of each data set and its share, where the shards were made with a mixture."""
+        settings = folder / SETTINGS_FILE
+        if sources is None or not settings.exists():
+            return None
+        shares: dict[str, float] = json.loads(settings.read_text())["shares"]
+        names = np.concatenate(sources.parts)
+        groups = {name: np.flatnonzero(names == name) for name in shares}
+        return [g for g in groups.values() if len(g)], [shares[name] for name, g in groups.items() if len(g)]
+
+    def _tokenize(self, texts: NDArray[Any], tasks: NDArray[Any], tokenizer: Tokenizer, length: int) -> None:
+        prompts = [build_prompt(task, text) for task, text in zip(tasks.ravel().tolist(), texts.ravel().tolist())]
+        distinct = sorted(set(prompts))
+        place = {text: i for i, text in enumerate(distinct)}
+        ids, mask = tokenize(tokenizer, distinct, length)
+        self.ids, self.mask = ids.to(torch.int32), mask.to(torch.int8)
+        self.text = np.asarray([place[p] for p in prompts], np.int32).reshape(texts.shape)
+
+    def batch(self, groups: NDArray[np.int64]) -> Batch:
+        condition = torch.from_numpy(self.condition[groups].astype(np.int64))
+        target = torch.from_numpy(self.target[groups].astype(np.int64))
+        largest = max(int(condition.max()), int(target.max()))
+        if largest >= self.vocab_size:
+            raise TrainingError(
+                f"token {largest} in {self.describe(groups)} is not in the transformer's vocabulary of "
+                f"{self.vocab_size}; the shards are of another VQ tokenizer"
+            )
+        kinds = torch.from_numpy(self.kinds[groups].astype(np.int64))
+        edit = kinds < self.first_translation
+        changed = (target != condition[:, None]) & edit[..., None]
+        rows = target.flatten(0, 1)
+        batch = Batch(condition, rows, kinds.flatten(), torch.ones(rows.shape), changed.flatten(0, 1))
+        if self.ids is not None:
+            text = torch.from_numpy(self.text[groups].ravel())
+            batch.text_ids, batch.text_mask = self.ids[text].long(), self.mask[text].long()
+        elif self.text_states:
+            batch.text_states = torch.from_numpy(self.text_states[groups]).flatten(0, 1)
+        if self.features:
+            batch.features = torch.from_numpy(self.features[groups]).flatten(0, 1)
+        if self.meaning:
+            meaning = torch.from_numpy(self.meaning[groups]).float() / 255  # [P, 1 + K, N, M]
+            objects = meaning[..., : len(SHAPES)].sum(-1) > OBJECT_COVER  # [P, 1 + K, N]
+            matters = changed | objects[:, 1:] | objects[:, :1]
+            batch.weights = (1 + (self.object_weight - 1) * matters.float()).flatten(0, 1)
+            batch.condition_meaning, batch.target_meaning = meaning[:, 0], meaning[:, 1:].flatten(0, 1)
+        return batch
+
+    def describe(self, groups: NDArray[np.int64]) -> str:
+        places = [self.condition.place(int(i)) for i in groups]
+        return ", ".join(f"{self.paths[part].name} {row}" for part, row in places)
+
+    def meaning_deviation(self) -> Tensor:
+        """Standard deviation of every meaning over target cells, [M]."""
+        if self.meaning is None:
+            raise TrainingError(
+                f"{self.paths[0]} does not say what its pictures show, which --teacher world needs; choose none, "
+                "dinov2 or clip"
+            )
+        some = torch.from_numpy(self.meaning[np.arange(min(2000, len(self)))][:, 1:]).float() / 255
+        return some.flatten(0, -2).std(0).clamp_min(0.01)  # what a small set never shows
+
+
+class PictureGroups:
+    """A mixture of data sets of pictures, encoded while training: nothing is extracted before."""
+
+    labels = TASK_LABELS
+    examples = 1
+
+    def __init__(self, data: mixture.Mixture, config: TransformerConfig, tokenizer: Tokenizer) -> None:
+        self.data, self.config, self.tokenizer = data, config, tokenizer
+        starts = np.cumsum([0, *data.sizes])
+        self.starts = starts[:-1]
+        self.is_translation = np.zeros(int(starts[-1]), bool)  # not known before a record is read
+        groups = [np.arange(first, first + size) for first, size in zip(starts, data.sizes)]
+        self.mixed = (groups, data.shares)
+
+    def _place(self, group: int) -> tuple[int, int]:
+        source = int(np.searchsorted(self.starts, group, side="right")) - 1
+        return source, int(group - self.starts[source])
+
+    def batch(self, groups: NDArray[np.int64]) -> Batch:
+        samples: list[Sample] = [self.data.sample(*self._place(int(g))) for g in groups]
+        ids, mask = tokenize(self.tokenizer, [build_prompt(s.task, s.text) for s in samples], self.config.cls_token_num)
+        tokens = (len(samples), self.config.block_size)
+        return Batch(
+            torch.from_numpy(np.stack([s.condition for s in samples])),
+            torch.from_numpy(np.stack([s.target for s in samples])),
+            torch.tensor([TASK_LABELS.index(s.task) for s in samples]),
+            torch.ones(tokens),
+            torch.zeros(tokens, dtype=torch.bool),  # known after encoding
+            ids,
+            mask,
+        )
+
+    def describe(self, groups: NDArray[np.int64]) -> str:
+        places = [self._place(int(g)) for g in groups]
+        return ", ".join(f"{self.data.datasets[source].name} {record}" for source, record in places)
+
+
+def draw(seed: list[int], first: int, count: int, size: int) -> NDArray[np.int64]:
+    """Draws first..first+count-1 of an endless stream of 0..size-1: one shuffled epoch after the other."""
+    indices = np.arange(first, first + count)
+    orders = {e: np.random.default_rng([*seed, int(e)]).permutation(size) for e in np.unique(indices // size)}
+    return np.asarray([orders[i // size][i % size] for i in indices])
+
+
+def mixed_groups(source: Source, seed: int, first: int, count: int) -> NDArray[np.int64]:
+    """Groups first..first+count-1 of the stream in which every data set has its share."""
+    assert source.mixed is not None
+    groups, shares = source.mixed
+    picked = mixture.draw(seed, [len(g) for g in groups], shares, first, count)
+    return np.asarray([groups[which][record] for which, record in picked])
+
+
+def condition_dropout(rng: np.random.Generator, rows: int) -> tuple[Tensor, Tensor]:
+    """(drop picture, drop text), bool [rows]: one draw a row, with the paper's shares."""
+    u = torch.from_numpy(rng.random(rows))
+    return u < 0.10, (u < 0.05) | (u > 0.95)

@@ -1,0 +1,19 @@
+"""The commands of `python -m training`, a module for each thing one does; `training.__main__` puts them together."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import click
+
+FOLDER = click.Path(file_okay=False, path_type=Path)
+PRESENT_FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
+FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+ANY_PATH = click.Path(path_type=Path)
+
+
+def replaced(kind: Any, changes: dict[str, Any]) -> Any:
+    """The dataclass that `kind()` makes, with the options that were given in place of its own values."""
+    return dataclasses.replace(kind(), **{k: v for k, v in changes.items() if v is not None})

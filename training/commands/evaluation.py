@@ -1,0 +1,201 @@
+"""Commands that measure a bundle."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from training.commands import ANY_PATH, FILE, FOLDER, PRESENT_FOLDER, replaced
+from training.commands.data import device_option
+
+if TYPE_CHECKING:
+    from training.evaluation.runs import Outcome
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+class _DemoByDefault(click.Group):
+    """`evaluate BUNDLE` is `evaluate demo BUNDLE`, as it was before there were other benchmarks."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        if args and args[0] not in (*self.commands, "-h", "--help"):
+            args = ["demo", *args]
+        return super().parse_args(ctx, args)
+
+
+@click.group("evaluate", cls=_DemoByDefault)
+def evaluate_group() -> None:
+    """Measure a bundle: on the procedural world (demo), PIE-Bench, or translations."""
+
+
+def sampling_options(command: F) -> F:
+    """Options in place of the bundle's defaults."""
+    options = (
+        click.option("--cfg-scale", type=float, help="Instead of the bundle's default; so are the next three."),
+        click.option("--temperature", type=float),
+        click.option("--top-k", type=int),
+        click.option("--top-p", type=float),
+    )
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+def run_options(command: F) -> F:
+    """Options of the evaluations that go on where they were stopped."""
+    options = (
+        click.option("--bundle", type=PRESENT_FOLDER, help="What to measure."),
+        click.option("-o", "--output", type=FOLDER, help="Folder of the results; goes on with what lies there."),
+        click.option("--limit", type=click.IntRange(1), help="So many records, evenly spread; all when not given."),
+        click.option("--batch", type=click.IntRange(1), default=1, show_default=True, help="Pictures made at once."),
+        click.option("--sample-seed", type=click.IntRange(0), help="Instead of the bundle's default."),
+        click.option("--runtime", default="auto", show_default=True, help="Device of the bundle: cpu, cuda, …"),
+        device_option("the measuring networks"),
+        click.option("--json", "as_json", is_flag=True, help="One JSON document as the last line of stdout."),
+    )
+    for option in reversed(options):
+        command = option(command)
+    return sampling_options(command)
+
+
+@evaluate_group.command("demo")
+@click.argument("bundle", type=PRESENT_FOLDER)
+@click.option("--count", type=click.IntRange(1), default=200, show_default=True, help="Held-out scenes a kind.")
+@click.option("--seed", default=0, show_default=True, help="Which held-out scenes.")
+@sampling_options
+@click.option("-o", "--output", type=ANY_PATH, help="Write the JSON here too.")
+@click.option("--sheet", type=ANY_PATH, help="Write a contact sheet here.")
+@click.option("--masked", is_flag=True, help="Edits alone, each under the mask of what it truly changes.")
+@click.option("--ceiling", is_flag=True, help="Also score the true pictures through the VQ tokenizer alone.")
+def run_evaluation(
+    bundle: Path,
+    count: int,
+    seed: int,
+    output: Path | None,
+    sheet: Path | None,
+    masked: bool,
+    ceiling: bool,
+    **changes: float | None,
+) -> None:
+    """Score BUNDLE strictly on held-out scenes; JSON on stdout."""
+    import editar_rt
+    from training import evaluate
+
+    sampling = replaced(lambda: editar_rt.load(bundle).default_sampling, changes)
+
+    def tell(kind: str, result: dict[str, Any]) -> None:
+        click.echo(f"{kind}: {100 * result['success']:.1f} % succeed", err=True)
+
+    report, shown = evaluate.evaluate(bundle, count, sampling, seed, masked=masked, on_kind=tell)
+    if ceiling:
+        report["tokenizer_ceiling"] = evaluate.tokenizer_ceiling(bundle)
+    if output:
+        evaluate.write_report(report, output)
+    if sheet:
+        evaluate.contact_sheet(shown, sheet)
+    click.echo(json.dumps(report))
+
+
+@evaluate_group.command("pie-bench")
+@click.argument("path", type=FOLDER)
+@run_options
+@click.option("--clip", type=PRESENT_FOLDER, help="openai/clip-vit-large-patch14 in Hugging Face layout.")
+@click.option("--dino", type=PRESENT_FOLDER, help="facebook/dino-vitb8 in Hugging Face layout.")
+@click.option("--lpips", type=FILE, help="torchvision's squeezenet1_1-b8a52dc0.pth.")
+@click.option("--make-example", is_flag=True, help="Write a small benchmark of the procedural world to PATH, no more.")
+@click.option("--example-size", type=click.IntRange(16), default=64, show_default=True, help="Side of its pictures.")
+def pie_bench(
+    path: Path,
+    clip: Path | None,
+    dino: Path | None,
+    lpips: Path | None,
+    make_example: bool,
+    example_size: int,
+    **options: Any,
+) -> None:
+    """Measure a bundle on PIE-Bench, whose mapping_file.json and annotation_images/ lie in PATH."""
+    if make_example:
+        from training.evaluation import example
+
+        click.echo(f"{path}: {example.make_example(path, example_size)} edits")
+        return
+    from training.evaluation.networks import Networks
+    from training.evaluation.runs import evaluate_pie_bench
+
+    networks = Networks.load(clip, dino, lpips, options["device"])
+    _run(
+        lambda editor, **rest: evaluate_pie_bench(path, editor, networks=networks, **rest),
+        networks.missing(),
+        **options,
+    )
+
+
+@evaluate_group.command("translation")
+@click.argument("path", type=click.Path(exists=True, path_type=Path))
+@click.option("--task", type=click.Choice(["depth", "canny", "segmentation"]), required=True)
+@click.option("--format", "layout", help="Of a data set that its columns do not tell; see docs/data.md.")
+@run_options
+@click.option("--inception", type=FILE, help="inception-2015-12-05.pt (TorchScript), for FID.")
+@click.option("--depth", type=PRESENT_FOLDER, help="A depth estimator in Hugging Face layout, for --task depth.")
+@click.option("--segmenter", type=PRESENT_FOLDER, help="A segmenter in Hugging Face layout, for --task segmentation.")
+@click.option("--palette", type=FILE, help="JSON list of the classes' colours in the masks.")
+def translation(
+    path: Path,
+    task: str,
+    layout: str | None,
+    inception: Path | None,
+    depth: Path | None,
+    segmenter: Path | None,
+    palette: Path | None,
+    **options: Any,
+) -> None:
+    """Measure a bundle on the translations in PATH, a data set or a mixture's TOML file."""
+    from training.data.sources import read_plan
+    from training.evaluation.translation import TranslationNetworks, evaluate_translation
+
+    networks = TranslationNetworks.load(inception, depth, segmenter, palette, options["device"])
+    plan = read_plan(path, layout)
+    _run(
+        lambda editor, **rest: evaluate_translation(plan, task, editor, networks=networks, **rest),
+        networks.missing(task),
+        **options,
+    )
+
+
+def _run(
+    evaluation: Callable[..., Outcome],
+    missing: list[str],
+    bundle: Path | None,
+    output: Path | None,
+    runtime: str,
+    device: str,
+    as_json: bool,
+    limit: int | None,
+    batch: int,
+    sample_seed: int | None,
+    **changes: float | None,
+) -> None:
+    """An evaluation with a bundle: the table on stdout; what will be missing from it on stderr, before it starts."""
+    import editar_rt
+    from editar_rt.cli.options import progress
+
+    if bundle is None or output is None:
+        raise click.UsageError("give --bundle BUNDLE and -o FOLDER")
+    editor = editar_rt.load(bundle, runtime)
+    sampling = replaced(lambda: editor.default_sampling, {"seed": sample_seed, **changes})
+    for sentence in missing:
+        click.echo(sentence, err=True)
+    with progress("evaluating", "pictures") as update:
+        outcome = evaluation(editor, output=output, sampling=sampling, limit=limit, batch=batch, on_progress=update)
+    for message in outcome.bad.messages:
+        click.echo(f"bad: {message}", err=True)
+    click.echo(outcome.table)
+    if as_json:
+        click.echo(json.dumps(outcome.report))
+
+
+COMMANDS = (evaluate_group,)

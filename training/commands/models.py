@@ -1,0 +1,176 @@
+"""Commands that train one model, and all of the demo's."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from training.commands import ANY_PATH, FILE, FOLDER, PRESENT_FOLDER, replaced
+from training.config import TRANSFORMER_PRESETS, VQ_PRESETS
+from training.distillation import TEACHERS
+from training.distributed import WAYS
+from training.engine import PRECISIONS
+
+
+def execution_options(command: Callable[..., None]) -> Callable[..., None]:
+    """How a recipe is carried out, see `training.engine.Execution`."""
+    options = [
+        click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), help="A GPU where there is one: auto."),
+        click.option("--parallel", type=click.Choice(WAYS), help="Under torchrun: ddp (auto) or fsdp."),
+        click.option("--precision", type=click.Choice(list(PRECISIONS)), help="Of products; weights stay float32."),
+        click.option("--accumulate", type=click.IntRange(1), help="Pieces that a process takes its batch in."),
+        click.option("--recompute/--keep", default=None, help="Run layers twice to save memory."),
+        click.option("--compile", help="Backend of torch.compile, such as inductor."),
+        click.option("--prefetch", type=click.IntRange(0), help="Batches prepared ahead by a thread."),
+        click.option("--until", type=click.IntRange(1), help="Stop after this step, with a checkpoint."),
+        click.option("--log-every", type=click.IntRange(1), help="Steps between lines of the log."),
+        click.option("--save-every", type=click.IntRange(1), help="Steps between checkpoints."),
+        click.option("--sample-every", type=click.IntRange(1), help="Steps between grids of sample pictures."),
+        click.option("--tensorboard/--no-tensorboard", default=None, help="Write RUN/tensorboard."),
+        click.option("--wandb", metavar="PROJECT", help="Log to Weights & Biases."),
+        click.option("--peak-tflops", type=float, help="Of one device, to report MFU; below 0 measures a product."),
+    ]
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+def _tell(made: Path) -> None:
+    """The result, by one of the processes that torchrun started."""
+    if os.environ.get("RANK", "0") == "0":
+        click.echo(made)
+
+
+recipe_option = click.option(
+    "--recipe", help="A file in training/recipes, by name, or a path to a .toml; the demo's recipe when not given."
+)
+
+
+@click.command("vq")
+@click.argument("run", type=FOLDER)
+@recipe_option
+@click.option("--pictures", type=PRESENT_FOLDER, help="Folder of pictures; the procedural world when not given.")
+@click.option("--preset", type=click.Choice(list(VQ_PRESETS)), help="Size of the tokenizer.")
+@click.option("--steps", type=click.IntRange(1), help="Optimizer steps.")
+@click.option("--batch", type=click.IntRange(1), help="Pictures a step, over all processes.")
+@click.option("--picture-size", type=click.IntRange(8), help="Side of the pictures in pixels.")
+@click.option("--perceptual", help="none, edges, lpips:VGG16_WEIGHTS or dino:FOLDER (any local DINOv2 or CLIP).")
+@click.option("--fid-encoder", type=PRESENT_FOLDER, help="Vision model (DINOv2, CLIP) for the Fréchet distance.")
+@execution_options
+def train_vq(run: Path, recipe: str | None, pictures: Path | None, fid_encoder: Path | None, **given: Any) -> None:
+    """Train the VQ tokenizer into the folder RUN (resumes what lies there).
+
+    Options go before the recipe's values, and those before the demo's.
+    """
+    from training import train_vq as trainer
+    from training.recipe_files import combined
+
+    chosen, execution = combined(trainer.Recipe, recipe, "vq", given)
+    _tell(trainer.train(run, chosen, execution, pictures, fid_encoder))
+
+
+@click.command("text-encoder")
+@click.argument("run", type=FOLDER)
+@click.option("--steps", type=click.IntRange(1), help="Optimizer steps; the recipe's number when not given.")
+@click.option("--batch", type=click.IntRange(1), help="Texts a step.")
+def train_text(run: Path, **changes: int | None) -> None:
+    """Train the tokenizer and the text encoder into the folder RUN (resumes what lies there)."""
+    from training import train_text as recipe
+
+    click.echo(recipe.train(run, replaced(recipe.Recipe, changes)))
+
+
+@click.command("transformer")
+@click.argument("run", type=FOLDER)
+@recipe_option
+@click.option("--tokens", type=PRESENT_FOLDER, help="Token shards: of `tokens`, or of `data extract`.")
+@click.option("--data", type=click.Path(exists=True, path_type=Path), help="In place of shards: a mixture or data set.")
+@click.option("--text-encoder", type=PRESENT_FOLDER, help="Not needed where the shards hold text states.")
+@click.option("--vq", type=FILE, help="The tokenizer: for a head start, sample pictures and --data.")
+@click.option("--init", type=FILE, help="Weights to start from, such as LlamaGen's t2i_XL_stage2_512.pt.")
+@click.option("--teacher-folder", type=PRESENT_FOLDER, help="DINOv2 or CLIP; not needed where shards hold features.")
+@click.option("--teacher", type=click.Choice(TEACHERS), help="What distillation learns from.")
+@click.option("--preset", type=click.Choice(list(TRANSFORMER_PRESETS)), help="Size of the transformer.")
+@click.option("--steps", type=click.IntRange(1), help="Optimizer steps.")
+@click.option("--pictures", type=click.IntRange(1), help="Condition pictures a step, over all processes.")
+@click.option("--lora-rank", type=click.IntRange(0), help="Train adapters of this rank; 0 trains all weights.")
+@execution_options
+def train_transformer(
+    run: Path,
+    recipe: str | None,
+    tokens: Path | None,
+    data: Path | None,
+    text_encoder: Path | None,
+    vq: Path | None,
+    init: Path | None,
+    teacher_folder: Path | None,
+    **given: Any,
+) -> None:
+    """Train the transformer into the folder RUN (resumes what lies there).
+
+    Options go before the recipe's values, and those before the demo's.
+    """
+    from training import train_transformer as trainer
+    from training.recipe_files import combined
+
+    if (tokens is None) == (data is None):
+        raise click.UsageError("give one of --tokens and --data")
+    chosen, execution = combined(trainer.Recipe, recipe, "transformer", given)
+    made = trainer.train(
+        run,
+        tokens,
+        text_encoder,
+        vq,
+        chosen,
+        execution,
+        init=init,
+        report=lambda line: click.echo(line, err=True),
+        data=data,
+        teacher_folder=teacher_folder,
+    )
+    _tell(made)
+
+
+@click.command("plot")
+@click.argument("run", type=PRESENT_FOLDER)
+@click.option("-o", "--output", type=ANY_PATH, required=True, help="The PNG to write.")
+def plot(run: Path, output: Path) -> None:
+    """Draw the learning curves of the folder RUN."""
+    from training.plots import plot_log
+
+    plot_log(run / "log.jsonl", output)
+    click.echo(output)
+
+
+@click.command("demo")
+@click.argument("run", type=FOLDER)
+@click.option("--workers", type=click.IntRange(1), default=2, show_default=True, help="Processes that draw pictures.")
+def train_demo(run: Path, workers: int) -> None:
+    """Make the demo's three models from nothing into RUN, and say how to export them (resumes what lies there)."""
+    from training import train_text, train_transformer, train_vq
+    from training.data.tokens import write_shards
+
+    vq_recipe = train_vq.Recipe()
+    vq = run / "vq" / "vq.pt"
+    if not vq.exists():
+        train_vq.train(run / "vq", vq_recipe)
+    text_encoder = run / "text" / "text_encoder"
+    if not text_encoder.exists():
+        train_text.train(run / "text", train_text.Recipe())
+    write_shards(run / "tokens", vq, vq_recipe.picture_size, seed=4, shards=40, groups=500, workers=workers)
+    transformer = train_transformer.train(
+        run / "transformer", run / "tokens", text_encoder, vq, train_transformer.Recipe()
+    )
+    click.echo(f"python -m training samples {run}/samples")
+    click.echo(
+        f"python -m export onnx --transformer {transformer} --vq {vq} --text-encoder {text_encoder} "
+        f"--image-size {vq_recipe.picture_size} --samples {run}/samples "
+        "--default cfg_scale=2.0 --default temperature=0.3 -o engines/demo"
+    )
+
+
+COMMANDS = (train_vq, train_text, train_transformer, plot, train_demo)

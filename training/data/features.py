@@ -1,0 +1,84 @@
+"""Patch features of a frozen vision encoder, the teacher of EditAR's distillation, from a local Hugging Face folder."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from training.data.records import DataError
+
+SIDE = 224  # pixels, where the folder says nothing else; EditAR shows DINOv2 pictures of this size
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+USUAL = {"mean": IMAGENET_MEAN, "std": IMAGENET_STD}
+
+
+class PatchFeatures:
+    """uint8 pictures [B, H, W, 3] → float16 [B, h, w, F], the last hidden state of every patch, in its place.
+
+    Pictures are resized to the encoder's own size (bicubic) and normalized with its own mean and deviation, which
+    `preprocessor_config.json` gives. DINOv2-base makes 16×16 of 768.
+
+    Args:
+        folder: DINOv2, DINO, CLIP or another ViT in Hugging Face layout.
+
+    Raises:
+        DataError: no such encoder there.
+    """
+
+    def __init__(self, folder: Path, device: str = "cpu") -> None:
+        from transformers import AutoModel
+
+        if not (folder / "config.json").is_file():
+            raise DataError(f"{folder} is no model folder (it has no config.json); give one in Hugging Face layout")
+        try:
+            model: Any = AutoModel.from_pretrained(str(folder), dtype=torch.float32, local_files_only=True)
+        except (OSError, ValueError, KeyError, RuntimeError) as error:
+            raise DataError(f"{folder} cannot be loaded: {str(error).partition(chr(10))[0]}") from None
+        self._model = getattr(model, "vision_model", model).eval().to(device).requires_grad_(False)
+        self.device = device
+        settings = read_settings(folder)
+        self.side = settings["side"]
+        self._mean, self._std = (
+            torch.tensor(settings[name], device=device).reshape(3, 1, 1) for name in ("mean", "std")
+        )
+
+    @torch.inference_mode()
+    def __call__(self, pictures: NDArray[np.uint8]) -> NDArray[np.float16]:
+        states: Tensor = self._model(pixel_values=self.pixels(pictures)).last_hidden_state
+        grid = self.side // self._model.config.patch_size
+        patches = states[:, -grid * grid :]  # behind the class token and registers
+        return patches.reshape(len(pictures), grid, grid, -1).to(torch.float16).cpu().numpy()
+
+    def pixels(self, pictures: NDArray[np.uint8]) -> Tensor:
+        """What the encoder is shown, float32 [B, 3, side, side]."""
+        values = torch.from_numpy(pictures).to(self.device).permute(0, 3, 1, 2).float() / 255
+        size = (self.side, self.side)
+        values = F.interpolate(values, size, mode="bicubic", align_corners=False, antialias=True).clamp(0, 1)
+        return (values - self._mean) / self._std
+
+
+def read_settings(folder: Path) -> dict[str, Any]:
+    """`side`, `mean` and `std` of a folder's `preprocessor_config.json`; the usual values where it says nothing.
+
+    Raises:
+        DataError: a file that says something else than sizes and three numbers for the colours.
+    """
+    path = folder / "preprocessor_config.json"
+    try:
+        found: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {}
+        size = found.get("crop_size") or found.get("size") or SIDE
+        if isinstance(size, dict):
+            size = size.get("height") or size.get("shortest_edge") or SIDE
+        mean, std = ([float(v) for v in found.get(f"image_{k}") or usual] for k, usual in USUAL.items())
+        if not (len(mean) == len(std) == 3 and all(std)):
+            raise ValueError("image_mean and image_std must be three numbers")
+        return {"side": int(size), "mean": mean, "std": std}
+    except (ValueError, TypeError, AttributeError) as error:
+        raise DataError(f"{path} cannot be used: {error}") from None

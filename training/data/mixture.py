@@ -1,0 +1,116 @@
+"""Data sets mixed by shares: which sample comes when follows from the seed and the step alone.
+
+Nothing is remembered between steps, so a run that stops anywhere and resumes, or that goes on with another number of
+processes, sees the data that it would have seen. In every `CYCLE` samples each data set has exactly its share; within
+one data set every record comes once an epoch, in a new order each time.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from training.data.records import BadRecord, BadRecords, DataError, Dataset, Sample
+
+CYCLE = 1000
+MOST_BAD = 100  # records in a row: then the data set is broken, not a record
+
+
+def quotas(shares: Sequence[float]) -> NDArray[np.int64]:
+    """Samples of each data set in one cycle, by largest remainder; they add up to `CYCLE`.
+
+    Raises:
+        DataError: a share that is not positive, or so small that it gets no sample in a cycle.
+    """
+    given = np.asarray(shares, np.float64)
+    if not given.size or not np.isfinite(given).all() or (given <= 0).any():
+        raise DataError(f"shares must be positive numbers, at least one; got {list(shares)}")
+    exact = given / given.sum() * CYCLE
+    counts = np.floor(exact + 1e-9).astype(np.int64)
+    counts[np.argsort(counts - exact, kind="stable")[: CYCLE - int(counts.sum())]] += 1
+    if not counts.all():
+        raise DataError(f"the share {given[counts == 0][0]:g} of {given.sum():g} is less than one sample in {CYCLE}")
+    return counts
+
+
+@functools.lru_cache(maxsize=64)
+def _cycle_order(counts: tuple[int, ...], seed: int, cycle: int) -> NDArray[np.int64]:
+    """Data sets of a cycle's samples, [CYCLE]."""
+    return np.random.default_rng([seed, 0, cycle]).permutation(np.repeat(np.arange(len(counts)), counts))
+
+
+@functools.lru_cache(maxsize=12)
+def _epoch_order(size: int, seed: int, source: int, epoch: int) -> NDArray[np.int64]:
+    """Order of a data set's records in an epoch, [size]."""
+    return np.random.default_rng([seed, 1, source, epoch]).permutation(size)
+
+
+def draw(seed: int, sizes: Sequence[int], shares: Sequence[float], first: int, count: int) -> NDArray[np.int64]:
+    """Samples first … first + count - 1 of the endless stream, int64 [count, 2]: which data set, which record of it.
+
+    Args:
+        sizes: records of each data set.
+        shares: of the samples, in any unit.
+    """
+    if len(sizes) != len(shares) or any(size < 1 for size in sizes):
+        raise DataError(f"every share needs a data set that is not empty, got sizes {list(sizes)}")
+    counts = quotas(shares)
+    key = tuple(counts.tolist())
+    picked = np.empty((count, 2), np.int64)
+    for place in range(count):
+        cycle, at = divmod(first + place, CYCLE)
+        order = _cycle_order(key, seed, cycle)
+        source = int(order[at])
+        drawn = cycle * int(counts[source]) + int((order[:at] == source).sum())
+        epoch, position = divmod(drawn, sizes[source])
+        picked[place] = source, _epoch_order(sizes[source], seed, source, epoch)[position]
+    return picked
+
+
+def batch_of_step(
+    seed: int, sizes: Sequence[int], shares: Sequence[float], step: int, batch: int, rank: int = 0, world: int = 1
+) -> NDArray[np.int64]:
+    """The part of a step's batch that one process reads, int64 [batch / world, 2]: which data set, which record.
+
+    All processes together read the same `batch` samples, whatever their number: process r the r-th, r + world-th, …
+
+    Raises:
+        DataError: the batch cannot be shared evenly.
+    """
+    if batch % world or not 0 <= rank < world:
+        raise DataError(f"a batch of {batch} cannot be shared by {world} processes (this is process {rank})")
+    return draw(seed, sizes, shares, step * batch, batch)[rank::world]
+
+
+class Mixture:
+    """Several data sets as one endless stream. A bad record is counted, and the next good one after it taken."""
+
+    def __init__(self, datasets: Sequence[Dataset], shares: Sequence[float], seed: int = 0) -> None:
+        self.datasets, self.shares, self.seed = list(datasets), list(shares), seed
+        self.sizes = [len(d) for d in self.datasets]
+        self.bad = BadRecords()
+        draw(seed, self.sizes, self.shares, 0, 1)  # refuses what cannot be mixed
+
+    def batch(self, step: int, batch: int, rank: int = 0, world: int = 1) -> list[Sample]:
+        """The samples of `batch_of_step`."""
+        places = batch_of_step(self.seed, self.sizes, self.shares, step, batch, rank, world)
+        return [self.sample(int(source), int(index)) for source, index in places]
+
+    def sample(self, source: int, index: int) -> Sample:
+        """A record, or the first good one after it.
+
+        Raises:
+            DataError: `MOST_BAD` bad records in a row.
+        """
+        dataset = self.datasets[source]
+        tried = min(MOST_BAD, len(dataset))
+        for offset in range(tried):
+            try:
+                return dataset[(index + offset) % len(dataset)]
+            except BadRecord as error:
+                self.bad.add(dataset.name, error)
+                last = error
+        raise DataError(f"{dataset.name} has {tried} bad records in a row; the last: {last}")

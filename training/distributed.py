@@ -1,0 +1,164 @@
+"""The processes that train one model together, as `torchrun` starts them; one process alone is such a world too.
+
+Three ways to put a model on them: `none` (one process), `ddp` (every process has it whole and gradients are averaged)
+and `fsdp` (`fully_shard`: every process keeps its share of weights, gradients and optimizer states, and layers are
+put together while they run). What is computed is the same in all of them, up to the order of sums.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.distributed.tensor import DTensor
+from torch.nn.parallel import DistributedDataParallel
+
+from training.errors import TrainingError
+
+WAYS = ("auto", "none", "ddp", "fsdp")
+
+
+class World:
+    """This process's place among those that train together.
+
+    Attributes:
+        rank, size: which process this is, of how many.
+        device: where its share of the work is done.
+        way: one of `WAYS`, but for `auto`.
+    """
+
+    def __init__(self, rank: int, size: int, device: torch.device, way: str) -> None:
+        self.rank, self.size, self.device, self.way = rank, size, device, way
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this process is the one that writes logs, pictures and whole checkpoints."""
+        return self.rank == 0
+
+    @property
+    def sharded(self) -> bool:
+        return self.way == "fsdp"
+
+    def share(self, count: int) -> slice:
+        """This process's part of `count` things, which the number of processes divides."""
+        each = count // self.size
+        return slice(self.rank * each, (self.rank + 1) * each)
+
+    def sum(self, x: Tensor) -> Tensor:
+        """The sum of every process's `x`."""
+        if self.size == 1:
+            return x
+        total = x.clone().to(self.device)
+        dist.all_reduce(total)
+        return total.to(x.device)
+
+    def gathered(self, value: Any) -> list[Any]:
+        """Every process's plain value, by rank."""
+        if self.size == 1:
+            return [value]
+        values: list[Any] = [None] * self.size
+        dist.all_gather_object(values, value)
+        return values
+
+    def from_first(self, *tensors: Tensor) -> None:
+        """Overwrite tensors with the first process's."""
+        if self.size > 1:
+            for tensor in tensors:
+                dist.broadcast(tensor, src=0)
+
+    def wait(self) -> None:
+        """Until every process has come here."""
+        if self.size > 1:
+            dist.barrier()
+
+    def wrap(self, module: nn.Module, layers: nn.ModuleList | None = None, find_unused: bool = False) -> nn.Module:
+        """The module to call in training, on `device`; call it in place of `module`.
+
+        Args:
+            layers: what is put together one at a time where the module is sharded.
+            find_unused: whether some steps leave some parameters without a gradient.
+        """
+        module.to(self.device)
+        if self.way == "ddp":
+            return DistributedDataParallel(module, find_unused_parameters=find_unused)
+        if self.way == "fsdp":
+            if layers is None:
+                raise TrainingError("this model is small and not made to be sharded; choose --parallel ddp")
+            mesh = dist.init_device_mesh(self.device.type, (self.size,))
+            for layer in layers:
+                fully_shard(layer, mesh=mesh)
+            return fully_shard(module, mesh=mesh)
+        return module
+
+    def accumulating(self, wrapped: nn.Module, last: bool) -> AbstractContextManager[None]:
+        """Gradients stay with each process until the `last` piece of a batch."""
+        if isinstance(wrapped, FSDPModule):
+            wrapped.set_requires_gradient_sync(last)
+        elif isinstance(wrapped, DistributedDataParallel) and not last:
+            return wrapped.no_sync()
+        return contextlib.nullcontext()
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """A tensor that may be sharded, put together; every process has to ask for it."""
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def whole_state(values: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors by name, each put together and on the CPU; every process has to ask for them."""
+    return {name: whole(tensor).cpu() for name, tensor in values.items()}
+
+
+def pick_device(name: str, local_rank: int) -> torch.device:
+    """`auto` (a GPU where there is one), `cpu` or `cuda`: one device a process."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cpu":
+        return torch.device("cpu")
+    if not torch.cuda.is_available():
+        raise TrainingError("device cuda was asked for and PyTorch finds none here; choose --device cpu")
+    if local_rank >= torch.cuda.device_count():
+        raise TrainingError(
+            f"process {local_rank} of this machine has no GPU: there are {torch.cuda.device_count()}; "
+            f"start as many with torchrun --nproc-per-node {torch.cuda.device_count()}"
+        )
+    torch.cuda.set_device(local_rank)
+    return torch.device("cuda", local_rank)
+
+
+@contextlib.contextmanager
+def join(device: str = "auto", way: str = "auto") -> Iterator[World]:
+    """Meet the processes that `torchrun` started beside this one; without it this one is alone.
+
+    Args:
+        device: `auto`, `cpu` or `cuda`.
+        way: one of `WAYS`; `auto` is `ddp` for several processes and `none` for one.
+
+    Raises:
+        TrainingError: a device that is not there, or `none` for several processes.
+    """
+    rank, size = (int(os.environ.get(name, default)) for name, default in (("RANK", "0"), ("WORLD_SIZE", "1")))
+    place = pick_device(device, int(os.environ.get("LOCAL_RANK", "0")))
+    if way in ("auto", "ddp"):
+        way = "ddp" if size > 1 else "none"
+    if way == "none" and size > 1:
+        raise TrainingError(f"--parallel none is one process alone, torchrun started {size}; choose ddp or fsdp")
+    if way == "none" or dist.is_initialized():  # by the caller, who meets the others once for several runs
+        yield World(rank, size, place, way)
+        return
+    backend = "cpu:gloo,cuda:nccl" if place.type == "cuda" else "gloo"
+    if size > 1:
+        dist.init_process_group(backend)
+    else:
+        dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
+    try:
+        yield World(rank, size, place, way)
+    finally:
+        dist.destroy_process_group()

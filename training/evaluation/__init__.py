@@ -1,0 +1,1 @@
+"""Measures a bundle on public benchmarks: PIE-Bench, and translations from depth, edges and segmentation."""

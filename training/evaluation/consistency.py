@@ -1,0 +1,155 @@
+"""How well a picture made from a condition shows that condition: the measures ControlNet++ (arXiv 2404.07987) uses.
+
+depth          root mean squared error of 0 … 255 between the condition and the depth estimated from the picture
+canny          F1 and structural similarity between the condition's edges and the picture's own
+segmentation   mean intersection over union between the condition's classes and those found in the picture
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from PIL import Image
+
+from editar_rt.pixels import fit_square
+from training.data.features import read_settings
+from training.data.records import DataError
+from training.data.scenes import canny_edges
+from training.evaluation.networks import load_from
+
+Picture = NDArray[np.uint8]  # [H, W, 3]
+UNKNOWN = -1  # class of a colour that the palette does not have
+COLOUR_TOLERANCE = 12  # greatest difference of a channel, for masks stored as JPEG
+
+
+class _Pixelwise:
+    """A network of the `transformers` library that answers for every pixel, shown pictures as it was trained."""
+
+    def __init__(self, kind: Any, folder: Path, device: str) -> None:
+        self._model = load_from(kind, folder).eval().to(device)
+        settings = read_settings(folder)
+        self._side: int | None = settings["side"] if (folder / "preprocessor_config.json").is_file() else None
+        self._mean, self._std = (torch.tensor(settings[k], device=device).reshape(3, 1, 1) for k in ("mean", "std"))
+        self.device = device
+
+    def outputs(self, picture: Picture) -> Any:
+        x = torch.from_numpy(np.ascontiguousarray(picture)).to(self.device).permute(2, 0, 1)[None].float() / 255
+        if self._side is not None:
+            x = F.interpolate(x, (self._side, self._side), mode="bicubic", align_corners=False, antialias=True)
+        return self._model(pixel_values=(x - self._mean) / self._std)
+
+
+class DepthEstimator(_Pixelwise):
+    """Nearness of every pixel, bright is near: any depth model of `transformers` (DPT, Depth Anything, …).
+
+    Args:
+        folder: ControlNet++ uses Intel/dpt-hybrid-midas.
+    """
+
+    def __init__(self, folder: Path, device: str = "cpu") -> None:
+        from transformers import AutoModelForDepthEstimation
+
+        super().__init__(AutoModelForDepthEstimation, folder, device)
+
+    @torch.inference_mode()
+    def __call__(self, picture: Picture) -> NDArray[np.float32]:
+        """uint8 [S, S, 3] → float32 [S, S] of 0 … 255, the nearest pixel 255 and the farthest 0."""
+        depth = self.outputs(picture).predicted_depth[:, None]
+        depth = F.interpolate(depth, picture.shape[:2], mode="bicubic", align_corners=False)[0, 0].cpu().numpy()
+        low, high = float(depth.min()), float(depth.max())
+        return ((depth - low) / max(high - low, 1e-8) * 255).astype(np.float32)
+
+
+class Segmenter(_Pixelwise):
+    """The class of every pixel: any semantic segmentation model of `transformers`."""
+
+    def __init__(self, folder: Path, device: str = "cpu") -> None:
+        from transformers import AutoModelForSemanticSegmentation
+
+        super().__init__(AutoModelForSemanticSegmentation, folder, device)
+        self.classes = int(self._model.config.num_labels)
+
+    @torch.inference_mode()
+    def __call__(self, picture: Picture, side: int) -> NDArray[np.int64]:
+        """uint8 [S, S, 3] → classes, int64 [side, side]."""
+        logits = self.outputs(picture).logits
+        logits = F.interpolate(logits, (side, side), mode="bilinear", align_corners=False)
+        return logits[0].argmax(0).cpu().numpy()
+
+
+def depth_error(condition: Picture, depth: NDArray[np.float32]) -> float:
+    """Root mean squared error of 0 … 255; the condition [S, S, 3] is grey."""
+    return float(np.sqrt(np.square(condition.astype(np.float64).mean(axis=2) - depth).mean()))
+
+
+def edge_agreement(condition: Picture, picture: Picture) -> dict[str, float]:
+    """`f1` and `edge_ssim` of the picture's own Canny edges against the condition's; both [S, S, 3].
+
+    Published SSIM of edges is the multi-scale kind, which pictures of less than 161 pixels do not have: it is measured
+    from there on as `edge_ms_ssim`.
+    """
+    from torchmetrics.functional.classification import binary_f1_score
+    from torchmetrics.functional.image import (
+        multiscale_structural_similarity_index_measure,
+        structural_similarity_index_measure,
+    )
+
+    wanted, shown = (torch.from_numpy(p[..., 0] > 127) for p in (condition, canny_edges(picture)))
+    maps = [p[None, None].float() for p in (shown, wanted)]
+    values = {
+        "f1": binary_f1_score(shown.flatten(), wanted.flatten()).item(),
+        "edge_ssim": structural_similarity_index_measure(*maps, data_range=1.0).item(),
+    }
+    if min(wanted.shape) > 160:
+        values["edge_ms_ssim"] = multiscale_structural_similarity_index_measure(*maps, data_range=1.0).item()
+    return values
+
+
+def read_palette(path: Path) -> NDArray[np.int64]:
+    """Colours by class, [classes, 3], from a JSON list of [red, green, blue].
+
+    Raises:
+        DataError: no such list.
+    """
+    try:
+        colours = np.asarray(json.loads(path.read_text()))
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path} is not JSON: {error}") from None
+    if colours.ndim != 2 or colours.shape[1:] != (3,) or colours.dtype.kind != "i" or not 0 <= colours.max() <= 255:
+        raise DataError(f"{path} must be a list with [red, green, blue] of 0 to 255 for every class")
+    return colours.astype(np.int64)
+
+
+def classes_of(mask: Picture, palette: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The class of every pixel of a colour mask's middle square, int64 [S, S]; `UNKNOWN` for colours of no class."""
+    square = np.asarray(fit_square(Image.fromarray(mask), min(mask.shape[:2])))
+    colours, place = np.unique(square.reshape(-1, 3), axis=0, return_inverse=True)
+    distances = np.abs(colours[:, None].astype(np.int64) - palette).max(axis=2)  # [colours, classes]
+    nearest = np.where(distances.min(axis=1) <= COLOUR_TOLERANCE, distances.argmin(axis=1), UNKNOWN)
+    return nearest[place.ravel()].reshape(square.shape[:2])
+
+
+def overlap(wanted: NDArray[np.int64], found: NDArray[np.int64]) -> dict[str, list[int]]:
+    """`class: [intersection, union]` in pixels of one picture; pixels of unknown class are left out."""
+    known = wanted != UNKNOWN
+    present = np.union1d(wanted[known], found[known])
+    return {
+        str(c): [int(((wanted == c) & (found == c) & known).sum()), int((((wanted == c) | (found == c)) & known).sum())]
+        for c in present.tolist()
+    }
+
+
+def mean_iou(overlaps: Iterable[dict[str, list[int]]]) -> float | None:
+    """Mean over classes of the intersection over the union, both summed over all pictures; of 0 … 1."""
+    sums: dict[str, NDArray[np.int64]] = {}
+    for one in overlaps:
+        for name, counts in one.items():
+            sums[name] = sums.get(name, np.zeros(2, np.int64)) + counts
+    return float(np.mean([i / u for i, u in sums.values()])) if sums else None

@@ -1,0 +1,220 @@
+"""The frozen networks that measure: CLIP, DINO's self-similarity and LPIPS, all from local files.
+
+Each is optional: a measure whose network is not given is left out and named, never replaced by another.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from training.checkpoints import CheckpointError, read_tensors
+from training.data.extract import fingerprint
+from training.data.features import IMAGENET_MEAN, IMAGENET_STD
+from training.data.records import DataError
+
+Picture = NDArray[np.uint8]  # [H, W, 3]
+
+
+def load_from(kind: Any, folder: Path, **options: Any) -> Any:
+    """A `transformers` class from a local folder.
+
+    Raises:
+        DataError: nothing there that it can load.
+    """
+    if not (folder / "config.json").is_file():
+        raise DataError(f"{folder} is no model folder (it has no config.json); give one in Hugging Face layout")
+    try:
+        return kind.from_pretrained(str(folder), local_files_only=True, **options)
+    except (OSError, ValueError, KeyError, TypeError, ImportError, RuntimeError) as error:
+        raise DataError(f"{folder} cannot be loaded: {str(error).partition(chr(10))[0]}") from None
+
+
+class ClipSimilarity:
+    """100 times the cosine of a picture's and a text's CLIP embeddings, not below 0, as torchmetrics' CLIPScore has it.
+
+    Args:
+        folder: PIE-Bench uses openai/clip-vit-large-patch14.
+    """
+
+    def __init__(self, folder: Path, device: str = "cpu") -> None:
+        # Without torchvision it would say that it resizes with Pillow, as the published numbers were made.
+        logging.getLogger("transformers").setLevel(logging.ERROR)
+        from transformers import CLIPModel, CLIPProcessor
+
+        self._model = load_from(CLIPModel, folder).eval().to(device)
+        self._processor = load_from(CLIPProcessor, folder)
+        self.device = device
+
+    @torch.inference_mode()
+    def __call__(self, picture: Picture, text: str) -> float:
+        length = self._model.config.text_config.max_position_embeddings
+        given = self._processor(
+            text=[text], images=[picture], return_tensors="pt", truncation=True, max_length=length, padding=True
+        )
+        out = self._model(**given.to(self.device))
+        return max(0.0, 100 * F.cosine_similarity(out.image_embeds, out.text_embeds).item())
+
+
+class StructureDistance:
+    """How far two pictures' layouts lie apart: the mean squared difference of the cosine similarities between the keys
+    of all positions in DINO's last layer (Splice, arXiv 2201.00424, as PIE-Bench measures it).
+
+    PIE-Bench's own code hands over values of 0 to 255 where the network expects 0 to 1, and resizes to 224 without
+    anti-aliasing (torchvision 0.13). Published distances are made that way, so it is done here too.
+
+    Args:
+        folder: PIE-Bench uses facebook/dino-vitb8.
+    """
+
+    def __init__(self, folder: Path, device: str = "cpu") -> None:
+        from transformers import ViTModel
+
+        self._model = load_from(ViTModel, folder, add_pooling_layer=False).eval().to(device)
+        self.device = device
+        self._mean, self._std = (torch.tensor(v, device=device).reshape(3, 1, 1) for v in (IMAGENET_MEAN, IMAGENET_STD))
+        keys = [m for name, m in self._model.named_modules() if name.endswith((".k_proj", "attention.key"))]
+        keys[-1].register_forward_hook(lambda module, inputs, output: self._heard.append(output))
+        self._heard: list[Tensor] = []
+
+    @torch.inference_mode()
+    def keys(self, picture: NDArray[Any]) -> Tensor:
+        """Keys of the last layer, [1 + patches, D], of a picture [H, W, 3] of 0 … 255."""
+        side = self._model.config.image_size
+        values = torch.from_numpy(np.ascontiguousarray(picture, np.float32)).to(self.device).permute(2, 0, 1)[None]
+        values = F.interpolate(values, (side, side), mode="bilinear", align_corners=False)
+        self._heard.clear()
+        self._model(pixel_values=(values - self._mean) / self._std)
+        return self._heard.pop()[0]
+
+    def __call__(self, one: NDArray[Any], other: NDArray[Any]) -> float:
+        return F.mse_loss(self_similarity(self.keys(one)), self_similarity(self.keys(other))).item()
+
+
+def self_similarity(keys: Tensor) -> Tensor:
+    """Cosine of every pair of rows, [T, D] → [T, T]."""
+    lengths = keys.norm(dim=1, keepdim=True)
+    return (keys @ keys.t()) / (lengths @ lengths.t()).clamp_min(1e-8)
+
+
+class Fire(nn.Module):
+    """SqueezeNet's module; parameter names of torchvision."""
+
+    def __init__(self, width: int, squeezed: int, expanded: int) -> None:
+        super().__init__()
+        self.squeeze = nn.Conv2d(width, squeezed, 1)
+        self.expand1x1 = nn.Conv2d(squeezed, expanded, 1)
+        self.expand3x3 = nn.Conv2d(squeezed, expanded, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.squeeze(x))
+        return torch.cat([F.relu(self.expand1x1(x)), F.relu(self.expand3x3(x))], dim=1)
+
+
+def squeezenet_features() -> nn.Sequential:
+    """The convolutions of SqueezeNet 1.1, as torchvision's `squeezenet1_1().features`."""
+
+    def pool() -> nn.Module:
+        return nn.MaxPool2d(3, 2, ceil_mode=True)
+
+    return nn.Sequential(
+        nn.Conv2d(3, 64, 3, 2),
+        nn.ReLU(),
+        pool(),
+        Fire(64, 16, 64),
+        Fire(128, 16, 64),
+        pool(),
+        Fire(128, 32, 128),
+        Fire(256, 32, 128),
+        pool(),
+        Fire(256, 48, 192),
+        Fire(384, 48, 192),
+        Fire(384, 64, 256),
+        Fire(512, 64, 256),
+    )
+
+
+class Lpips:
+    """LPIPS with SqueezeNet (arXiv 1801.03924), which PIE-Bench uses, without torchvision.
+
+    The weights of its linear layers come with torchmetrics; torchmetrics' own LPIPS needs torchvision for the network.
+
+    Args:
+        weights: torchvision's `squeezenet1_1-b8a52dc0.pth`.
+
+    Raises:
+        CheckpointError: a file of other weights.
+    """
+
+    TAPS = (1, 4, 7, 9, 10, 11, 12)  # after these layers features are compared
+
+    def __init__(self, weights: Path, device: str = "cpu") -> None:
+        import torchmetrics.functional.image.lpips as library
+
+        self._features = squeezenet_features()
+        tensors, _ = read_tensors(weights)
+        own = {name.removeprefix("features."): t for name, t in tensors.items() if name.startswith("features.")}
+        if {k: v.shape for k, v in own.items()} != {k: v.shape for k, v in self._features.state_dict().items()}:
+            raise CheckpointError(f"{weights} is not SqueezeNet 1.1; give torchvision's squeezenet1_1-b8a52dc0.pth")
+        self._features.load_state_dict(own)
+        self._features.eval().to(device)
+        heads = torch.load(
+            Path(library.__file__).parent / "lpips_models/squeeze.pth", map_location="cpu", weights_only=True
+        )
+        self._heads = [heads[f"lin{i}.model.1.weight"].to(device) for i in range(len(self.TAPS))]
+        scaling = library.ScalingLayer()
+        self._shift, self._scale = scaling.shift.to(device), scaling.scale.to(device)
+        self.device = device
+
+    def _tapped(self, picture: NDArray[np.float32]) -> list[Tensor]:
+        x = torch.from_numpy(np.ascontiguousarray(picture)).to(self.device).permute(2, 0, 1)[None] * 2 - 1
+        x = (x - self._shift) / self._scale
+        found = []
+        for number, layer in enumerate(self._features):
+            x = layer(x)
+            if number in self.TAPS:
+                found.append(x / (1e-8 + x.square().sum(dim=1, keepdim=True)).sqrt())
+        return found
+
+    @torch.inference_mode()
+    def __call__(self, one: NDArray[np.float32], other: NDArray[np.float32]) -> float:
+        """Distance of two pictures [H, W, 3] of 0 … 1."""
+        pairs = zip(self._tapped(one), self._tapped(other), self._heads, strict=True)
+        return sum(F.conv2d((a - b).square(), head).mean().item() for a, b, head in pairs)
+
+
+@dataclasses.dataclass(frozen=True)
+class Networks:
+    """What there is to measure PIE-Bench with."""
+
+    clip: ClipSimilarity | None = None
+    structure: StructureDistance | None = None
+    lpips: Lpips | None = None
+    fingerprints: dict[str, str] = dataclasses.field(default_factory=dict)  # of those there are
+
+    @classmethod
+    def load(cls, clip: Path | None, dino: Path | None, lpips: Path | None, device: str = "cpu") -> Networks:
+        given = {"clip": clip, "dino": dino, "lpips": lpips}
+        return cls(
+            ClipSimilarity(clip, device) if clip else None,
+            StructureDistance(dino, device) if dino else None,
+            Lpips(lpips, device) if lpips else None,
+            {name: fingerprint(path) for name, path in given.items() if path},
+        )
+
+    def missing(self) -> list[str]:
+        """A sentence for each measure that is left out."""
+        absent = {
+            "CLIP similarity is not measured: give --clip FOLDER (openai/clip-vit-large-patch14)": self.clip,
+            "structure distance is not measured: give --dino FOLDER (facebook/dino-vitb8)": self.structure,
+            "LPIPS is not measured: give --lpips FILE (torchvision's squeezenet1_1-b8a52dc0.pth)": self.lpips,
+        }
+        return [sentence for sentence, network in absent.items() if network is None]

@@ -1,0 +1,85 @@
+"""Checkpoints that every process writes its part of: `step-00001200/`, safetensors shards and a small JSON file.
+
+PyTorch's distributed checkpoints pickle their metadata; their safetensors form does not, and is used here, so nothing
+is ever unpickled. A folder gets its name only when all of it is written, and the one before it is removed only then.
+Any number of processes reads what any other number wrote, sharded or not.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+import shutil
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch.distributed as dist
+import torch.distributed.checkpoint as dcp
+from safetensors import SafetensorError
+from torch import Tensor
+from torch.distributed.checkpoint.api import CheckpointException
+
+from training.checkpoints import CheckpointError, first_line
+from training.distributed import World
+
+FACTS = "checkpoint.json"
+NAME = re.compile(r"step-\d{8}")
+
+# Warns at every use that it may change.
+logging.getLogger("torch.distributed.checkpoint._dedup_save_plans").setLevel(logging.ERROR)
+
+
+def newest(folder: Path) -> Path | None:
+    """The newest whole checkpoint of a run, if there is one."""
+    found = [path for path in folder.glob("step-*") if NAME.fullmatch(path.name) and (path / FACTS).exists()]
+    return max(found, default=None)
+
+
+def read_facts(path: Path) -> dict[str, Any]:
+    """What a checkpoint says about itself."""
+    try:
+        facts: dict[str, Any] = json.loads((path / FACTS).read_text())
+    except ValueError as error:
+        raise CheckpointError(f"{path / FACTS} is not JSON: {first_line(error)}") from None
+    return facts
+
+
+def write(folder: Path, facts: dict[str, Any], tensors: dict[str, Tensor], world: World) -> Path:
+    """Write a checkpoint, all processes together, then remove the older ones."""
+    path = folder / f"step-{facts['step']:08d}"
+    if path.exists():  # the same step of the same recipe is the same checkpoint
+        return path
+    partial = path.with_name(path.name + ".partial")
+    if world.is_first:
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        (partial / FACTS).write_text(json.dumps(facts, indent=1) + "\n")
+    world.wait()
+    dcp.save(tensors, storage_writer=dcp.HuggingFaceStorageWriter(str(partial), save_distributed=True))
+    world.wait()
+    if world.is_first:
+        partial.rename(path)
+        for other in folder.glob("step-*"):
+            if other != path and NAME.match(other.name):
+                shutil.rmtree(other)
+    world.wait()
+    return path
+
+
+def read(path: Path, tensors: dict[str, Tensor]) -> None:
+    """Fill `tensors` (by name, sharded or whole) from a checkpoint, all processes together.
+
+    Raises:
+        CheckpointError: a tensor that is not there or has another shape, or a file that is not whole.
+    """
+    try:
+        reader = dcp.HuggingFaceStorageReader(str(path))
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "torch.distributed is disabled")  # one process alone is meant
+            dcp.load(tensors, storage_reader=reader, no_dist=not dist.is_initialized())
+    except (CheckpointException, SafetensorError, RuntimeError, ValueError) as error:
+        failures = getattr(error, "failures", None)
+        reason = next(iter(failures.values()))[0] if failures else error
+        raise CheckpointError(f"{path} does not hold this run's checkpoint: {first_line(reason)}") from None
