@@ -64,7 +64,13 @@ def build_engines(
         BackendError: TensorRT does not build or run an engine.
         GateError: the engines do not answer as the exporting machine did; nothing is published.
     """
-    check_buildable(bundle, recipe, output, machine)
+    check_bundle(bundle, output)
+    if recipe.shared and not machine.tensorrt.shares_engines:
+        raise OptionError(
+            f"TensorRT {machine.tensorrt.version} gives wrong results with one engine for several shapes; take a "
+            "recipe without shared = true"
+        )
+    bundle.check()
     for line in memory_warnings(bundle, free_memory()):
         watcher.warn(line)
     manifest, plan = bundle.manifest, recipe.plan(bundle.manifest.model)
@@ -111,8 +117,12 @@ def build_engines(
     return info
 
 
-def check_buildable(bundle: Bundle, recipe: Recipe, output: Path, machine: Machine) -> None:
-    """Refuse what cannot be built, before the minutes that building takes."""
+def check_bundle(bundle: Bundle, output: Path) -> None:
+    """Refuse what cannot be built on any machine.
+
+    Raises:
+        OptionError: as of `build_engines`.
+    """
     manifest = bundle.manifest
     if manifest.spelling != DELTA:
         raise OptionError(
@@ -123,12 +133,6 @@ def check_buildable(bundle: Bundle, recipe: Recipe, output: Path, machine: Machi
         raise OptionError(
             f"engines lie in their bundle's folder, where the runtime looks for them; choose -o {bundle.folder}/NAME"
         )
-    if recipe.shared and not machine.tensorrt.shares_engines:
-        raise OptionError(
-            f"TensorRT {machine.tensorrt.version} gives wrong results with one engine for several shapes; take a "
-            "recipe without shared = true"
-        )
-    bundle.check()
 
 
 def memory_warnings(bundle: Bundle, free: int | None) -> Iterator[str]:

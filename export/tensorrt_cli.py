@@ -16,7 +16,7 @@ import click
 from editar_rt.backends.tensorrt import this_machine
 from editar_rt.bundle import Bundle
 from export.command_line import run
-from export.tensorrt_builder import Watcher, build_engines
+from export.tensorrt_builder import Watcher, build_engines, check_bundle
 from export.tensorrt_recipe import read_recipe, recipe_names
 
 PATH = click.Path(path_type=Path)
@@ -41,6 +41,7 @@ def tensorrt(bundle: Path, target: str, output: Path | None, force: bool, as_jso
     """
     recipe, opened = read_recipe(target), Bundle.open(bundle)
     output = output or bundle / Path(target).stem
+    check_bundle(opened, output)
     log = sys.stderr if as_json else sys.stdout
     with _progress() as progress:
         watcher = Watcher(

@@ -140,11 +140,20 @@ def find_runtime() -> Runtime:
             return BindingsRuntime(importlib.import_module(name))
         except ImportError:
             continue
+    too_new: Runtime | None = None
     for library in _libraries():
         try:
-            return CtypesRuntime(ctypes.CDLL(library))
+            runtime = CtypesRuntime(ctypes.CDLL(library))
+            runtime.call("cudaGetDeviceCount")
         except OSError:
             continue
+        except CudaError as error:
+            if error.code == INSUFFICIENT_DRIVER:  # an older one may lie beside it
+                too_new = too_new or runtime
+                continue
+        return runtime
+    if too_new is not None:
+        return too_new
     raise BackendError(
         "neither the package cuda-bindings nor CUDA's libcudart is here; run: pip install cuda-bindings, or put the "
         "folder of libcudart.so into LD_LIBRARY_PATH"

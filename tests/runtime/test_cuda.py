@@ -6,12 +6,14 @@ import ctypes
 import gc
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from editar_rt.backends.cuda import CtypesRuntime, CudaMemory, Device
+from editar_rt.backends import cuda
+from editar_rt.backends.cuda import CtypesRuntime, CudaMemory, Device, find_runtime
 from editar_rt.backends.device import CaptureError
 from editar_rt.errors import BackendError
 
@@ -49,6 +51,23 @@ def test_no_gpu_and_an_old_driver_are_said(library: ctypes.CDLL) -> None:
     library.set_driver(0)
     with pytest.raises(BackendError, match="no NVIDIA driver on this machine"):
         Device(CtypesRuntime(library))
+
+
+def test_a_library_that_is_too_new_for_the_driver_gives_way_to_an_older(
+    library: ctypes.CDLL, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    newer = Path(shutil.copy(tmp_path / "libcudart.so", tmp_path / "newer.so"))
+    ctypes.CDLL(str(newer)).set_driver(11040)
+    monkeypatch.setattr(cuda, "_libraries", lambda: iter([str(newer), str(tmp_path / "libcudart.so")]))
+    monkeypatch.setitem(sys.modules, "cuda.bindings.runtime", None)
+    monkeypatch.setitem(sys.modules, "cuda.cudart", None)
+    assert Device(find_runtime()).name == "Orin"
+    monkeypatch.setattr(cuda, "_libraries", lambda: iter([str(newer)]))
+    with pytest.raises(BackendError, match="install a newer driver"):
+        Device(find_runtime())
+    monkeypatch.setattr(cuda, "_libraries", lambda: iter(()))
+    with pytest.raises(BackendError, match="run: pip install cuda-bindings"):
+        find_runtime()
 
 
 def test_data_goes_there_and_back(memory: CudaMemory) -> None:

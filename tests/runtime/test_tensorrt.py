@@ -357,7 +357,7 @@ def test_bad_recipes_are_refused(tmp_path: Path, text: str, message: str) -> Non
         read_recipe("toaster")
 
 
-def test_the_command_needs_neither_torch_nor_onnx(full: Path) -> None:
+def test_the_command_needs_neither_torch_nor_onnx(full: Path, golden_gpt_bundle: Path) -> None:
     """As on a device: those modules are not even there."""
     program = """
 import sys
@@ -367,11 +367,21 @@ sys.argv[0] = "export"
 import runpy
 runpy.run_module("export", run_name="__main__")
 """
-    command = [sys.executable, "-c", program, "tensorrt", str(full), "--target", "jetson-orin-jp6"]
-    answer = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[2], check=False)
+
+    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-c", program, "tensorrt", *arguments]
+        return subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[2], check=False)
+
+    answer = run(str(full), "--target", "jetson-orin-jp6")
     assert answer.returncode == 1
     assert answer.stderr.startswith("export: TensorRT's Python module does not load")
-    assert "Traceback" not in answer.stderr
+    for arguments, sentence in (
+        ((str(golden_gpt_bundle), "--target", "rtx"), "export: TensorRT reads the spelling delta, and "),
+        ((str(full), "--target", "cpu"), "has no table [tensorrt]"),
+        ((str(full), "--target", "rtx", "-o", "elsewhere"), "export: engines lie in their bundle's folder"),
+    ):
+        answer = run(*arguments)
+        assert answer.returncode == 2 and sentence in answer.stderr and "Traceback" not in answer.stderr
 
 
 # The real bindings.
