@@ -7,11 +7,13 @@ name. Weights are opened when needed and let go: while ONNX Runtime runs a graph
 from __future__ import annotations
 
 import datetime
+import gc
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import onnx_ir as ir
 import torch
@@ -19,6 +21,7 @@ from torch import Tensor
 
 import editar_rt
 from editar_rt import names, selftest
+from editar_rt.backends.onnxruntime import OnnxRuntimeBackend
 from editar_rt.backends.shapes import DELTA
 from editar_rt.bundle import MANIFEST_NAME, Bundle, Manifest, ModelInfo, Part, TensorInfo, list_files, publishing
 from editar_rt.errors import EditarError, OptionError
@@ -148,9 +151,23 @@ def write_bundle(
         (partial / MANIFEST_NAME).write_text(manifest.to_json(), encoding="utf-8")
         # What the runtime would refuse is not published; what it answers here is what `editar verify` expects.
         runnable = [part for part in parts if part != names.DECODER or CPU in manifest.providers]
-        manifest = replace(manifest, self_test=selftest.answers(editar_rt.load(partial, CPU, cache=False), runnable))
+        manifest = replace(manifest, self_test=_self_test(partial, runnable))
         (partial / MANIFEST_NAME).write_text(manifest.to_json(), encoding="utf-8")
     return manifest
+
+
+def _self_test(folder: Path, parts: Sequence[str]) -> dict[str, Any]:
+    """What a bundle answers here, part by part, so that memory is needed for one at a time."""
+    found: dict[str, Any] = {}
+    transformer = [part for part in parts if part in (names.PREFIX_GRAPH, names.DECODER)]
+    for together in (*([part] for part in parts if part not in transformer), transformer):
+        editor = editar_rt.load(folder, CPU, cache=False)
+        if together != transformer and isinstance(editor.backend, OnnxRuntimeBackend):
+            editor.backend.prepack = False  # one run does not pay for it
+        found |= selftest.answers(editor, together)
+        del editor
+        gc.collect()
+    return found
 
 
 def _take_over(kept: Bundle, folder: Path) -> dict[str, Part]:

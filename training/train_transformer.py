@@ -213,6 +213,8 @@ class TransformerTask:
                 f"{recipe.pictures} pictures a batch are not shared evenly by {world.size} processes with "
                 f"{execution.accumulate} pieces each; choose another --pictures or --accumulate"
             )
+        if execution.sample_every and frozen.vq is None:
+            raise TrainingError("sample pictures need the tokenizer; give --vq, or set sample_every = 0")
         self.steps, self.seed, self.decay = recipe.steps, recipe.seed, recipe.ema
         self.modules: dict[str, nn.Module] = {"model": model}
         if student.teacher:
@@ -357,9 +359,8 @@ class TransformerTask:
 
     def show(self, done: int, average: Average, sinks: Sinks) -> None:
         weights = self.exported(average)
-        if self.frozen.vq is None:
-            raise TrainingError("sample pictures need the tokenizer; give --vq, or leave --sample-every out")
         if self.world.is_first:
+            assert self.frozen.vq is not None
             groups = np.arange(min(SHOWN, len(self.source.is_translation)))
             batch = self.complete(self.source.batch(groups).to(self.world.device))
             model = Transformer(self.config).to(self.world.device).eval()

@@ -5,7 +5,7 @@ memory of the process alone. Here the rearranged graph is written once a machine
 opened from there ever after: its weights are mapped, so that processes share them and the system may drop them.
 
 `EDITAR_CACHE` names the folder (`~/.cache/editar_rt` when not set); `off` refuses it. What lies there is a copy: it may
-be deleted at any time. A graph takes about twice its weights, the plain ones and the rearranged.
+be deleted at any time. A graph takes about twice its weights as float32, the plain ones and the rearranged.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from editar_rt.bundle import Bundle
 
 VARIABLE, OFF = "EDITAR_CACHE", "off"
 PAYS_FROM = 64 << 20  # bytes of weights: below, a graph opens in well under a second anyway
-ROOM = 3  # times the weights that must be free on the disk
+ROOM = 4  # times the weights that must be free on the disk
 GRAPH, SIZES = "graph.onnx", "sizes.json"
 log = logging.getLogger("editar_rt")
 

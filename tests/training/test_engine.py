@@ -418,6 +418,11 @@ def test_the_command_line_takes_a_recipe_and_options_before_it(parts: Parts, tmp
     assert both.exit_code == 2 and "give one of --tokens and --data" in both.output
 
 
+def test_sample_pictures_without_a_tokenizer_are_refused_before_training(parts: Parts, tmp_path: Path) -> None:
+    with pytest.raises(TrainingError, match="sample pictures need the tokenizer; give --vq, or set sample_every = 0"):
+        train(tmp_path, parts, sample_every=100)
+
+
 def test_a_plan_of_pictures_needs_its_encoders(parts: Parts, tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match="pictures are encoded while training by --vq and --text-encoder"):
         train_transformer.train(tmp_path, None, None, parts.vq, RECIPE, EVERY_STEP, data=tmp_path)

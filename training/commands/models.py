@@ -29,7 +29,7 @@ def execution_options(command: Callable[..., None]) -> Callable[..., None]:
         click.option("--until", type=click.IntRange(1), help="Stop after this step, with a checkpoint."),
         click.option("--log-every", type=click.IntRange(1), help="Steps between lines of the log."),
         click.option("--save-every", type=click.IntRange(1), help="Steps between checkpoints."),
-        click.option("--sample-every", type=click.IntRange(1), help="Steps between grids of sample pictures."),
+        click.option("--sample-every", type=click.IntRange(0), help="Steps between grids of sample pictures; 0: none."),
         click.option("--tensorboard/--no-tensorboard", default=None, help="Write RUN/tensorboard."),
         click.option("--wandb", metavar="PROJECT", help="Log to Weights & Biases."),
         click.option("--peak-tflops", type=float, help="Of one device, to report MFU; below 0 measures a product."),
