@@ -1,0 +1,187 @@
+"""What the transformer's training starts from: the student with its teacher's head, the frozen models, the data."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from tokenizers import Tokenizer
+from torch import Tensor, nn
+
+from training.batches import Batch, PictureGroups, Source, TokenShards
+from training.checkpoints import initialize_from
+from training.config import TransformerConfig
+from training.data.extract import open_vq
+from training.data.features import PatchFeatures
+from training.data.sources import read_plan
+from training.distillation import FeatureDistillation, WorldDistillation
+from training.distributed import World
+from training.errors import TrainingError
+from training.head_start import aim_heads, start_tokens, token_features
+from training.lora import add_lora, is_trained
+from training.models.text_encoder import load_text_encoder
+from training.models.transformer import Transformer
+from training.models.vq import VQModel
+
+if TYPE_CHECKING:
+    from training.train_transformer import Recipe
+
+
+@dataclasses.dataclass(frozen=True)
+class Frozen:
+    """What helps in training and is not trained; None where the data do without it."""
+
+    vq: VQModel | None = None
+    text_encoder: nn.Module | None = None
+    features: PatchFeatures | None = None
+
+
+@dataclasses.dataclass
+class Piece:
+    """A part of a batch with what was drawn for it."""
+
+    batch: Batch
+    drop_picture: Tensor  # bool [R]
+    drop_text: Tensor  # bool [R]
+    hide: Tensor | None  # bool [R, N]
+
+    @property
+    def dropped(self) -> Tensor:
+        return self.drop_picture | self.drop_text
+
+    def to(self, device: torch.device) -> Piece:
+        hide = None if self.hide is None else self.hide.to(device)
+        return Piece(self.batch.to(device), self.drop_picture.to(device), self.drop_text.to(device), hide)
+
+
+class Student(nn.Module):
+    """The transformer and the head that distillation needs: what is trained, in one module with one forward pass."""
+
+    def __init__(self, model: Transformer, teacher: nn.Module | None) -> None:
+        super().__init__()
+        self.model = model
+        self.teacher = teacher
+
+    def forward(self, piece: Piece, totals: Tensor) -> tuple[Tensor, Tensor | None, Tensor]:
+        """The token loss, the distillation loss if there is one, and which tokens were predicted, bool [R, N]."""
+        batch = piece.batch
+        logits, hidden = self.model(
+            batch.condition,
+            batch.text_states,
+            batch.target,
+            piece.drop_picture,
+            piece.drop_text,
+            piece.hide,
+            return_hidden=True,
+        )
+        losses = F.cross_entropy(logits.flatten(0, 1), batch.target.flatten(), reduction="none")
+        loss = (losses * batch.weights.flatten()).sum() / totals[0]
+        taught = self.teacher(hidden, batch, piece.dropped, totals[1]) if self.teacher else None
+        return loss, taught, logits.detach().argmax(-1) == batch.target
+
+
+def build_student(
+    model: Transformer,
+    recipe: Recipe,
+    source: Source,
+    frozen: Frozen,
+    init: Path | None,
+    report: Callable[[str], None],
+) -> Student:
+    """A new model as training starts it: from weights, with a head start, or from nothing; with its teacher."""
+    lacking: list[str] = []
+    if init is not None:
+        lacking = initialize_from(model, init)
+        report(f"{init} lacks {', '.join(lacking)}: starts untrained" if lacking else f"{init} has every weight")
+    elif recipe.head_start:
+        if frozen.vq is None:
+            raise TrainingError("a head start needs to see what tokens look like; give --vq, or set head_start = false")
+        start_tokens(model, token_features(frozen.vq))
+        aim_heads(model)
+    teacher: nn.Module | None = None
+    if recipe.teacher == "world":
+        if not isinstance(source, TokenShards):
+            raise TrainingError("the teacher world knows the procedural world alone; choose none, dinov2 or clip")
+        teacher = WorldDistillation(model, source.meaning_deviation())
+    elif recipe.teacher != "none":
+        shape = feature_shape(recipe, source, frozen)
+        teacher = FeatureDistillation(model, size=shape[-1], patches=shape[0])
+    if recipe.lora_rank:
+        add_lora(model, recipe.lora_rank, recipe.lora_alpha)
+        for name, parameter in model.named_parameters():
+            parameter.requires_grad_(is_trained(name, lacking))
+    return Student(model, teacher)
+
+
+def feature_shape(recipe: Recipe, source: Source, frozen: Frozen) -> tuple[int, ...]:
+    """(h, w, F) of the teacher's features, cached or made on the fly."""
+    cached = getattr(source, "features", None)
+    if cached is not None:
+        return tuple(cached.parts[0].shape[2:])
+    if isinstance(source, TokenShards):
+        raise TrainingError(
+            f"the teacher {recipe.teacher} needs features of the target pictures, and {source.paths[0].parent} holds "
+            "none; extract them with: python -m training data extract … --features FOLDER, or choose --teacher none"
+        )
+    if frozen.features is None:
+        raise TrainingError(f"the teacher {recipe.teacher} is a local model; give its folder with --teacher-folder")
+    side = frozen.features.side
+    return frozen.features(np.zeros((1, side, side, 3), np.uint8)).shape[1:]
+
+
+def read_tokenizer(folder: Path) -> Tokenizer:
+    """The tokenizer of a text encoder's folder."""
+    path = folder / "tokenizer.json"
+    if not path.is_file():
+        raise TrainingError(f"{folder} has no tokenizer.json; give the text encoder's folder in Hugging Face layout")
+    return Tokenizer.from_file(str(path))
+
+
+def read_source(
+    recipe: Recipe,
+    config: TransformerConfig,
+    tokens: Path | None,
+    data: Path | None,
+    text_encoder: Path | None,
+    vq: Path | None,
+) -> tuple[Source, nn.Module | None]:
+    """Where batches come from, and the text encoder if it is needed."""
+    tokenizer = read_tokenizer(text_encoder) if text_encoder else None
+    source: Source
+    if tokens is not None:
+        source = TokenShards(tokens, config, tokenizer, recipe.object_weight)
+        if source.text_states is not None:
+            return source, None
+    elif data is None or vq is None or tokenizer is None:
+        raise TrainingError("pictures are encoded while training by --vq and --text-encoder; give both, or --tokens")
+    else:
+        with torch.random.fork_rng(devices=[]):  # the student starts as it would beside shards
+            spans = open_vq(vq).config.downsampling
+        source = PictureGroups(read_plan(data).mixture(config.grid * spans), config, tokenizer)
+    assert text_encoder is not None
+    encoder = load_text_encoder(text_encoder).requires_grad_(False).eval()
+    width = int(encoder.config.d_model)  # type: ignore[union-attr, arg-type]
+    if width != config.caption_dim:
+        raise TrainingError(
+            f"{text_encoder} has states of width {width}, the transformer takes {config.caption_dim}; choose another "
+            "preset or encoder"
+        )
+    return source, encoder
+
+
+def read_teacher(recipe: Recipe, folder: Path | None, world: World) -> PatchFeatures | None:
+    """The frozen vision encoder of a folder, if it is the one that the recipe names."""
+    if folder is None or recipe.teacher not in ("dinov2", "clip"):
+        return None
+    with torch.random.fork_rng(devices=[]):  # the student starts as it would beside cached features
+        features = PatchFeatures(folder, str(world.device))
+    kind = json.loads((folder / "config.json").read_text()).get("model_type", "nothing")
+    if not str(kind).startswith(recipe.teacher):
+        raise TrainingError(f"{folder} holds a model of the type {kind}, the recipe's teacher is {recipe.teacher}")
+    return features
