@@ -8,7 +8,7 @@ a small margin is rounding, a large one a fault.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -166,13 +166,13 @@ def _cases(bundle: Bundle, sources: Sources) -> Iterator[tuple[str, Sequence[par
 class _PyTorchRunner(BaseRunner):  # type: ignore[misc]  # Polygraphy has no type information
     """PyTorch's answers to a case, computed when the case was made."""
 
-    def __init__(self, case: parity.Case) -> None:
+    def __init__(self, case: parity.Case, inputs: Mapping[str, parity.Array]) -> None:
         super().__init__(name="PyTorch")
-        self.case = case
+        self.case, self.inputs = case, inputs
 
     def get_input_metadata_impl(self) -> Any:
         metadata = TensorMetadata()
-        for name, array in self.case.inputs.items():
+        for name, array in self.inputs.items():
             metadata.add(name, array.dtype, array.shape)
         return metadata
 
@@ -187,7 +187,7 @@ def _compare(path: Path, case: parity.Case, bound: float) -> list[Compared]:
         try:
             session = load()
             inputs = parity.feeds(session, case.inputs)
-            runners = [_PyTorchRunner(case), OnnxrtRunner(session, name="ONNX Runtime")]
+            runners = [_PyTorchRunner(case, inputs), OnnxrtRunner(session, name="ONNX Runtime")]
             results = Comparator.run(runners, data_loader=[inputs])
         except Exception as error:  # Polygraphy's and the binding's own classes
             raise BackendError(f"ONNX Runtime does not run {path.name}: {first_line(error)}") from None
