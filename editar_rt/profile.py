@@ -57,7 +57,7 @@ def profile_steps(
 def _kind(node: dict[str, Any]) -> str:
     operator = str(node["args"].get("op_name"))
     if operator in PRODUCTS:
-        return PROJECTIONS if str(node["name"]).startswith("layers.") else HEAD
+        return PROJECTIONS if "layers." in str(node["name"]) else HEAD
     if operator in ATTENTIONS:
         return ATTENTION
     return NORMALIZATION if "Normalization" in operator else OTHER

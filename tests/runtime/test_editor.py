@@ -148,5 +148,5 @@ def test_a_missing_onnxruntime_is_named_with_its_command(tiny_bundle: Path, monk
 def test_unknown_and_absent_devices_are_named(tiny_bundle: Path) -> None:
     with pytest.raises(OptionError, match="device must be one of auto, cpu, cuda, tensorrt, emulated, got 'tpu'"):
         editar_rt.load(tiny_bundle, device="tpu")
-    with pytest.raises(BackendError, match="no TensorRT backend"):
+    with pytest.raises(BackendError, match="tensorrt runs bundles of the spelling delta"):
         editar_rt.load(tiny_bundle, device="tensorrt")
