@@ -31,7 +31,7 @@ from export import calibration, graph_writer, parity
 from export.calibration import cache_scales
 from export.checkpoint_reader import Checkpoint, build_transformer, build_vq
 from export.decoder_graph import SPELLINGS, decoder_graph, prefix_graph
-from export.module_graphs import text_encoder_graph, vq_decoder_graph, vq_encoder_graph
+from export.module_graphs import half_copy, text_encoder_graph, vq_decoder_graph, vq_encoder_graph
 from export.precision import INT8, Storage
 from export.spelling import Scales
 from export.text_reader import TextEncoder
@@ -299,7 +299,7 @@ def _graphs(
         precision = TEXT_PRECISION.get(options.storage.precision, "fp32")
         yield (
             names.TEXT_ENCODER,
-            text_encoder_graph(text.build(), text_tokens, precision),
+            _text_graph(text, text_tokens, precision),
             lambda _: [parity.text_encoder_case(text.build(), text_tokens)],
         )
     if sources.transformer is not None:
@@ -318,6 +318,13 @@ def _graphs(
             decoder_graph(checkpoint.config, checkpoint.tensors, storage, scales),
             lambda path: parity.decoder_cases(build_transformer(checkpoint), path),
         )
+
+
+def _text_graph(text: TextEncoder, text_tokens: int, precision: str) -> ir.Model:
+    encoder = text.build()
+    if precision == "fp16":
+        encoder = half_copy(encoder)  # and the whole one is let go before the copy is traced
+    return text_encoder_graph(encoder, text_tokens)
 
 
 class _RoundedToBfloat16(Mapping[str, Tensor]):

@@ -85,10 +85,29 @@ def vq_decoder_graph(vq: VQModel, image_size: int) -> ir.Model:
     return _traced(TokensToPixels(vq), {names.TOKENS: tokens}, [names.PIXELS])
 
 
-def text_encoder_graph(encoder: nn.Module, text_tokens: int, precision: str = "fp32") -> ir.Model:
-    """A Hugging Face T5 encoder over texts padded to `text_tokens`."""
-    if precision == "fp16":
-        encoder = half_copy(encoder)
+class Product(nn.Module):
+    """A linear layer whose matrix lies as the graph multiplies it, [in, out].
+
+    The exporter would transpose it, and hold it twice while it traces.
+    """
+
+    def __init__(self, linear: nn.Linear) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(linear.weight.detach().t().contiguous(), requires_grad=False)
+
+    def forward(self, value: Tensor) -> Tensor:
+        return value @ self.weight
+
+
+def text_encoder_graph(encoder: nn.Module, text_tokens: int) -> ir.Model:
+    """A Hugging Face T5 encoder, or its `half_copy`, over texts padded to `text_tokens`.
+
+    It takes the encoder over: its linear layers become `Product`s, one after the other.
+    """
+    for module in list(encoder.modules()):
+        for name, child in list(module.named_children()):
+            if isinstance(child, nn.Linear) and child.bias is None:
+                setattr(module, name, Product(child))
     encoder.set_attn_implementation("eager")  # type: ignore[operator]  # plain products; the fused one does not trace
     # Two tensors: one in both places would be taken for one input.
     inputs = {
