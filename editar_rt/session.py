@@ -71,9 +71,8 @@ class Session:
         self._prefix: Prefix | None = None
         self._text: tuple[str, NDArray[np.float32]] | None = None  # the last prompt and its states
         self._state: State | None = None
-        self._pixel_seconds = (
-            2 * self._encode_seconds
-        )  # a picture's decoding: usual VQ decoders do about twice the work
+        # Of a picture's decoding, until one was timed: usual VQ decoders do about twice the encoder's work.
+        self._pixel_seconds = 2 * self._encode_seconds
         self._kept: NDArray[np.int32] | None = None  # the last edit's first tokens, after rewinding
 
     @overload
