@@ -106,7 +106,7 @@ def text_encoder_graph(encoder: nn.Module, text_tokens: int) -> ir.Model:
     """
     for module in list(encoder.modules()):
         for name, child in list(module.named_children()):
-            if isinstance(child, nn.Linear) and child.bias is None:
+            if isinstance(child, nn.Linear) and getattr(child, "bias", None) is None:
                 setattr(module, name, Product(child))
     encoder.set_attn_implementation("eager")  # type: ignore[operator]  # plain products; the fused one does not trace
     # Two tensors: one in both places would be taken for one input.
