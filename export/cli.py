@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 import click
 
 import editar_rt
+from editar_rt.backends import DEVICES
 from editar_rt.bundle import Bundle
 from editar_rt.errors import BundleError, OptionError
 from editar_rt.sampling import Sampling
@@ -216,8 +217,15 @@ def official(
 )
 @click.option("--heads", type=click.IntRange(1), help="Attention heads, for sizes outside the published ones.")
 @click.option("--steps", type=click.IntRange(0), default=16, show_default=True, help="Tokens to generate; 0: none.")
+@click.option(
+    "--device",
+    type=click.Choice(DEVICES[1:]),
+    help="Run the bundle there too; when not given on TensorRT, where its engines lie in the bundle.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document as the last line.")
-def verify(bundle: Path, against: tuple[Path, ...], heads: int | None, steps: int, as_json: bool) -> None:
+def verify(
+    bundle: Path, against: tuple[Path, ...], heads: int | None, steps: int, device: str | None, as_json: bool
+) -> None:
     """Compare BUNDLE with the checkpoints it came from: every part, then greedy generations."""
     from export.verify import verify as compare
 
@@ -231,7 +239,7 @@ def verify(bundle: Path, against: tuple[Path, ...], heads: int | None, steps: in
             sources = dataclasses.replace(sources, vq=checkpoint)
         else:
             sources = dataclasses.replace(sources, transformer=checkpoint)
-    report = compare(bundle, sources, steps, on_part=lambda part: click.echo(f"comparing {part}", err=True))
+    report = compare(bundle, sources, steps, lambda part: click.echo(f"comparing {part}", err=True), device)
     if as_json:
         click.echo(json.dumps(report.to_json()))
     else:

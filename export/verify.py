@@ -1,8 +1,9 @@
 """`python -m export verify`: a bundle against the checkpoints it came from, part by part and end to end.
 
-Parts are compared with Polygraphy's Comparator on the inputs of `export.parity`; then both sides generate greedily with
-guidance from the same text and picture, and the first token that differs is shown with the margin of the logits there:
-a small margin is rounding, a large one a fault.
+Parts are compared with Polygraphy's Comparator on the inputs of `export.parity`: PyTorch against ONNX Runtime, and
+against the runtime's own backend on another device, such as TensorRT's engines. Then both sides generate greedily with
+guidance from the same text and picture, and the first token that differs is shown with the margin of the logits there: a
+small margin is rounding, a large one a fault.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from polygraphy.logger import G_LOGGER
 
 import editar_rt
 from editar_rt import names
+from editar_rt.backends.engine_folder import find_folders
 from editar_rt.bundle import Bundle
 from editar_rt.errors import BackendError, OptionError
 from editar_rt.sampling import Sampling
@@ -33,10 +35,12 @@ from export.checkpoint_reader import build_transformer, build_vq
 from training.checkpoints import first_line
 from training.models.transformer import Transformer
 
+CPU, TENSORRT = "cpu", "tensorrt"
+
 
 @dataclass(frozen=True)
 class Compared:
-    """One output of one part: PyTorch against ONNX Runtime."""
+    """One output of one part: PyTorch against what runs the bundle."""
 
     part: str
     output: str
@@ -106,10 +110,18 @@ class Report:
                 yield f"{label}: first differs at {g.first_difference}, margin {g.margin:.1e}, {g.bound:.0e}  {verdict}"
 
 
-def verify(folder: Path, sources: Sources, steps: int, on_part: Callable[[str], None] = lambda part: None) -> Report:
+def verify(
+    folder: Path,
+    sources: Sources,
+    steps: int,
+    on_part: Callable[[str], None] = lambda part: None,
+    device: str | None = None,
+) -> Report:
     """Compare every part of a bundle for which there is a source.
 
     Args:
+        device: that the bundle is run on besides, and generates on; None takes TensorRT where its engines lie in the
+            bundle, else the CPU alone. A decoder's engines are compared by what they generate.
         steps: tokens of the greedy generations, up to a whole picture; 0 leaves them out.
 
     Raises:
@@ -118,17 +130,20 @@ def verify(folder: Path, sources: Sources, steps: int, on_part: Callable[[str], 
     """
     bundle = Bundle.open(folder)
     manifest = bundle.manifest
+    device = device or (TENSORRT if find_folders(bundle) else CPU)
+    editor = editar_rt.load(folder, device)
     compared: list[Compared] = []
     for part, cases in _cases(bundle, sources):
         on_part(part)
         bound = bound_of(part, manifest.precision, manifest.kv_cache)
         for case in cases:
             compared += _compare(bundle.part_path(part), case, bound)
+            if device != CPU and part != names.DECODER:
+                compared += _compare_backend(editor, case, bound)
     if not compared:
         raise OptionError(
             f"none of the checkpoints belongs to a part of {folder}, which holds {', '.join(manifest.parts)}"
         )
-    editor = editar_rt.load(folder, device="cpu")
     generated = []
     if steps and sources.transformer is not None and names.DECODER in manifest.parts:
         model = build_transformer(sources.transformer)
@@ -181,6 +196,28 @@ class _PyTorchRunner(BaseRunner):  # type: ignore[misc]  # Polygraphy has no typ
         return OrderedDict(self.case.expected)
 
 
+class _BackendRunner(BaseRunner):  # type: ignore[misc]  # Polygraphy has no type information
+    """A part through the runtime's own backend."""
+
+    def __init__(self, editor: editar_rt.Editor, case: parity.Case) -> None:
+        super().__init__(name=editor.backend.name)
+        self.editor, self.case = editor, case
+
+    def get_input_metadata_impl(self) -> Any:
+        return _PyTorchRunner(self.case, self.case.inputs).get_input_metadata_impl()
+
+    def infer_impl(self, feed_dict: Any) -> Any:
+        self.inference_time = 0.0
+        return OrderedDict(self.editor.backend.run(self.case.part, dict(feed_dict)))
+
+
+def _compare_backend(editor: editar_rt.Editor, case: parity.Case, bound: float) -> list[Compared]:
+    runners = [_PyTorchRunner(case, case.inputs), _BackendRunner(editor, case)]
+    with G_LOGGER.verbosity(G_LOGGER.CRITICAL):
+        results = Comparator.run(runners, data_loader=[case.inputs])
+        return _measured(case, results, bound, f" on {editor.backend.device}")
+
+
 def _compare(path: Path, case: parity.Case, bound: float) -> list[Compared]:
     load = SessionFromOnnx(str(path), providers=["CPUExecutionProvider"])
     with G_LOGGER.verbosity(G_LOGGER.CRITICAL):
@@ -191,20 +228,25 @@ def _compare(path: Path, case: parity.Case, bound: float) -> list[Compared]:
             results = Comparator.run(runners, data_loader=[inputs])
         except Exception as error:  # Polygraphy's and the binding's own classes
             raise BackendError(f"ONNX Runtime does not run {path.name}: {first_line(error)}") from None
-        expected, found = results["PyTorch"][0], results["ONNX Runtime"][0]
-        for name in [n for n in found if n not in expected]:
-            del found.dct[name]  # the cache
-        compared = []
-        for name, right in case.expected.items():
-            label = f"{name}, {case.label}" if case.label else name
-            if np.issubdtype(right.dtype, np.integer):
-                differ = (found[name] != right)[right >= 0]
-                compared.append(Compared(case.part, label, float(differ.sum()), float(differ.mean()), 0.0))
-                continue
-            largest = float(np.abs(right).max())
-            check = SimpleCompareFunc(atol=bound * largest, rtol=0, check_error_stat="max")
-            difference = float(check(expected, found)[name].max_absdiff)
-            compared.append(Compared(case.part, label, difference, difference / largest, bound))
+        return _measured(case, results, bound)
+
+
+def _measured(case: parity.Case, results: Any, bound: float, where: str = "") -> list[Compared]:
+    """The errors of the second runner's answers to a case; the first one's are PyTorch's."""
+    expected, found = (iterations[0] for iterations in results.values())
+    for name in [n for n in found if n not in expected]:
+        del found.dct[name]  # the cache
+    compared = []
+    for name, right in case.expected.items():
+        label = (f"{name}, {case.label}" if case.label else name) + where
+        if np.issubdtype(right.dtype, np.integer):
+            differ = (found[name] != right)[right >= 0]
+            compared.append(Compared(case.part, label, float(differ.sum()), float(differ.mean()), 0.0))
+            continue
+        largest = float(np.abs(right).max())
+        check = SimpleCompareFunc(atol=bound * largest, rtol=0, check_error_stat="max")
+        difference = float(check(expected, found)[name].max_absdiff)
+        compared.append(Compared(case.part, label, difference, difference / largest, bound))
     return compared
 
 

@@ -33,6 +33,15 @@ def test_a_right_bundle_agrees_in_every_part_and_token(tiny_bundle: Path, tiny_s
     assert max(c.relative_error for c in report.parts) < 2e-5
 
 
+def test_the_runtime_of_a_device_is_compared_too(golden_gpt_bundle_delta: Path, tiny_sources: Sources) -> None:
+    sources = Sources(transformer=tiny_sources.transformer)
+    report = verify(golden_gpt_bundle_delta, sources, steps=16, device="emulated")
+    assert report.holds and [g.first_difference for g in report.generated] == [None, None]
+    assert report.backend.endswith("in TensorRT's place")
+    through = [c for c in report.parts if c.output.startswith("text_prefix")]
+    assert len(through) == 2 and all(c.relative_error < 2e-5 for c in through)  # ONNX Runtime, and the backend
+
+
 SIZES = (
     TransformerConfig(dim=64, n_layer=2, n_head=2, vocab_size=128, block_size=9, caption_dim=32, multiple_of=16),
     TransformerConfig(dim=192, n_layer=4, n_head=3, vocab_size=512, block_size=16, caption_dim=48, multiple_of=64),
