@@ -2,8 +2,8 @@
 
 Parts are compared with Polygraphy's Comparator on the inputs of `export.parity`: PyTorch against ONNX Runtime, and
 against the runtime's own backend on another device, such as TensorRT's engines. Then both sides generate greedily with
-guidance from the same text and picture, and the first token that differs is shown with the margin of the logits there: a
-small margin is rounding, a large one a fault.
+guidance from the same text and picture. The first token that differs is shown with the margin of the logits there: a
+small one is rounding, a large one a fault.
 """
 
 from __future__ import annotations
