@@ -104,10 +104,11 @@ def text_encoder_graph(encoder: nn.Module, text_tokens: int) -> ir.Model:
 
     It takes the encoder over: its linear layers become `Product`s, one after the other.
     """
-    for module in list(encoder.modules()):
-        for name, child in list(module.named_children()):
-            if isinstance(child, nn.Linear) and getattr(child, "bias", None) is None:
-                setattr(module, name, Product(child))
+    # Parents alone: a list of all modules would keep the linear layers that are replaced.
+    for module in [module for module in encoder.modules() if not isinstance(module, nn.Linear)]:
+        for name in [name for name, child in module.named_children() if isinstance(child, nn.Linear)]:
+            if getattr(module.get_submodule(name), "bias", None) is None:
+                setattr(module, name, Product(module.get_submodule(name)))  # type: ignore[arg-type]
     encoder.set_attn_implementation("eager")  # type: ignore[operator]  # plain products; the fused one does not trace
     # Two tensors: one in both places would be taken for one input.
     inputs = {
