@@ -86,14 +86,14 @@ def vq_decoder_graph(vq: VQModel, image_size: int) -> ir.Model:
 
 
 class Product(nn.Module):
-    """A linear layer whose matrix lies as the graph multiplies it, [in, out].
+    """A linear layer whose matrix is seen as the graph multiplies it, [in, out].
 
-    The exporter would transpose it, and hold it twice while it traces.
+    The exporter would transpose it, and hold it twice; a view is transposed when it is written, one at a time.
     """
 
     def __init__(self, linear: nn.Linear) -> None:
         super().__init__()
-        self.weight = nn.Parameter(linear.weight.detach().t().contiguous(), requires_grad=False)
+        self.weight = nn.Parameter(linear.weight.detach().t(), requires_grad=False)
 
     def forward(self, value: Tensor) -> Tensor:
         return value @ self.weight
