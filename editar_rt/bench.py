@@ -208,9 +208,7 @@ def measure(
     return report
 
 
-def _document(
-    subject: Subject, plan: Plan, runs: list[dict[str, list[float]]], bandwidth: float | None
-) -> dict[str, Any]:
+def _document(subject: Subject, plan: Plan, runs: list[Run], bandwidth: float | None) -> dict[str, Any]:
     steps = [seconds for run in runs for seconds in run.get(STEP, [])]
     names_of_stages = [stage for stage in runs[0] if stage != STEP]
     stages = {stage: _spread([sum(run[stage]) for run in runs]) for stage in names_of_stages}

@@ -195,13 +195,12 @@ class OnnxRuntimeCache:
             self._logits = np.empty(shape, np.float32)
         past = self.lengths[first_row : first_row + rows]
         self._reserve(int(past.max()) + positions)
-        if rows > 1 and positions > 1 and (past.any() or positions > CHUNK):
-            # GroupQueryAttention takes chunks behind a past in one row at a time.
+        # GroupQueryAttention takes chunks behind a past in one row at a time.
+        alone = rows > 1 and positions > 1 and past.any()
+        if alone or (self._device == "cpu" and positions > CHUNK):
             for row in range(rows):
                 own = prefix[row : row + 1] if len(prefix) > 1 else prefix
                 self._run_row(tokens[row : row + 1], own, logit_positions, first_row + row, self._logits[row : row + 1])
-        elif positions > CHUNK:
-            self._run_row(tokens, prefix, logit_positions, first_row, self._logits)
         else:
             self._run(tokens, prefix, logit_positions, first_row, self._logits)
         return self._logits

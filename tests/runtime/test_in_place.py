@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import editar_rt
+from editar_rt.backends import onnxruntime
 from editar_rt.backends.base import Cache
 from editar_rt.editor import Editor
 
@@ -69,3 +70,18 @@ def test_the_loop_allocates_nothing_that_stays(editor: Editor) -> None:
     # The cache has 0.9 MB; a copy of it a step that is not freed would be 400 MB.
     assert after - before < 20_000
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - resident < 20_000  # KiB
+
+
+@pytest.mark.parametrize("chunk", [7, 50])
+def test_a_long_prefill_in_pieces_gives_the_same_logits_and_tokens(
+    editor: Editor, chunk: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, rng = editor.model, np.random.default_rng(0)
+    states = rng.standard_normal((2, model.text_tokens, model.text_dim)).astype(np.float32)
+    picture, target = rng.integers(0, model.vocab_size, (2, 2, model.picture_tokens), np.int32)
+    whole = *editor.score(states, picture, target), editor.generate(states, picture, editar_rt.Sampling(seed=1))
+    monkeypatch.setattr(onnxruntime, "CHUNK", chunk)
+    pieces = *editor.score(states, picture, target), editor.generate(states, picture, editar_rt.Sampling(seed=1))
+    for one, other in zip(whole[:2], pieces[:2], strict=True):
+        np.testing.assert_allclose(one, other, rtol=0, atol=1e-5)  # sums in another order
+    assert np.array_equal(whole[2], pieces[2])
