@@ -120,13 +120,13 @@ class TransformerConfig(JsonConfig):
 VQ_PRESETS: dict[str, VQConfig] = {
     "VQ-16": VQConfig(),
     "VQ-8": VQConfig(channel_multipliers=(1, 2, 2, 4)),
-    # Small enough to train on two CPU cores in minutes; 64x64 pixels are 8x8 tokens.
-    "VQ-8-demo": VQConfig(
+    # Small enough to train on two CPU cores in half an hour; 128x128 pixels are 8x8 tokens.
+    "VQ-16-demo": VQConfig(
         channels=16,
-        channel_multipliers=(1, 2, 4, 4),
+        channel_multipliers=(1, 1, 2, 4, 6),
         res_blocks=1,
-        z_channels=64,
-        codebook_size=1024,
+        z_channels=96,
+        codebook_size=2048,
         codebook_dim=8,
         norm_groups=8,
     ),
@@ -138,12 +138,12 @@ TRANSFORMER_PRESETS: dict[str, TransformerConfig] = {
     "GPT-XL": TransformerConfig(dim=1280, n_layer=36, n_head=20),  # the released EditAR
     "GPT-XXL": TransformerConfig(dim=1536, n_layer=48, n_head=24),
     "GPT-3B": TransformerConfig(dim=3200, n_layer=24, n_head=32),
-    # Fits VQ-8-demo and T5-demo.
+    # Fits VQ-16-demo and T5-demo.
     "GPT-demo": TransformerConfig(
         dim=192,
         n_layer=6,
         n_head=6,
-        vocab_size=1024,
+        vocab_size=2048,
         block_size=64,
         cls_token_num=40,
         caption_dim=128,

@@ -34,8 +34,14 @@ class Score:
     exact: bool  # every property right: for translations textures, sizes and background too
 
 
-def _rendered(scene: Scene, size: int) -> Picture:
-    return render(scene, size).astype(np.float32) / 255
+def _rendered(scene: Scene, size: int, window: tuple[slice, slice] = (slice(None), slice(None))) -> Picture:
+    return render(scene, size, window).astype(np.float32) / 255
+
+
+def _box(mask: NDArray[np.bool_]) -> tuple[slice, slice]:
+    """The rows and columns that hold all of a mask: what lies outside of them need not be compared."""
+    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+    return slice(int(rows[0]), int(rows[-1]) + 1), slice(int(columns[0]), int(columns[-1]) + 1)
 
 
 def _psnr(a: Picture, b: Picture, mask: NDArray[np.bool_]) -> float:
@@ -92,8 +98,11 @@ def object_fault(picture: Picture, scene: Scene, o: Object, free: tuple[str, ...
         if candidate is not None:
             region |= influence_mask(candidate, size)
 
+    box = _box(region)
+    seen, counted = picture[box], region[box]
+
     def error(candidate: Object | None) -> float:
-        return float(np.square(picture - _rendered(scene.replace(o, candidate), size))[region].mean())
+        return float(np.square(seen - _rendered(scene.replace(o, candidate), size, box))[counted].mean())
 
     right = min(rights, key=error)
     least, fault = error(right), None
@@ -111,10 +120,13 @@ def leftover_fault(picture: Picture, scene: Scene, removed: Object) -> str | Non
     """`still there` where a removed object, or any variant of it, is nearer than the empty place."""
     size = len(picture)
     region = influence_mask(removed, size)
-    empty = float(np.square(picture - _rendered(scene, size))[region].mean())
+    box = _box(region)
+
+    def error(shown: Scene) -> float:
+        return float(np.square(picture[box] - _rendered(shown, size, box))[region[box]].mean())
+
     present = [removed, *(o for candidates in alternatives(removed).values() for o in candidates if o is not None)]
-    errors = [float(np.square(picture - _rendered(scene.add(o), size))[region].mean()) for o in present]
-    return "still there" if min(errors) < empty else None
+    return "still there" if min(error(scene.add(o)) for o in present) < error(scene) else None
 
 
 def score(example: Example, picture: NDArray[np.uint8]) -> Score:

@@ -9,7 +9,6 @@ T5 does in the paper. The result is a folder in Hugging Face layout.
 from __future__ import annotations
 
 import dataclasses
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -20,9 +19,10 @@ from torch import Tensor, nn
 
 from editar_rt.prompts import build_prompt
 from training.data.edits import KINDS, SLOTS, random_example, slot_indices
-from training.loop import RunFolder, batch_rng, cosine_schedule
+from training.loop import RunFolder, batch_rng
 from training.models.text_encoder import T5_PRESETS, build_text_encoder, encode
 from training.optimizers import MuonAdam
+from training.pretraining import pretrain, replace_folder
 
 PAD, END, UNKNOWN = "<pad>", "</s>", "<unk>"  # ids 0, 1, 2, as T5 has them
 
@@ -35,7 +35,7 @@ class Recipe:
     seed: int = 2
     vocabulary: int = 512
     text_tokens: int = 40
-    steps: int = 500
+    steps: int = 1200
     batch: int = 64
     muon_lr: float = 4e-3  # of the blocks' matrices
     adam_lr: float = 1e-2  # of embeddings, position biases, norms and the linear layers
@@ -114,24 +114,14 @@ def train(folder: Path | str, recipe: Recipe, log_every: int = 50) -> Path:
     heads = nn.Linear(model.config.d_model, sum(1 + len(v) for v in SLOTS.values()))
     matrices = [p for name, p in model.named_parameters() if p.ndim == 2 and ".block." in name and "bias" not in name]
     optimizer = MuonAdam(nn.ModuleList([model, heads]), matrices, recipe.muon_lr, recipe.adam_lr, weight_decay=0.01)
-    first = 0
-    if state := run.load_last():
-        first = state["step"]
-        model.load_state_dict(state["model"])
-        heads.load_state_dict(state["heads"])
-        optimizer.load_state_dict(state["optimizer"])
 
-    for step in range(first, recipe.steps):
+    def batch_loss(step: int) -> tuple[Tensor, dict[str, float]]:
         texts, slots = random_texts(batch_rng(recipe.seed, step), recipe.batch)
         ids, mask = tokenize(tokenizer, texts, recipe.text_tokens)
         loss, right = slot_losses(heads, encode(model, ids, mask), torch.from_numpy(slots))
-        loss.backward()
-        optimizer.step(cosine_schedule(step, recipe.steps, recipe.warmup))
-        done = step + 1
-        if done % log_every == 0:
-            run.log(done, loss=loss.item(), all_slots_right=right.item())
-        if done % 500 == 0 or done == recipe.steps:
-            run.save_last(done, model=model.state_dict(), heads=heads.state_dict(), optimizer=optimizer.state_dict())
+        return loss, {"all_slots_right": right.item()}
+
+    pretrain(run, model, heads, optimizer, batch_loss, recipe.steps, recipe.warmup, log_every)
     with torch.no_grad():
         texts, slots = random_texts(batch_rng(recipe.seed, 2**41), 1000)
         ids, mask = tokenize(tokenizer, texts, recipe.text_tokens)
@@ -145,13 +135,12 @@ def save_folder(folder: Path, model: nn.Module, tokenizer: Tokenizer) -> Path:
     """A text encoder and its tokenizer as a Hugging Face folder, replacing what was there."""
     from transformers import PreTrainedTokenizerFast
 
-    partial = folder.with_name(folder.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
     tokenizer.no_padding()
     tokenizer.no_truncation()
-    model.save_pretrained(partial, safe_serialization=True)  # type: ignore[operator]
-    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token=PAD, eos_token=END, unk_token=UNKNOWN)
-    fast.save_pretrained(partial)
-    shutil.rmtree(folder, ignore_errors=True)
-    partial.rename(folder)
-    return folder
+
+    def write(partial: Path) -> None:
+        model.save_pretrained(partial, safe_serialization=True)  # type: ignore[operator]
+        fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token=PAD, eos_token=END, unk_token=UNKNOWN)
+        fast.save_pretrained(partial)
+
+    return replace_folder(folder, write)

@@ -6,8 +6,8 @@ decides the condition dropout that guidance needs. What follows is the demo's al
 Tokens of objects weigh more than those of the background, which is most of a picture and learned first. (With more
 weight on changed tokens alone, all objects get edited: what stays must weigh as much as what changes.)
 
-In a second round the model is blindfolded: in half of the rows it does not see some of the target tokens that it has
-made. With all of them in sight, only an object's first cell needs the text, the others continue what is there; which
+Later the model is blindfolded: in half of the rows it does not see some of the target tokens that it has made. With all
+of them in sight, only an object's first cell needs the text, the others continue what is there; which
 colour the text gives to which shape is then learned from one cell in ten.
 """
 
@@ -50,11 +50,11 @@ class Recipe:
     seed: int = 3
     head_start: bool = True  # see `training.head_start`
     steps: int = 8500
-    second_round: int = 5000  # step where the learning rate, fallen to zero, starts again; 0 for a single round
     pictures: int = 8  # condition pictures a batch, each with all its instructions
     translations_from: int = 1750  # step from which on `translation_share` holds; before, the shards' own share
     translation_share: float = 0.5  # of the pictures; which colour goes with which shape is learned last
-    blindfolded: float = 0.5  # share of the rows, in the second round
+    blindfolded: float = 0.5  # share of the rows
+    blindfold_from: int = 2500  # step
     muon_lr: float = 4e-3  # of the layers' matrices
     adam_lr: float = 2e-3  # of embeddings, norms and the output; of everything where the optimizer is adamw
     weight_decay: float = 0.02
@@ -62,7 +62,7 @@ class Recipe:
     object_weight: float = 3.0  # of target tokens where the condition or the target shows an object, or both differ
     distillation: float = 1.0  # weight of that loss
     dropout: float = 0.0
-    decay: float = 0.35  # share of a round's steps, at its end, over which the learning rate falls to zero
+    decay: float = 0.35  # share of the steps, at the end, over which the learning rate falls to zero
     ema: float = 0.999
     optimizer: str = "muon"  # or adamw, which decays matrices alone
     schedule: str = "trapezoid"  # or cosine, or constant; all of them after the warm-up
@@ -105,7 +105,7 @@ def groups_of_step(recipe: Recipe, step: int, is_translation: NDArray[np.bool_])
 
 def hidden_targets(rng: np.random.Generator, recipe: Recipe, step: int, shape: tuple[int, int]) -> Tensor | None:
     """Which target tokens are hidden, bool [rows, N]: in a blindfolded row each with that row's own probability."""
-    if step < recipe.second_round or not recipe.second_round:
+    if step < recipe.blindfold_from or not recipe.blindfolded:
         return None
     rows, tokens = shape
     shares = rng.random(rows) * (rng.random(rows) < recipe.blindfolded)
@@ -113,14 +113,12 @@ def hidden_targets(rng: np.random.Generator, recipe: Recipe, step: int, shape: t
 
 
 def learning_rate(recipe: Recipe, step: int) -> float:
-    """Factor on the learning rates: one schedule a round."""
-    begun = recipe.second_round if step >= recipe.second_round else 0
-    steps = recipe.steps - begun if begun or not recipe.second_round else min(recipe.steps, recipe.second_round)
+    """Factor on the learning rates."""
     if recipe.schedule == "trapezoid":
-        return trapezoid_schedule(step - begun, steps, recipe.warmup, recipe.decay)
+        return trapezoid_schedule(step, recipe.steps, recipe.warmup, recipe.decay)
     if recipe.schedule == "cosine":
-        return cosine_schedule(step - begun, steps, recipe.warmup)
-    return min(1.0, (step - begun + 1) / max(1, recipe.warmup))
+        return cosine_schedule(step, recipe.steps, recipe.warmup)
+    return min(1.0, (step + 1) / max(1, recipe.warmup))
 
 
 @dataclasses.dataclass

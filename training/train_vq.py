@@ -44,10 +44,10 @@ ENTROPY_VECTORS = 4096  # of a batch, at most, whose distances to all rows the e
 class Recipe:
     """How a tokenizer is trained; the defaults are the demo's."""
 
-    preset: str = "VQ-8-demo"
-    picture_size: int = 64
+    preset: str = "VQ-16-demo"
+    picture_size: int = 128
     seed: int = 1
-    steps: int = 3000
+    steps: int = 4000
     batch: int = 8
     muon_lr: float = 4e-3  # of the convolutions
     adam_lr: float = 2e-3  # of norms, biases and the codebook; of everything where the optimizer is adam

@@ -15,10 +15,11 @@ from PIL import Image
 from tokenizers import Tokenizer
 
 import editar_rt
-from training import train_text, train_transformer, train_vq
+from training import train_text, train_transformer, train_vision, train_vq
 from training.checkpoints import CheckpointError, initialize_from, load_transformer, load_vq
 from training.config import TRANSFORMER_PRESETS
-from training.data.scenes import MEANINGS
+from training.data.features import PatchFeatures
+from training.data.scenes import MEANINGS, random_scene, render
 from training.data.tokens import GROUP, write_shards
 from training.engine import Execution
 from training.evaluate import contact_sheet, evaluate
@@ -30,7 +31,7 @@ from training.samples import write_samples
 VQ = train_vq.Recipe(steps=6, batch=2, continuous_steps=3, restart_every=2)
 TEXT = train_text.Recipe(steps=2, batch=4)
 EVERY_SECOND, EVERY_THIRD = Execution(log_every=2, save_every=2), Execution(log_every=2, save_every=3)
-TRANSFORMER = train_transformer.Recipe(steps=4, second_round=2, pictures=2, warmup=2)
+TRANSFORMER = train_transformer.Recipe(steps=4, blindfold_from=2, pictures=2, warmup=2)
 
 
 @dataclasses.dataclass
@@ -91,6 +92,29 @@ def test_a_stopped_transformer_goes_on_as_if_it_had_not(made: Made, tmp_path: Pa
     assert logged == whole
 
 
+def test_a_vision_encoder_of_the_world_teaches_in_dinov2s_place(made: Made, tmp_path: Path) -> None:
+    recipe = train_vision.Recipe(steps=2, batch=2)
+    folder = train_vision.train(tmp_path / "vision", recipe, log_every=1)
+    line = json.loads((tmp_path / "vision" / "log.jsonl").read_text().splitlines()[-1])
+    assert 0 <= line["validation_shapes_right"] <= 1
+    encoder = PatchFeatures(folder)
+    picture = render(random_scene(np.random.default_rng(0)))[None]
+    assert encoder(picture).shape == (1, 8, 8, 96)
+    # What `data.features` shows the encoder is what it was trained on.
+    pixels, _ = train_vision.batch_scenes(np.random.default_rng(0), 1, train_vision.VISION_PRESETS[recipe.preset])
+    shown = encoder.pixels(render(random_scene(np.random.default_rng(0)))[None])
+    torch.testing.assert_close(shown, pixels, atol=1e-5, rtol=0)
+
+    tokens = tmp_path / "tokens"
+    write_shards(tokens, made.vq, VQ.picture_size, seed=4, shards=1, groups=5, workers=1, vision_encoder=folder)
+    with np.load(tokens / "shard-00000.npz") as shard, np.load(made.tokens / "shard-00000.npz") as without:
+        assert shard["features"].shape == (5, GROUP, 8, 8, 96)
+        assert all(np.array_equal(shard[k], without[k]) for k in without.files)
+    taught = dataclasses.replace(TRANSFORMER, teacher="dinov2", distillation=0.5)
+    train_transformer.train(tmp_path / "run", tokens, made.text_encoder, made.vq, taught, EVERY_SECOND)
+    assert all(line["distillation"] > 0 for line in train_transformer.read_log(tmp_path / "run"))
+
+
 def test_another_recipe_does_not_go_on_in_the_folder(made: Made) -> None:
     other = dataclasses.replace(TRANSFORMER, decay=0.34)
     with pytest.raises(CheckpointError, match=r"decay 0.35 instead of 0.34"):
@@ -141,7 +165,7 @@ def test_the_heads_that_teach_are_not_in_the_checkpoint(made: Made) -> None:
 
 def test_every_word_of_the_world_is_one_token(made: Made) -> None:
     tokenizer = Tokenizer.from_file(str(made.text_encoder / "tokenizer.json"))
-    for word in ("cylinder", "purple", "dotted", "background", "segmentation"):
+    for word in ("cylinder", "ring", "purple", "chequered", "background", "segmentation"):
         assert len(tokenizer.encode(word).ids) == 2  # and the end
 
 
@@ -172,11 +196,8 @@ def test_schedules_rise_stay_and_fall() -> None:
     assert cosine_schedule(100, 100, 10) == pytest.approx(0.02)
 
 
-def test_the_second_round_starts_again_and_blindfolds() -> None:
-    recipe = train_transformer.Recipe(steps=30, second_round=20, warmup=2, decay=0.5, blindfolded=0.5)
-    rates = [train_transformer.learning_rate(recipe, step) for step in range(30)]
-    assert rates[:20] == [trapezoid_schedule(step, 20, 2, 0.5) for step in range(20)]
-    assert rates[20:] == [trapezoid_schedule(step, 10, 2, 0.5) for step in range(10)]
+def test_half_of_the_rows_are_blindfolded_from_a_step_on() -> None:
+    recipe = train_transformer.Recipe(blindfold_from=20, blindfolded=0.5)
     rng, shape = np.random.default_rng(0), (400, 64)
     assert train_transformer.hidden_targets(rng, recipe, 19, shape) is None
     hidden = train_transformer.hidden_targets(rng, recipe, 20, shape)
@@ -184,6 +205,8 @@ def test_the_second_round_starts_again_and_blindfolds() -> None:
     shares = hidden.float().mean(1)
     assert 0.4 < (shares == 0).float().mean() < 0.6  # about half of the rows see everything
     assert shares.max() > 0.9 and 0.2 < shares.mean() < 0.3  # the others anything from little to all
+    never = dataclasses.replace(recipe, blindfolded=0.0)
+    assert train_transformer.hidden_targets(rng, never, 20, shape) is None
 
 
 def test_published_weights_start_a_transformer_and_what_they_lack_is_said(made: Made, tmp_path: Path) -> None:

@@ -84,6 +84,17 @@ def train_text(run: Path, **changes: int | None) -> None:
     click.echo(recipe.train(run, replaced(recipe.Recipe, changes)))
 
 
+@click.command("vision-encoder")
+@click.argument("run", type=FOLDER)
+@click.option("--steps", type=click.IntRange(1), help="Optimizer steps; the recipe's number when not given.")
+@click.option("--batch", type=click.IntRange(1), help="Pictures a step.")
+def train_vision(run: Path, **changes: int | None) -> None:
+    """Train a small vision encoder, a teacher for distillation, into the folder RUN (resumes what lies there)."""
+    from training import train_vision as recipe
+
+    click.echo(recipe.train(run, replaced(recipe.Recipe, changes)))
+
+
 @click.command("transformer")
 @click.argument("run", type=FOLDER)
 @recipe_option
@@ -173,4 +184,4 @@ def train_demo(run: Path, workers: int) -> None:
     )
 
 
-COMMANDS = (train_vq, train_text, train_transformer, plot, train_demo)
+COMMANDS = (train_vq, train_text, train_vision, train_transformer, plot, train_demo)

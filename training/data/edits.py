@@ -17,6 +17,7 @@ from training.data.scenes import (
     PLACES,
     SHAPES,
     SIZES,
+    TEXTURE_SHARES,
     TEXTURES,
     Object,
     Scene,
@@ -35,15 +36,24 @@ PLACE_PHRASES = {
     "front": ("in front", "in the foreground", "at the front"),
 }
 BACKGROUND_PHRASES = {
-    "meadow": ("a meadow", "a green meadow"),
-    "beach": ("a beach", "a sandy beach"),
-    "night": ("night", "the night"),
-    "snow": ("snow", "a snowy field"),
-    "room": ("a room", "a brown room"),
-    "sunset": ("sunset", "the sunset"),
+    "meadow": ("a meadow", "a green meadow", "a grassy field"),
+    "beach": ("a beach", "a sandy beach", "the seaside"),
+    "night": ("night", "the night", "a dark night"),
+    "snow": ("snow", "a snowy field", "a winter landscape"),
+    "room": ("a room", "a brown room", "the inside of a house"),
+    "sunset": ("sunset", "the sunset", "an evening sky"),
 }
-TEXTURE_PHRASES = {"striped": ("striped", "stripy"), "dotted": ("dotted", "polka-dotted"), "plain": ("plain", "smooth")}
-TEXTURE_NOUNS = {"striped": ("stripes", "a striped pattern"), "dotted": ("dots", "a dotted pattern")}
+TEXTURE_PHRASES = {
+    "striped": ("striped", "stripy"),
+    "dotted": ("dotted", "polka-dotted"),
+    "checked": ("checked", "chequered"),
+    "plain": ("plain", "smooth"),
+}
+TEXTURE_NOUNS = {
+    "striped": ("stripes", "a striped pattern"),
+    "dotted": ("dots", "a dotted pattern"),
+    "checked": ("checks", "a chequered pattern"),
+}
 
 # A category a question about a text's meaning; index 0 of each is "not said".
 SLOTS: dict[str, tuple[str, ...]] = {
@@ -146,6 +156,9 @@ def _recolour(rng: np.random.Generator, scene: Scene) -> Example:
             f"paint {the} {colour}",
             f"change the colour of {the} to {colour}",
             f"{the} should be {colour}",
+            f"let {the} become {colour}",
+            f"recolour {the} in {colour}",
+            f"i want {the} in {colour}",
         ],
     )
     slots = {"target": o.shape, "new_colour": colour}
@@ -159,9 +172,9 @@ def _retexture(rng: np.random.Generator, scene: Scene) -> Example:
     wordings = [f"make {the} {word}", f"turn {the} {word}", f"{the} should be {word}"]
     if texture in TEXTURE_NOUNS:
         noun = _pick(rng, TEXTURE_NOUNS[texture])
-        wordings += [f"give {the} {noun}", f"put {noun} on {the}"]
+        wordings += [f"give {the} {noun}", f"put {noun} on {the}", f"cover {the} with {noun}"]
     else:
-        wordings += [f"remove the pattern from {the}"]
+        wordings += [f"remove the pattern from {the}", f"{the} without any pattern"]
     slots = {"target": o.shape, "new_texture": texture}
     target = scene.replace(o, dataclasses.replace(o, texture=texture))
     return Example("retexture", scene, target, _pick(rng, wordings), slots, o)
@@ -173,7 +186,13 @@ def _replace(rng: np.random.Generator, scene: Scene) -> Example:
     the = reference(rng, o)
     text = _pick(
         rng,
-        [f"replace {the} with a {shape}", f"swap {the} for a {shape}", f"turn {the} into a {shape}"],
+        [
+            f"replace {the} with a {shape}",
+            f"swap {the} for a {shape}",
+            f"turn {the} into a {shape}",
+            f"put a {shape} in place of {the}",
+            f"{the} should become a {shape}",
+        ],
     )
     slots = {"target": o.shape, "new_shape": shape}
     return Example("replace", scene, scene.replace(o, dataclasses.replace(o, shape=shape)), text, slots, o)
@@ -182,7 +201,18 @@ def _replace(rng: np.random.Generator, scene: Scene) -> Example:
 def _remove(rng: np.random.Generator, scene: Scene) -> Example:
     o = scene.objects[int(rng.integers(len(scene.objects)))]
     the = reference(rng, o)
-    text = _pick(rng, [f"remove {the}", f"delete {the}", f"take away {the}", f"erase {the}", f"get rid of {the}"])
+    text = _pick(
+        rng,
+        [
+            f"remove {the}",
+            f"delete {the}",
+            f"take away {the}",
+            f"erase {the}",
+            f"get rid of {the}",
+            f"take {the} out of the picture",
+            f"make {the} disappear",
+        ],
+    )
     return Example("remove", scene, scene.replace(o, None), text, {"target": o.shape}, o)
 
 
@@ -190,9 +220,19 @@ def _add(rng: np.random.Generator, scene: Scene) -> Example:
     place = _pick(rng, [p for p in PLACES if scene.at(p) is None])
     shape = _pick(rng, [s for s in SHAPES if s not in {x.shape for x in scene.objects}])
     # Added objects are large and stand in the middle of their place: the words leave no other choice open.
-    o = Object(shape, _pick(rng, list(COLOURS)), str(rng.choice(TEXTURES, p=(0.5, 0.25, 0.25))), "large", place)
+    o = Object(shape, _pick(rng, list(COLOURS)), str(rng.choice(TEXTURES, p=TEXTURE_SHARES)), "large", place)
     what, where = noun_phrase(rng, o), _pick(rng, PLACE_PHRASES[place])
-    text = _pick(rng, [f"add {what} {where}", f"put {what} {where}", f"place {what} {where}", f"{where}, add {what}"])
+    text = _pick(
+        rng,
+        [
+            f"add {what} {where}",
+            f"put {what} {where}",
+            f"place {what} {where}",
+            f"{where}, add {what}",
+            f"insert {what} {where}",
+            f"there should be {what} {where}",
+        ],
+    )
     slots = {"new_shape": shape, "new_colour": o.colour, "new_texture": o.texture, "place": place}
     return Example("add", scene, scene.add(o), text, slots, o)
 
@@ -207,6 +247,8 @@ def _background(rng: np.random.Generator, scene: Scene) -> Example:
             f"make the background {where}",
             f"replace the background with {where}",
             f"set the scene in {where}",
+            f"put the objects before {where}",
+            f"show {where} behind the objects",
         ],
     )
     target = dataclasses.replace(scene, background=background)

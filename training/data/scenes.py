@@ -17,11 +17,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 Array = NDArray[np.float32]
+Pixels = NDArray[np.uint8]
 
 SIZE = 128  # side of the world's own pixels; every length below is in these
 
-SHAPES = ("ball", "cube", "cone", "cylinder")
-TEXTURES = ("plain", "striped", "dotted")
+SHAPES = ("ball", "cube", "cone", "cylinder", "gem", "ring")
+TEXTURES = ("plain", "striped", "dotted", "checked")
+TEXTURE_SHARES = (0.4, 0.2, 0.2, 0.2)  # how often each is drawn
 SIZES = {"large": 1.0, "small": 0.76}  # factor on the place's radius
 COLOURS: dict[str, tuple[int, int, int]] = {
     "red": (214, 36, 32),
@@ -118,7 +120,7 @@ def random_scene(rng: np.random.Generator, count: int | None = None) -> Scene:
         Object(
             shape=str(shape),
             colour=str(rng.choice(list(COLOURS))),
-            texture=str(rng.choice(TEXTURES, p=(0.5, 0.25, 0.25))),
+            texture=str(rng.choice(TEXTURES, p=TEXTURE_SHARES)),
             size="large" if rng.random() < 0.7 else "small",
             place=str(place),
             dx=int(rng.integers(-2, 3)) * LATTICE,
@@ -138,6 +140,7 @@ class Surface(NamedTuple):
     gloss: Array  # white added on top
     stripe: Array  # 0..1, the white part of a striped texture
     dot: Array  # 0..1, the white part of a dotted texture
+    check: Array  # 0..1, the white part of a checked texture
     bulge: Array  # nearness beyond the foot's, 0..1
 
 
@@ -191,12 +194,31 @@ def surface(shape: str, cx: float, cy: float, radius: float) -> Surface:
         lid = q < -0.8 + arc
         shade = np.where(lid, 1.12, 0.42 + 0.66 * np.clip(0.75 * np.sqrt(1 - side * side * 0.98) - 0.6 * side, 0, 1))
         u, v, bulge = p, q, np.where(lid, 0.3, np.sqrt(1 - side * side) * 0.72)
+    elif shape == "gem":
+        # An octahedron turned a little: four faces around a corner left of the middle.
+        inside = 1 - np.abs(p) / 0.8 - np.abs(q)
+        coverage = _soft(inside * 0.62, radius)
+        upper = q < 0.14 * np.clip(1 - np.abs(p) / 0.8, 0, 1)
+        left = p < -0.16 * np.clip(1 - np.abs(q), 0, 1)
+        shade = np.where(upper, np.where(left, 1.1, 0.8), np.where(left, 0.66, 0.42)).astype(np.float32)
+        u, v, bulge = p, q, np.clip(inside, 0, 1) * 0.8
+    elif shape == "ring":
+        # A torus that faces the viewer: what is behind shows through its middle.
+        middle, tube = 0.7, 0.3
+        r = np.maximum(np.sqrt(p * p + q * q), 1e-6)
+        out = np.clip((r - middle) / tube, -1, 1)
+        z = np.sqrt(1 - out * out)
+        coverage = _soft(tube - np.abs(r - middle), radius)
+        shade = 0.4 + 0.7 * np.clip((-0.5 * p - 0.55 * q) / r * out + 0.67 * z, 0, 1)
+        u, v, bulge = p, q, z * 0.3
     else:
         raise ValueError(f"shape must be one of {', '.join(SHAPES)}, got {shape!r}")
     stripe = np.clip(np.sin((v + 0.06) * (2 * np.pi / 0.66)) * radius * 0.12 * np.pi + 0.5, 0, 1)
     du, dv = (u / 0.66 + 0.5) % 1 - 0.5, (v / 0.66) % 1 - 0.5
     dot = _soft(0.22 - np.sqrt(du * du + dv * dv) * 0.66, radius)
-    parts = (coverage, shade, gloss, stripe, dot, bulge)
+    waves = np.sin((u + 0.02) * (2 * np.pi / 1.06)) * np.sin((v + 0.02) * (2 * np.pi / 1.06))
+    check = np.clip(waves * radius * 0.16 * np.pi + 0.5, 0, 1)
+    parts = (coverage, shade, gloss, stripe, dot, check, bulge)
     return Surface((slice(y0, y1), slice(x0, x1)), *(np.asarray(a, np.float32) for a in parts))
 
 
@@ -230,16 +252,23 @@ def albedo(colour: str) -> Array:
     return np.asarray(COLOURS[colour], np.float32) / 255
 
 
-def paint(picture: Array, o: Object) -> None:
-    """Draw one object over the picture, in place."""
+@functools.lru_cache(maxsize=512)
+def _appearance(o: Object) -> tuple[tuple[slice, slice], Array, Array]:
+    """An object in its colour and light: window, colours [h, w, 3] in 0..1, coverage [h, w, 1]."""
     s = object_surface(o)
-    white = {"plain": None, "striped": s.stripe, "dotted": s.dot}[o.texture]
+    white = {"plain": None, "striped": s.stripe, "dotted": s.dot, "checked": s.check}[o.texture]
     base = np.broadcast_to(albedo(o.colour), (*s.shade.shape, 3))
     if white is not None:
         base = base + (0.96 - base) * white[..., None]
     lit = np.clip(base * s.shade[..., None] + s.gloss[..., None], 0, 1)
-    region = picture[s.window]
-    region += (lit - region) * s.coverage[..., None]
+    return s.window, lit, s.coverage[..., None]
+
+
+def paint(picture: Array, o: Object) -> None:
+    """Draw one object over the picture, in place."""
+    window, lit, coverage = _appearance(o)
+    region = picture[window]
+    region += (lit - region) * coverage
 
 
 def _back_to_front(scene: Scene) -> list[Object]:
@@ -256,15 +285,19 @@ def shrink(values: Array, size: int) -> Array:
     return values.reshape(size, n, size, n, *values.shape[2:]).mean(axis=(1, 3), dtype=np.float32)
 
 
-def render(scene: Scene, size: int = SIZE) -> NDArray[np.uint8]:
-    """The picture of a scene, uint8 [size, size, 3]."""
+def render(scene: Scene, size: int = SIZE, window: tuple[slice, slice] = (slice(None), slice(None))) -> Pixels:
+    """The picture of a scene, uint8 [size, size, 3].
+
+    Args:
+        window: rows and columns of the picture that are wanted, where not all are.
+    """
     picture = _backdrop(scene.background, scene.horizon).copy()
     for o in scene.objects:
-        window, dark = _shadow(o.centre[0], o.centre[1] + o.radius, o.radius)
-        picture[window] *= 1 - dark[..., None]
+        shadow, dark = _shadow(o.centre[0], o.centre[1] + o.radius, o.radius)
+        picture[shadow] *= 1 - dark[..., None]
     for o in _back_to_front(scene):
         paint(picture, o)
-    return (shrink(picture, size) * 255 + 0.5).astype(np.uint8)
+    return (shrink(picture, size)[window] * 255 + 0.5).astype(np.uint8)
 
 
 def object_mask(o: Object, size: int = SIZE) -> NDArray[np.bool_]:
@@ -312,6 +345,8 @@ CLASS_COLOURS: dict[str, tuple[int, int, int]] = {
     "cube": (60, 220, 60),
     "cone": (240, 170, 30),
     "cylinder": (60, 150, 240),
+    "gem": (150, 60, 220),
+    "ring": (250, 250, 120),
 }
 
 

@@ -10,6 +10,7 @@ import dataclasses
 import multiprocessing
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,11 +18,13 @@ from numpy.typing import NDArray
 
 from training.checkpoints import load_vq
 from training.data.edits import EDIT_KINDS, KINDS, TRANSLATION_TASKS, Example, caption, caption_slots, example
+from training.data.features import PatchFeatures
 from training.data.scenes import (
     BACKGROUNDS,
     COLOURS,
     MEANINGS,
     SHAPES,
+    TEXTURE_SHARES,
     TEXTURES,
     Scene,
     condition_picture,
@@ -42,7 +45,7 @@ def repainted(rng: np.random.Generator, scene: Scene, textures: bool) -> Scene:
         dataclasses.replace(
             o,
             colour=str(rng.choice(list(COLOURS))),
-            texture=str(rng.choice(TEXTURES, p=(0.5, 0.25, 0.25))) if textures else o.texture,
+            texture=str(rng.choice(TEXTURES, p=TEXTURE_SHARES)) if textures else o.texture,
         )
         for o in scene.objects
     )
@@ -90,8 +93,20 @@ def encode_pictures(vq: VQModel, pictures: NDArray[np.uint8], batch: int = 50) -
     return np.concatenate(out)
 
 
-def write_shard(path: Path, vq: VQModel, size: int, seed: int, index: int, groups: int) -> None:
-    """Shard `index` of the stream `seed`: conditions uint16 [G, N], targets [G, GROUP, N], texts, kinds, meanings."""
+def write_shard(
+    path: Path,
+    vq: VQModel,
+    size: int,
+    seed: int,
+    index: int,
+    groups: int,
+    features: PatchFeatures | None = None,
+) -> None:
+    """Shard `index` of the stream `seed`: conditions uint16 [G, N], targets [G, GROUP, N], texts, kinds, meanings.
+
+    Args:
+        features: an encoder whose features of the targets, float16 [G, GROUP, h, w, F], are written too.
+    """
     rng = np.random.default_rng([seed, index])
     grid = size // vq.config.downsampling
     pictures, texts, tasks, kinds, meanings = [], [], [], [], []
@@ -103,34 +118,58 @@ def write_shard(path: Path, vq: VQModel, size: int, seed: int, index: int, group
         tasks.append([e.task for e in examples])
         kinds.append([KINDS.index(e.kind) for e in examples])
         meanings.append(group_meanings(examples, grid).reshape(1 + GROUP, grid * grid, -1))
-    tokens = encode_pictures(vq, np.stack(pictures)).astype(np.uint16).reshape(groups, 1 + GROUP, -1)
+    drawn = np.stack(pictures)
+    tokens = encode_pictures(vq, drawn).astype(np.uint16).reshape(groups, 1 + GROUP, -1)
+    arrays: dict[str, Any] = {
+        "condition": tokens[:, 0],
+        "target": tokens[:, 1:],
+        "text": texts,
+        "task": tasks,
+        "kind": np.asarray(kinds, np.uint8),
+        "meaning": np.stack(meanings),
+    }
+    save = np.savez_compressed
+    if features is not None:
+        targets = drawn.reshape(groups, 1 + GROUP, *drawn.shape[1:])[:, 1:]
+        arrays["features"] = np.stack([features(group) for group in targets])
+        save = np.savez  # features hardly shrink, and what is stored as it is can be mapped
     partial = path.with_suffix(".partial")
     with open(partial, "wb") as f:
-        np.savez_compressed(
-            f,
-            condition=tokens[:, 0],
-            target=tokens[:, 1:],
-            text=texts,
-            task=tasks,
-            kind=np.asarray(kinds, np.uint8),
-            meaning=np.stack(meanings),
-        )
+        save(f, **arrays)
     partial.replace(path)
 
 
-def _write_missing(folder: Path, vq_path: Path, size: int, seed: int, indices: list[int], groups: int) -> None:
+def _write_missing(
+    folder: Path, vq_path: Path, size: int, seed: int, indices: list[int], groups: int, vision_encoder: Path | None
+) -> None:
     torch.set_num_threads(1)
     vq = load_vq(vq_path)
+    features = PatchFeatures(vision_encoder) if vision_encoder else None
     for index in indices:
         path = folder / f"shard-{index:05d}.npz"
         if not path.exists():
-            write_shard(path, vq, size, seed, index, groups)
+            write_shard(path, vq, size, seed, index, groups, features)
 
 
-def write_shards(folder: Path, vq_path: Path, size: int, seed: int, shards: int, groups: int, workers: int = 2) -> None:
-    """Shards 0..shards-1 of `groups` groups each, in `workers` processes; those that lie there already are kept."""
+def write_shards(
+    folder: Path,
+    vq_path: Path,
+    size: int,
+    seed: int,
+    shards: int,
+    groups: int,
+    workers: int = 2,
+    vision_encoder: Path | None = None,
+) -> None:
+    """Shards 0..shards-1 of `groups` groups each, in `workers` processes; those that lie there already are kept.
+
+    Args:
+        vision_encoder: Hugging Face folder of the encoder whose features of the targets are written too.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     shares = [list(range(worker, shards, workers)) for worker in range(workers)]
     with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
-        for job in [pool.submit(_write_missing, folder, vq_path, size, seed, share, groups) for share in shares]:
+        for job in [
+            pool.submit(_write_missing, folder, vq_path, size, seed, share, groups, vision_encoder) for share in shares
+        ]:
             job.result()
