@@ -102,6 +102,28 @@ def evaluate(
     return report, shown
 
 
+def guidance_sweep(
+    bundle: Path,
+    scales: tuple[float, ...],
+    count: int,
+    sampling: editar_rt.Sampling | None = None,
+    seed: int = 0,
+    kinds: tuple[str, ...] = KINDS,
+    on_scale: Callable[[dict[str, Any]], None] = lambda result: None,
+) -> dict[str, Any]:
+    """What `evaluate` measures at each of several guidance scales, all else alike: the same scenes, the same seeds."""
+    sampling = sampling or editar_rt.load(bundle).default_sampling
+    results = []
+    for scale in scales:
+        report, _ = evaluate(bundle, count, dataclasses.replace(sampling, cfg_scale=scale), seed, kinds=kinds)
+        wanted = ("kinds", "edits_success", "translations_success")
+        results.append({"cfg_scale": scale, **{k: report[k] for k in wanted if k in report}})
+        on_scale(results[-1])
+    same = {k: v for k, v in report.items() if k in ("bundle", "examples_a_kind", "seed", "picture_size", "sampling")}
+    del same["sampling"]["cfg_scale"]
+    return {**same, "scales": results}
+
+
 def summary(scores: list[Score]) -> dict[str, Any]:
     """Rates over one kind's scores, and its commonest faults."""
     outside = [s.outside_psnr for s in scores if not np.isnan(s.outside_psnr)]

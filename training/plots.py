@@ -1,11 +1,14 @@
-"""Learning curves of a run, as a picture."""
+"""Learning curves of runs, and what guidance does, as pictures."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+
+from training.errors import TrainingError
 
 # Panels: title, beginning of the names it shows, whether the axis is logarithmic.
 PANELS = (
@@ -16,6 +19,8 @@ PANELS = (
     ("texts with every slot right", ("all_slots_right", "validation_all_slots_right"), False),
     ("changed tokens predicted right (all tokens, in translations)", ("changed_right_",), False),
 )
+
+COMPARED = ("loss", "changed_right_", "validation_")  # beginnings of the numbers that runs are compared by
 
 
 def read_log(path: Path) -> dict[str, tuple[list[float], list[float]]]:
@@ -33,23 +38,81 @@ def read_log(path: Path) -> dict[str, tuple[list[float], list[float]]]:
 
 def plot_log(path: Path, output: Path) -> None:
     """One panel for each of `PANELS` that the log has numbers for; written beside and renamed into place."""
+    series = read_log(path)
+    lines = {
+        title: [(n.removeprefix("changed_right_").replace("_", " "), *series[n]) for n in series if n.startswith(names)]
+        for title, names, _ in PANELS
+    }
+    logarithmic = {title for title, _, log in PANELS if log}
+    draw({title: found for title, found in lines.items() if found}, logarithmic, output)
+
+
+def plot_runs(paths: dict[str, Path], output: Path) -> None:
+    """Logs of several runs over each other: a panel for every number that all of them have and `COMPARED` names.
+
+    Args:
+        paths: the logs by the names of their runs.
+    """
+    runs = {name: read_log(path) for name, path in paths.items()}
+    everywhere = set.intersection(*(set(series) for series in runs.values()))
+    lines = {
+        number.replace("_", " "): [(name, *smoothed(*series[number])) for name, series in runs.items()]
+        for number in sorted(everywhere)
+        if number.startswith(COMPARED)
+    }
+    draw(lines, set(), output)
+
+
+def plot_guidance(report: dict[str, Any], output: Path) -> None:
+    """A report of `training.evaluate.guidance_sweep`: success and what an edit leaves alone, over the scale."""
+    results = report["scales"]
+    scales = [r["cfg_scale"] for r in results]
+    success = [(k, scales, [100 * r["kinds"][k]["success"] for r in results]) for k in results[0]["kinds"]]
+    groups = [g for g in ("edits", "translations") if f"{g}_success" in results[0]]
+    success += [(f"all {g}", scales, [100 * r[f"{g}_success"] for r in results]) for g in groups]
+    edits = [k for k in results[0]["kinds"] if results[0]["kinds"][k]["outside_psnr"] is not None]
+    outside = [(k, scales, [r["kinds"][k]["outside_psnr"] for r in results]) for k in edits]
+    draw({"success, %": success, "PSNR of what an edit leaves alone, dB": outside}, set(), output, "guidance scale η")
+
+
+def smoothed(steps: list[float], values: list[float], span: int = 5) -> tuple[list[float], list[float]]:
+    """Means over `span` values, where there are many."""
+    if len(values) < 4 * span:
+        return steps, values
+    means = np.convolve(values, np.ones(span) / span, mode="valid")
+    return steps[span - 1 :], means.tolist()
+
+
+def draw(
+    panels: dict[str, list[tuple[str, list[float], list[float]]]],
+    logarithmic: set[str],
+    output: Path,
+    along: str = "step",
+) -> None:
+    """Panels of labelled lines as a PNG, three a row; written beside and renamed into place.
+
+    Args:
+        panels: (label, x, y) of every line, by the panel's title.
+        along: what the x axis counts.
+    """
     from matplotlib.figure import Figure
 
-    series = read_log(path)
-    panels = [
-        (title, names, log)
-        for title, beginnings, log in PANELS
-        if (names := [n for n in series if n.startswith(beginnings)])
-    ]
-    figure = Figure(figsize=(6.4 * len(panels), 4.2), layout="constrained")
-    for axis, (title, names, log) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
-        for name in names:
-            steps, values = (np.asarray(x) for x in series[name])
-            label = name.removeprefix("changed_right_").replace("_", " ")
-            axis.plot(steps, values, label=label, linewidth=1.3, marker="." if len(steps) < 20 else None)
-        axis.set(title=title, xlabel="step", yscale="log" if log else "linear")
+    if not panels:
+        raise TrainingError("the logs have no number to draw in common; give runs of one model that have begun to log")
+    columns = min(3, len(panels))
+    rows = -(-len(panels) // columns)
+    figure = Figure(figsize=(6.4 * columns, 4.2 * rows), layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False).ravel()
+    for axis, (title, lines) in zip(axes, panels.items()):
+        for label, x, y in lines:
+            whole = label.startswith("all ")
+            marker = "." if len(x) < 20 else None
+            axis.plot(x, y, label=label, linewidth=2.6 if whole else 1.3, marker=marker)
+        axis.set(title=title, xlabel=along, yscale="log" if title in logarithmic else "linear")
         axis.grid(alpha=0.3)
         axis.legend(fontsize=8)
+    for axis in axes[len(panels) :]:
+        axis.set_visible(False)
     partial = output.with_name(output.name + ".partial")
     figure.savefig(partial, format="png", dpi=110)
     partial.replace(output)

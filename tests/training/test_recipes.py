@@ -22,10 +22,11 @@ from training.data.features import PatchFeatures
 from training.data.scenes import MEANINGS, random_scene, render
 from training.data.tokens import GROUP, write_shards
 from training.engine import Execution
-from training.evaluate import contact_sheet, evaluate
+from training.errors import TrainingError
+from training.evaluate import contact_sheet, evaluate, guidance_sweep
 from training.loop import cosine_schedule, trapezoid_schedule
 from training.models.transformer import Transformer
-from training.plots import plot_log
+from training.plots import plot_guidance, plot_log, plot_runs
 from training.samples import write_samples
 
 VQ = train_vq.Recipe(steps=6, batch=2, continuous_steps=3, restart_every=2)
@@ -158,6 +159,17 @@ def test_learning_curves_are_drawn(made: Made, tmp_path: Path, stage: str) -> No
         assert min(picture.size) > 300
 
 
+def test_runs_are_compared_by_what_their_logs_have_in_common(made: Made, tmp_path: Path) -> None:
+    logs = dict.fromkeys(("one", "other"), made.folder / "transformer" / "log.jsonl")
+    plot_runs(logs, tmp_path / "curves.png")
+    with Image.open(tmp_path / "curves.png") as picture:
+        assert min(picture.size) > 300
+    (empty := tmp_path / "empty.jsonl").touch()
+    with pytest.raises(TrainingError, match="no number to draw in common"):
+        plot_runs({**logs, "empty": empty}, tmp_path / "none.png")
+    assert not (tmp_path / "none.png").exists()
+
+
 def test_the_heads_that_teach_are_not_in_the_checkpoint(made: Made) -> None:
     names = load_transformer(made.transformer).state_dict().keys()
     assert torch.load(made.transformer, weights_only=True)["model"].keys() == names
@@ -184,6 +196,14 @@ def test_checkpoints_become_a_bundle_that_can_be_scored(made: Made, tmp_path: Pa
     assert report["sampling"] == dataclasses.asdict(editar_rt.Sampling())
     masked, _ = evaluate(tmp_path / "bundle", count=2, kinds=("recolour", "depth"), masked=True)
     assert set(masked["kinds"]) == {"recolour"} and masked["kinds"]["recolour"]["outside_identical"] == 1
+    told: list[float] = []
+    sweep = guidance_sweep(
+        tmp_path / "bundle", (1, 4), 1, kinds=("recolour",), on_scale=lambda result: told.append(result["cfg_scale"])
+    )
+    assert told == [result["cfg_scale"] for result in sweep["scales"]] == [1, 4]
+    assert set(sweep["scales"][0]["kinds"]) == {"recolour"} and "cfg_scale" not in sweep["sampling"]
+    plot_guidance(sweep, tmp_path / "guidance.png")
+    assert (tmp_path / "guidance.png").stat().st_size > 1000
     contact_sheet(shown, tmp_path / "sheet.png")
     assert (tmp_path / "sheet.png").stat().st_size > 1000
 

@@ -29,7 +29,7 @@ class _DemoByDefault(click.Group):
 
 @click.group("evaluate", cls=_DemoByDefault)
 def evaluate_group() -> None:
-    """Measure a bundle: on the procedural world (demo), PIE-Bench, or translations."""
+    """Measure a bundle: on the procedural world (demo, guidance), PIE-Bench, or translations."""
 
 
 def sampling_options(command: F) -> F:
@@ -100,6 +100,51 @@ def run_evaluation(
     click.echo(json.dumps(report))
 
 
+@evaluate_group.command("guidance")
+@click.argument("bundle", type=PRESENT_FOLDER)
+@click.option(
+    "--scale",
+    "scales",
+    type=click.FloatRange(0),
+    multiple=True,
+    default=(1, 1.5, 2, 3, 4, 5, 6, 8),
+    show_default=True,
+    help="Guidance scale η; once for each.",
+)
+@click.option("--count", type=click.IntRange(1), default=50, show_default=True, help="Held-out scenes a kind.")
+@click.option("--seed", default=0, show_default=True, help="Which held-out scenes.")
+@click.option("--temperature", type=float, help="Instead of the bundle's default; so are the next two.")
+@click.option("--top-k", type=int)
+@click.option("--top-p", type=float)
+@click.option("-o", "--output", type=ANY_PATH, help="Write the JSON here too.")
+@click.option("--plot", type=ANY_PATH, help="Draw it here, a PNG.")
+def guidance(
+    bundle: Path,
+    scales: tuple[float, ...],
+    count: int,
+    seed: int,
+    output: Path | None,
+    plot: Path | None,
+    **changes: float | None,
+) -> None:
+    """Score BUNDLE on the procedural world's held-out scenes at several guidance scales; JSON on stdout."""
+    import editar_rt
+    from training import evaluate
+    from training.plots import plot_guidance
+
+    def tell(result: dict[str, Any]) -> None:
+        rates = (f"{100 * result[f'{group}_success']:.1f} % of {group}" for group in ("edits", "translations"))
+        click.echo(f"scale {result['cfg_scale']:g}: {', '.join(rates)} succeed", err=True)
+
+    sampling = replaced(lambda: editar_rt.load(bundle).default_sampling, changes)
+    report = evaluate.guidance_sweep(bundle, scales, count, sampling, seed, on_scale=tell)
+    if output:
+        evaluate.write_report(report, output)
+    if plot:
+        plot_guidance(report, plot)
+    click.echo(json.dumps(report))
+
+
 @evaluate_group.command("pie-bench")
 @click.argument("path", type=FOLDER)
 @run_options
@@ -107,7 +152,7 @@ def run_evaluation(
 @click.option("--dino", type=PRESENT_FOLDER, help="facebook/dino-vitb8 in Hugging Face layout.")
 @click.option("--lpips", type=FILE, help="torchvision's squeezenet1_1-b8a52dc0.pth.")
 @click.option("--make-example", is_flag=True, help="Write a small benchmark of the procedural world to PATH, no more.")
-@click.option("--example-size", type=click.IntRange(16), default=64, show_default=True, help="Side of its pictures.")
+@click.option("--example-size", type=click.IntRange(16), default=128, show_default=True, help="Side of its pictures.")
 def pie_bench(
     path: Path,
     clip: Path | None,

@@ -147,13 +147,20 @@ def train_transformer(
 
 
 @click.command("plot")
-@click.argument("run", type=PRESENT_FOLDER)
+@click.argument("runs", nargs=-1, required=True, type=PRESENT_FOLDER)
 @click.option("-o", "--output", type=ANY_PATH, required=True, help="The PNG to write.")
-def plot(run: Path, output: Path) -> None:
-    """Draw the learning curves of the folder RUN."""
-    from training.plots import plot_log
+def plot(runs: tuple[Path, ...], output: Path) -> None:
+    """Draw the learning curves of a run's folder; of several RUNS over each other, named by their folders."""
+    from training.plots import plot_log, plot_runs
 
-    plot_log(run / "log.jsonl", output)
+    logs = {run.name: run / "log.jsonl" for run in runs}
+    for path in logs.values():
+        if not path.is_file():
+            raise click.UsageError(f"{path.parent} has no log.jsonl; give the folder of a run")
+    if len(logs) == 1:
+        plot_log(*logs.values(), output)
+    else:
+        plot_runs(logs, output)
     click.echo(output)
 
 
