@@ -15,6 +15,7 @@ PANELS = (
     ("loss", ("loss", "distillation"), True),
     ("PSNR of validation pictures, dB", ("validation_psnr",), False),
     ("SSIM of validation pictures", ("validation_ssim",), False),
+    ("rFID", ("validation_rfid",), False),
     ("share of codebook rows in use", ("codebook_used",), False),
     ("texts with every slot right", ("all_slots_right", "validation_all_slots_right"), False),
     ("changed tokens predicted right (all tokens, in translations)", ("changed_right_",), False),

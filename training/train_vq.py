@@ -397,12 +397,14 @@ def train(
     execution: Execution | None = None,
     pictures: Path | None = None,
     fid_encoder: Path | None = None,
+    inception: Path | None = None,
 ) -> Path:
     """Train (or go on training) a tokenizer; returns the finished checkpoint, `vq.pt`, or `last.pt` before the end.
 
     Args:
         pictures: folder of pictures to train on; the procedural world when None.
-        fid_encoder: local vision model over whose features the Fréchet distance is taken; none is reported without.
+        fid_encoder, inception: models over whose features Fréchet distances are taken, see
+            `training.vq_metrics.Scores`; none is reported without.
 
     Raises:
         TrainingError, CheckpointError: parts that do not fit each other, or are missing.
@@ -415,7 +417,7 @@ def train(
             source = WorldPictures(recipe.seed, recipe.batch, recipe.picture_size, recipe.object_weight)
         else:
             source = FolderPictures(pictures, recipe.seed, recipe.batch, recipe.picture_size)
-        task = VQTask(run, recipe, execution, source, Scores(fid_encoder), world)
+        task = VQTask(run, recipe, execution, source, Scores(fid_encoder, inception), world)
         Engine(run, task, execution, world).run()
     finished = run.folder / "vq.pt"
     return finished if finished.exists() else run.folder / "last.pt"

@@ -13,9 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from training.checkpoints import read_tensors
 from training.data.features import PatchFeatures
 from training.errors import TrainingError
+from training.lpips import Lpips
 
 
 class PatchDiscriminator(nn.Module):
@@ -136,46 +136,22 @@ class _Encoder(PatchFeatures):
         return F.normalize(states[:, -grid * grid :].float(), dim=-1)
 
 
-class LpipsDistance(nn.Module):
-    """LPIPS over VGG-16, by the library of that name.
-
-    Args:
-        weights: torchvision's VGG-16 (`vgg16-397923af.pth`); the distance's own weights come with the library.
-
-    Raises:
-        TrainingError: without the library, or with other weights.
-    """
+class LpipsDistance(Lpips):
+    """LPIPS over VGG-16, mean over the pictures."""
 
     def __init__(self, weights: Path) -> None:
-        super().__init__()
-        try:
-            import lpips
-        except ImportError as error:
-            raise TrainingError(
-                f"LPIPS needs the libraries lpips and torchvision ({error}); install them, or choose --perceptual "
-                "none, edges or dino:FOLDER"
-            ) from None
-        self.distance: Any = lpips.LPIPS(net="vgg", pnet_rand=True, verbose=False)
-        layers = {
-            name.removeprefix("features."): t for name, t in read_tensors(weights)[0].items() if "features" in name
-        }
-        own = {name: name.split(".", 1)[1] for name in self.distance.net.state_dict()}
-        lacking = sorted(set(own.values()) - set(layers))
-        if lacking:
-            raise TrainingError(f"{weights} is not VGG-16: it lacks features.{lacking[0]}; give vgg16-397923af.pth")
-        self.distance.net.load_state_dict({name: layers[short] for name, short in own.items()})
-        self.distance.requires_grad_(False).eval()
+        super().__init__("vgg", weights)
 
     def forward(self, a: Tensor, b: Tensor) -> Tensor:
         """Pictures [B, 3, H, W] in [-1, 1] -> []."""
-        return self.distance(a, b).mean()
+        return super().forward(a, b).mean()
 
 
 def perceptual_term(name: str) -> nn.Module | None:
     """`none`, `edges`, `lpips:VGG_WEIGHTS` or `dino:FOLDER` (any local DINOv2 or CLIP).
 
     Raises:
-        TrainingError: another name, or what it needs is not there.
+        TrainingError, CheckpointError: another name, or what it needs is not there.
     """
     kind, _, path = name.partition(":")
     if kind == "none":

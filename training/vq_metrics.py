@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from numpy.typing import NDArray
+from torch import Tensor
 
 from training.data.features import PatchFeatures
-from training.errors import TrainingError
+from training.evaluation.frechet import InceptionFeatures, frechet_distance
 from training.models.vq import VQModel
 
 BATCH = 16
@@ -22,37 +24,39 @@ def psnr(a: Tensor, b: Tensor) -> Tensor:
     return 10 * torch.log10(4 / mse.clamp_min(1e-9))
 
 
-class MeanFeatures(nn.Module):
-    """uint8 pictures [B, 3, H, W] -> the mean of a frozen encoder's patch features [B, F], float32."""
+Features = Callable[[NDArray[np.uint8]], NDArray[np.float32]]  # pictures [B, H, W, 3] -> [B, F]
 
-    def __init__(self, folder: Path) -> None:
-        super().__init__()
-        self.encoder = PatchFeatures(folder)
 
-    def forward(self, pictures: Tensor) -> Tensor:
-        features = self.encoder(pictures.permute(0, 2, 3, 1).cpu().numpy())
-        return torch.from_numpy(features).float().mean(dim=(1, 2))
+def mean_features(folder: Path) -> Features:
+    """The mean of a frozen vision encoder's patch features."""
+    encoder = PatchFeatures(folder)
+    return lambda pictures: encoder(pictures).astype(np.float32).mean(axis=(1, 2))
+
+
+def inception_features(weights: Path) -> Features:
+    """Those of the Inception-v3 that the published rFID compares."""
+    encoder = InceptionFeatures(weights)
+    return lambda pictures: np.stack([encoder(picture) for picture in pictures])
 
 
 class Scores:
     """Takes the scores of a tokenizer on pictures.
 
     Args:
-        fid_encoder: folder of the vision model whose features the Fréchet distance compares; None leaves it out. The
-            published rFID compares features of Inception-v3, and is not to be set beside that of another model.
+        fid_encoder: folder of a vision model whose features a Fréchet distance compares; None leaves it out. It is not
+            to be set beside the published rFID.
+        inception: the TorchScript file of the Inception-v3 over whose features rFID is taken; None leaves it out.
 
     Raises:
-        TrainingError: no torchmetrics, which computes the distance.
+        DataError: no such model there.
     """
 
-    def __init__(self, fid_encoder: Path | None = None) -> None:
-        self.distance: Any = None
+    def __init__(self, fid_encoder: Path | None = None, inception: Path | None = None) -> None:
+        self.distances: dict[str, Features] = {}
         if fid_encoder is not None:
-            try:
-                from torchmetrics.image.fid import FrechetInceptionDistance
-            except ImportError:
-                raise TrainingError("the Fréchet distance needs torchmetrics; pip install torchmetrics") from None
-            self.distance = FrechetInceptionDistance(feature=MeanFeatures(fid_encoder))
+            self.distances["validation_frechet_distance"] = mean_features(fid_encoder)
+        if inception is not None:
+            self.distances["validation_rfid"] = inception_features(inception)
 
     @torch.no_grad()
     def __call__(self, model: VQModel, pixels: Tensor, quantizing: bool) -> tuple[dict[str, float], Tensor]:
@@ -75,12 +79,17 @@ class Scores:
             "validation_ssim": ssim(made, pixels),
             "codebook_used": len(torch.cat(tokens).unique()) / model.config.codebook_size if quantizing else 0.0,
         }
-        if self.distance is not None and len(pixels) > 1:
-            self.distance.reset()
-            for shown, real in ((pixels, True), (made, False)):
-                self.distance.update(((shown.clamp(-1, 1) + 1) * 127.5).round().byte(), real=real)
-            values["validation_frechet_distance"] = float(self.distance.compute())
+        for name, features in self.distances.items():
+            distance = frechet_distance(*(features(to_bytes(shown)) for shown in (pixels, made)))
+            if distance is not None:
+                values[name] = distance
         return values, made
+
+
+def to_bytes(pixels: Tensor) -> NDArray[np.uint8]:
+    """[B, 3, H, W] in [-1, 1] -> uint8 [B, H, W, 3]."""
+    values = ((pixels.clamp(-1, 1) + 1) * 127.5).round().byte()
+    return values.permute(0, 2, 3, 1).contiguous().cpu().numpy()
 
 
 def ssim(a: Tensor, b: Tensor) -> float:

@@ -45,12 +45,12 @@ def write_dino(folder: Path) -> Path:
     return folder
 
 
-def write_squeezenet(path: Path) -> Path:
-    """SqueezeNet 1.1 with random weights, as torchvision stores it."""
-    from training.evaluation.networks import squeezenet_features
+def write_lpips_network(path: Path, name: str = "squeeze") -> Path:
+    """SqueezeNet 1.1, or VGG-16 (`vgg`), with random weights, as torchvision stores it."""
+    from training.lpips import NETWORKS
 
     torch.manual_seed(0)
-    torch.save({f"features.{name}": t for name, t in squeezenet_features().state_dict().items()}, path)
+    torch.save({f"features.{k}": t for k, t in NETWORKS[name].build().state_dict().items()}, path)
     return path
 
 

@@ -14,20 +14,20 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("torchmetrics")
 
 import editar_rt  # noqa: E402
-from tests.training.metric_networks import write_clip, write_dino, write_squeezenet  # noqa: E402
+from tests.training.metric_networks import write_clip, write_dino, write_lpips_network  # noqa: E402
 from training.__main__ import cli  # noqa: E402
 from training.data.records import BadRecords, DataError  # noqa: E402
 from training.evaluation import pie_bench  # noqa: E402
 from training.evaluation.example import make_example  # noqa: E402
 from training.evaluation.networks import (  # noqa: E402
     ClipSimilarity,
-    Lpips,
     Networks,
+    PictureLpips,
     StructureDistance,
-    squeezenet_features,
 )
 from training.evaluation.pie_bench import Item, PieBench, decode_mask, encode_mask, measure, measures_of  # noqa: E402
 from training.evaluation.runs import evaluate_pie_bench  # noqa: E402
+from training.lpips import Lpips  # noqa: E402
 
 DEMO = Path(__file__).parents[2] / "engines/demo"
 
@@ -40,7 +40,7 @@ def random_picture(seed: int, side: int = 40) -> np.ndarray:
 def networks(tmp_path_factory: pytest.TempPathFactory) -> Networks:
     folder = tmp_path_factory.mktemp("networks")
     return Networks.load(
-        write_clip(folder / "clip"), write_dino(folder / "dino"), write_squeezenet(folder / "squeezenet.pth")
+        write_clip(folder / "clip"), write_dino(folder / "dino"), write_lpips_network(folder / "squeezenet.pth")
     )
 
 
@@ -109,25 +109,36 @@ def test_ssim_agrees_with_scikit_image() -> None:
     assert value == pytest.approx(expected, abs=1e-4)  # float32 against float64
 
 
-def test_lpips_agrees_with_torchmetrics(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("name", ["squeeze", "vgg"])
+def test_lpips_agrees_with_torchmetrics(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import torchmetrics.functional.image.lpips as library
 
-    mine = Lpips(write_squeezenet(tmp_path / "squeezenet.pth"))
-    features = squeezenet_features()
-    features.load_state_dict(mine._features.state_dict())
+    mine = Lpips(name, write_lpips_network(tmp_path / "network.pth", name))
     # The library takes the network itself from torchvision, which is not there.
-    monkeypatch.setattr(library, "_get_tv_model_features", lambda net, pretrained=False: features)
-    theirs = library._LPIPS(net="squeeze")
+    monkeypatch.setattr(library, "_get_tv_model_features", lambda net, pretrained=False: mine.features)
+    theirs = library._LPIPS(net=name)
+    one, other = (
+        torch.from_numpy(random_picture(seed).astype(np.float32) / 127.5 - 1).permute(2, 0, 1)[None] for seed in (3, 4)
+    )
+    pairs = torch.cat((one, one)), torch.cat((other, one))
+    distances = mine(*pairs)
+    assert distances[0].item() == pytest.approx(theirs(one, other).item(), rel=1e-4)  # order of float32 sums
+    assert distances[1] == 0 < distances[0]
+
+
+def test_lpips_of_arrays_is_that_of_tensors(tmp_path: Path) -> None:
+    path = write_lpips_network(tmp_path / "squeezenet.pth")
     one, other = (random_picture(seed).astype(np.float32) / 255 for seed in (3, 4))
-    tensors = [torch.from_numpy(x).permute(2, 0, 1)[None] * 2 - 1 for x in (one, other)]
-    assert mine(one, other) == pytest.approx(theirs(*tensors).item(), rel=1e-4)  # order of float32 sums
-    assert mine(one, one) == 0 < mine(one, other)
+    tensors = (torch.from_numpy(x).permute(2, 0, 1)[None] * 2 - 1 for x in (one, other))
+    assert PictureLpips(path)(one, other) == pytest.approx(Lpips("squeeze", path)(*tensors).item(), rel=1e-6)
 
 
-def test_other_weights_than_squeezenets_are_refused(tmp_path: Path) -> None:
+def test_other_weights_than_the_networks_are_refused(tmp_path: Path) -> None:
     torch.save({"features.0.weight": torch.zeros(1)}, tmp_path / "other.pth")
-    with pytest.raises(editar_rt.errors.EditarError, match=r"is not SqueezeNet 1\.1"):
-        Lpips(tmp_path / "other.pth")
+    with pytest.raises(editar_rt.errors.EditarError, match=r"is not SqueezeNet 1\.1; give torchvision's squeezenet1_1"):
+        PictureLpips(tmp_path / "other.pth")
+    with pytest.raises(editar_rt.errors.EditarError, match=r"is not VGG-16; give torchvision's vgg16-397923af\.pth"):
+        Lpips("vgg", tmp_path / "other.pth")
 
 
 def test_clip_similarity_agrees_with_torchmetrics(tmp_path: Path) -> None:

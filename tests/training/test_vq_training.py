@@ -14,10 +14,11 @@ torch = pytest.importorskip("torch")
 
 from PIL import Image  # noqa: E402
 
+from tests.training.metric_networks import write_inception, write_lpips_network  # noqa: E402
 from tests.training.test_engine import _vision_model  # noqa: E402
 from tests.training.tiny import EVERY_STEP  # noqa: E402
 from training import recipe_files, train_vq  # noqa: E402
-from training.checkpoints import load_vq  # noqa: E402
+from training.checkpoints import CheckpointError, load_vq  # noqa: E402
 from training.config import VQ_PRESETS  # noqa: E402
 from training.data.scenes import random_scene, render  # noqa: E402
 from training.errors import NotFinite, TrainingError  # noqa: E402
@@ -168,7 +169,7 @@ def test_pictures_follow_from_the_seed_and_bad_ones_are_passed_over(pictures: Pa
 
 
 def test_the_frechet_distance_of_a_perfect_copy_is_nothing(tmp_path: Path) -> None:
-    scores = Scores(_vision_model(tmp_path / "dinov2"))
+    scores = Scores(_vision_model(tmp_path / "dinov2"), write_inception(tmp_path / "inception.pt"))
     pixels = torch.rand(40, 3, 32, 32, generator=torch.Generator().manual_seed(0)) * 2 - 1
     model = load_vq_tiny()
     model.decode_vectors = lambda z: next(copies)
@@ -176,7 +177,8 @@ def test_the_frechet_distance_of_a_perfect_copy_is_nothing(tmp_path: Path) -> No
     perfect, _ = scores(model, pixels, quantizing=True)
     copies = iter((0.3 * pixels).split(16))
     worse, _ = scores(model, pixels, quantizing=True)
-    assert abs(perfect["validation_frechet_distance"]) < 1e-3 < worse["validation_frechet_distance"]
+    for name in ("validation_frechet_distance", "validation_rfid"):
+        assert abs(perfect[name]) < 1e-3 * worse[name]
 
 
 def load_vq_tiny() -> Any:
@@ -208,9 +210,18 @@ def test_perceptual_terms_that_are_not_there_are_named(name: str, message: str) 
         perceptual_term(name)
 
 
-def test_without_its_library_lpips_says_what_to_choose(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(__import__("sys").modules, "lpips", None)
-    with pytest.raises(TrainingError, match=r"libraries lpips and torchvision .*choose --perceptual none, edges"):
+def test_lpips_is_a_perceptual_term(tmp_path: Path) -> None:
+    term = perceptual_term(f"lpips:{write_lpips_network(tmp_path / 'vgg.pth', 'vgg')}")
+    assert not any(p.requires_grad for p in term.parameters())
+    a = torch.rand(2, 3, 32, 32).requires_grad_()
+    assert term(a, a.detach()).item() == 0
+    term(a, 1 - a.detach()).backward()
+    assert a.grad.abs().sum() > 0
+
+
+def test_without_torchmetrics_lpips_says_what_it_needs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "torchmetrics.functional.image.lpips", None)
+    with pytest.raises(CheckpointError, match="LPIPS needs torchmetrics; pip install torchmetrics"):
         perceptual_term(f"lpips:{tmp_path / 'vgg.pth'}")
 
 

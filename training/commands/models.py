@@ -59,9 +59,12 @@ recipe_option = click.option(
 @click.option("--batch", type=click.IntRange(1), help="Pictures a step, over all processes.")
 @click.option("--picture-size", type=click.IntRange(8), help="Side of the pictures in pixels.")
 @click.option("--perceptual", help="none, edges, lpips:VGG16_WEIGHTS or dino:FOLDER (any local DINOv2 or CLIP).")
-@click.option("--fid-encoder", type=PRESENT_FOLDER, help="Vision model (DINOv2, CLIP) for the Fréchet distance.")
+@click.option("--inception", type=FILE, help="inception-2015-12-05.pt (TorchScript), to report rFID.")
+@click.option("--fid-encoder", type=PRESENT_FOLDER, help="Vision model (DINOv2, CLIP) for another distance.")
 @execution_options
-def train_vq(run: Path, recipe: str | None, pictures: Path | None, fid_encoder: Path | None, **given: Any) -> None:
+def train_vq(
+    run: Path, recipe: str | None, pictures: Path | None, inception: Path | None, fid_encoder: Path | None, **given: Any
+) -> None:
     """Train the VQ tokenizer into the folder RUN (resumes what lies there).
 
     Options go before the recipe's values, and those before the demo's.
@@ -70,7 +73,7 @@ def train_vq(run: Path, recipe: str | None, pictures: Path | None, fid_encoder: 
     from training.recipe_files import combined
 
     chosen, execution = combined(trainer.Recipe, recipe, "vq", given)
-    _tell(trainer.train(run, chosen, execution, pictures, fid_encoder))
+    _tell(trainer.train(run, chosen, execution, pictures, fid_encoder, inception))
 
 
 @click.command("text-encoder")

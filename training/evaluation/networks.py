@@ -14,12 +14,12 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
-from training.checkpoints import CheckpointError, read_tensors
 from training.data.extract import fingerprint
 from training.data.features import IMAGENET_MEAN, IMAGENET_STD
 from training.data.records import DataError
+from training.lpips import Lpips
 
 Picture = NDArray[np.uint8]  # [H, W, 3]
 
@@ -105,90 +105,22 @@ def self_similarity(keys: Tensor) -> Tensor:
     return (keys @ keys.t()) / (lengths @ lengths.t()).clamp_min(1e-8)
 
 
-class Fire(nn.Module):
-    """SqueezeNet's module; parameter names of torchvision."""
-
-    def __init__(self, width: int, squeezed: int, expanded: int) -> None:
-        super().__init__()
-        self.squeeze = nn.Conv2d(width, squeezed, 1)
-        self.expand1x1 = nn.Conv2d(squeezed, expanded, 1)
-        self.expand3x3 = nn.Conv2d(squeezed, expanded, 3, padding=1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = F.relu(self.squeeze(x))
-        return torch.cat([F.relu(self.expand1x1(x)), F.relu(self.expand3x3(x))], dim=1)
-
-
-def squeezenet_features() -> nn.Sequential:
-    """The convolutions of SqueezeNet 1.1, as torchvision's `squeezenet1_1().features`."""
-
-    def pool() -> nn.Module:
-        return nn.MaxPool2d(3, 2, ceil_mode=True)
-
-    return nn.Sequential(
-        nn.Conv2d(3, 64, 3, 2),
-        nn.ReLU(),
-        pool(),
-        Fire(64, 16, 64),
-        Fire(128, 16, 64),
-        pool(),
-        Fire(128, 32, 128),
-        Fire(256, 32, 128),
-        pool(),
-        Fire(256, 48, 192),
-        Fire(384, 48, 192),
-        Fire(384, 64, 256),
-        Fire(512, 64, 256),
-    )
-
-
-class Lpips:
-    """LPIPS with SqueezeNet (arXiv 1801.03924), which PIE-Bench uses, without torchvision.
-
-    The weights of its linear layers come with torchmetrics; torchmetrics' own LPIPS needs torchvision for the network.
+class PictureLpips:
+    """LPIPS with SqueezeNet, which PIE-Bench uses, of pictures as arrays.
 
     Args:
         weights: torchvision's `squeezenet1_1-b8a52dc0.pth`.
-
-    Raises:
-        CheckpointError: a file of other weights.
     """
 
-    TAPS = (1, 4, 7, 9, 10, 11, 12)  # after these layers features are compared
-
     def __init__(self, weights: Path, device: str = "cpu") -> None:
-        import torchmetrics.functional.image.lpips as library
-
-        self._features = squeezenet_features()
-        tensors, _ = read_tensors(weights)
-        own = {name.removeprefix("features."): t for name, t in tensors.items() if name.startswith("features.")}
-        if {k: v.shape for k, v in own.items()} != {k: v.shape for k, v in self._features.state_dict().items()}:
-            raise CheckpointError(f"{weights} is not SqueezeNet 1.1; give torchvision's squeezenet1_1-b8a52dc0.pth")
-        self._features.load_state_dict(own)
-        self._features.eval().to(device)
-        heads = torch.load(
-            Path(library.__file__).parent / "lpips_models/squeeze.pth", map_location="cpu", weights_only=True
-        )
-        self._heads = [heads[f"lin{i}.model.1.weight"].to(device) for i in range(len(self.TAPS))]
-        scaling = library.ScalingLayer()
-        self._shift, self._scale = scaling.shift.to(device), scaling.scale.to(device)
+        self._distance = Lpips("squeeze", weights).to(device)
         self.device = device
-
-    def _tapped(self, picture: NDArray[np.float32]) -> list[Tensor]:
-        x = torch.from_numpy(np.ascontiguousarray(picture)).to(self.device).permute(2, 0, 1)[None] * 2 - 1
-        x = (x - self._shift) / self._scale
-        found = []
-        for number, layer in enumerate(self._features):
-            x = layer(x)
-            if number in self.TAPS:
-                found.append(x / (1e-8 + x.square().sum(dim=1, keepdim=True)).sqrt())
-        return found
 
     @torch.inference_mode()
     def __call__(self, one: NDArray[np.float32], other: NDArray[np.float32]) -> float:
         """Distance of two pictures [H, W, 3] of 0 … 1."""
-        pairs = zip(self._tapped(one), self._tapped(other), self._heads, strict=True)
-        return sum(F.conv2d((a - b).square(), head).mean().item() for a, b, head in pairs)
+        pair = (torch.from_numpy(np.ascontiguousarray(x)).to(self.device).permute(2, 0, 1)[None] for x in (one, other))
+        return float(self._distance(*(2 * x - 1 for x in pair)))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -197,7 +129,7 @@ class Networks:
 
     clip: ClipSimilarity | None = None
     structure: StructureDistance | None = None
-    lpips: Lpips | None = None
+    lpips: PictureLpips | None = None
     fingerprints: dict[str, str] = dataclasses.field(default_factory=dict)  # of those there are
 
     @classmethod
@@ -206,7 +138,7 @@ class Networks:
         return cls(
             ClipSimilarity(clip, device) if clip else None,
             StructureDistance(dino, device) if dino else None,
-            Lpips(lpips, device) if lpips else None,
+            PictureLpips(lpips, device) if lpips else None,
             {name: fingerprint(path) for name, path in given.items() if path},
         )
 
