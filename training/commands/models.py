@@ -178,7 +178,7 @@ def plot(runs: tuple[Path, ...], output: Path) -> None:
     help="Of the transformer's products; bfloat16 saves a third of the time where the processor has it.",
 )
 @click.option("--compile", default="", help="Backend of torch.compile for the transformer, such as inductor.")
-def train_demo(run: Path, workers: int, precision: str, compile: str) -> None:
+def train_demo(run: Path, workers: int, **execution: str) -> None:
     """Make the demo's three models from nothing into RUN, and say how to export them (resumes what lies there)."""
     from training import train_text, train_transformer, train_vq
     from training.data.tokens import write_shards
@@ -198,7 +198,7 @@ def train_demo(run: Path, workers: int, precision: str, compile: str) -> None:
         text_encoder,
         vq,
         train_transformer.Recipe(),
-        Execution(precision=precision, compile=compile),
+        Execution(**execution),
     )
     click.echo(f"python -m training samples {run}/samples")
     click.echo(
