@@ -149,7 +149,8 @@ def golden_vq_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def demo_editor() -> Editor:
-    """The bundle that git keeps, on one thread: 64×64 pixels, 8×8 tokens."""
+    """The bundle that git keeps, on one thread; `tests.runtime.demo` has its sizes."""
     import editar_rt
+    from tests.runtime.demo import BUNDLE
 
-    return editar_rt.load(Path(__file__).parents[1] / "engines" / "demo", device="cpu", threads=1)
+    return editar_rt.load(BUNDLE, device="cpu", threads=1)

@@ -17,9 +17,7 @@ from PIL import Image
 
 import editar_rt
 from editar_rt.cli import main
-
-BUNDLE = Path(__file__).parents[2] / "engines" / "demo"
-PICTURE, WORDS = BUNDLE / "samples" / "recolour-0.png", "make the ball green"
+from tests.runtime.demo import BALL, BUNDLE, COUNT, PICTURE, SIDE, WORDS
 
 
 class Done(NamedTuple):
@@ -56,17 +54,17 @@ def pixels(path: Path) -> np.ndarray:
 def test_masks_are_those_of_the_api(
     editar: Callable[..., Done], demo_editor: editar_rt.Editor, tmp_path: Path, kind: str
 ) -> None:
-    box, out = (8, 8, 24, 24), tmp_path / "out.png"
-    mask = editar_rt.masks.box_mask(box, (64, 64))
+    box, out = BALL, tmp_path / "out.png"
+    mask = editar_rt.masks.box_mask(box, (SIDE, SIDE))
     Image.fromarray(mask).save(tmp_path / "mask.png")
-    value = {"mask": tmp_path / "mask.png", "box": "8,8,24,24", "outpaint": "8,8,8,8"}[kind]
+    value = {"mask": tmp_path / "mask.png", "box": ",".join(map(str, BALL)), "outpaint": "8,8,8,8"}[kind]
     done = editar("edit", BUNDLE, PICTURE, WORDS, "-o", out, f"--{kind}", value, "--threads", 1)
     assert done.code == 0, done.stderr
     picture = PICTURE
     if kind == "outpaint":
         picture, mask = editar_rt.masks.outpainted(PICTURE, (8, 8, 8, 8))
-        mask = editar_rt.masks.read_mask(mask, picture.size, 64)
-        picture = editar_rt.pixels.fit_square(picture, 64)
+        mask = editar_rt.masks.read_mask(mask, picture.size, SIDE)
+        picture = editar_rt.pixels.fit_square(picture, SIDE)
     assert np.array_equal(pixels(out), np.asarray(demo_editor.edit(picture, WORDS, mask=mask).image))
 
 
@@ -114,7 +112,7 @@ def test_previews_animation_and_trace_are_written(editar: Callable[..., Done], t
     with Image.open(tmp_path / "a.gif") as animation:
         assert animation.is_animated and animation.n_frames >= 3
     replayed = editar("replay", tmp_path / "t.jsonl", "--bundle", BUNDLE, "--json")
-    assert replayed.code == 0 and replayed.document["identical"] and replayed.document["compared"] == 64
+    assert replayed.code == 0 and replayed.document["identical"] and replayed.document["compared"] == COUNT
     assert "tokens are equal" in editar("replay", tmp_path / "t.jsonl", "--bundle", BUNDLE).stdout
     assert editar("heatmap", tmp_path / "t.jsonl", "-o", tmp_path / "heat.png").code == 0
     with Image.open(tmp_path / "heat.png") as heat:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,10 +12,9 @@ from editar_rt.decoding import decode
 from editar_rt.errors import OptionError
 from editar_rt.guidance import Schedule
 from editar_rt.sampling import Sampling
+from tests.runtime.demo import PICTURE, WORDS
 from tests.runtime.test_decoding import COUNT, KNOWN, NULL_TEXT, TEXT, FakeBackend, make_prefix, plain_tokens, tokens
 from tests.runtime.watching import forwarded_positions
-
-PICTURE = Path(__file__).parents[2] / "engines" / "demo" / "samples" / "recolour-0.png"
 
 
 def test_schedules_go_from_their_first_value_to_their_last() -> None:
@@ -91,8 +89,8 @@ def test_a_real_decoder_gives_the_tokens_of_the_forced_scores(
 ) -> None:
     sampling = Sampling(cfg_scale="linear:0,4", cfg_interval=(20, 50), greedy=True)
     session = demo_editor.open(PICTURE)
-    result = session.edit("make the ball green", sampling=sampling)
-    states = demo_editor.encode_text(["make the ball green"])
+    result = session.edit(WORDS, sampling=sampling)
+    states = demo_editor.encode_text([WORDS])
     cond, null = demo_editor.score(states, session.condition_tokens, result.tokens[None])
     scales = sampling.scales(64).astype(np.float32)[None, :, None]
     assert np.array_equal((null + scales * (cond - null)).argmax(-1)[0], result.tokens)

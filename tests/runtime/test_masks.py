@@ -11,18 +11,15 @@ from PIL import Image
 import editar_rt
 from editar_rt.errors import EmptyMaskWarning, OptionError, PictureError
 from editar_rt.masks import box_mask, composite, dilate, feather, outpainted, read_mask, touched_cells
+from tests.runtime.demo import BALL, CELL, COUNT, GRID, PICTURE, SIDE, WORDS
 from tests.runtime.watching import forwarded_positions
-
-SAMPLES = Path(__file__).parents[2] / "engines" / "demo" / "samples"
-PICTURE, WORDS = SAMPLES / "recolour-0.png", "make the ball green"
-GRID, COUNT = 8, 64
 
 
 def cells(*rows_and_columns: tuple[int, int]) -> np.ndarray:
-    """A mask of 64×64 pixels, white in the middle of some cells."""
-    mask = np.zeros((64, 64), bool)
+    """A mask of the picture's size, white in the middle of some cells."""
+    mask = np.zeros((SIDE, SIDE), bool)
     for row, column in rows_and_columns:
-        mask[row * 8 + 4, column * 8 + 4] = True
+        mask[row * CELL + CELL // 2, column * CELL + CELL // 2] = True
     return mask
 
 
@@ -32,7 +29,7 @@ def cells(*rows_and_columns: tuple[int, int]) -> np.ndarray:
 def test_a_full_mask_gives_the_tokens_and_the_picture_of_an_edit_without_one(demo_editor: editar_rt.Editor) -> None:
     sampling = editar_rt.Sampling(seed=3)
     plain = demo_editor.edit(PICTURE, WORDS, sampling=sampling)
-    masked = demo_editor.edit(PICTURE, WORDS, sampling=sampling, mask=Image.new("L", (64, 64), 255))
+    masked = demo_editor.edit(PICTURE, WORDS, sampling=sampling, mask=Image.new("L", (SIDE, SIDE), 255))
     assert np.array_equal(plain.tokens, masked.tokens)
     assert np.array_equal(np.asarray(plain.image), np.asarray(masked.image))
 
@@ -44,7 +41,7 @@ def test_a_black_mask_gives_the_source_back_without_a_step_and_says_so(
     session = demo_editor.open(PICTURE)
     monkeypatch.setattr(demo_editor.backend, "make_cache", None)  # not even a prefill
     with pytest.warns(EmptyMaskWarning, match="the mask has no white"):
-        result = session.edit(WORDS, mask=Image.new("L", (64, 64)), composite=put_back)
+        result = session.edit(WORDS, mask=Image.new("L", (SIDE, SIDE)), composite=put_back)
     assert np.array_equal(result.tokens, session.condition_tokens[0])
     if put_back:
         assert np.array_equal(np.asarray(result.image), np.asarray(session.source))
@@ -152,15 +149,15 @@ def test_progress_counts_known_tokens_too(demo_editor: editar_rt.Editor) -> None
 
 def test_pixels_outside_the_mask_are_the_sources_exactly(demo_editor: editar_rt.Editor) -> None:
     session = demo_editor.open(PICTURE)
-    result = session.edit("add a red cube", mask=(16, 16, 20, 24))
-    inside = box_mask((16, 16, 20, 24), (64, 64))
+    result = session.edit(WORDS, mask=BALL)
+    inside = box_mask(BALL, (SIDE, SIDE))
     source, made = np.asarray(session.source), np.asarray(result.image)
     assert np.array_equal(made[~inside], source[~inside])
     assert (made[inside] != source[inside]).any()
 
 
 def test_without_composite_the_picture_is_what_the_tokens_decode_to(demo_editor: editar_rt.Editor) -> None:
-    result = demo_editor.edit(PICTURE, WORDS, mask=(16, 16, 20, 24), composite=False)
+    result = demo_editor.edit(PICTURE, WORDS, mask=BALL, composite=False)
     decoded = demo_editor.decode_tokens(result.tokens[None])
     assert np.array_equal(np.asarray(result.image), editar_rt.pixels.to_pictures(decoded)[0])
 
@@ -229,11 +226,11 @@ def test_outpainting_puts_the_picture_on_a_larger_square() -> None:
 
 
 def test_outpainting_keeps_the_picture_in_the_middle(demo_editor: editar_rt.Editor) -> None:
-    canvas, mask = outpainted(PICTURE, (16, 16, 16, 16))
+    canvas, mask = outpainted(PICTURE, (CELL,) * 4)
     result = demo_editor.edit(canvas, "change the background to snow", mask=mask)
-    fitted = np.asarray(canvas.resize((64, 64), Image.Resampling.LANCZOS))
-    kept = ~read_mask(mask, canvas.size, 64)
-    assert kept.sum() >= 40 * 40
+    fitted = np.asarray(canvas.resize((SIDE, SIDE), Image.Resampling.LANCZOS))
+    kept = ~read_mask(mask, canvas.size, SIDE)
+    assert kept.sum() >= (SIDE * SIDE // (SIDE + 2 * CELL) - 2) ** 2
     assert np.array_equal(np.asarray(result.image)[kept], fitted[kept])
 
 
@@ -243,9 +240,9 @@ def test_outpainting_keeps_the_picture_in_the_middle(demo_editor: editar_rt.Edit
 @pytest.mark.parametrize(
     ("mask", "error", "says"),
     [
-        (Image.new("L", (64, 32), 255), PictureError, "64×32 pixels and the picture 64×64.* the picture's aspect"),
+        (Image.new("L", (64, 32), 255), PictureError, "64×32 pixels and the picture 128×128.* the picture's aspect"),
         (Path("none.png"), PictureError, "there is no picture none.png"),
-        ((0, 0, 65, 3), OptionError, r"the box 0,0,65,3 .* must lie in the picture, which has 64×64 pixels"),
+        ((0, 0, 129, 3), OptionError, r"the box 0,0,129,3 .* must lie in the picture, which has 128×128 pixels"),
         ((-1, 0, 5, 5), OptionError, "must lie in the picture"),
         ((3, 3, 0, 5), OptionError, "must lie in the picture"),
     ],

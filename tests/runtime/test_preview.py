@@ -13,9 +13,7 @@ from editar_rt.decoding import Step
 from editar_rt.errors import OptionError, PictureError
 from editar_rt.pixels import to_pictures
 from editar_rt.preview import Previewer, half_blocks, save_animation
-
-PICTURE = Path(__file__).parents[2] / "engines" / "demo" / "samples" / "recolour-0.png"
-WORDS, GRID, COUNT = "make the ball green", 8, 64
+from tests.runtime.demo import BALL, COUNT, GRID, PICTURE, WORDS
 
 
 class Clock:
@@ -97,7 +95,7 @@ def test_previews_change_no_token(demo_editor: editar_rt.Editor) -> None:
 
 def test_frames_go_from_the_source_to_the_result(demo_editor: editar_rt.Editor) -> None:
     session = demo_editor.open(PICTURE)
-    result = session.edit(WORDS, mask=(8, 8, 40, 40))
+    result = session.edit(WORDS, mask=BALL)
     frames = session.frames()
     assert np.array_equal(np.asarray(frames[0]), np.asarray(session.source))
     assert np.array_equal(np.asarray(frames[-1]), np.asarray(result.image))

@@ -12,10 +12,9 @@ import pytest
 
 import editar_rt
 from editar_rt.errors import Cancelled, OptionError
+from tests.runtime.demo import BALL, COUNT, GRID, PICTURE, WORDS
 from tests.runtime.watching import forwarded_positions
 
-PICTURE = Path(__file__).parents[2] / "engines" / "demo" / "samples" / "recolour-0.png"
-WORDS, COUNT, GRID = "make the ball green", 64, 8
 Sampling = editar_rt.Sampling
 
 
@@ -199,11 +198,11 @@ def test_a_reroll_with_another_instruction_is_that_instruction_behind_the_kept_r
 
 def test_a_reroll_keeps_the_mask(demo_editor: editar_rt.Editor) -> None:
     session = demo_editor.open(PICTURE)
-    before = session.edit(WORDS, mask=(8, 8, 40, 40))
+    before = session.edit(WORDS, mask=BALL)
     after = session.rewind(3).reroll(seed=5)
     changed = before.tokens != after.tokens
     assert changed.any() and not changed[: 3 * GRID].any()
-    assert np.array_equal(np.asarray(after.image)[48:], np.asarray(session.source)[48:])
+    assert np.array_equal(np.asarray(after.image)[BALL[1] + BALL[3] :], np.asarray(session.source)[BALL[1] + BALL[3] :])
 
 
 def test_variants_may_branch_from_one_of_several(demo_editor: editar_rt.Editor) -> None:

@@ -14,9 +14,8 @@ import editar_rt
 from editar_rt.errors import OptionError, TraceError
 from editar_rt.heatmap import COLOURS, heatmap
 from editar_rt.trace import Trace, replay, uncertainty
+from tests.runtime.demo import BALL, COUNT, PICTURE, WORDS
 
-PICTURE = Path(__file__).parents[2] / "engines" / "demo" / "samples" / "recolour-0.png"
-WORDS, COUNT = "make the ball green", 64
 Sampling = editar_rt.Sampling
 
 
@@ -25,7 +24,7 @@ def traced(demo_editor: editar_rt.Editor, tmp_path_factory: pytest.TempPathFacto
     """Two variants inside a mask, guided by a schedule."""
     path = tmp_path_factory.mktemp("traces") / "t.jsonl"
     sampling = Sampling(seed=4, cfg_scale="linear:1,4", temperature=0.8)
-    demo_editor.edit(PICTURE, WORDS, sampling=sampling, n=2, mask=(8, 8, 32, 32), trace=path)
+    demo_editor.edit(PICTURE, WORDS, sampling=sampling, n=2, mask=BALL, trace=path)
     return path, Trace.load(path)
 
 
