@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
@@ -66,16 +67,17 @@ class WorldPictures:
     """The procedural world, drawn anew at every step.
 
     Args:
-        object_weight: how much more errors at objects count.
+        object_weight: how much more errors at objects count, by the step.
     """
 
-    def __init__(self, seed: int, batch: int, size: int, object_weight: float) -> None:
+    def __init__(self, seed: int, batch: int, size: int, object_weight: Callable[[int], float]) -> None:
         self.seed, self.count, self.size, self.object_weight = seed, batch, size, object_weight
 
     def batch(self, step: int, share: slice, count: int | None = None) -> Pictures:
         # All of it is drawn by every process: one stream of random numbers, whatever their number.
         pixels, masks = batch_pictures(batch_rng(self.seed, step), count or self.count, self.size)
-        weights = (1 + self.object_weight * masks) / (1 + self.object_weight * masks.mean())
+        emphasis = self.object_weight(step)
+        weights = (1 + emphasis * masks) / (1 + emphasis * masks.mean())
         return Pictures(pixels[share], weights[share])
 
     def held_out(self) -> Tensor:

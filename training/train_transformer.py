@@ -49,12 +49,12 @@ class Recipe:
     preset: str = "GPT-demo"
     seed: int = 3
     head_start: bool = True  # see `training.head_start`
-    steps: int = 8500
+    steps: int = 6000
     pictures: int = 8  # condition pictures a batch, each with all its instructions
-    translations_from: int = 1750  # step from which on `translation_share` holds; before, the shards' own share
+    translations_from: int = 1250  # step from which on `translation_share` holds; before, the shards' own share
     translation_share: float = 0.5  # of the pictures; which colour goes with which shape is learned last
     blindfolded: float = 0.5  # share of the rows
-    blindfold_from: int = 2500  # step
+    blindfold_from: int = 1750  # step
     muon_lr: float = 4e-3  # of the layers' matrices
     adam_lr: float = 2e-3  # of embeddings, norms and the output; of everything where the optimizer is adamw
     weight_decay: float = 0.02

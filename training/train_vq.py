@@ -2,9 +2,9 @@
 
 The demo's run has stages: first without the codebook (a plain autoencoder whose vectors have length 1), then the
 codebook is placed by k-means on what the encoder makes, then everything is trained together, rows that fall out of use
-being restarted from current vectors. Colour is weighed above brightness and objects above background: PSNR alone hides
-lost hues. LlamaGen's trains with the codebook from the start, with a perceptual distance and, later, a discriminator
-(`training.vq_losses`).
+being restarted from current vectors; at last tokens stay as they are and the decoder alone learns to draw them. Colour
+is weighed above brightness and objects above background: PSNR alone hides lost hues. LlamaGen's trains with the
+codebook from the start, with a perceptual distance and, later, a discriminator (`training.vq_losses`).
 """
 
 from __future__ import annotations
@@ -47,7 +47,8 @@ class Recipe:
     preset: str = "VQ-16-demo"
     picture_size: int = 128
     seed: int = 1
-    steps: int = 4000
+    steps: int = 5200
+    decoder_from: int = 4000  # step from which on the decoder alone is trained, for the averaged encoder; 0: never
     batch: int = 8
     muon_lr: float = 4e-3  # of the convolutions
     adam_lr: float = 2e-3  # of norms, biases and the codebook; of everything where the optimizer is adam
@@ -57,6 +58,7 @@ class Recipe:
     codebook_weight: float = 1.0  # of the one that pulls rows to their vectors
     chroma_weight: float = 1.5
     object_weight: float = 2.0
+    decoder_object_weight: float = 8.0  # while the decoder alone is trained
     ema: float = 0.998
     restart_every: int = 100  # steps between restarts of unused rows; 0 never does
     optimizer: str = "muon"  # or adam
@@ -85,6 +87,9 @@ class Recipe:
                 f"picture_size must be a multiple of {VQ_PRESETS[self.preset].downsampling}, what a token of "
                 f"{self.preset} spans, got {self.picture_size}"
             )
+
+    def object_weight_of(self, step: int) -> float:
+        return self.decoder_object_weight if 0 < self.decoder_from <= step else self.object_weight
 
 
 # RGB to one brightness and two colour-difference channels, ITU-R BT.601.
@@ -216,9 +221,12 @@ class VQTask:
         )
 
     def _factor(self, step: int) -> float:
-        if self.recipe.schedule == "constant":
-            return min(1.0, (step + 1) / max(1, self.recipe.warmup))
-        return cosine_schedule(step, self.recipe.steps, self.recipe.warmup)
+        recipe = self.recipe
+        if recipe.schedule == "constant":
+            return min(1.0, (step + 1) / max(1, recipe.warmup))
+        begun = recipe.decoder_from if self.drawing(step) else 0
+        end = recipe.steps if begun else min(recipe.decoder_from or recipe.steps, recipe.steps)
+        return cosine_schedule(step - begun, end - begun, recipe.warmup)
 
     def _operations(self) -> float:
         size = self.recipe.picture_size
@@ -228,6 +236,10 @@ class VQTask:
 
     def quantizing(self, step: int) -> bool:
         return step >= self.recipe.continuous_steps
+
+    def drawing(self, step: int) -> bool:
+        """Whether the decoder alone is trained."""
+        return 0 < self.recipe.decoder_from <= step
 
     # Steps.
 
@@ -243,6 +255,10 @@ class VQTask:
         if step == recipe.continuous_steps and step:
             self.place_codebook()
             average.values["quantize.embedding.weight"].copy_(self.averaged.quantize.embedding.weight)
+        if self.drawing(step):
+            if step == recipe.decoder_from:  # what is exported are the averaged weights: their tokens stay
+                self.averaged.load_state_dict(average.values)
+            self.averaged.freeze_tokens()
         if not self.quantizing(step):
             shape = (recipe.batch, config.codebook_dim, self.grid, self.grid)
             noise = torch.randn(shape, generator=self.generator)[prepared.whose]
@@ -270,8 +286,9 @@ class VQTask:
             codebook_loss = (rows - vectors.detach()).square().sum(1).mean()
             commitment = (rows.detach() - vectors).square().sum(1).mean()
             self.terms |= {"codebook": codebook_loss.detach(), "commitment": commitment.detach()}
-            loss = loss + recipe.codebook_weight * codebook_loss + recipe.commitment * commitment
-            if recipe.entropy_weight:
+            if not self.drawing(prepared.step):
+                loss = loss + recipe.codebook_weight * codebook_loss + recipe.commitment * commitment
+            if recipe.entropy_weight and not self.drawing(prepared.step):
                 some = vectors.permute(0, 2, 3, 1).flatten(0, 2)[:ENTROPY_VECTORS]
                 entropy = entropy_loss(some, self.averaged.quantize.normalized())
                 self.terms["entropy"] = entropy.detach()
@@ -301,13 +318,13 @@ class VQTask:
         return self.recipe.discriminator_weight * loss
 
     def end(self, step: int, prepared: Share, average: Average) -> None:
-        if not self.quantizing(step):
+        if not self.quantizing(step) or self.drawing(step):
             return
         recipe, done = self.recipe, step + 1
         self.usage += self.world.sum(self.counted).cpu()
         self.counted.zero_()
         if recipe.restart_every and done % recipe.restart_every == 0:
-            if done < 0.8 * recipe.steps:
+            if done < 0.8 * min(recipe.decoder_from or recipe.steps, recipe.steps):
                 assert prepared.vectors is not None
                 self.restart_dead_rows(average, prepared.vectors)
             self.usage.zero_()
@@ -414,7 +431,7 @@ def train(
         run = RunFolder(folder, recipe, writes=world.is_first)
         source: PictureSource
         if pictures is None:
-            source = WorldPictures(recipe.seed, recipe.batch, recipe.picture_size, recipe.object_weight)
+            source = WorldPictures(recipe.seed, recipe.batch, recipe.picture_size, recipe.object_weight_of)
         else:
             source = FolderPictures(pictures, recipe.seed, recipe.batch, recipe.picture_size)
         task = VQTask(run, recipe, execution, source, Scores(fid_encoder, inception), world)

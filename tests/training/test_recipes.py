@@ -29,7 +29,7 @@ from training.models.transformer import Transformer
 from training.plots import plot_guidance, plot_log, plot_runs
 from training.samples import write_samples
 
-VQ = train_vq.Recipe(steps=6, batch=2, continuous_steps=3, restart_every=2)
+VQ = train_vq.Recipe(steps=6, decoder_from=5, batch=2, continuous_steps=3, restart_every=2)
 TEXT = train_text.Recipe(steps=2, batch=4)
 EVERY_SECOND, EVERY_THIRD = Execution(log_every=2, save_every=2), Execution(log_every=2, save_every=3)
 TRANSFORMER = train_transformer.Recipe(steps=4, blindfold_from=2, pictures=2, warmup=2)

@@ -16,7 +16,7 @@ from PIL import Image  # noqa: E402
 
 from tests.training.metric_networks import write_inception, write_lpips_network  # noqa: E402
 from tests.training.test_engine import _vision_model  # noqa: E402
-from tests.training.tiny import EVERY_STEP  # noqa: E402
+from tests.training.tiny import EVERY_STEP, VQ  # noqa: E402
 from training import recipe_files, train_vq  # noqa: E402
 from training.checkpoints import CheckpointError, load_vq  # noqa: E402
 from training.config import VQ_PRESETS  # noqa: E402
@@ -208,6 +208,18 @@ def test_features_of_a_local_model_are_a_perceptual_term(tmp_path: Path) -> None
 def test_perceptual_terms_that_are_not_there_are_named(name: str, message: str) -> None:
     with pytest.raises(Exception, match=message):
         perceptual_term(name)
+
+
+def test_at_last_the_decoder_alone_is_trained_and_tokens_stay(tmp_path: Path) -> None:
+    recipe = dataclasses.replace(VQ, steps=8, decoder_from=5, continuous_steps=2, warmup=1)
+    train_vq.train(tmp_path, recipe, dataclasses.replace(EVERY_STEP, until=5))
+    before = torch.load(tmp_path / "last.pt", weights_only=True)["average"]
+    train_vq.train(tmp_path, recipe, dataclasses.replace(EVERY_STEP, until=7))
+    after = torch.load(train_vq.train(tmp_path, recipe, EVERY_STEP), weights_only=True)["model"]
+    same = {name: torch.equal(before[name], after[name]) for name in after}
+    assert all(same[name] for name in same if name.startswith(("encoder.", "quant_conv.", "quantize.")))
+    assert not any(same[name] for name in same if name.startswith(("decoder.", "post_quant_conv.")))
+    assert [recipe.object_weight_of(step) for step in (4, 5)] == [recipe.object_weight, recipe.decoder_object_weight]
 
 
 def test_lpips_is_a_perceptual_term(tmp_path: Path) -> None:

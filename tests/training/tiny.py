@@ -43,7 +43,9 @@ RECIPE = train_transformer.Recipe(
     distillation=0.5,
 )
 # The demo's tokenizer, through both of its stages; and LlamaGen's with a discriminator.
-VQ = train_vq.Recipe(preset="VQ-tiny", picture_size=SIZE, batch=4, steps=4, continuous_steps=2, restart_every=0)
+VQ = train_vq.Recipe(
+    preset="VQ-tiny", picture_size=SIZE, batch=4, steps=4, decoder_from=0, continuous_steps=2, restart_every=0
+)
 GAN = dataclasses.replace(
     VQ,
     continuous_steps=0,

@@ -198,6 +198,11 @@ class VQModel(nn.Module):
         self.quant_conv = nn.Conv2d(config.z_channels, config.codebook_dim, 1)
         self.post_quant_conv = nn.Conv2d(config.codebook_dim, config.z_channels, 1)
 
+    def freeze_tokens(self) -> None:
+        """Take the encoder and the codebook, all that decides a picture's tokens, out of training."""
+        for part in (self.encoder, self.quant_conv, self.quantize):
+            part.requires_grad_(False)
+
     def encode_features(self, pixels: Tensor) -> Tensor:
         """Pixels [B, 3, H, W] -> vectors before normalization, [B, codebook_dim, h, w]."""
         return self.quant_conv(self.encoder(pixels))
