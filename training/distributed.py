@@ -52,9 +52,9 @@ class World:
         return slice(self.rank * each, (self.rank + 1) * each)
 
     def sum(self, x: Tensor) -> Tensor:
-        """The sum of every process's `x`."""
+        """The sum of every process's `x`, a new tensor."""
         if self.size == 1:
-            return x
+            return x.clone()
         total = x.clone().to(self.device)
         dist.all_reduce(total)
         return total.to(x.device)

@@ -29,6 +29,7 @@ from training.engine import Coming, Execution  # noqa: E402
 from training.errors import NotFinite, OutOfMemory, TrainingError  # noqa: E402
 from training.models.transformer import Transformer  # noqa: E402
 from training.optimizers import AdamW, LossScale  # noqa: E402
+from training.student import Student  # noqa: E402
 
 ROOT = Path(__file__).parents[2]
 CONFIG = TRANSFORMER_PRESETS["GPT-tiny"]
@@ -68,6 +69,22 @@ def test_how_a_recipe_is_carried_out_changes_nothing(
     train(tmp_path, parts, **execution)
     # Sums over pieces differ in order alone, see test_distributed.py.
     torch.testing.assert_close(losses(tmp_path), losses(plain), rtol=1e-4, atol=1e-4)
+
+
+def test_the_log_tells_the_share_of_tokens_that_are_predicted(
+    parts: Parts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forward = Student.forward
+
+    def all_right(self: Any, *arguments: Any) -> Any:
+        loss, taught, right = forward(self, *arguments)
+        return loss, taught, torch.ones_like(right)
+
+    monkeypatch.setattr(Student, "forward", all_right)
+    train(tmp_path, parts)
+    for line in train_transformer.read_log(tmp_path):
+        shares = {value for name, value in line.items() if name.startswith("changed_right_")}
+        assert shares == {0.0, 1.0} or shares == {1.0}  # 0 of a kind that the step did not see
 
 
 @pytest.mark.parametrize("stop", [1, 2, 3])
