@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from editar_rt import machine, names
 from editar_rt.backends.base import Arrays
+from editar_rt.backends.pages import drop_file_pages, trim_heap
 from editar_rt.backends.prepacked import prepacked
 from editar_rt.backends.rows import RowBuffer
 from editar_rt.bundle import Bundle
@@ -22,6 +23,8 @@ from editar_rt.errors import BackendError, MissingPartError
 
 GROWTH = 256  # positions by which a cache grows where its size costs time
 CHUNK = 256  # positions that go through the decoder at once on a CPU: more is not faster, and takes more memory
+ONCE_AN_EDIT = {names.PREFIX_GRAPH}  # parts whose weights need not stay beside a full cache
+LONG = 64  # positions from which on what they took besides the cache is given back: it would lie beside a full cache
 
 
 def import_onnxruntime() -> Any:
@@ -65,6 +68,7 @@ class OnnxRuntimeBackend:
         self.prepack = True
         """Whether sessions opened from now on rearrange weights: faster products, twice the memory while they open."""
         self._sessions: dict[str, Any] = {}
+        self._graphs: dict[str, Path] = {}  # that they are of
 
     @property
     def name(self) -> str:
@@ -93,8 +97,13 @@ class OnnxRuntimeBackend:
             options = self._ort.SessionOptions()
             if self._profile is not None and part == names.DECODER:
                 options.enable_profiling, options.profile_file_prefix = True, str(self._profile / part)
+            if part in ONCE_AN_EDIT:
+                options.enable_cpu_mem_arena = False  # it would keep what one run took
             kept = self._cache and self.device == "cpu" and prepacked(self._bundle, part, self._ort, self._open)
-            self._sessions[part] = self._open(kept or self._bundle.part_path(part), options)
+            self._graphs[part] = kept or self._bundle.part_path(part)
+            self._sessions[part] = self._open(self._graphs[part], options)
+            drop_file_pages(self._graphs[part])  # opening reads more than running
+            trim_heap()
         return self._sessions[part]
 
     def _open(self, path: Path, options: Any) -> Any:
@@ -113,7 +122,10 @@ class OnnxRuntimeBackend:
     def run(self, part: str, inputs: Arrays) -> dict[str, NDArray[Any]]:
         session = self.session(part)
         wanted = [o.name for o in session.get_outputs()]
-        return dict(zip(wanted, session.run(wanted, dict(inputs)), strict=True))
+        found = dict(zip(wanted, session.run(wanted, dict(inputs)), strict=True))
+        if part in ONCE_AN_EDIT:
+            drop_file_pages(self._graphs[part])
+        return found
 
     def make_cache(self, rows: int, capacity: int) -> OnnxRuntimeCache:
         return OnnxRuntimeCache(self, self._bundle, rows, capacity)
@@ -142,6 +154,8 @@ class OnnxRuntimeCache:
         self._vocab = model.vocab_size or 0
         self._logits = np.empty((0, 0, 0), np.float32)
         self._bindings: dict[tuple[int, int], Any] = {}  # by first row and number of rows
+        self._shrinking = backend._ort.RunOptions()
+        self._shrinking.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
         self._reserve(1)
 
     def _reserve(self, positions: int) -> None:
@@ -247,7 +261,10 @@ class OnnxRuntimeCache:
             if name in self._wanted:  # spellings differ
                 binding.bind_cpu_input(name, array)
         binding.bind_output(names.LOGITS, "cpu", 0, np.float32, logits.shape, logits.ctypes.data)
-        self._session.run_with_iobinding(binding)
+        gives_back = self._device == "cpu" and positions >= LONG
+        self._session.run_with_iobinding(binding, self._shrinking if gives_back else None)
+        if gives_back:
+            trim_heap()
         past += positions
 
     def copy_row(self, source: int, target: int, frozen: bool = False) -> None:
