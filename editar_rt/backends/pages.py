@@ -67,9 +67,9 @@ def drop_file_pages(graph: Path) -> int:
     beginning, dropped = f"{graph.resolve()}.", 0
     libc.madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
     for mapping in mappings():
-        if mapping.file.startswith(beginning) and not mapping.own:
-            if libc.madvise(mapping.start, mapping.size, mmap.MADV_DONTNEED) == 0:
-                dropped += mapping.resident
+        ours = mapping.file.startswith(beginning) and not mapping.own
+        if ours and libc.madvise(mapping.start, mapping.size, mmap.MADV_DONTNEED) == 0:
+            dropped += mapping.resident
     return dropped
 
 
