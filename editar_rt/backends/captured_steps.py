@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -134,7 +135,8 @@ def _release(session: Any, ids: list[int]) -> None:
     """Let a cache's graphs go; older versions keep them as long as the session."""
     if hasattr(session, "release_captured_graph"):
         for graph in ids:
-            session.release_captured_graph(graph)
+            with suppress(Exception):  # where capture failed there is none
+                session.release_captured_graph(graph)
 
 
 def why_not(wanted: bool, inputs: Iterator[str]) -> str | None:

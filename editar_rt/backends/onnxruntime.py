@@ -129,11 +129,11 @@ class OnnxRuntimeBackend:
                     self.uncaptured = str(e)
         return self._open(self._graphs[part], options)
 
-    def give_up_capture(self, reason: str) -> None:
+    def give_up_capture(self, reason: str) -> Any:
         """Open the decoder again for plain runs: a stream whose capture failed cannot be used."""
         self.uncaptured = reason
         self._sessions.pop(names.DECODER, None)
-        self.session(names.DECODER)
+        return self.session(names.DECODER)
 
     def _open(self, path: Path, options: Any, cuda: dict[str, str] | None = None) -> Any:
         """A session of a graph on the device.
@@ -260,8 +260,10 @@ class OnnxRuntimeCache:
                 past += 1
                 return self._logits
             except CaptureError as e:
-                self._backend.give_up_capture(str(e))
-                self._follow()
+                reason = str(e)
+            self._captured = self._session = None  # its memory goes before it is opened again
+            self._bindings.clear()
+            self._session = self._backend.give_up_capture(reason)
         # GroupQueryAttention takes chunks behind a past in one row at a time.
         alone = rows > 1 and positions > 1 and past.any()
         if alone or (self._device == "cpu" and positions > CHUNK):
@@ -273,7 +275,7 @@ class OnnxRuntimeCache:
         return self._logits
 
     def _follow(self) -> None:
-        """Go on with plain runs where capture was given up, by this cache or another one."""
+        """Go on with plain runs where another cache gave capture up."""
         if self._captured is not None and self._backend.uncaptured is not None:
             self._captured, self._session = None, self._backend.session(names.DECODER)
             self._bindings.clear()
