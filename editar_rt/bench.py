@@ -19,10 +19,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from editar_rt import names
+from editar_rt.backends.rows import bytes_counted_twice, peak_memory_bytes
 from editar_rt.decoding import Prefix, decode, picture_chunk
 from editar_rt.editor import Editor
 from editar_rt.errors import OptionError
-from editar_rt.machine import description, peak_memory_bytes
+from editar_rt.machine import description, peak_resident_bytes
 from editar_rt.memory import cache_bytes_per_position
 from editar_rt.sampling import Sampling
 from editar_rt.version import __version__
@@ -185,23 +186,27 @@ def measure(
         a JSON document of the first subject: `stages` (median, least and largest ms of each), `p50`, `p95` and `p99`
         (ms a decode step, over all steps of all repeats), `tokens_per_second`, `time_to_first_token_ms`,
         `seconds_per_picture`, `bytes_per_step`, `read_bandwidth` (bytes/s, measured), `percent_of_bandwidth`,
-        `peak_memory` (bytes, of the process). With several subjects also `others`, such documents of theirs, and
+        `peak_memory` (bytes, of the process, every page counted once) and `peak_resident` (as the system counts, a
+        shared page once a row). With several subjects also `others`, such documents of theirs, and
         `ratios`: how many times faster the first one is than each other, by stage and a step, paired repeat by repeat.
     """
     runs: list[list[Run]] = [[] for _ in subjects]
+    twice = 0
     for repeat in range(plan.warmup + plan.repeats):
         order = range(len(subjects)) if repeat % 2 == 0 else reversed(range(len(subjects)))
         for n in order:
             stages: Run = {}
             for stage, seconds in subjects[n].run(plan):
                 stages.setdefault(stage, []).append(seconds)
+            twice = max(twice, bytes_counted_twice())  # the subject's cache is full now
             if repeat >= plan.warmup:
                 runs[n].append(stages)
         on_repeat(repeat + 1, plan.warmup + plan.repeats)
-    peak = peak_memory_bytes()  # before the bandwidth is measured, which takes memory too
+    # Before the bandwidth is measured, which takes memory too.
+    peak = {"peak_memory": peak_memory_bytes(twice), "peak_resident": peak_resident_bytes()}
     bandwidth = subjects[0].read_bandwidth()
     documents = [_document(subject, plan, own, bandwidth) for subject, own in zip(subjects, runs, strict=True)]
-    report: dict[str, Any] = {"version": __version__, "machine": description(), **documents[0], "peak_memory": peak}
+    report: dict[str, Any] = {"version": __version__, "machine": description(), **documents[0], **peak}
     if len(documents) > 1:
         report["others"] = documents[1:]
         report["ratios"] = [_ratios(runs[0], other) for other in runs[1:]]
@@ -286,4 +291,7 @@ def lines(report: dict[str, Any]) -> Iterator[str]:
         for stage, ratio in ratios.items():
             yield f"{stage:>12} {ratio['median']:8.2f} times as fast   ({ratio['min']:.2f} to {ratio['max']:.2f})"
     if report["peak_memory"] is not None:
-        yield f"peak memory of the process {report['peak_memory'] / 2**20:.0f} MiB"
+        yield (
+            f"peak memory of the process {report['peak_memory'] / 2**20:.0f} MiB "
+            f"({report['peak_resident'] / 2**20:.0f} MiB as the system counts pages that rows share)"
+        )

@@ -172,7 +172,7 @@ class Editor:
     def parameters(self, instruction: str, task: str, sampling: Sampling) -> dict[str, str]:
         """What a result's PNG says of how it was made."""
         settings = {name: str(value) for name, value in sampling.settings(self.picture_tokens).items()}
-        identity = {"bundle": self.bundle.fingerprint, "version": __version__}
+        identity = {"bundle": self.bundle.fingerprint, "backend": self.backend.name, "version": __version__}
         return {"instruction": instruction, "task": task, **settings, **identity}
 
     # Its parts.

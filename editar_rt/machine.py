@@ -24,8 +24,11 @@ def core_count() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def peak_memory_bytes() -> int | None:
-    """Peak resident memory of this process; None where the system does not tell."""
+def peak_resident_bytes() -> int | None:
+    """Peak resident memory of this process as the system counts it; None where it does not tell.
+
+    It counts a page as often as it is mapped: `backends.rows.peak_memory_bytes` corrects that.
+    """
     try:
         import resource
     except ImportError:

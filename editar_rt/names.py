@@ -26,7 +26,8 @@ PREFIX = "prefix"  # float32 [B or 1, S or 1, D]
 LOGIT_POSITIONS = "logit_positions"  # int32 [K], indices into the S positions
 PAST_LENGTH = "past_length"  # int32 [B], rows of the cache that are filled
 POSITIONS = "positions"  # int32 [B, S], places in the sequence; the cache's capacity for padding
-TOTAL_LENGTH = "total_length"  # int32 [], the largest past_length + S
+TOTAL_LENGTH = "total_length"  # int32 [], the largest past_length + S, or more
+LAST_ROW = "last_row"  # int32 [B], past_length + S - 1, in its place in graphs for CUDA
 LOGITS = "logits"  # float32 [B, K, V]
 NEW_ROWS = "new_rows"  # [2 · layers, B, heads, S, head_dim], of each layer the chunk's keys and then its values
 

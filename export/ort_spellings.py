@@ -25,7 +25,8 @@ class OrtSpelling:
     """Operators of ONNX Runtime: one for rotation, cache and attention, one for sum and normalization.
 
     Extra inputs: past_length [B] and total_length [], the largest past_length + S; the operator wants the latter on the
-    host even where everything else is on a GPU, so it is not computed in the graph.
+    host even where everything else is on a GPU, so it is not computed in the graph. For CUDA last_row [B] takes
+    past_length's place: computed from a shape, it would be on the host and copied, and no CUDA graph of a step be made.
     """
 
     opsets: ClassVar = {"": 17, "com.microsoft": 1}
@@ -45,11 +46,14 @@ class OrtSpelling:
         self.writer, self.config, self.storage = writer, config, storage
         self.op = writer.op
         self.microsoft = writer.builder.opset("com.microsoft", 1)
-        past_length = writer.input(names.PAST_LENGTH, INT32, [names.ROWS_DIM])
-        self.total_length = writer.input(names.TOTAL_LENGTH, INT32, [])
-        positions = self.op.Cast(self.op.Shape(tokens, start=1, end=2), to=INT32)  # [1] = S
         # The operator counts from 0: the index of the last valid row of the cache after this chunk.
-        self.last_row = self.op.Sub(self.op.Add(past_length, positions), writer.constant([1], np.int32, "one"))
+        if storage.provider == "cuda":
+            self.last_row = writer.input(names.LAST_ROW, INT32, [names.ROWS_DIM])
+        else:
+            past_length = writer.input(names.PAST_LENGTH, INT32, [names.ROWS_DIM])
+            positions = self.op.Cast(self.op.Shape(tokens, start=1, end=2), to=INT32)  # [1] = S
+            self.last_row = self.op.Sub(self.op.Add(past_length, positions), writer.constant([1], np.int32, "one"))
+        self.total_length = writer.input(names.TOTAL_LENGTH, INT32, [])
         # Zero in both tables for text positions, which zeroes queries and keys there: the weights were trained so.
         self.cos, self.sin = (
             writer.stored_constant(table, name)

@@ -255,6 +255,7 @@ def _decoder_case(transformer: Transformer, scales: Scales, label: str, rows: in
             names.PREFIX: prefix,
             names.LOGIT_POSITIONS: torch.arange(chunk).int(),
             names.PAST_LENGTH: torch.full((rows,), past).int(),
+            names.LAST_ROW: torch.full((rows,), past + chunk - 1).int(),
             names.POSITIONS: (past + torch.arange(chunk)).expand(rows, chunk).int(),
             names.TOTAL_LENGTH: torch.tensor(past + chunk).int(),
         }

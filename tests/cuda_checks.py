@@ -99,6 +99,15 @@ def answers(editor: editar_rt.Editor) -> dict[str, np.ndarray]:
     return {"cond": cond, "null": null, "tokens": tokens}
 
 
+def drawn(editor: editar_rt.Editor, sampling: editar_rt.Sampling) -> np.ndarray:
+    """A whole picture's tokens, for seeded inputs."""
+    model, rng = editor.model, np.random.default_rng(1)
+    states = rng.standard_normal((1, model.text_tokens or 0, model.text_dim or 0)).astype(np.float32)
+    return editor.generate(
+        states, rng.integers(0, model.vocab_size or 1, (1, editor.picture_tokens), np.int32), sampling
+    )
+
+
 def check(path: Path, device: str, expected: dict[str, np.ndarray], steps: int) -> dict[str, Any]:
     """One bundle's comparison, self-test and benchmark."""
     editor = editar_rt.load(path, device)
@@ -115,8 +124,15 @@ def check(path: Path, device: str, expected: dict[str, np.ndarray], steps: int) 
     if names.DECODER in (editor.bundle.manifest.self_test or {}):
         checks = selftest.verify(editor)
         document["self_test"] = [{"what": f"{c.part}: {c.output}", "error": c.error, "holds": c.holds} for c in checks]
+    plain = editar_rt.load(path, device)
+    plain.backend.capture = False  # type: ignore[attr-defined]
+    document["plain_greedy_tokens_equal"] = bool(np.array_equal(answers(plain)["tokens"], found["tokens"]))
     plan = Plan(steps=min(steps, editor.picture_tokens - 1))
-    document["benchmark"] = measure([BundleSubject(editor, editar_rt.Sampling())], plan)
+    sampling = editar_rt.Sampling()
+    document["drawn_tokens_equal"] = bool(np.array_equal(drawn(editor, sampling), drawn(plain, sampling)))
+    # The first is captured where its name says so; its ratio to the plain one is beside it.
+    document["benchmark"] = measure([BundleSubject(editor, sampling), BundleSubject(plain, sampling)], plan)
+    document["backend"] = editor.backend.name
     return document
 
 

@@ -26,3 +26,6 @@ def test_bundles_are_compared_with_the_reference_and_a_failure_hides_no_other(
     same = found["fp32-standard"]
     assert same["greedy_first_difference"] is None and max(same["logits_error"].values()) < 2e-4
     assert all(check["holds"] for check in same["self_test"]) and same["benchmark"]["p50"] > 0
+    # Captured steps beside plain ones; on a CPU both are plain.
+    assert same["plain_greedy_tokens_equal"] and same["drawn_tokens_equal"]
+    assert set(same["benchmark"]["ratios"][0]) >= {"prefill", "step"} and "captured" not in same["backend"]

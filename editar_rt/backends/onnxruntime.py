@@ -7,6 +7,7 @@ in place, and the logits to one array. Nothing is allocated in the loop after it
 from __future__ import annotations
 
 import importlib
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,9 @@ from numpy.typing import NDArray
 
 from editar_rt import machine, names
 from editar_rt.backends.base import Arrays
+from editar_rt.backends.captured_steps import ENABLE, NO_GRAPH, CapturedSteps, run_options, why_not
+from editar_rt.backends.device import CaptureError
+from editar_rt.backends.pages import drop_file_pages, trim_heap
 from editar_rt.backends.prepacked import prepacked
 from editar_rt.backends.rows import RowBuffer
 from editar_rt.bundle import Bundle
@@ -22,6 +26,8 @@ from editar_rt.errors import BackendError, MissingPartError
 
 GROWTH = 256  # positions by which a cache grows where its size costs time
 CHUNK = 256  # positions that go through the decoder at once on a CPU: more is not faster, and takes more memory
+ONCE_AN_EDIT = {names.PREFIX_GRAPH}  # parts whose weights need not stay beside a full cache
+LONG = 64  # positions from which on what they took besides the cache is given back: it would lie beside a full cache
 
 
 def import_onnxruntime() -> Any:
@@ -64,11 +70,21 @@ class OnnxRuntimeBackend:
         self._cache, self._profile = cache, profile
         self.prepack = True
         """Whether sessions opened from now on rearrange weights: faster products, twice the memory while they open."""
+        self.capture = profile is None
+        """Whether decode steps on CUDA may become CUDA graphs, in sessions opened from now on: not where operators are
+        to be measured one by one."""
+        self.uncaptured: str | None = None
+        """Why steps on CUDA are plain runs; None where they are captured, or no decoder is open."""
+        self.graph_ids = itertools.count(1)
         self._sessions: dict[str, Any] = {}
+        self._graphs: dict[str, Path] = {}  # that they are of
 
     @property
     def name(self) -> str:
-        return f"ONNX Runtime {self._ort.__version__} ({self.device.upper()})"
+        note = ""
+        if self.device == "cuda" and names.DECODER in self._sessions:
+            note = f"; steps are not captured: {self.uncaptured}" if self.uncaptured else "; steps are captured"
+        return f"ONNX Runtime {self._ort.__version__} ({self.device.upper()}){note}"
 
     @property
     def device(self) -> str:
@@ -93,27 +109,60 @@ class OnnxRuntimeBackend:
             options = self._ort.SessionOptions()
             if self._profile is not None and part == names.DECODER:
                 options.enable_profiling, options.profile_file_prefix = True, str(self._profile / part)
+            if part in ONCE_AN_EDIT:
+                options.enable_cpu_mem_arena = False  # it would keep what one run took
             kept = self._cache and self.device == "cpu" and prepacked(self._bundle, part, self._ort, self._open)
-            self._sessions[part] = self._open(kept or self._bundle.part_path(part), options)
+            self._graphs[part] = kept or self._bundle.part_path(part)
+            self._sessions[part] = self._open_part(part, options)
+            drop_file_pages(self._graphs[part])  # opening reads more than running
+            trim_heap()
         return self._sessions[part]
 
-    def _open(self, path: Path, options: Any) -> Any:
-        """A session of a graph on the device."""
+    def _open_part(self, part: str, options: Any) -> Any:
+        if part == names.DECODER and self.device == "cuda":
+            inputs = (tensor.name for tensor in self._bundle.manifest.parts[part].inputs)
+            self.uncaptured = self.uncaptured or why_not(self.capture, inputs)
+            if self.uncaptured is None:
+                try:
+                    return self._open(self._graphs[part], options, ENABLE)
+                except BackendError as e:
+                    self.uncaptured = str(e)
+        return self._open(self._graphs[part], options)
+
+    def give_up_capture(self, reason: str) -> Any:
+        """Open the decoder again for plain runs: a stream whose capture failed cannot be used."""
+        self.uncaptured = reason
+        self._sessions.pop(names.DECODER, None)
+        return self.session(names.DECODER)
+
+    def _open(self, path: Path, options: Any, cuda: dict[str, str] | None = None) -> Any:
+        """A session of a graph on the device.
+
+        Args:
+            cuda: options of the CUDA provider, which must then take them.
+        """
         options.log_severity_level = 3
         if not self.prepack:
             options.add_session_config_entry("session.disable_prepacking", "1")
         if self._threads:
             options.intra_op_num_threads = self._threads
-        providers = ["CUDAExecutionProvider"] * (self.device == "cuda") + ["CPUExecutionProvider"]
+        providers: list[Any] = ["CUDAExecutionProvider"] * (self.device == "cuda") + ["CPUExecutionProvider"]
+        strict = {}
+        if cuda:
+            # Without the second, options that a provider refuses are dropped and it is tried again.
+            providers[0], strict = (providers[0], cuda), {"enable_fallback": 0}
         try:
-            return self._ort.InferenceSession(str(path), options, providers=providers)
+            return self._ort.InferenceSession(str(path), options, providers=providers, **strict)
         except Exception as e:  # the binding raises its own classes, all of them direct Exceptions
             raise BackendError(f"ONNX Runtime {self._ort.__version__} cannot load {path}: {e}") from None
 
     def run(self, part: str, inputs: Arrays) -> dict[str, NDArray[Any]]:
         session = self.session(part)
         wanted = [o.name for o in session.get_outputs()]
-        return dict(zip(wanted, session.run(wanted, dict(inputs)), strict=True))
+        found = dict(zip(wanted, session.run(wanted, dict(inputs)), strict=True))
+        if part in ONCE_AN_EDIT:
+            drop_file_pages(self._graphs[part])
+        return found
 
     def make_cache(self, rows: int, capacity: int) -> OnnxRuntimeCache:
         return OnnxRuntimeCache(self, self._bundle, rows, capacity)
@@ -126,8 +175,8 @@ class OnnxRuntimeCache:
     """
 
     def __init__(self, backend: OnnxRuntimeBackend, bundle: Bundle, rows: int, capacity: int) -> None:
+        self._backend, self._device = backend, backend.device
         self._session = backend.session(names.DECODER)
-        self._device = backend.device
         self.lengths = np.zeros(rows, np.int32)
         part, model = bundle.manifest.parts[names.DECODER], bundle.manifest.model
         self._layers = model.layers or 0
@@ -142,6 +191,12 @@ class OnnxRuntimeCache:
         self._vocab = model.vocab_size or 0
         self._logits = np.empty((0, 0, 0), np.float32)
         self._bindings: dict[tuple[int, int], Any] = {}  # by first row and number of rows
+        self._shrinking = backend._ort.RunOptions()
+        self._shrinking.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
+        self._plain = run_options(backend._ort, NO_GRAPH) if self._device == "cuda" else None
+        self._captured: CapturedSteps | None = None
+        if self._device == "cuda" and backend.uncaptured is None:
+            self._captured = CapturedSteps(backend, self._session, capacity, model.dim or 0, self._vocab)
         self._reserve(1)
 
     def _reserve(self, positions: int) -> None:
@@ -166,21 +221,24 @@ class OnnxRuntimeCache:
         self._row_bytes = values[0].nbytes
 
     def _binding(self, first_row: int, rows: int) -> Any:
-        """Past and present bound to the same memory: the rows of a buffer lie one behind the other."""
         if (first_row, rows) not in self._bindings:
-            binding = self._session.io_binding()
-            shape, offset = [rows, *self._shape], first_row * self._row_bytes
-            for layer in range(self._layers):
-                pairs = (
-                    (names.past_key(layer), names.present_key(layer), self._buffers[2 * layer]),
-                    (names.past_value(layer), names.present_value(layer), self._buffers[2 * layer + 1]),
-                )
-                for past, present, buffer in pairs:
-                    place = buffer.data_ptr() + offset
-                    binding.bind_input(past, self._device, 0, self._dtype, shape, place)
-                    binding.bind_output(present, self._device, 0, self._dtype, shape, place)
-            self._bindings[first_row, rows] = binding
+            self._bindings[first_row, rows] = self._bind(first_row, rows)
         return self._bindings[first_row, rows]
+
+    def _bind(self, first_row: int, rows: int) -> Any:
+        """Past and present bound to the same memory: the rows of a buffer lie one behind the other."""
+        binding = self._session.io_binding()
+        shape, offset = [rows, *self._shape], first_row * self._row_bytes
+        for layer in range(self._layers):
+            pairs = (
+                (names.past_key(layer), names.present_key(layer), self._buffers[2 * layer]),
+                (names.past_value(layer), names.present_value(layer), self._buffers[2 * layer + 1]),
+            )
+            for past, present, buffer in pairs:
+                place = buffer.data_ptr() + offset
+                binding.bind_input(past, self._device, 0, self._dtype, shape, place)
+                binding.bind_output(present, self._device, 0, self._dtype, shape, place)
+        return binding
 
     def forward(
         self,
@@ -195,6 +253,17 @@ class OnnxRuntimeCache:
             self._logits = np.empty(shape, np.float32)
         past = self.lengths[first_row : first_row + rows]
         self._reserve(int(past.max()) + positions)
+        self._follow()
+        if self._captured is not None and positions == 1 and len(logit_positions) == 1 and tokens.min() >= 0:
+            try:
+                self._logits[:] = self._captured.run(lambda: self._bind(first_row, rows), first_row, tokens, past)
+                past += 1
+                return self._logits
+            except CaptureError as e:
+                reason = str(e)
+            self._captured = self._session = None  # its memory goes before it is opened again
+            self._bindings.clear()
+            self._session = self._backend.give_up_capture(reason)
         # GroupQueryAttention takes chunks behind a past in one row at a time.
         alone = rows > 1 and positions > 1 and past.any()
         if alone or (self._device == "cpu" and positions > CHUNK):
@@ -204,6 +273,12 @@ class OnnxRuntimeCache:
         else:
             self._run(tokens, prefix, logit_positions, first_row, self._logits)
         return self._logits
+
+    def _follow(self) -> None:
+        """Go on with plain runs where another cache gave capture up."""
+        if self._captured is not None and self._backend.uncaptured is not None:
+            self._captured, self._session = None, self._backend.session(names.DECODER)
+            self._bindings.clear()
 
     def _run_row(
         self,
@@ -241,13 +316,17 @@ class OnnxRuntimeCache:
             names.PREFIX: np.ascontiguousarray(prefix),
             names.LOGIT_POSITIONS: logit_positions,
             names.PAST_LENGTH: past.copy(),
+            names.LAST_ROW: past + (positions - 1),
             names.TOTAL_LENGTH: np.asarray(past.max() + positions, np.int32),
         }
         for name, array in inputs.items():
             if name in self._wanted:  # spellings differ
                 binding.bind_cpu_input(name, array)
         binding.bind_output(names.LOGITS, "cpu", 0, np.float32, logits.shape, logits.ctypes.data)
-        self._session.run_with_iobinding(binding)
+        gives_back = self._device == "cpu" and positions >= LONG
+        self._session.run_with_iobinding(binding, self._shrinking if gives_back else self._plain)
+        if gives_back:
+            trim_heap()
         past += positions
 
     def copy_row(self, source: int, target: int, frozen: bool = False) -> None:

@@ -24,7 +24,7 @@ from typing import Any
 from editar_rt.bundle import Bundle
 
 VARIABLE, OFF = "EDITAR_CACHE", "off"
-PAYS_FROM = 64 << 20  # bytes of weights: below, a graph opens in well under a second anyway
+PAYS_FROM = 16 << 20  # bytes of weights: below, a graph opens at once anyway and takes little memory
 ROOM = 4  # times the weights that must be free on the disk
 GRAPH, SIZES = "graph.onnx", "sizes.json"
 log = logging.getLogger("editar_rt")

@@ -19,7 +19,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
+from editar_rt.backends.pages import mappings
+from editar_rt.machine import peak_resident_bytes
+
 PAGE = mmap.PAGESIZE
+MEMORY = "editar-kv-cache"  # its name, in the system's list of mappings too
 MAP_FIXED, MAP_FAILED = 0x10, ctypes.c_void_p(-1).value  # of Linux; Python's mmap does not name them
 
 
@@ -50,6 +54,8 @@ class RowBuffer:
         heads, head = self.array.shape[1], self.array[0, 0].nbytes
         whole = positions * self._position // PAGE * PAGE if frozen else 0
         pairs = [((source * heads + h) * head, (target * heads + h) * head) for h in range(heads)]
+        if whole and self._pages is not None:
+            _Pages.peak_before = _Pages.peak_before or peak_resident_bytes()
         shared = bool(whole) and self._pages is not None and all(self._pages.alias(*pair, whole) for pair in pairs)
         done = whole // self._position if shared else 0
         self.array[target, :, done:positions] = self.array[source, :, done:positions]
@@ -57,6 +63,9 @@ class RowBuffer:
 
 class _Pages:
     """Zeros in a file that lies in memory, mapped; parts of it can be mapped in place of others."""
+
+    peak_before: int | None = None
+    """The process's peak resident memory when pages were mapped a second time for the first time."""
 
     def __init__(self, libc: Any, descriptor: int, address: int, size: int) -> None:
         self._libc, self._descriptor, self._address = libc, descriptor, address
@@ -75,7 +84,7 @@ class _Pages:
             libc.mmap.restype = ctypes.c_void_p
             libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, *[ctypes.c_int] * 3, ctypes.c_long]
             libc.munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
-            descriptor = os.memfd_create("editar-kv-cache")
+            descriptor = os.memfd_create(MEMORY)
         except (OSError, AttributeError):
             return None
         try:
@@ -93,6 +102,25 @@ class _Pages:
         protection, flags = mmap.PROT_READ | mmap.PROT_WRITE, mmap.MAP_SHARED | MAP_FIXED
         found = self._libc.mmap(self._address + target, size, protection, flags, self._descriptor, source)
         return bool(found != MAP_FAILED)
+
+
+def bytes_counted_twice() -> int:
+    """What the system counts too much in this process's resident memory now: pages of rows in the place of others."""
+    own = [m for m in mappings() if m.file.startswith(f"/memfd:{MEMORY}")]
+    return sum(m.resident - m.share for m in own)
+
+
+def peak_memory_bytes(counted_twice: int) -> int | None:
+    """Peak resident memory of this process with every page counted once; None where the system does not tell.
+
+    The system's own peak counts a page of rows once a row. Before pages were shared for the first time it was exact;
+    since then the peak is where the cache was fullest, so that what is counted twice there is what is too much.
+
+    Args:
+        counted_twice: `bytes_counted_twice` when the cache was fullest.
+    """
+    peak = peak_resident_bytes()
+    return None if peak is None else max(peak - counted_twice, min(peak, _Pages.peak_before or 0))
 
 
 def _release(libc: Any, descriptor: int, address: int, size: int) -> None:

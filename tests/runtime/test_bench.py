@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 
 import editar_rt
+from editar_rt import bench
+from editar_rt.backends import rows
 from editar_rt.bench import STEP, BundleSubject, Plan, Timing, measure
 from editar_rt.errors import OptionError
 from editar_rt.sampling import Sampling
@@ -63,6 +65,14 @@ def test_a_bundle_decodes_where_the_plan_says(golden_gpt_bundle: Path) -> None:
     assert few is not None and many is not None
     layers, width, rows, float32 = 3, 128, 2, 4
     assert many - few == 10 * rows * 2 * layers * width * float32  # ten more positions of keys and values
+
+
+def test_pages_that_rows_share_are_counted_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rows._Pages, "peak_before", None)
+    shared = iter([1 << 20, 3 << 20])  # after each run, its cache being full
+    monkeypatch.setattr(bench, "bytes_counted_twice", lambda: next(shared))
+    report = measure([Known(0.1, [])], Plan(repeats=1, warmup=1))
+    assert report["peak_resident"] - report["peak_memory"] == 3 << 20
 
 
 def test_numbers_that_no_picture_has_are_refused() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import resource
 import tracemalloc
+from typing import Any
 
 import numpy as np
 import pytest
@@ -85,3 +86,26 @@ def test_a_long_prefill_in_pieces_gives_the_same_logits_and_tokens(
     for one, other in zip(whole[:2], pieces[:2], strict=True):
         np.testing.assert_allclose(one, other, rtol=0, atol=1e-5)  # sums in another order
     assert np.array_equal(whole[2], pieces[2])
+
+
+def test_what_a_long_chunk_took_is_given_back_and_what_steps_take_is_kept(
+    editor: Editor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dim, cache = editor.model.dim, editor.backend.make_cache(ROWS, 150)
+    trimmed: list[None] = []
+    monkeypatch.setattr(onnxruntime, "trim_heap", lambda: trimmed.append(None))
+    given: list[str | None] = []
+
+    class Noted:
+        def run_with_iobinding(self, binding: Any, options: Any) -> None:
+            given.append(options and options.get_run_config_entry("memory.enable_memory_arena_shrinkage"))
+            session.run_with_iobinding(binding, options)
+
+        def io_binding(self) -> Any:
+            return session.io_binding()
+
+    session, cache._session = cache._session, Noted()
+    tokens = np.zeros((1, onnxruntime.LONG), np.int32)
+    cache.forward(tokens, np.zeros((1, 1, dim), np.float32), np.zeros(1, np.int32))
+    step(cache, dim, 1)
+    assert given == ["cpu:0", None] and len(trimmed) == 1

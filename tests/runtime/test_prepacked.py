@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 import editar_rt
-from editar_rt.backends import prepacked
+from editar_rt.backends import pages, prepacked
 
 RUN = (
     "import editar_rt.backends.prepacked as p, editar_rt, sys; p.PAYS_FROM = 0; "
@@ -41,6 +42,22 @@ def test_a_kept_graph_gives_the_same_tokens_and_is_made_once(golden_gpt_bundle: 
     assert [path.name for path in sorted(kept) if path.suffix == ".onnx"] == ["graph.onnx"] * 2  # prefix, decoder
     assert np.array_equal(tokens(golden_gpt_bundle), plain)
     assert {path: path.stat().st_mtime_ns for path in cache.rglob("*")} == kept
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells what is mapped where")
+def test_what_opening_reads_of_the_weights_is_not_kept(
+    golden_gpt_bundle: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def resident(found: Callable[[pages.Mapping], int]) -> int:
+        return sum(found(m) for m in pages.mappings() if m.file.startswith(str(cache)))
+
+    editor = editar_rt.load(golden_gpt_bundle, "cpu")
+    editor.backend.session("decoder")
+    assert resident(lambda m: m.size) and resident(lambda m: m.resident)  # too small to be worth it
+    monkeypatch.setattr(pages, "WORTH", 0)
+    again = editar_rt.load(golden_gpt_bundle, "cpu")
+    again.backend.session("decoder")
+    assert resident(lambda m: m.resident) == 0
 
 
 def test_a_damaged_one_is_made_again(golden_gpt_bundle: Path, cache: Path) -> None:

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from editar_rt.backends import rows
-from editar_rt.backends.rows import PAGE, RowBuffer
+from editar_rt.backends.rows import PAGE, RowBuffer, bytes_counted_twice, peak_memory_bytes
+from editar_rt.machine import peak_resident_bytes
 
 WIDTH = 32  # float32: 128 bytes a position
 A_PAGE = PAGE // (4 * WIDTH)  # positions
@@ -78,3 +79,25 @@ def test_the_memory_goes_with_the_last_array() -> None:
     del kept
     gc.collect()
     assert mapped() == before
+
+
+@needs_linux
+def test_what_rows_share_is_counted_twice_once_both_have_read_it() -> None:
+    buffer = filled()
+    alone = bytes_counted_twice()
+    buffer.copy(0, 1, 2 * A_PAGE, frozen=True)
+    assert bytes_counted_twice() == alone  # mapped, not read
+    assert buffer.array[1].any()
+    assert bytes_counted_twice() - alone == 2 * 2 * PAGE  # two pages in each of two heads
+    assert buffer.array[2].sum() == 0 and bytes_counted_twice() - alone == 4 * PAGE  # its own pages, zeros
+
+
+@needs_linux
+def test_the_peak_counts_a_page_once_and_is_no_less_than_before_any_was_shared(monkeypatch: pytest.MonkeyPatch) -> None:
+    peak = peak_resident_bytes()
+    assert peak is not None
+    monkeypatch.setattr(rows._Pages, "peak_before", None)
+    assert peak_memory_bytes(1 << 20) == peak_resident_bytes() - (1 << 20)
+    filled().copy(0, 1, A_PAGE, frozen=True)
+    assert rows._Pages.peak_before >= peak
+    assert peak_memory_bytes(1 << 20) >= peak
