@@ -33,6 +33,7 @@ from export.checkpoint_reader import Checkpoint, build_transformer, build_vq
 from export.decoder_graph import SPELLINGS, decoder_graph, prefix_graph
 from export.module_graphs import half_copy, text_encoder_graph, vq_decoder_graph, vq_encoder_graph
 from export.precision import INT8, Storage
+from export.sampler_graph import MOST, sampler_graph
 from export.spelling import Scales
 from export.text_reader import TextEncoder
 from training.config import TransformerConfig, VQConfig
@@ -142,6 +143,7 @@ def write_bundle(
             precision=options.storage.precision,
             spelling=options.storage.spelling,
             kv_cache=options.storage.kv_cache,
+            sampler_top_k=min(MOST, info.vocab_size or 0) if names.SAMPLER in parts else None,
             providers=options.storage.providers,
             tokenizer=tokenizer,
             samples=samples,
@@ -159,7 +161,7 @@ def write_bundle(
 def _self_test(folder: Path, parts: Sequence[str]) -> dict[str, Any]:
     """What a bundle answers here, part by part, so that memory is needed for one at a time."""
     found: dict[str, Any] = {}
-    transformer = [part for part in parts if part in (names.PREFIX_GRAPH, names.DECODER)]
+    transformer = [part for part in parts if part in (names.PREFIX_GRAPH, names.DECODER, names.SAMPLER)]
     for together in (*([part] for part in parts if part not in transformer), transformer):
         editor = editar_rt.load(folder, CPU, cache=False)
         if together != transformer and isinstance(editor.backend, OnnxRuntimeBackend):
@@ -173,7 +175,9 @@ def _self_test(folder: Path, parts: Sequence[str]) -> dict[str, Any]:
 def _take_over(kept: Bundle, folder: Path) -> dict[str, Part]:
     """The parts of a bundle that are not made anew, their files copied."""
     parts = {
-        name: part for name, part in kept.manifest.parts.items() if name not in (names.PREFIX_GRAPH, names.DECODER)
+        name: part
+        for name, part in kept.manifest.parts.items()
+        if name not in (names.PREFIX_GRAPH, names.DECODER, names.SAMPLER)
     }
     for part in parts.values():
         for name in kept.manifest.files:
@@ -318,6 +322,9 @@ def _graphs(
             decoder_graph(checkpoint.config, checkpoint.tensors, storage, scales),
             lambda path: parity.decoder_cases(build_transformer(checkpoint), path),
         )
+        if storage.sampling_head:
+            size = checkpoint.config.vocab_size
+            yield names.SAMPLER, sampler_graph(size), lambda _: parity.sampler_cases(size, min(MOST, size))
 
 
 def _text_graph(text: TextEncoder, text_tokens: int, precision: str) -> ir.Model:

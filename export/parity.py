@@ -18,7 +18,7 @@ import onnxruntime
 import torch
 from torch import Tensor, nn
 
-from editar_rt import names
+from editar_rt import names, selftest
 from editar_rt.errors import BackendError
 from export.calibration import LARGEST
 from export.precision import dequantize
@@ -154,6 +154,21 @@ def prefix_case(transformer: Transformer) -> Case:
         names.NULL_PICTURE_PREFIX: transformer.embed_picture(None),
     }
     return Case(names.PREFIX_GRAPH, "", _arrays({names.TEXT_STATES: states}), _arrays(expected))
+
+
+def sampler_cases(vocab_size: int, most: int) -> list[Case]:
+    """What the host draws in the self-test's cases, with guidance and without: a picture's row and its null row."""
+    cases = []
+    for example in selftest.sampler_examples(vocab_size, most):
+        inputs = {
+            name: np.atleast_1d(np.asarray(value, np.int32 if name == names.TOP_K else np.float32))
+            for name, value in example.draw.repeated(2).inputs.items()
+        }
+        inputs[names.LOGITS] = example.logits[:, None]
+        inputs[names.NULL_ROWS] = np.asarray([1 if example.guided else 0, 1], np.int32)
+        expected = np.asarray([example.token, -1], np.int32)  # the null row's token is nobody's
+        cases.append(Case(names.SAMPLER, example.label, inputs, {names.DRAWN: expected}))
+    return cases
 
 
 @contextmanager

@@ -86,6 +86,8 @@ class Storage:
     """One of `KV_CACHES`."""
     provider: str = "cpu"
     """One of `PROVIDERS`; what whole-number weights are multiplied with differs between them."""
+    sampling_head: bool = False
+    """Whether the bundle has a sampler beside the decoder, which draws on the device (`export.sampler_graph`)."""
 
     def __post_init__(self) -> None:
         if reason := next(self._reasons(self.provider), None):
@@ -123,5 +125,7 @@ class Storage:
             )
         if self.kv_cache == INT8 and self.spelling != "ort":
             yield "only GroupQueryAttention of the spelling ort reads an int8 cache"
+        if self.sampling_head and self.spelling != "delta":
+            yield "the sampling head goes with the spelling delta; other spellings' logits come to the host anyway"
         if self.numbers.blocks is not None and self.spelling != "ort":
             yield "MatMulNBits, which multiplies whole-number weights, belongs to the spelling ort"

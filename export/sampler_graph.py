@@ -107,13 +107,9 @@ class _Sampler:
         ):
             clear = op.Where(good, clear, self.zero)
         drawn = op.Where(op.Less(self.real(0.5), clear), self.count(passed), self.real(names.UNCLEAR))  # [B, 1]
-        self.writer.output(
-            op.Cast(op.Reshape(drawn, self.whole(-1)), to=INT32), names.DRAWN, INT32, [names.ROWS_DIM]
-        )
+        self.writer.output(op.Cast(op.Reshape(drawn, self.whole(-1)), to=INT32), names.DRAWN, INT32, [names.ROWS_DIM])
 
-    def _top_p(
-        self, sorted_: ir.Value, least: ir.Value, kept: ir.Value, top_p: ir.Value
-    ) -> tuple[ir.Value, ir.Value]:
+    def _top_p(self, sorted_: ir.Value, least: ir.Value, kept: ir.Value, top_p: ir.Value) -> tuple[ir.Value, ir.Value]:
         """(the least logit that top-p leaves, how many sums lie too close to its border to tell), [B, 1] each."""
         op, most = self.op, self.most
         total = self.total(kept)

@@ -17,7 +17,13 @@ else:
 
 FOLDER = Path(__file__).parents[1] / "engines"
 SPELLINGS = ("ort", "standard", "delta")
-ALLOWED = {"precision": tuple(PRECISIONS), "spelling": SPELLINGS, "kv_cache": KV_CACHES, "provider": PROVIDERS}
+ALLOWED: dict[str, tuple[Any, ...]] = {
+    "precision": tuple(PRECISIONS),
+    "spelling": SPELLINGS,
+    "kv_cache": KV_CACHES,
+    "provider": PROVIDERS,
+    "sampling_head": (True, False),
+}
 
 
 def target_names() -> list[str]:
@@ -25,7 +31,7 @@ def target_names() -> list[str]:
     return sorted(path.stem for path in FOLDER.glob("*.toml"))
 
 
-def read_target(name: str) -> dict[str, str]:
+def read_target(name: str) -> dict[str, Any]:
     """Fields of `Storage` that a recipe sets.
 
     Args:
@@ -46,13 +52,14 @@ def read_target(name: str) -> dict[str, str]:
     if not isinstance(fields, dict) or not fields:
         raise OptionError(f"{path} has no table [onnx], which says how the decoder is stored")
     for field, value in fields.items():
-        if value not in ALLOWED.get(field, ()):
-            allowed = ", ".join(ALLOWED.get(field, ())) or f"not among {', '.join(ALLOWED)}"
+        choices = ALLOWED.get(field, ())
+        if not any(type(value) is type(choice) and value == choice for choice in choices):
+            allowed = ", ".join(str(choice).lower() for choice in choices) or f"not among {', '.join(ALLOWED)}"
             raise OptionError(f"{path}: [onnx] {field} = {value!r}; allowed: {allowed}")
     return fields
 
 
-def storage(target: str | None, **given: str | None) -> Storage:
+def storage(target: str | None, **given: str | bool | None) -> Storage:
     """The recipe's storage, with the options that were given in its place.
 
     Raises:

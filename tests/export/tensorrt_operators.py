@@ -35,7 +35,10 @@ TYPES_8_5 = {
     "Pow": REAL,
     "Reciprocal": REAL,
     "ReduceL2": REAL,
+    "ReduceMax": REAL,
     "ReduceMean": REAL,
+    "ReduceMin": REAL,
+    "ReduceSum": REAL,
     "Reshape": MOVED,
     "Resize": REAL,
     "Shape": MOVED,
@@ -46,6 +49,7 @@ TYPES_8_5 = {
     "Sqrt": REAL,
     "Sub": NUMBERS,
     "Tanh": REAL,
+    "TopK": REAL,
     "Transpose": MOVED,
     "Unsqueeze": MOVED,
     "Where": MOVED,
@@ -55,6 +59,9 @@ REFUSED_8_5 = {"Gelu", "GroupNormalization", "LayerNormalization", "RMSNormaliza
 # Inputs that must be constants, by place. 10.15 says so for the Reduce operators' axes too, which are attributes here.
 CONSTANT_INPUTS = {
     "InstanceNormalization": (1, 2),
+    "Pad": (1, 2),
+    "ReduceSum": (1,),
+    "Reshape": (1,),
     "Resize": (1, 2, 3),
     "Slice": (1, 2, 3, 4),
     "Split": (1,),
@@ -62,6 +69,7 @@ CONSTANT_INPUTS = {
     "TopK": (1,),
     "Unsqueeze": (1,),
 }
+MOST_SORTED = 3840  # of TopK, in every version
 RESIZE = {
     "mode": {"nearest", "linear"},
     "coordinate_transformation_mode": {
