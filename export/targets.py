@@ -24,6 +24,7 @@ ALLOWED: dict[str, tuple[Any, ...]] = {
     "provider": PROVIDERS,
     "sampling_head": (True, False),
 }
+READABLE = "precisions"  # those that a recipe's devices read, a list; any where it is not given
 
 
 def target_names() -> list[str]:
@@ -32,7 +33,7 @@ def target_names() -> list[str]:
 
 
 def read_target(name: str) -> dict[str, Any]:
-    """Fields of `Storage` that a recipe sets.
+    """Fields of `Storage` that a recipe sets, and `READABLE` where the recipe gives it.
 
     Args:
         name: of a recipe in `engines/`, or a path to a file.
@@ -52,6 +53,8 @@ def read_target(name: str) -> dict[str, Any]:
     if not isinstance(fields, dict) or not fields:
         raise OptionError(f"{path} has no table [onnx], which says how the decoder is stored")
     for field, value in fields.items():
+        if field == READABLE and isinstance(value, list) and value and all(v in PRECISIONS for v in value):
+            continue
         choices = ALLOWED.get(field, ())
         if not any(type(value) is type(choice) and value == choice for choice in choices):
             allowed = ", ".join(str(choice).lower() for choice in choices) or f"not among {', '.join(ALLOWED)}"
@@ -63,8 +66,15 @@ def storage(target: str | None, **given: str | bool | None) -> Storage:
     """The recipe's storage, with the options that were given in its place.
 
     Raises:
-        OptionError: as `read_target`, and for what no provider runs.
+        OptionError: as `read_target`, for what no provider runs, and for a precision that the devices do not read.
     """
     fields = read_target(target) if target is not None else {}
+    readable = fields.pop(READABLE, None)
     fields = fields | {name: value for name, value in given.items() if value is not None}
-    return dataclasses.replace(Storage(), **fields)
+    stored = dataclasses.replace(Storage(), **fields)
+    if readable is not None and stored.precision not in readable:
+        raise OptionError(
+            f"the TensorRT of the recipe {target} does not read precision {stored.precision}; take --precision "
+            f"{' or '.join(readable)}"
+        )
+    return stored
