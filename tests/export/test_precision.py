@@ -134,7 +134,7 @@ def test_whole_numbers_take_their_bytes(tiny_sources: Sources, golden_gpt_bundle
 def test_int4_of_tensorrt_is_its_dequantized_weights(
     tiny_sources: Sources, golden_gpt_bundle_delta_int4: Path, tmp_path: Path
 ) -> None:
-    """The same whole numbers as the spelling ort's in such blocks; nothing but float16's rounding is lost beside them."""
+    """The same whole numbers as the spelling ort's in such blocks; beside them only float16's rounding is lost."""
     checkpoint = tiny_sources.transformer
     assert checkpoint is not None
     stored = {

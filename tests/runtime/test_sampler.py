@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,7 @@ import onnx_ir as ir
 import onnxruntime
 import pytest
 
+import editar_rt
 from editar_rt import Sampling, names
 from editar_rt.backends.base import DrawingCache
 from editar_rt.backends.delta import DeltaBackend, DeltaCache
@@ -21,6 +24,8 @@ from editar_rt.decoding import Step, collect, decode, picture_chunk
 from editar_rt.editor import Editor
 from editar_rt.errors import BackendError, OptionError
 from editar_rt.sampling import Draw, guide, pick_tokens
+from editar_rt.trace import Trace, replay
+from export.bundle_writer import Options, Sources, write_bundle
 from export.precision import Storage
 from export.sampler_graph import sampler_graph
 from tests.conftest import golden_arrays
@@ -223,6 +228,56 @@ def test_known_tokens_and_rewinding(editor: Editor, drawn: Drawn) -> None:
     known[:, [0, 5, 6, 7, 12]] = -1
     assert tokens(steps(editor, Sampling(seed=4), known=known)) == whole.tolist()
     assert drawn.done == 15 + 2  # 6 and 7 follow a token that was drawn; 5 and 12 a chunk
+
+
+@pytest.fixture(scope="module")
+def whole(tiny_sources: Sources, tmp_path_factory: pytest.TempPathFactory) -> Editor:
+    """All parts."""
+    folder = tmp_path_factory.mktemp("head") / "bundle"
+    write_bundle(folder, tiny_sources, Options(storage=Storage(spelling="delta", sampling_head=True)))
+    return editar_rt.load(folder, device="emulated", threads=1)
+
+
+def edits(editor: Editor, folder: Path) -> Iterator[Any]:
+    """What a session does, in tokens and in what it tells of them."""
+    picture = np.random.default_rng(0).integers(0, 256, (32, 32, 3), np.uint8)
+    session, sampling = editor.open(picture), Sampling(seed=7)
+    seen: list[tuple[int, int]] = []
+    shown: list[int] = []
+    yield session.edit("add a red cube", sampling=sampling, trace=folder / "trace.jsonl").tokens
+    trace = Trace.load(folder / "trace.jsonl")
+    yield trace.log_probabilities, trace.entropy
+    found = replay(editor, trace)
+    yield found.compared, found.difference, found.largest_error
+    mask = np.zeros((32, 32), bool)
+    mask[8:24, 4:28] = True
+    masked = session.edit("remove the ball", sampling=sampling, mask=mask, mask_margin=0)
+    yield masked.tokens
+    options = {"on_progress": lambda *at: seen.append(at), "on_preview": lambda _, done, __: shown.append(done)}
+    yield session.edit("make the ball blue", sampling=sampling, preview_share=1e9, **options).tokens
+    yield seen, shown
+    cancel = threading.Event()
+    stopped = session.edit(
+        "make the ball blue", sampling=sampling, cancel=cancel, on_progress=lambda done, _: done == 6 and cancel.set()
+    )
+    yield stopped.complete, stopped.tokens
+    yield session.rewind().reroll(seed=9).tokens
+    states = np.random.default_rng(1).standard_normal((1, 120, 64)).astype(np.float32)
+    yield editor.score(states, session.condition_tokens, masked.tokens[None])
+
+
+def test_sessions_do_all_that_they_do_with_the_hosts_sampling(
+    whole: Editor, tmp_path: Path, drawn: Drawn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Traces, masks, progress, previews, cancelling, going on, scores: the same to the bit."""
+    here = list(edits(whole, tmp_path))
+    done = drawn.done
+    assert done > 50
+    monkeypatch.setattr(DeltaCache, "draws", False)
+    there = list(edits(whole, tmp_path))
+    assert drawn.done == done and len(here) == len(there)
+    for found, expected in zip(here, there):
+        np.testing.assert_equal(found, expected)
 
 
 def test_rows_that_do_not_go_through_one_engine_are_the_hosts(editor: Editor, drawn: Drawn) -> None:
