@@ -78,7 +78,6 @@ REFUSED_8_5 = {"Gelu", "GroupNormalization", "LayerNormalization", "RMSNormaliza
 # Inputs that must be constants, by place. 10.15 says so for the Reduce operators' axes too, which are attributes here.
 CONSTANT_INPUTS = {
     "InstanceNormalization": (1, 2),
-    "ReduceSum": (1,),
     "Resize": (1, 2, 3),
     "Slice": (1, 2, 3, 4),
     "Split": (1,),

@@ -124,8 +124,9 @@ def test_what_must_be_constant_is(graphs: dict[str, ir.Model]) -> None:
         for index in table.CONSTANT_INPUTS.get(node.op_type, ()):
             value = node.inputs[index] if index < len(node.inputs) else None
             assert value is None or value.const_value is not None, f"{place}: input {index}"
-        if node.op_type.startswith("Reduce") and node.op_type != "ReduceSum":  # whose axes are an input since opset 13
-            assert "axes" in node.attributes
+        if node.op_type.startswith("Reduce") and "axes" not in node.attributes:  # an input, since opset 13 or 18
+            axes = node.inputs[1]
+            assert axes is not None and axes.const_value is not None, place
         if node.op_type == "TopK":
             assert int(node.inputs[1].const_value.numpy()[0]) <= table.MOST_SORTED  # type: ignore[union-attr]
         if node.op_type == "Resize":
