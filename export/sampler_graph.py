@@ -5,8 +5,9 @@ The host sums in float64, which engines do not have, and an engine may compute g
 has two. So the graph bounds what all roundings together can move, and gives `names.UNCLEAR` where the draw, or what
 top-k and top-p leave, lies closer to a border than that; the host reads those logits and draws itself. What it gives
 else is the host's token by construction, for any order of sums, with
-- float32 sums, differences and products that are rounded right, fused or not, quotients right to 2 units, and
-- exponentials right to (2 + 1.2 |x|) units in the last place, as CUDA promises even of its fast ones.
+- float32 sums, differences and products that are rounded right, fused or not,
+- quotients right to 2 units in the last place, and
+- exponentials right to 2 + 1.2 |x| of these, as CUDA promises even of its fast ones.
 NaN and infinities make the bound NaN, which no comparison passes: these logits are the host's to refuse.
 
 Settings are inputs: one engine serves them all. Greedy is top-k of 1 with the number 0. TensorRT sorts by TopK alone,
@@ -29,8 +30,9 @@ from export.graph_writer import FLOAT, INT32, GraphWriter
 MOST = 1024  # values that are sorted, or the whole vocabulary where it is smaller
 BLOCK = 16  # terms of one sum
 UNIT = 2.0**-24  # what rounding changes a float32 by, at most, as a share
-# In units, how far a weight may be off: of the exponential and what it is made of, by itself and for each 1 of -x.
-WEIGHT, WEIGHT_BY_EXPONENT = 4.0, 8.0
+# How far a weight may be off, in UNIT, of which 2 are one in the last place: 2 · 2 of the exponential; and for each 1 of
+# -x, 2.4 of the exponential, 4 of the quotient, 1 of the difference and 1 of the temperature, rounded up.
+WEIGHT, WEIGHT_BY_EXPONENT = 4.0, 9.0
 LEAST = -100.0  # exponents stop here: weights of 1e-44 count for nothing beside the largest, which is 1
 LARGE = 3e38
 MARGIN = 1.1  # the bound is computed with roundings itself
@@ -48,6 +50,8 @@ def sampler_graph(vocab_size: int, most: int = MOST) -> ir.Model:
 
 
 class _Sampler:
+    """The graph being written: guidance, what top-k and top-p leave, the draw, and how far rounding may move it."""
+
     def __init__(self, size: int, most: int) -> None:
         self.writer = GraphWriter(names.SAMPLER, {"": 17}, {}, FLOAT)
         self.op, self.size, self.most = self.writer.op, size, most
