@@ -30,8 +30,8 @@ from export.graph_writer import FLOAT, INT32, GraphWriter
 MOST = 1024  # values that are sorted, or the whole vocabulary where it is smaller
 BLOCK = 16  # terms of one sum
 UNIT = 2.0**-24  # what rounding changes a float32 by, at most, as a share
-# How far a weight may be off, in UNIT, of which 2 are one in the last place: 2 · 2 of the exponential; and for each 1 of
-# -x, 2.4 of the exponential, 4 of the quotient, 1 of the difference and 1 of the temperature, rounded up.
+# How far a weight may be off, in UNIT, of which 2 are one in the last place: 2 · 2 of the exponential; and for each 1
+# in -x, 2.4 of the exponential, 4 of the quotient, 1 of the difference and 1 of the temperature, and a little.
 WEIGHT, WEIGHT_BY_EXPONENT = 4.0, 9.0
 LEAST = -100.0  # exponents stop here: weights of 1e-44 count for nothing beside the largest, which is 1
 LARGE = 3e38

@@ -206,7 +206,6 @@ class DeltaCache:
         self._place(program, size, 1, skipped, first_row, past, 1)
         self._memory.synchronize()
         past += 1
-
         pass_ = program.passes
 
         def logits() -> NDArray[np.float32]:
@@ -253,6 +252,7 @@ class DeltaCache:
             program = self._backend.program(Shape(names.DECODER, positions=size))
             piece = slice(done, min(done + size, len(tokens)))
             count = piece.stop - done
+            program.passes += 1
             past = self.lengths[row : row + 1]
             inputs = program.inputs
             inputs[names.TOKENS][0, :count], inputs[names.TOKENS][0, count:] = tokens[piece], 0
