@@ -24,7 +24,7 @@ from editar_rt.sampling import Draw, Sampling, guide, pick_tokens
 Floats = NDArray[np.float32]
 
 
-@dataclass
+@dataclass(eq=False)
 class Step:
     """Target tokens of every picture: one that was drawn, or a run of known ones."""
 
@@ -120,6 +120,7 @@ class Prefix:
         owners = self._picture_of_row * (2 if guided else 1)
         self.cache: Cache = backend.make_cache(len(owners), self.picture_tokens + text_tokens + count - 1)
         last = np.asarray([self.picture_tokens - 1], np.int32)  # the decoder wants a position; nothing reads it
+        self._drawing = self.cache if isinstance(self.cache, DrawingCache) and self.cache.draws else None
         for picture in range(len(pictures.tokens)):
             self.cache.forward(*pictures.row(picture), last, picture)
         for row in reversed(range(len(owners))):  # backwards: a picture's own row comes before those that copy it
@@ -183,7 +184,7 @@ class Prefix:
     @property
     def draws(self) -> bool:
         """Whether the cache's device can draw tokens."""
-        return isinstance(self.cache, DrawingCache) and self.cache.draws
+        return self._drawing is not None
 
     def draw(
         self, tokens: NDArray[np.int32], position: int, guided: bool, draw: Draw
@@ -194,9 +195,8 @@ class Prefix:
             (tokens [B], negative where the host must draw; what reads the guided logits [B, V]); None where this is
             not a step that can be drawn so: nothing has run then.
         """
-        cache, rows = self.cache, self.rows * (2 if guided else 1)
-        lengths = cache.lengths[:rows]
-        if not isinstance(cache, DrawingCache) or (lengths != self._start + position - 1).any():
+        cache, rows = self._drawing, self.rows * (2 if guided else 1)
+        if cache is None or (cache.lengths[:rows] != self._start + position - 1).any():
             return None
         null_rows = np.arange(rows, dtype=np.int32)
         if guided:

@@ -231,7 +231,10 @@ def _transformer(editor: Editor, way: Way) -> dict[str, Any]:
 def _sampler(editor: Editor) -> dict[str, Any]:
     """By every engine there is; those of several rows with guidance too, the null row being the last."""
     backend, manifest = editor.backend, editor.bundle.manifest
-    assert isinstance(backend, DeltaBackend)  # no other backend's bundles have a sampler
+    if not isinstance(backend, DeltaBackend):
+        raise BundleError(
+            f"the bundle {editor.bundle.folder} has a sampler for a spelling that has none; export it again"
+        )
     found: dict[str, Any] = {}
     size, most = manifest.model.vocab_size or 1, manifest.sampler_top_k or 0
     for rows in backend.plan.rows:
