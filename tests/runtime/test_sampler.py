@@ -259,7 +259,7 @@ def edits(editor: Editor, folder: Path) -> Iterator[Any]:
     stopped = session.edit(
         "make the ball blue", sampling=sampling, cancel=cancel, on_progress=lambda done, _: done == 6 and cancel.set()
     )
-    yield stopped.complete, stopped.tokens
+    yield stopped.finished, stopped.tokens
     yield session.rewind().reroll(seed=9).tokens
     states = np.random.default_rng(1).standard_normal((1, 120, 64)).astype(np.float32)
     yield editor.score(states, session.condition_tokens, masked.tokens[None])
