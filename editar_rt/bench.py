@@ -89,10 +89,15 @@ class Subject(Protocol):
 
 
 class BundleSubject:
-    """A bundle with random pictures and texts: what they show changes no time."""
+    """A bundle with random pictures and texts: what they show changes no time.
 
-    def __init__(self, editor: Editor, sampling: Sampling | None = None) -> None:
+    Args:
+        on_device: False draws on the host where the device could.
+    """
+
+    def __init__(self, editor: Editor, sampling: Sampling | None = None, on_device: bool = True) -> None:
         self.editor, self.sampling = editor, sampling or editor.default_sampling
+        self.on_device = on_device
         self._rng = np.random.default_rng(0)
         self._prefix: Prefix | None = None
 
@@ -115,6 +120,7 @@ class BundleSubject:
             "kv_cache": manifest.kv_cache,
             "spelling": manifest.spelling,
             "rows": self.rows,
+            "sampling_head": self.on_device and names.SAMPLER in manifest.parts,
         }
 
     def bytes_per_step(self, plan: Plan) -> int | None:
@@ -164,9 +170,9 @@ class BundleSubject:
         known, drawn = self._tokens(1, self.picture_tokens), begin - length
         known[:, drawn : drawn + 1 + plan.count(begin, length, self.picture_tokens)] = -1
         begun = time.perf_counter()
-        for step in decode(prefix, first, self.picture_tokens, sampling, known=known):
+        for step in decode(prefix, first, self.picture_tokens, sampling, known=known, on_device=self.on_device):
             now = time.perf_counter()
-            if step.logits is not None and step.position > drawn:  # the first one's come from a chunk
+            if step.drawn and step.position > drawn:  # the first one's come from a chunk
                 yield STEP, now - begun
             begun = now
 

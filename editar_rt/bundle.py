@@ -106,6 +106,7 @@ class Manifest:
     precision: str = "fp32"
     spelling: str = "ort"
     kv_cache: str = "same"  # as the precision's products, or int8
+    sampler_top_k: int | None = None  # the largest top_k that the part sampler draws with; None without one
     providers: list[str] = field(default_factory=lambda: ["cpu", "cuda"])  # of ONNX Runtime, that run the decoder
     tokenizer: str | None = None
     samples: str | None = None

@@ -11,24 +11,41 @@ that share it. Of the rows [cond | null], the null ones depend on the picture al
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from editar_rt.backends.base import Backend, Cache
+from editar_rt.backends.base import Backend, Cache, DrawingCache
 from editar_rt.errors import Cancelled
-from editar_rt.sampling import Sampling, guide, pick_tokens
+from editar_rt.sampling import Draw, Sampling, guide, pick_tokens
 
 Floats = NDArray[np.float32]
 
 
-class Step(NamedTuple):
+@dataclass(eq=False)
+class Step:
     """Target tokens of every picture: one that was drawn, or a run of known ones."""
 
-    position: int  # of the first, 0 to N - 1
-    tokens: NDArray[np.int32]  # [B, S]; S is 1 where they were drawn
-    logits: Floats | None  # [B, V] with guidance, that were drawn from; None of a run. Valid until the next step
+    position: int
+    """Of the first, 0 to N - 1."""
+    tokens: NDArray[np.int32]
+    """[B, S]; S is 1 where they were drawn."""
+    source: Floats | Callable[[], Floats] | None
+    """The logits, or what reads them from the device that drew; None of a run."""
+
+    @property
+    def drawn(self) -> bool:
+        """Whether the tokens were drawn."""
+        return self.source is not None
+
+    @property
+    def logits(self) -> Floats | None:
+        """[B, V] with guidance, that were drawn from; None of a run. To be asked for before the next step."""
+        if callable(self.source):
+            self.source = self.source()
+        return self.source
 
     @property
     def stop(self) -> int:
@@ -103,6 +120,7 @@ class Prefix:
         owners = self._picture_of_row * (2 if guided else 1)
         self.cache: Cache = backend.make_cache(len(owners), self.picture_tokens + text_tokens + count - 1)
         last = np.asarray([self.picture_tokens - 1], np.int32)  # the decoder wants a position; nothing reads it
+        self._drawing = self.cache if isinstance(self.cache, DrawingCache) and self.cache.draws else None
         for picture in range(len(pictures.tokens)):
             self.cache.forward(*pictures.row(picture), last, picture)
         for row in reversed(range(len(owners))):  # backwards: a picture's own row comes before those that copy it
@@ -163,6 +181,38 @@ class Prefix:
         null = self._feed(tokens, position, self.rows, 1).copy()
         return self._feed(tokens, position, 0, 1), null
 
+    @property
+    def draws(self) -> bool:
+        """Whether the cache's device can draw tokens."""
+        return self._drawing is not None
+
+    def draw(
+        self, tokens: NDArray[np.int32], position: int, guided: bool, draw: Draw
+    ) -> tuple[NDArray[np.int32], Callable[[], Floats]] | None:
+        """`feed`, and draw target token `position` where the logits are, if the cache's device can.
+
+        Returns:
+            (tokens [B], negative where the host must draw; what reads the guided logits [B, V]); None where this is
+            not a step that can be drawn so: nothing has run then.
+        """
+        cache, rows = self._drawing, self.rows * (2 if guided else 1)
+        if cache is None or (cache.lengths[:rows] != self._start + position - 1).any():
+            return None
+        null_rows = np.arange(rows, dtype=np.int32)
+        if guided:
+            null_rows[: self.rows] += self.rows
+        chunk = np.tile(tokens[:, position - 1 : position], (rows // self.rows, 1))
+        drawn = cache.draw(chunk, null_rows, draw.repeated(rows // self.rows))
+        if drawn is None:
+            return None
+        self._held[:rows, position - 1 : position] = chunk
+
+        def logits() -> Floats:
+            own = drawn.logits()
+            return guide(own[: self.rows], own[self.rows :], draw.cfg_scale) if guided else own
+
+        return drawn.tokens[: self.rows], logits
+
     def _feed(self, tokens: NDArray[np.int32], position: int, first_row: int, halves: int) -> Floats:
         begin = int(self.cache.lengths[first_row]) - self._start
         chunk = np.tile(tokens[:, begin:position], (halves, 1))
@@ -195,17 +245,21 @@ def decode(
     sampling: Sampling,
     seeds: Sequence[int] | None = None,
     known: NDArray[np.int32] | None = None,
+    on_device: bool = True,
 ) -> Iterator[Step]:
     """Draw target tokens for every row, but for those that are known.
 
     A position that is known in all rows is not stepped over: a run of such goes through the decoder as one chunk,
     together with the token drawn before it, and what follows the last free position does not go through it at all.
 
+    Where the device can draw, a step's logits stay there until `Step.logits` is asked for; the tokens are the same.
+
     Args:
         first: logits of the first token, as `Prefix.read` gives them.
         count: N, target tokens of a row.
         seeds: one a row, instead of the sampling's for all.
         known: [B, N], negative where a token is to be drawn; None draws all.
+        on_device: False draws on the host always.
     """
     cond, null = first
     if sampling.guided != (null is not None):
@@ -215,15 +269,26 @@ def decode(
     prefix.rewind(tokens)
     done = 0
     for position in np.flatnonzero((tokens < 0).any(axis=0)).tolist():
-        guided = bool(scales[position] > 1)
-        if position:
-            cond, null = prefix.feed(tokens, position, guided)
+        guided, scale, own = bool(scales[position] > 1), float(scales[position]), tokens[:, position]
+        found = None
+        if position and on_device and prefix.draws:
+            draw = Draw.prepare(sampling, position, prefix.rows, scale, seeds)
+            found = prefix.draw(tokens, position, guided, draw)
+        if found is not None:
+            drawn, source = found
+            own[:] = np.where(own < 0, drawn, own)
+            step = Step(position, own[:, None], source)
+        else:
+            if position:
+                cond, null = prefix.feed(tokens, position, guided)
+            step = Step(position, own[:, None], guide(cond, null, scale) if guided and null is not None else cond)
         if position > done:
             yield Step(done, tokens[:, done:position].copy(), None)
-        logits = guide(cond, null, float(scales[position])) if guided and null is not None else cond
-        own = tokens[:, position]
-        own[:] = np.where(own < 0, pick_tokens(logits, sampling, position, seeds=seeds), own)
-        yield Step(position, own[:, None].copy(), logits)
+        if (own < 0).any():  # the device could not tell, or did not draw
+            assert step.logits is not None  # the step has a source
+            own[:] = np.where(own < 0, pick_tokens(step.logits, sampling, position, seeds=seeds), own)
+        step.tokens = step.tokens.copy()
+        yield step
         done = position + 1
     if done < count:
         yield Step(done, tokens[:, done:].copy(), None)

@@ -12,7 +12,8 @@ VQ_DECODER = "vq_decoder"  # tokens -> pixels
 TEXT_ENCODER = "text_encoder"  # input_ids, attention_mask -> text_states
 PREFIX_GRAPH = "prefix"  # text_states -> text_prefix, null_text_prefix, null_picture_prefix
 DECODER = "decoder"  # tokens, prefix, logit_positions, lengths, past -> logits, present
-PARTS = (VQ_ENCODER, VQ_DECODER, TEXT_ENCODER, PREFIX_GRAPH, DECODER)
+SAMPLER = "sampler"  # logits of a step, null_rows, numbers, settings -> drawn; of the spelling delta alone
+PARTS = (VQ_ENCODER, VQ_DECODER, TEXT_ENCODER, PREFIX_GRAPH, DECODER, SAMPLER)
 
 PIXELS = "pixels"  # float32 [B, 3, H, W] in [-1, 1]
 TOKENS = "tokens"  # int32 [B, N]; in the decoder [B, S], negative where `prefix` is taken instead
@@ -30,6 +31,16 @@ TOTAL_LENGTH = "total_length"  # int32 [], the largest past_length + S, or more
 LAST_ROW = "last_row"  # int32 [B], past_length + S - 1, in its place in graphs for CUDA
 LOGITS = "logits"  # float32 [B, K, V]
 NEW_ROWS = "new_rows"  # [2 · layers, B, heads, S, head_dim], of each layer the chunk's keys and then its values
+
+# Of the sampler, whose logits are a step's: [B, 1, V].
+NULL_ROWS = "null_rows"  # int32 [B], the row without the text of each row's picture; its own where nothing is guided
+NUMBERS = "numbers"  # float32 [B] in [0, 1), what is drawn with
+CFG_SCALE = "cfg_scale"  # float32 [1]
+TEMPERATURE = "temperature"  # float32 [1]
+TOP_K = "top_k"  # int32 [1], 0 is off
+TOP_P = "top_p"  # float32 [1], 1 is off
+DRAWN = "drawn"  # int32 [B], tokens; UNCLEAR where rounding may decide
+UNCLEAR = -1
 
 # How the names of nodes begin that give real numbers, for builders that choose types by themselves.
 FP32_NODE = "fp32/"

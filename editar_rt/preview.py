@@ -48,7 +48,7 @@ class Previewer:
         """Spent on previews so far."""
 
     def __call__(self, step: Step, tokens: NDArray[np.int32]) -> None:
-        self._drawn |= step.logits is not None
+        self._drawn |= step.drawn
         whole_row = step.stop // self._row > step.position // self._row
         if not (whole_row and self._drawn) or step.stop == tokens.shape[1]:
             return

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from editar_rt import names
 from editar_rt.errors import BackendError, OptionError
 from editar_rt.guidance import Scale, Schedule, read_scale, scales_of
 
@@ -211,7 +212,64 @@ def pick_tokens(
         if not np.isfinite(largest).all():
             raise BackendError("the decoder's logits are not finite; the engine or bundle is faulty")
         return tokens
-    keys = list(zip(seeds or [sampling.seed] * len(logits), indices or [0] * len(logits), strict=True))
-    number_of = {key: uniform(*key, position) for key in set(keys)}  # rows mostly share theirs
-    numbers = [number_of[key] for key in keys]
+    numbers = _numbers(sampling, position, len(logits), indices, seeds)
     return np.asarray([draw(row, sampling, number) for row, number in zip(logits, numbers, strict=True)], np.int32)
+
+
+def _numbers(
+    sampling: Sampling, position: int, rows: int, indices: Sequence[int] | None, seeds: Sequence[int] | None
+) -> list[float]:
+    """The random number of each row."""
+    keys = list(zip(seeds or [sampling.seed] * rows, indices or [0] * rows, strict=True))
+    number_of = {key: uniform(*key, position) for key in set(keys)}  # rows mostly share theirs
+    return [number_of[key] for key in keys]
+
+
+@dataclasses.dataclass(frozen=True)
+class Draw:
+    """What one token of every picture is drawn with, for a device that has the logits: a sampler's inputs."""
+
+    numbers: NDArray[np.float32]
+    """[B], in [0, 1]."""
+    cfg_scale: float
+    temperature: float
+    top_k: int
+    """0 is off."""
+    top_p: float
+
+    @classmethod
+    def prepare(
+        cls, sampling: Sampling, position: int, rows: int, scale: float, seeds: Sequence[int] | None = None
+    ) -> Draw:
+        """For target token `position` of `rows` pictures, guided by `scale`; `seeds` as of `pick_tokens`."""
+        if sampling.greedy:  # the first of the largest is what a number of 0 draws from them
+            return cls(np.zeros(rows, np.float32), scale, 1.0, 1, 1.0)
+        numbers = np.asarray(_numbers(sampling, position, rows, None, seeds))
+        # In float64 a token of hardly any weight may be drawn with 0: of NaN a sampler says that it cannot tell.
+        numbers[numbers == 0] = np.nan
+        return cls(numbers.astype(np.float32), scale, sampling.temperature, sampling.top_k, sampling.top_p)
+
+    @property
+    def inputs(self) -> dict[str, NDArray[np.float32] | float]:
+        """By the names of a sampler's inputs."""
+        return {
+            names.NUMBERS: self.numbers,
+            names.CFG_SCALE: self.cfg_scale,
+            names.TEMPERATURE: self.temperature,
+            names.TOP_K: self.top_k,
+            names.TOP_P: self.top_p,
+        }
+
+    def repeated(self, times: int) -> Draw:
+        """For as many rows of each picture, one block of rows behind the other."""
+        return dataclasses.replace(self, numbers=np.tile(self.numbers, times))
+
+    def limited_to(self, most: int, vocabulary: int) -> Draw | None:
+        """As a sampler takes it that sorts `most` logits of a vocabulary; None where the host must draw.
+
+        That is a top-k above `most`, and top-p without a top-k.
+        """
+        limited = dataclasses.replace(self, top_k=0) if self.top_k >= vocabulary else self
+        if limited.top_k > most or (limited.top_p < 1 and not limited.top_k and most < vocabulary):
+            return None
+        return limited

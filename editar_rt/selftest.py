@@ -8,16 +8,19 @@ beginning of a sequence, which takes seconds at full size too.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from editar_rt import names
+from editar_rt.backends.delta import DeltaBackend
+from editar_rt.backends.shapes import DELTA
 from editar_rt.editor import Editor
 from editar_rt.errors import BundleError
+from editar_rt.sampling import Draw, Sampling, distribution, draw, guide
 
 PROMPT = "make the ball red"
 CHUNK = 32  # positions of the decoder's prefill
@@ -29,14 +32,25 @@ SAMPLES = 16  # values kept of an output, to tell how far another one is
 # bits, and errors grow with the layers: 2e-4 (3 layers) to 4e-3 (36, GPT-XL) was measured on random weights, which are
 # harder than trained ones; bfloat16 keeps 8 bits. With whole-number weights both sides round weights and activations
 # alike; what remains is numbers between two whole ones that fall otherwise: 2e-2 was measured (the demo's model). An
-# int8 cache adds the rounding of keys and values to 8 bits a layer: 6e-2.
+# int8 cache adds the rounding of keys and values to 8 bits a layer: 6e-2. Of TensorRT's int4 only the weights are whole
+# numbers, the same on both sides; the rest is float16.
 BOUNDS = {"fp32": 2e-4, "fp16": 1e-2, "bf16": 8e-2, "int8": 8e-2, "int4": 8e-2}
 INT8_CACHE_BOUND = 1e-1
+SAMPLINGS = (
+    Sampling(greedy=True),
+    Sampling(cfg_scale=1.0, greedy=True),
+    Sampling(),
+    Sampling(cfg_scale=1.0, temperature=0.7, top_k=50),
+    Sampling(cfg_scale=5.0, temperature=1.5, top_p=0.9),
+    Sampling(cfg_scale=1.0, top_k=0),
+)  # that a sampler draws by
 TIES = 0.01  # share of a picture's tokens whose two nearest codebook rows may be about equally near
 
 
-def bound_of(part: str, precision: str, kv_cache: str) -> float:
+def bound_of(part: str, precision: str, kv_cache: str, spelling: str) -> float:
     """Largest error allowed of a part's real numbers."""
+    if precision == "int4" and spelling == DELTA:
+        precision = "fp16"
     if part == names.DECODER:
         return max(BOUNDS[precision], INT8_CACHE_BOUND if kv_cache == "int8" else 0.0)
     halved = part == names.TEXT_ENCODER and precision in ("fp16", "bf16")
@@ -91,7 +105,52 @@ def answers(editor: Editor, parts: Collection[str], way: Way = ONE_ROW) -> dict[
         found[names.VQ_DECODER] = {names.PIXELS: _values(shown)}
     if names.PREFIX_GRAPH in parts and names.DECODER in parts:
         found |= _transformer(editor, way)
+    if names.SAMPLER in parts:
+        found[names.SAMPLER] = _sampler(editor)
     return found
+
+
+@dataclass(frozen=True)
+class SamplerExample:
+    """Logits that a sampler draws from, and what the host draws."""
+
+    label: str
+    guided: bool
+    logits: NDArray[np.float32]
+    """[2, V], with the text and without."""
+    draw: Draw
+    """Of one row."""
+    token: int
+
+
+def sampler_examples(size: int, most: int) -> Iterator[SamplerExample]:
+    """In every way of `SAMPLINGS` that a sampler has, twice each, far from where rounding decides.
+
+    Args:
+        size: of the vocabulary.
+        most: the largest top-k that the sampler draws with.
+    """
+    rank = (np.arange(size, dtype=np.int64) * 7919 + 17) % size
+    logits = np.maximum(-0.02 * rank, -30.0)[None] * np.asarray([[1.0], [0.5]])
+    logits = logits.astype(np.float32)
+    for sampling in SAMPLINGS:
+        scale = float(sampling.scales(1)[0])
+        row = guide(logits[0], logits[1], scale) if sampling.guided else logits[0]
+        settings = Draw.prepare(sampling, 0, 1, scale).limited_to(most, size)
+        if settings is None:
+            continue
+        if sampling.greedy:
+            chosen = [(0.0, int(row.argmax()))]
+        else:
+            _, probabilities = distribution(row, sampling)
+            ends = np.cumsum(probabilities)
+            # In the middle of what the likeliest two have.
+            numbers = [float(ends[i] - probabilities[i] / 2) for i in np.argsort(-probabilities)[:2]]
+            chosen = [(number, draw(row, sampling, number)) for number in numbers]
+        for number, token in chosen:
+            label = f"cfg_scale {scale:g}, top_k {settings.top_k}, top_p {settings.top_p:g}, number {number:.2f}"
+            own = replace(settings, numbers=np.asarray([number], np.float32))
+            yield SamplerExample(label, sampling.guided, logits, own, token)
 
 
 def verify(editor: Editor, parts: Collection[str] | None = None, way: Way = ONE_ROW) -> list[Check]:
@@ -111,7 +170,7 @@ def verify(editor: Editor, parts: Collection[str] | None = None, way: Way = ONE_
     try:
         for part in wanted:
             outputs = here[part]
-            bound = bound_of(part, manifest.precision, manifest.kv_cache)
+            bound = bound_of(part, manifest.precision, manifest.kv_cache, manifest.spelling)
             for output, found in outputs.items():
                 checks.append(_compare(part, output, manifest.self_test[part][output], found, bound))
     except (KeyError, TypeError, ValueError) as e:
@@ -167,6 +226,33 @@ def _transformer(editor: Editor, way: Way) -> dict[str, Any]:
             "logits_after": _values(logits),
         },
     }
+
+
+def _sampler(editor: Editor) -> dict[str, Any]:
+    """By every engine there is; those of several rows with guidance too, the null row being the last."""
+    backend, manifest = editor.backend, editor.bundle.manifest
+    if not isinstance(backend, DeltaBackend):
+        raise BundleError(
+            f"the bundle {editor.bundle.folder} has a sampler for a spelling that has none; export it again"
+        )
+    found: dict[str, Any] = {}
+    size, most = manifest.model.vocab_size or 1, manifest.sampler_top_k or 0
+    for rows in backend.plan.rows:
+        drawn: dict[str, list[int]] = {}
+        for example in sampler_examples(size, most):
+            if example.guided and rows == 1:
+                continue
+            logits = np.repeat(example.logits[:1], rows, axis=0)
+            null_rows = np.arange(rows, dtype=np.int32)
+            if example.guided:
+                logits[-1], null_rows[:-1] = example.logits[1], rows - 1
+            tokens = backend.sample(logits, null_rows, example.draw.repeated(rows))
+            tokens = tokens[: rows - 1 if example.guided else rows]
+            same = (tokens == tokens[0]).all()
+            label = f"{names.DRAWN}, {'guided' if example.guided else 'not guided'}"
+            drawn.setdefault(label, []).append(int(tokens[0]) if same else names.UNCLEAR)
+        found |= {label: {"tokens": tokens} for label, tokens in drawn.items()}
+    return found
 
 
 def _hash(array: NDArray[Any]) -> str:

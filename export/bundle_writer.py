@@ -30,9 +30,10 @@ from editar_rt.version import __version__
 from export import calibration, graph_writer, parity
 from export.calibration import cache_scales
 from export.checkpoint_reader import Checkpoint, build_transformer, build_vq
-from export.decoder_graph import SPELLINGS, decoder_graph, prefix_graph
+from export.decoder_graph import decoder_graph, prefix_graph, spelling_of
 from export.module_graphs import half_copy, text_encoder_graph, vq_decoder_graph, vq_encoder_graph
 from export.precision import INT8, Storage
+from export.sampler_graph import MOST, sampler_graph
 from export.spelling import Scales
 from export.text_reader import TextEncoder
 from training.config import TransformerConfig, VQConfig
@@ -41,8 +42,6 @@ TOKENIZER = "tokenizer.json"
 SAMPLES = "samples/samples.json"
 CPU, TENSORRT = "cpu", "tensorrt"
 TWIN = "decoder-twin"  # written, compared and removed
-# The text encoder's precision where it is not float32. It runs once an edit: bfloat16 would save nothing over float16.
-TEXT_PRECISION = {"fp16": "fp16", "bf16": "fp16"}
 TEXT_TOKENS = 120  # of EditAR; a transformer says how many it reads
 LIBRARIES = ("torch", "onnx", "onnxscript", "onnxruntime", "transformers")  # noted in the manifest
 
@@ -75,7 +74,7 @@ class Options:
     """How a bundle is made."""
 
     storage: Storage = field(default_factory=Storage)
-    """Of the decoder; a 16-bit precision is the text encoder's too."""
+    """Of the decoder; `Storage.text_precision` is the text encoder's."""
     image_size: int | None = None
     """Side of the pictures in pixels; needed where no transformer says it."""
     text_tokens: int | None = None
@@ -108,7 +107,7 @@ def write_bundle(
         ParityError: a graph that does not answer as PyTorch does.
         BundleError: `folder` exists, or cannot be written.
     """
-    info = model_info(sources, options)
+    info, storage = model_info(sources, options), options.storage
     if options.samples is not None and not (options.samples / Path(SAMPLES).name).is_file():
         raise OptionError(f"{options.samples} holds no {Path(SAMPLES).name}, which says what the sample pictures are")
     if sources.kept is not None and sources.transformer is not None:
@@ -131,7 +130,7 @@ def write_bundle(
             parts[name] = Part(path.name, _describe(model.graph.inputs), _describe(model.graph.outputs))
             if name == names.DECODER and CPU not in options.storage.providers:
                 path = _twin(sources, options.storage, partial)
-            bound = selftest.bound_of(name, options.storage.precision, options.storage.kv_cache)
+            bound = selftest.bound_of(name, storage.precision, storage.kv_cache, storage.spelling)
             _require_parity(path, cases(path), bound, report)
         for leftover in partial.glob(f"{TWIN}*"):
             leftover.unlink()
@@ -142,6 +141,7 @@ def write_bundle(
             precision=options.storage.precision,
             spelling=options.storage.spelling,
             kv_cache=options.storage.kv_cache,
+            sampler_top_k=min(MOST, info.vocab_size or 0) if names.SAMPLER in parts else None,
             providers=options.storage.providers,
             tokenizer=tokenizer,
             samples=samples,
@@ -159,7 +159,7 @@ def write_bundle(
 def _self_test(folder: Path, parts: Sequence[str]) -> dict[str, Any]:
     """What a bundle answers here, part by part, so that memory is needed for one at a time."""
     found: dict[str, Any] = {}
-    transformer = [part for part in parts if part in (names.PREFIX_GRAPH, names.DECODER)]
+    transformer = [part for part in parts if part in (names.PREFIX_GRAPH, names.DECODER, names.SAMPLER)]
     for together in (*([part] for part in parts if part not in transformer), transformer):
         editor = editar_rt.load(folder, CPU, cache=False)
         if together != transformer and isinstance(editor.backend, OnnxRuntimeBackend):
@@ -173,7 +173,9 @@ def _self_test(folder: Path, parts: Sequence[str]) -> dict[str, Any]:
 def _take_over(kept: Bundle, folder: Path) -> dict[str, Part]:
     """The parts of a bundle that are not made anew, their files copied."""
     parts = {
-        name: part for name, part in kept.manifest.parts.items() if name not in (names.PREFIX_GRAPH, names.DECODER)
+        name: part
+        for name, part in kept.manifest.parts.items()
+        if name not in (names.PREFIX_GRAPH, names.DECODER, names.SAMPLER)
     }
     for part in parts.values():
         for name in kept.manifest.files:
@@ -205,7 +207,7 @@ def model_info(sources: Sources, options: Options) -> ModelInfo:
     transformer, vq, text = sources.transformer, sources.vq, sources.text_encoder
     if sources.kept is not None:
         if transformer is not None:
-            SPELLINGS[options.storage.spelling].check(transformer.config)
+            spelling_of(options.storage).check(transformer.config)
         return replace(
             sources.kept.manifest.model, activations=dict(sources.kept.manifest.model.activations), step_weight_bytes={}
         )
@@ -213,7 +215,7 @@ def model_info(sources: Sources, options: Options) -> ModelInfo:
         raise OptionError("nothing to export: give a transformer, a VQ tokenizer or a text encoder")
     config = transformer.config if transformer is not None else None
     if config is not None:
-        SPELLINGS[options.storage.spelling].check(config)
+        spelling_of(options.storage).check(config)
     if config is not None and vq is not None and config.vocab_size != vq.config.codebook_size:
         raise OptionError(
             f"the transformer has {config.vocab_size} picture tokens and the VQ tokenizer's codebook "
@@ -296,7 +298,7 @@ def _graphs(
     if sources.text_encoder is not None:
         assert info.text_tokens is not None
         text, text_tokens = sources.text_encoder, info.text_tokens
-        precision = TEXT_PRECISION.get(options.storage.precision, "fp32")
+        precision = options.storage.text_precision
         yield (
             names.TEXT_ENCODER,
             _text_graph(text, text_tokens, precision),
@@ -318,6 +320,9 @@ def _graphs(
             decoder_graph(checkpoint.config, checkpoint.tensors, storage, scales),
             lambda path: parity.decoder_cases(build_transformer(checkpoint), path),
         )
+        if storage.sampling_head:
+            size = checkpoint.config.vocab_size
+            yield names.SAMPLER, sampler_graph(size), lambda _: parity.sampler_cases(size, min(MOST, size))
 
 
 def _text_graph(text: TextEncoder, text_tokens: int, precision: str) -> ir.Model:

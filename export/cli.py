@@ -63,6 +63,11 @@ def storage_options(command: F) -> F:
         ),
         click.option("--provider", type=click.Choice(PROVIDERS), help="Of ONNX Runtime; cpu when not given."),
         click.option(
+            "--sampling-head/--no-sampling-head",
+            default=None,
+            help="Whether the device can draw tokens itself, in the spelling delta; not, when not given.",
+        ),
+        click.option(
             "--calibration", type=PATH, help="Folder of pictures with samples.json, for an int8 cache's scales."
         ),
     )
@@ -102,6 +107,7 @@ def onnx(
     kv_cache: str | None,
     spelling: str | None,
     provider: str | None,
+    sampling_head: bool | None,
     calibration: Path | None,
     samples: Path | None,
     defaults: tuple[str, ...],
@@ -113,7 +119,14 @@ def onnx(
     """
     # Bad options are said before the minutes that reading takes.
     sampling = parse_defaults(defaults)
-    stored = storage(target, precision=precision, kv_cache=kv_cache, spelling=spelling, provider=provider)
+    stored = storage(
+        target,
+        precision=precision,
+        kv_cache=kv_cache,
+        spelling=spelling,
+        provider=provider,
+        sampling_head=sampling_head,
+    )
     sources = Sources(
         transformer=read_transformer(transformer, heads) if transformer is not None else None,
         vq=read_vq(vq) if vq is not None else None,
@@ -150,11 +163,19 @@ def convert(
     kv_cache: str | None,
     spelling: str | None,
     provider: str | None,
+    sampling_head: bool | None,
     calibration: Path | None,
     force: bool,
 ) -> None:
     """Store the transformer of an fp32 BUNDLE in another way; its other parts are taken over as they are."""
-    stored = storage(target, precision=precision, kv_cache=kv_cache, spelling=spelling, provider=provider)
+    stored = storage(
+        target,
+        precision=precision,
+        kv_cache=kv_cache,
+        spelling=spelling,
+        provider=provider,
+        sampling_head=sampling_head,
+    )
     opened = Bundle.open(bundle)
     opened.check()
     options = Options(
@@ -178,6 +199,7 @@ def official(
     kv_cache: str | None,
     spelling: str | None,
     provider: str | None,
+    sampling_head: bool | None,
     calibration: Path | None,
     force: bool,
     only_look: bool,
@@ -195,7 +217,14 @@ def official(
     if output.exists() and not force:
         raise BundleError(f"{output} exists; choose another name, or replace it with --force")
     precision = precision or ("fp16" if target is None else None)
-    stored = storage(target, precision=precision, kv_cache=kv_cache, spelling=spelling, provider=provider)
+    stored = storage(
+        target,
+        precision=precision,
+        kv_cache=kv_cache,
+        spelling=spelling,
+        provider=provider,
+        sampling_head=sampling_head,
+    )
     parts = fetch(output, 1.0 if stored.precision == "fp32" else 0.5, report=click.echo)
     sources = Sources(
         transformer=read_transformer(parts.transformer),

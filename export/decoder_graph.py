@@ -8,7 +8,8 @@ differs between targets: normalization, rotation, attention and the cache, in op
 
 - "ort": operators of ONNX Runtime's own: truly in place and no work beyond the positions filled.
 - "standard": ONNX opset 24 alone, for any runtime that has it; work grows with the capacity.
-- "delta": basic operators of opset 17, for TensorRT 8.5 and later; the new keys and values are returned to be placed.
+- "delta": basic operators of opset 17, for TensorRT 8.5 and later (with INT4 weights of opset 21, for 10.0 and later);
+  the new keys and values are returned to be placed.
 
 How its numbers are stored is `export.precision`'s.
 
@@ -26,7 +27,7 @@ import onnx_ir as ir
 from torch import Tensor
 
 from editar_rt import names
-from export.delta_spelling import DeltaSpelling
+from export.delta_spelling import DeltaSpelling, Int4DeltaSpelling
 from export.graph_writer import FLOAT, FLOAT16, INT32, GraphWriter
 from export.ort_spellings import OrtSpelling, StandardSpelling
 from export.precision import Storage
@@ -34,6 +35,13 @@ from export.spelling import Scales, Spelling
 from training.config import TransformerConfig
 
 SPELLINGS: dict[str, type[Spelling]] = {"ort": OrtSpelling, "standard": StandardSpelling, "delta": DeltaSpelling}
+
+
+def spelling_of(storage: Storage) -> type[Spelling]:
+    """What writes a decoder that is stored so."""
+    if storage.spelling == "delta" and storage.numbers.blocks is not None:
+        return Int4DeltaSpelling
+    return SPELLINGS[storage.spelling]
 
 
 def decoder_graph(
@@ -49,7 +57,7 @@ def decoder_graph(
         weights: a transformer's tensors by their official names (`checkpoint_reader.read_transformer`).
         scales: of an int8 cache, a pair a layer (`calibration.cache_scales`).
     """
-    numbers, spelling = storage.numbers, SPELLINGS[storage.spelling]
+    numbers, spelling = storage.numbers, spelling_of(storage)
     writer = GraphWriter("decoder", spelling.opsets, weights, numbers.stored)
     op = writer.op
     tokens = writer.input(names.TOKENS, INT32, [names.ROWS_DIM, names.POSITIONS_DIM])

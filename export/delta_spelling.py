@@ -21,8 +21,9 @@ import numpy as np
 import onnx_ir as ir
 
 from editar_rt import names
+from editar_rt.errors import OptionError
 from export.graph_writer import INT32, GraphWriter
-from export.precision import Storage
+from export.precision import WEIGHT_ONLY, Storage
 from export.spelling import Scales
 from training.config import TransformerConfig
 from training.models.rotary import rotary_table
@@ -106,9 +107,13 @@ class DeltaSpelling:
         # Shapes, axes and bounds are int64 in ONNX; TensorRT reads such constants when it parses.
         return self.writer.constant(list(values), np.int64, name)
 
+    def mean(self, values: ir.Value) -> ir.Value:
+        """Over the last axis, which stays."""
+        return self.op.ReduceMean(values, axes=[-1])
+
     def normalize(self, hidden: ir.Value, weight: ir.Value) -> ir.Value:
         op = self.op
-        mean_square = op.ReduceMean(op.Mul(hidden, hidden), axes=[-1])
+        mean_square = self.mean(op.Mul(hidden, hidden))
         return op.Mul(op.Div(hidden, op.Sqrt(op.Add(mean_square, self.epsilon))), weight)
 
     def add_and_normalize(self, hidden: ir.Value, addend: ir.Value, weight: ir.Value) -> tuple[ir.Value, ir.Value]:
@@ -159,3 +164,29 @@ class DeltaSpelling:
             self.config.head_dim,
         ]
         self.writer.output(self.op.Concat(*layers, axis=0), names.NEW_ROWS, self.dtype, shape)
+
+
+class Int4DeltaSpelling(DeltaSpelling):
+    """The same with INT4 weights, which came with opset 21, for TensorRT 10 and later; one operator is spelled anew."""
+
+    opsets: ClassVar = {"": 21}
+    ir_version: ClassVar = 10  # of opset 21
+
+    def __init__(
+        self, writer: GraphWriter, config: TransformerConfig, tokens: ir.Value, storage: Storage, scales: Scales
+    ) -> None:
+        super().__init__(writer, config, tokens, storage, scales)
+        self.width = self._whole("axis_width", -1)
+
+    @staticmethod
+    def check(config: TransformerConfig) -> None:
+        assert WEIGHT_ONLY.blocks is not None
+        block = WEIGHT_ONLY.blocks.block
+        if config.dim % block:
+            raise OptionError(
+                f"TensorRT's INT4 weights lie in blocks of {block}, and this transformer is {config.dim} wide, no "
+                "multiple of it; take --precision fp16"
+            )
+
+    def mean(self, values: ir.Value) -> ir.Value:
+        return self.op.ReduceMean(values, self.width)  # axes are no longer an attribute

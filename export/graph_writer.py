@@ -17,13 +17,14 @@ from onnxscript import GraphBuilder
 from torch import Tensor
 
 from editar_rt import names
-from export.precision import Blocks
+from export.precision import Blocks, whole_numbers
 
 FLOAT = ir.DataType.FLOAT
 FLOAT16 = ir.DataType.FLOAT16
 BFLOAT16 = ir.DataType.BFLOAT16
 INT32 = ir.DataType.INT32
 INT64 = ir.DataType.INT64
+INT4 = ir.DataType.INT4
 TORCH_TYPES = {FLOAT: torch.float32, FLOAT16: torch.float16, BFLOAT16: torch.bfloat16}
 
 
@@ -105,8 +106,13 @@ class GraphWriter:
         return value if self.dtype == FLOAT else self.op.Cast(value, to=FLOAT)
 
     def linear(self, value: ir.Value, name: str, blocks: Blocks | None = None) -> ir.Value:
-        """[..., in] times the weight [out, in], which is stored in blocks where they are given."""
-        if blocks is None:
+        """[..., in] times the weight [out, in], which is stored in blocks where they are given.
+
+        Blocks are multiplied by ONNX Runtime's operator where the graph may have it, else dequantized by ONNX's. A
+        weight that does not fill its last block is stored in the stored type then: TensorRT says nothing of such.
+        """
+        by_onnx = "com.microsoft" not in self.graph.opset_imports
+        if blocks is None or (by_onnx and self.source(name).shape[1] % blocks.block):
             return self.op.MatMul(value, self.weight(name, transposed=True))
         source = self.source(name)
         size, features = source.shape[1], source.shape[0]
@@ -115,7 +121,11 @@ class GraphWriter:
         @functools.lru_cache(1)  # both initializers come from one quantization; they are saved one after the other
         def quantized() -> tuple[np.ndarray, np.ndarray]:
             packed, scales = blocks.quantize(source.float().t().contiguous().numpy())
-            return packed, scales.astype(self.dtype.numpy())
+            scales = scales.astype(self.dtype.numpy())
+            if not by_onnx:
+                return packed, scales
+            whole = whole_numbers(packed, blocks.bits).reshape(features, size)
+            return np.ascontiguousarray(whole.T).astype(INT4.numpy()), np.ascontiguousarray(scales.T)
 
         def packed() -> np.ndarray:
             return quantized()[0]
@@ -125,6 +135,15 @@ class GraphWriter:
             quantized.cache_clear()
             return values
 
+        if by_onnx:
+            assert blocks.bits == 4  # the only whole-number weights of TensorRT
+            weight = self.op.DequantizeLinear(
+                self.lazy(name, INT4, (size, features), packed),
+                self.lazy(f"{name}.scales", self.dtype, (count, features), scales),
+                axis=0,
+                block_size=blocks.block,
+            )
+            return self.op.MatMul(value, weight)
         return self.builder.opset("com.microsoft", 1).MatMulNBits(
             value,
             self.lazy(name, ir.DataType.UINT8, (features, count, blocks.block * blocks.bits // 8), packed),

@@ -18,7 +18,8 @@ import onnxruntime
 import torch
 from torch import Tensor, nn
 
-from editar_rt import names
+from editar_rt import names, selftest
+from editar_rt.backends.onnxruntime import WEIGHT_ONLY
 from editar_rt.errors import BackendError
 from export.calibration import LARGEST
 from export.precision import dequantize
@@ -83,13 +84,9 @@ def compare(path: Path, cases: Sequence[Case], bound: float) -> list[Parity]:
 
 
 def _compare(path: Path, cases: Sequence[Case], bound: float) -> list[Parity]:
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4  # what fails is raised, too
-    if all(case.part != names.DECODER for case in cases):
-        # One run does not pay for rearranged weights, which would take a text encoder's memory twice. The decoder's
-        # whole-number products have no other way.
-        options.add_session_config_entry("session.disable_prepacking", "1")
-    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    # One run does not pay for rearranged weights, which would take a text encoder's memory twice. The decoder's
+    # whole-number products have no other way.
+    session = open_session(path, prepack=any(case.part == names.DECODER for case in cases))
     found = []
     for case in cases:
         answers = session.run(list(case.expected), feeds(session, case.inputs))
@@ -101,6 +98,16 @@ def _compare(path: Path, cases: Sequence[Case], bound: float) -> list[Parity]:
                 error = float(np.abs(answer - expected).max() / np.abs(expected).max())
                 found.append(Parity(case.part, label, error, bound))
     return found
+
+
+def open_session(path: Path, prepack: bool = True) -> onnxruntime.InferenceSession:
+    """A graph on the CPU, as the runtime opens it."""
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4  # what fails is raised, too
+    options.add_session_config_entry(*WEIGHT_ONLY)
+    if not prepack:
+        options.add_session_config_entry("session.disable_prepacking", "1")
+    return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
 
 
 def feeds(session: onnxruntime.InferenceSession, inputs: Mapping[str, Array]) -> dict[str, Array]:
@@ -156,18 +163,36 @@ def prefix_case(transformer: Transformer) -> Case:
     return Case(names.PREFIX_GRAPH, "", _arrays({names.TEXT_STATES: states}), _arrays(expected))
 
 
+def sampler_cases(vocab_size: int, most: int) -> list[Case]:
+    """What the host draws in the self-test's cases, with guidance and without: a picture's row and its null row."""
+    cases = []
+    for example in selftest.sampler_examples(vocab_size, most):
+        inputs = {
+            name: np.atleast_1d(np.asarray(value, np.int32 if name == names.TOP_K else np.float32))
+            for name, value in example.draw.repeated(2).inputs.items()
+        }
+        inputs[names.LOGITS] = example.logits[:, None]
+        inputs[names.NULL_ROWS] = np.asarray([1 if example.guided else 0, 1], np.int32)
+        expected = np.asarray([example.token, -1], np.int32)  # the null row's token is nobody's
+        cases.append(Case(names.SAMPLER, example.label, inputs, {names.DRAWN: expected}))
+    return cases
+
+
 @contextmanager
 def products_as_stored(transformer: Transformer, path: Path) -> Iterator[None]:
     """The model with the products that a decoder's graph takes of whole numbers: weights and activations as it rounds.
 
+    A graph that dequantizes its weights rounds no activations.
     What is left between the two is the order of sums, and what a number that lies between two whole ones makes of it.
     Weights are unpacked one layer at a time, so that the model is not in memory twice.
     """
     modules, handles = dict(transformer.named_modules()), []
     for node in ir.load(path).graph:
-        if node.op_type != "MatMulNBits":
+        if node.op_type not in ("MatMulNBits", "DequantizeLinear"):
             continue
-        packed, scales = (value.const_value for value in node.inputs[1:3] if value is not None)
+        is_plain = node.op_type == "DequantizeLinear"
+        constants = node.inputs[:2] if is_plain else node.inputs[1:3]
+        packed, scales = (value.const_value for value in constants if value is not None)
         assert packed is not None and scales is not None  # the exporter writes constants
         module: Any = modules[str(packed.name).removesuffix(".weight")]
 
@@ -176,12 +201,18 @@ def products_as_stored(transformer: Transformer, path: Path) -> Iterator[None]:
             inputs: tuple[Tensor],
             packed: ir.TensorProtocol = packed,
             scales: ir.TensorProtocol = scales,
-            bits: int = node.attributes["bits"].as_int(),
+            bits: int = 4 if is_plain else node.attributes["bits"].as_int(),
             block: int = node.attributes["block_size"].as_int(),
+            is_plain: bool = is_plain,
         ) -> Tensor:
-            weight = dequantize(packed.numpy(), scales.numpy().astype(np.float32), bits, module.in_features)
+            by_block = scales.numpy().astype(np.float32)
+            if is_plain:  # [in, out]
+                weight = packed.numpy().astype(np.float32) * np.repeat(by_block, block, axis=0)[: module.in_features]
+                weight = np.ascontiguousarray(weight.T)
+            else:
+                weight = dequantize(packed.numpy(), by_block, bits, module.in_features)
             module.weight = nn.Parameter(torch.from_numpy(weight), requires_grad=False)
-            return round_activations(inputs[0], block)
+            return inputs[0] if is_plain else round_activations(inputs[0], block)
 
         def restore(module: Any, *_: Any, own: nn.Parameter = module.weight) -> None:
             module.weight = own

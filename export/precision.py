@@ -5,10 +5,13 @@
 | fp32, fp16, bf16 | that type | that type |
 | int8 | 8 bits in blocks of 128 | float32 (float16 for CUDA) |
 | int4 | 4 bits in blocks of 32, the output head 8 bits | float32 (float16 for CUDA) |
+| int4, spelling delta | 4 bits in blocks of 64, the output head float16 | float16 |
 
 Blocks are quantized by ONNX Runtime's own quantizer and multiplied by its MatMulNBits, which quantizes the activations
-of each row on its own: a picture's tokens do not depend on what else is in the batch. Float32 stay everywhere: the
-residual stream with its sums and normalizations, softmax (inside the attention operator), and the logits.
+of each row on its own: a picture's tokens do not depend on what else is in the batch. TensorRT has no such operator: it
+reads ONNX's INT4 type through DequantizeLinear, in blocks of 64 or 128, and the activations stay float16 (weight-only).
+Float32 stay everywhere: the residual stream with its sums and normalizations, softmax (inside the attention operator),
+and the logits.
 
 The KV cache is of the activations' type, or int8 with one scale a layer for keys and one for values.
 """
@@ -45,11 +48,16 @@ class Blocks:
         return packed, scales.reshape(packed.shape[:2])
 
 
+def whole_numbers(packed: Array, bits: int) -> Array:
+    """The whole numbers in `Blocks.quantize`'s result, int8 [out, blocks, block] around 0."""
+    values = packed if bits == 8 else np.stack((packed & 15, packed >> 4), axis=-1).reshape(*packed.shape[:2], -1)
+    return (values.astype(np.int16) - 2 ** (bits - 1)).astype(np.int8)
+
+
 def dequantize(packed: Array, scales: Array, bits: int, size: int) -> Array:
     """What `Blocks.quantize`'s results stand for, [out, in] float32 with `size` inputs."""
-    values = packed if bits == 8 else np.stack((packed & 15, packed >> 4), axis=-1)
-    centred = values.reshape(*scales.shape, -1).astype(np.float32) - 2 ** (bits - 1)
-    return np.ascontiguousarray((centred * scales[..., None]).reshape(len(packed), -1)[:, :size])
+    values = whole_numbers(packed, bits).astype(np.float32) * scales[..., None]
+    return np.ascontiguousarray(values.reshape(len(packed), -1)[:, :size])
 
 
 @dataclass(frozen=True)
@@ -68,6 +76,8 @@ PRECISIONS = {
     "int8": Precision(ir.DataType.FLOAT, Blocks(8, 128), Blocks(8, 128)),
     "int4": Precision(ir.DataType.FLOAT, Blocks(4, 32), Blocks(8, 128)),
 }
+# What TensorRT multiplies: blocks of 64 or 128 along the input, and no 8-bit weights with real activations.
+WEIGHT_ONLY = Precision(ir.DataType.FLOAT16, Blocks(4, 64))
 
 
 @dataclass(frozen=True)
@@ -86,6 +96,8 @@ class Storage:
     """One of `KV_CACHES`."""
     provider: str = "cpu"
     """One of `PROVIDERS`; what whole-number weights are multiplied with differs between them."""
+    sampling_head: bool = False
+    """Whether the bundle has a sampler beside the decoder, which draws on the device (`export.sampler_graph`)."""
 
     def __post_init__(self) -> None:
         if reason := next(self._reasons(self.provider), None):
@@ -98,9 +110,20 @@ class Storage:
     def numbers(self) -> Precision:
         """The precision's types for the provider."""
         chosen = PRECISIONS[self.precision]
+        if self.spelling == "delta" and chosen.blocks is not None:
+            return WEIGHT_ONLY
         if self.provider == "cuda" and chosen.blocks is not None:
             return Precision(ir.DataType.FLOAT16, chosen.blocks, chosen.head)
         return chosen
+
+    @property
+    def text_precision(self) -> str:
+        """Of a text encoder beside it: fp16 where the decoder computes in 16 bits on its target, else fp32.
+
+        It runs once an edit: bfloat16 would save nothing over float16.
+        """
+        halved = self.precision in ("fp16", "bf16") or (self.precision == "int4" and self.spelling == "delta")
+        return "fp16" if halved else "fp32"
 
     @property
     def cache_type(self) -> ir.DataType:
@@ -123,5 +146,9 @@ class Storage:
             )
         if self.kv_cache == INT8 and self.spelling != "ort":
             yield "only GroupQueryAttention of the spelling ort reads an int8 cache"
-        if self.numbers.blocks is not None and self.spelling != "ort":
+        if self.sampling_head and self.spelling != "delta":
+            yield "the sampling head goes with the spelling delta; other spellings' logits come to the host anyway"
+        if self.precision == "int8" and self.spelling == "delta":
+            yield "TensorRT documents no 8-bit weights for products with real numbers; take int4 or fp16"
+        if self.numbers.blocks is not None and self.spelling == "standard":
             yield "MatMulNBits, which multiplies whole-number weights, belongs to the spelling ort"

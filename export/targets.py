@@ -17,7 +17,14 @@ else:
 
 FOLDER = Path(__file__).parents[1] / "engines"
 SPELLINGS = ("ort", "standard", "delta")
-ALLOWED = {"precision": tuple(PRECISIONS), "spelling": SPELLINGS, "kv_cache": KV_CACHES, "provider": PROVIDERS}
+ALLOWED: dict[str, tuple[Any, ...]] = {
+    "precision": tuple(PRECISIONS),
+    "spelling": SPELLINGS,
+    "kv_cache": KV_CACHES,
+    "provider": PROVIDERS,
+    "sampling_head": (True, False),
+}
+READABLE = "precisions"  # those that a recipe's devices read, a list; any where it is not given
 
 
 def target_names() -> list[str]:
@@ -25,8 +32,8 @@ def target_names() -> list[str]:
     return sorted(path.stem for path in FOLDER.glob("*.toml"))
 
 
-def read_target(name: str) -> dict[str, str]:
-    """Fields of `Storage` that a recipe sets.
+def read_target(name: str) -> dict[str, Any]:
+    """Fields of `Storage` that a recipe sets, and `READABLE` where the recipe gives it.
 
     Args:
         name: of a recipe in `engines/`, or a path to a file.
@@ -46,18 +53,28 @@ def read_target(name: str) -> dict[str, str]:
     if not isinstance(fields, dict) or not fields:
         raise OptionError(f"{path} has no table [onnx], which says how the decoder is stored")
     for field, value in fields.items():
-        if value not in ALLOWED.get(field, ()):
-            allowed = ", ".join(ALLOWED.get(field, ())) or f"not among {', '.join(ALLOWED)}"
+        if field == READABLE and isinstance(value, list) and value and all(v in PRECISIONS for v in value):
+            continue
+        choices = ALLOWED.get(field, ())
+        if not any(type(value) is type(choice) and value == choice for choice in choices):
+            allowed = ", ".join(str(choice).lower() for choice in choices) or f"not among {', '.join(ALLOWED)}"
             raise OptionError(f"{path}: [onnx] {field} = {value!r}; allowed: {allowed}")
     return fields
 
 
-def storage(target: str | None, **given: str | None) -> Storage:
+def storage(target: str | None, **given: str | bool | None) -> Storage:
     """The recipe's storage, with the options that were given in its place.
 
     Raises:
-        OptionError: as `read_target`, and for what no provider runs.
+        OptionError: as `read_target`, for what no provider runs, and for a precision that the devices do not read.
     """
     fields = read_target(target) if target is not None else {}
+    readable = fields.pop(READABLE, None)
     fields = fields | {name: value for name, value in given.items() if value is not None}
-    return dataclasses.replace(Storage(), **fields)
+    stored = dataclasses.replace(Storage(), **fields)
+    if readable is not None and stored.precision not in readable:
+        raise OptionError(
+            f"the TensorRT of the recipe {target} does not read precision {stored.precision}; take --precision "
+            f"{' or '.join(readable)}"
+        )
+    return stored

@@ -60,7 +60,8 @@ def build_engines(
         output: the folder to write, in the bundle's own.
 
     Raises:
-        OptionError: a bundle of another spelling, or a place where the runtime does not look.
+        OptionError: a bundle of another spelling, or with weights that this TensorRT does not read, or a place where
+            the runtime does not look.
         BackendError: TensorRT does not build or run an engine.
         GateError: the engines do not answer as the exporting machine did; nothing is published.
     """
@@ -69,6 +70,11 @@ def build_engines(
         raise OptionError(
             f"TensorRT {machine.tensorrt.version} gives wrong results with one engine for several shapes; take a "
             "recipe without shared = true"
+        )
+    if bundle.manifest.precision == "int4" and not machine.tensorrt.reads_int4:
+        raise OptionError(
+            f"the decoder of {bundle.folder} has INT4 weights, which TensorRT reads from 10.0 on, and here is "
+            f"{machine.tensorrt.version}; export the bundle again with --precision fp16"
         )
     bundle.check()
     for line in memory_warnings(bundle, free_memory()):

@@ -1,8 +1,8 @@
 """The parity gate: engines answer what the bundle's self-test says, or they are not published.
 
 A build that succeeds proves nothing. Every engine is run: the feed-forward parts once, each chunk's engine over an
-empty cache and over a kept beginning, each step's engine in its first and its last row, for eight greedy tokens. A NaN
-anywhere in an output fails.
+empty cache and over a kept beginning, each step's engine in its first and its last row, for eight greedy tokens; each
+sampler's engine on made-up logits. A NaN anywhere in an output fails.
 """
 
 from __future__ import annotations
@@ -57,11 +57,18 @@ def compare(bundle: Bundle, engines: Engines, plan: Plan) -> Iterator[Compared]:
             f"the self-test of the bundle {bundle.folder} lacks {', '.join(missing)}, which engines are compared with; "
             "export it on a machine that runs them"
         )
-    for check in selftest.verify(Editor(bundle, DeltaBackend(bundle, engines, plan))):
-        if check.part != names.DECODER:  # which comes below, engine by engine
+    by_rows = (names.DECODER, names.SAMPLER)  # which come below, engine by engine
+    editor = Editor(bundle, DeltaBackend(bundle, engines, plan))
+    for check in selftest.verify(editor, [part for part in parts if part != names.SAMPLER]):
+        if check.part not in by_rows:
             yield Compared(check.part, check.output, check.error, check.bound)
     if names.DECODER not in parts:
         return
+    for rows in plan.rows if names.SAMPLER in parts else ():
+        own = DeltaBackend(bundle, engines, Plan((rows,), plan.chunks))
+        for check in selftest.verify(Editor(bundle, own), [names.SAMPLER]):
+            shape = Shape(names.SAMPLER, rows=rows)
+            yield Compared(shape.name, check.output, check.error, check.bound)
     for rows in plan.rows:
         for row in sorted({0, rows - 1}):
             yield from _decoder(bundle, engines, Plan((rows,), plan.chunks), row, f"row {row}")

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 from polygraphy.backend.base import BaseRunner
-from polygraphy.backend.onnxrt import OnnxrtRunner, SessionFromOnnx
+from polygraphy.backend.onnxrt import OnnxrtRunner
 from polygraphy.common import TensorMetadata
 from polygraphy.comparator import Comparator, SimpleCompareFunc
 from polygraphy.logger import G_LOGGER
@@ -135,7 +135,7 @@ def verify(
     compared: list[Compared] = []
     for part, cases in _cases(bundle, sources):
         on_part(part)
-        bound = bound_of(part, manifest.precision, manifest.kv_cache)
+        bound = bound_of(part, manifest.precision, manifest.kv_cache, manifest.spelling)
         for case in cases:
             compared += _compare(bundle.part_path(part), case, bound)
             if device != CPU and part != names.DECODER:
@@ -147,7 +147,7 @@ def verify(
     generated = []
     if steps and sources.transformer is not None and names.DECODER in manifest.parts:
         model = build_transformer(sources.transformer)
-        bound = bound_of(names.DECODER, manifest.precision, manifest.kv_cache)
+        bound = bound_of(names.DECODER, manifest.precision, manifest.kv_cache, manifest.spelling)
         with parity.products_as_stored(model, bundle.part_path(names.DECODER)):
             for cfg_scale in (1.0, 3.0):
                 on_part(f"generation, cfg_scale {cfg_scale:g}")
@@ -219,10 +219,9 @@ def _compare_backend(editor: editar_rt.Editor, case: parity.Case, bound: float) 
 
 
 def _compare(path: Path, case: parity.Case, bound: float) -> list[Compared]:
-    load = SessionFromOnnx(str(path), providers=["CPUExecutionProvider"])
     with G_LOGGER.verbosity(G_LOGGER.CRITICAL):
         try:
-            session = load()
+            session = parity.open_session(path)
             inputs = parity.feeds(session, case.inputs)
             runners = [_PyTorchRunner(case, inputs), OnnxrtRunner(session, name="ONNX Runtime")]
             results = Comparator.run(runners, data_loader=[inputs])

@@ -129,7 +129,19 @@ def golden_gpt_bundle_delta_fp16(tiny_sources: Sources, tmp_path_factory: pytest
     return _transformer_bundle(tiny_sources, tmp_path_factory, spelling="delta", precision="fp16")
 
 
-def _transformer_bundle(sources: Sources, folders: pytest.TempPathFactory, **storage: str) -> Path:
+@pytest.fixture(scope="session")
+def golden_gpt_bundle_delta_head(tiny_sources: Sources, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The golden transformer alone, float32, as TensorRT runs it, with a sampling head."""
+    return _transformer_bundle(tiny_sources, tmp_path_factory, spelling="delta", sampling_head=True)
+
+
+@pytest.fixture(scope="session")
+def golden_gpt_bundle_delta_int4(tiny_sources: Sources, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The golden transformer alone, with the INT4 weights of TensorRT 10."""
+    return _transformer_bundle(tiny_sources, tmp_path_factory, spelling="delta", precision="int4")
+
+
+def _transformer_bundle(sources: Sources, folders: pytest.TempPathFactory, **storage: Any) -> Path:
     from export.bundle_writer import Options, Sources, write_bundle
     from export.precision import Storage
 

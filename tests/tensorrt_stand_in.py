@@ -19,6 +19,7 @@ import onnx
 import onnxruntime
 
 from editar_rt.backends.emulated import NumpyMemory
+from editar_rt.backends.onnxruntime import WEIGHT_ONLY
 from editar_rt.backends.tensorrt import Machine
 from editar_rt.backends.tensorrt_compat import TensorRT
 
@@ -309,7 +310,9 @@ def make_module(version: str, world: World) -> Any:
 
         def __init__(self, described: dict[str, Any]) -> None:
             self._described = described
-            self._session = onnxruntime.InferenceSession(described["path"], providers=["CPUExecutionProvider"])
+            options = onnxruntime.SessionOptions()
+            options.add_session_config_entry(*WEIGHT_ONLY)
+            self._session = onnxruntime.InferenceSession(described["path"], options, providers=["CPUExecutionProvider"])
             for name in ("device_memory_size", "device_memory_size_v2"):
                 if name in api["ICudaEngine"]:
                     setattr(self, name, SCRATCH)

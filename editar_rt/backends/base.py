@@ -1,12 +1,14 @@
-"""What an engine must be able to do: run a part, and step the decoder over a KV cache."""
+"""What an engine must be able to do: run a part, and step the decoder over a KV cache; some draw tokens too."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, Protocol
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
+
+from editar_rt.sampling import Draw
 
 Arrays = Mapping[str, NDArray[Any]]
 
@@ -40,6 +42,39 @@ class Cache(Protocol):
 
         Args:
             frozen: what both hold then is never written again, so that they may be one memory.
+        """
+
+
+class Drawn(NamedTuple):
+    """What a step on a device has drawn."""
+
+    tokens: NDArray[np.int32]
+    """[R]; negative where the host must draw, because rounding might decide."""
+    logits: Callable[[], NDArray[np.float32]]
+    """Reads the step's logits [R, V] from the device; until the cache's next call."""
+
+
+@runtime_checkable
+class DrawingCache(Cache, Protocol):
+    """A cache whose device can draw the next tokens itself, so that logits need not come to the host."""
+
+    @property
+    def draws(self) -> bool:
+        """Whether it can with some settings."""
+
+    def draw(
+        self, tokens: NDArray[np.int32], null_rows: NDArray[np.int32], draw: Draw, first_row: int = 0
+    ) -> Drawn | None:
+        """`forward` of one position, and what `editar_rt.sampling` draws from its logits.
+
+        Args:
+            tokens: [R, 1], none negative.
+            null_rows: [R], the place among these rows of each one's row without the text; the own one where nothing
+                is guided.
+            draw: with numbers for R rows.
+
+        Returns:
+            None where this cannot be drawn here; nothing has run then.
         """
 
 

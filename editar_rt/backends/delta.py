@@ -4,26 +4,28 @@ The cache of all layers is one block, zeroed once, [2 · layers, rows, heads, ca
 where it lies and gives the new keys and values, [2 · layers, rows, heads, positions, head_dim], which are placed by one
 2-D copy where the engine's rows are all of the cache's, else by one for every layer's keys and one for its values.
 A step is recorded (CUDA: in a graph) when it comes for the second time; inputs and logits cross in page-locked memory.
+Where the bundle has a sampler, it is queued behind the step and reads the logits where they lie: tokens cross instead.
 
 The device is behind `device`'s interfaces: TensorRT on a GPU, or its emulation.
 """
 
 from __future__ import annotations
 
-import math
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from editar_rt import names
-from editar_rt.backends.base import Arrays
-from editar_rt.backends.device import CaptureError, Engines, aligned
+from editar_rt.backends.base import Arrays, Drawn
+from editar_rt.backends.device import CaptureError, Engines
+from editar_rt.backends.program import Program
 from editar_rt.backends.shapes import Plan, Shape, fixed
-from editar_rt.bundle import Bundle, Part, TensorInfo
+from editar_rt.bundle import Bundle, Part
 from editar_rt.errors import MissingPartError, OptionError
+from editar_rt.sampling import Draw
 
 
 class DeltaBackend:
@@ -63,8 +65,31 @@ class DeltaBackend:
         """An engine with its buffers, made when first needed."""
         self.part(shape.part)
         if shape not in self._programs:
-            self._programs[shape] = Program(self.bundle, self.engines, shape)
+            lent = {}
+            if shape.part == names.SAMPLER:
+                lent[names.LOGITS] = self.program(Shape(names.DECODER, rows=shape.rows)).addresses[names.LOGITS]
+            self._programs[shape] = Program(self.bundle, self.engines, shape, lent)
         return self._programs[shape]
+
+    def sample(self, logits: NDArray[np.float32], null_rows: NDArray[np.int32], draw: Draw) -> NDArray[np.int32]:
+        """The sampler alone, on logits [R, V] as of a step of R rows; R must be the rows of an engine.
+
+        Returns:
+            tokens [R], negative where the host must draw.
+
+        Raises:
+            MissingPartError: the bundle has no sampler.
+        """
+        memory, sampler = self.engines.memory, self.program(Shape(names.SAMPLER, rows=len(logits)))
+        sent = memory.host_array(logits.nbytes)
+        sent[:] = np.ascontiguousarray(logits, np.float32).reshape(-1).view(np.uint8)
+        memory.to_device(sampler.addresses[names.LOGITS], sent)
+        sampler.set_draw(slice(None), null_rows, draw)
+        sampler.upload()
+        sampler.engine.enqueue()
+        sampler.download()
+        memory.synchronize()
+        return sampler.outputs[names.DRAWN].copy()
 
     def run(self, part: str, inputs: Arrays) -> dict[str, NDArray[Any]]:
         program = self.program(Shape(part))
@@ -88,67 +113,6 @@ class DeltaBackend:
         return DeltaCache(self, rows, capacity)
 
 
-class Program:
-    """An engine, and buffers for all its tensors but the cache, at addresses that stay.
-
-    Inputs lie in one block on both sides and cross in one copy, the decoder's prefix last: a step leaves it out.
-    """
-
-    def __init__(self, bundle: Bundle, engines: Engines, shape: Shape) -> None:
-        part, self.memory = bundle.manifest.parts[shape.part], engines.memory
-        self.engine = engines.open(shape)
-        own = [tensor for tensor in part.inputs if not tensor.name.startswith(names.PAST_BEGINNINGS)]
-        own.sort(key=lambda tensor: tensor.name == names.PREFIX)
-        self._in, self._out = Block(shape, own), Block(shape, part.outputs)
-        self._in_address, out_address = (self.memory.allocate(block.size) for block in (self._in, self._out))
-        self.addresses = self._in.addresses(self._in_address) | self._out.addresses(out_address)
-        self.engine.bind(self.addresses)
-        self._sent = self.memory.host_array(self._in.size)
-        self.inputs = self._in.views(self._sent)
-        returned = Block(shape, [tensor for tensor in part.outputs if tensor.name != names.NEW_ROWS])
-        self.outputs = returned.views(self.memory.host_array(returned.size))
-        if names.LOGIT_POSITIONS in self.inputs:
-            self.inputs[names.LOGIT_POSITIONS][:] = np.arange(shape.positions)
-        self.upload()
-        self.memory.synchronize()
-
-    def upload(self, prefix: bool = True) -> None:
-        """Queue the inputs' copy to the device.
-
-        Args:
-            prefix: the decoder's too; without it the device's stays what it was.
-        """
-        end = self._in.size if prefix else self._in.offsets.get(names.PREFIX, self._in.size)
-        self.memory.to_device(self._in_address, self._sent[:end])
-
-    def download(self) -> None:
-        """Queue the outputs' copy to the host, but for the new rows'."""
-        for name, array in self.outputs.items():
-            self.memory.to_host(array, self.addresses[name])
-
-
-class Block:
-    """Where tensors lie in one block of bytes, each at a good address."""
-
-    def __init__(self, shape: Shape, tensors: Sequence[TensorInfo]) -> None:
-        self.tensors = {tensor.name: (shape.of(tensor), np.dtype(tensor.dtype)) for tensor in tensors}
-        self.offsets: dict[str, int] = {}
-        self.size = 0
-        for name, (dimensions, dtype) in self.tensors.items():
-            self.offsets[name] = self.size
-            self.size += aligned(math.prod(dimensions) * dtype.itemsize)
-
-    def addresses(self, start: int) -> dict[str, int]:
-        return {name: start + offset for name, offset in self.offsets.items()}
-
-    def views(self, block: NDArray[np.uint8]) -> dict[str, NDArray[Any]]:
-        """The tensors in a block on the host."""
-        return {
-            name: block[offset:][: math.prod(dimensions) * dtype.itemsize].view(dtype).reshape(dimensions)
-            for (name, (dimensions, dtype)), offset in zip(self.tensors.items(), self.offsets.values())
-        }
-
-
 class DeltaCache:
     """See the module's docstring and `base.Cache`."""
 
@@ -168,8 +132,9 @@ class DeltaCache:
         self._address = self._memory.allocate(size)
         weakref.finalize(self, self._memory.free, self._address)
         self._memory.zero(self._address, size)
-        # Of steps by their first row: what queues them at once; None after the first, which warms up.
-        self._recorded: dict[tuple[int, int], Callable[[], None] | None] = {}
+        # Of steps by their first row, rows, and whether tokens are drawn: what queues them at once; None after the
+        # first, which warms up.
+        self._recorded: dict[tuple[int, int, bool], Callable[[], None] | None] = {}
 
     def forward(
         self,
@@ -180,11 +145,7 @@ class DeltaCache:
     ) -> NDArray[np.float32]:
         rows, positions = tokens.shape
         past = self.lengths[first_row : first_row + rows]
-        if int(past.max()) + positions > self._room:
-            raise OptionError(
-                f"the decoder's cache has room for {self._room} positions; {past.max()} are filled and {positions} "
-                "more do not fit"
-            )
+        self._require_room(past, positions)
         prefix = np.broadcast_to(prefix, (*tokens.shape, prefix.shape[2]))
         if positions == 1:
             logits = self._step(tokens, prefix, first_row)
@@ -205,14 +166,9 @@ class DeltaCache:
             count = min(size - skipped, rows - done)
             taken = slice(skipped, skipped + count)
             past = self.lengths[first_row + done :][:count]
-            inputs = program.inputs
-            for name in (names.TOKENS, names.POSITIONS, names.PAST_LENGTH):
-                inputs[name][:] = 0
-            inputs[names.TOKENS][taken] = tokens[done : done + count]
-            inputs[names.PAST_LENGTH][taken] = past
-            inputs[names.POSITIONS][taken, 0] = past
+            self._fill_step(program, taken, tokens[done : done + count], past)
             if (tokens[done : done + count] < 0).any():
-                inputs[names.PREFIX][taken] = prefix[done : done + count]
+                program.inputs[names.PREFIX][taken] = prefix[done : done + count]
                 self._pass(program, start, prefix=True)
             else:
                 self._pass_recorded(program, start, size)
@@ -223,6 +179,62 @@ class DeltaCache:
             logits = program.outputs[names.LOGITS][taken]
             found.append(logits if count == rows else logits.copy())
         return found[0] if len(found) == 1 else np.concatenate(found)
+
+    @property
+    def draws(self) -> bool:
+        return names.SAMPLER in self._backend.bundle.manifest.parts
+
+    def draw(
+        self, tokens: NDArray[np.int32], null_rows: NDArray[np.int32], draw: Draw, first_row: int = 0
+    ) -> Drawn | None:
+        manifest, rows = self._backend.bundle.manifest, len(tokens)
+        size = self._plan.step(rows)
+        start = min(first_row, self._rows - size)
+        skipped = first_row - start
+        limited = draw.limited_to(manifest.sampler_top_k or 0, manifest.model.vocab_size or 0)
+        # Rows of one picture must go through one engine together.
+        if not self.draws or limited is None or size - skipped < rows or (tokens < 0).any():
+            return None
+        past = self.lengths[first_row : first_row + rows]
+        self._require_room(past, 1)
+        program = self._backend.program(Shape(names.DECODER, rows=size))
+        sampler = self._backend.program(Shape(names.SAMPLER, rows=size))
+        taken = slice(skipped, skipped + rows)
+        self._fill_step(program, taken, tokens, past)
+        sampler.set_draw(taken, null_rows + skipped, limited)
+        self._pass_recorded(program, start, size, sampler)
+        self._place(program, size, 1, skipped, first_row, past, 1)
+        self._memory.synchronize()
+        past += 1
+        pass_ = program.passes
+
+        def logits() -> NDArray[np.float32]:
+            if program.passes != pass_:
+                raise ValueError("these logits have been written over; ask for them before the next step")
+            program.download()
+            self._memory.synchronize()
+            read: NDArray[np.float32] = program.outputs[names.LOGITS][taken, 0]
+            return read
+
+        return Drawn(sampler.outputs[names.DRAWN][taken].copy(), logits)
+
+    @staticmethod
+    def _fill_step(program: Program, taken: slice, tokens: NDArray[np.int32], past: NDArray[np.int32]) -> None:
+        """A step's inputs in some rows of an engine; the others get what does no harm."""
+        program.passes += 1
+        inputs = program.inputs
+        for name in (names.TOKENS, names.POSITIONS, names.PAST_LENGTH):
+            inputs[name][:] = 0
+        inputs[names.TOKENS][taken] = tokens
+        inputs[names.PAST_LENGTH][taken] = past
+        inputs[names.POSITIONS][taken, 0] = past
+
+    def _require_room(self, past: NDArray[np.int32], positions: int) -> None:
+        if int(past.max()) + positions > self._room:
+            raise OptionError(
+                f"the decoder's cache has room for {self._room} positions; {past.max()} are filled and {positions} "
+                "more do not fit"
+            )
 
     def _chunk(
         self,
@@ -240,6 +252,7 @@ class DeltaCache:
             program = self._backend.program(Shape(names.DECODER, positions=size))
             piece = slice(done, min(done + size, len(tokens)))
             count = piece.stop - done
+            program.passes += 1
             past = self.lengths[row : row + 1]
             inputs = program.inputs
             inputs[names.TOKENS][0, :count], inputs[names.TOKENS][0, count:] = tokens[piece], 0
@@ -256,8 +269,15 @@ class DeltaCache:
             done += count
         return found
 
-    def _pass(self, program: Program, start: int, prefix: bool = False, logits: bool = True) -> None:
-        """Queue one pass over the rows from `start` on."""
+    def _pass(
+        self, program: Program, start: int, prefix: bool = False, logits: bool = True, sampler: Program | None = None
+    ) -> None:
+        """Queue one pass over the rows from `start` on.
+
+        Args:
+            logits: whether they are read.
+            sampler: draws from them; its tokens are read instead.
+        """
         tensor = self._rows * self._row
         addresses = {}
         for kind in range(self._kinds):
@@ -266,24 +286,32 @@ class DeltaCache:
         program.engine.bind(addresses)
         program.upload(prefix)
         program.engine.enqueue()
-        if logits:
+        if sampler is not None:
+            sampler.upload()
+            sampler.engine.enqueue()
+            sampler.download()
+        elif logits:
             program.download()
 
-    def _pass_recorded(self, program: Program, start: int, rows: int) -> None:
+    def _pass_recorded(self, program: Program, start: int, rows: int, sampler: Program | None = None) -> None:
         """A step, all at once where it has been recorded."""
-        key = (start, rows)
+        key = (start, rows, sampler is not None)
+
+        def step() -> None:
+            self._pass(program, start, sampler=sampler)
+
         if self._backend.uncaptured is None and key in self._recorded:
             recorded = self._recorded[key]
             if recorded is None:
                 try:
-                    recorded = self._recorded[key] = self._memory.capture(lambda: self._pass(program, start))
+                    recorded = self._recorded[key] = self._memory.capture(step)
                 except CaptureError as error:
                     self._backend.uncaptured = str(error)
             if recorded is not None:
                 recorded()
                 return
         self._recorded.setdefault(key, None)
-        self._pass(program, start)
+        step()
 
     def _place(
         self,

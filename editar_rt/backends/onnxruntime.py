@@ -25,6 +25,8 @@ from editar_rt.bundle import Bundle
 from editar_rt.errors import BackendError, MissingPartError
 
 GROWTH = 256  # positions by which a cache grows where its size costs time
+# Products with weights that a graph dequantizes (INT4 for TensorRT): in float32, and not with rounded activations.
+WEIGHT_ONLY = ("session.qdq_matmulnbits_accuracy_level", "1")
 CHUNK = 256  # positions that go through the decoder at once on a CPU: more is not faster, and takes more memory
 ONCE_AN_EDIT = {names.PREFIX_GRAPH}  # parts whose weights need not stay beside a full cache
 LONG = 64  # positions from which on what they took besides the cache is given back: it would lie beside a full cache
@@ -142,6 +144,7 @@ class OnnxRuntimeBackend:
             cuda: options of the CUDA provider, which must then take them.
         """
         options.log_severity_level = 3
+        options.add_session_config_entry(*WEIGHT_ONLY)
         if not self.prepack:
             options.add_session_config_entry("session.disable_prepacking", "1")
         if self._threads:

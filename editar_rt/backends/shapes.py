@@ -1,7 +1,8 @@
 """Which engines a bundle is run by: engines have fixed shapes, calls do not.
 
 A decoder's engine runs either one position in some rows (a step) or some positions of one row (a chunk). `Plan` says
-which there are; `delta` cuts what is asked for into what they do. Builder, runtime and emulation read them from here.
+which there are; `delta` cuts what is asked for into what they do. A sampler's engine goes with each of the steps'.
+Builder, runtime and emulation read them from here.
 """
 
 from __future__ import annotations
@@ -26,6 +27,8 @@ class Shape:
     @property
     def name(self) -> str:
         """Of its file, without the ending."""
+        if self.part == names.SAMPLER:
+            return f"{self.part}-{self.rows}"
         return f"{self.part}-{self.rows}x{self.positions}" if self.part == names.DECODER else self.part
 
     @property
@@ -66,10 +69,13 @@ class Plan:
 
     def shapes(self, parts: Collection[str]) -> list[Shape]:
         """Every engine of a bundle with these parts."""
-        shapes = [Shape(part) for part in names.PARTS if part in parts and part != names.DECODER]
+        by_rows = (names.DECODER, names.SAMPLER)
+        shapes = [Shape(part) for part in names.PARTS if part in parts and part not in by_rows]
         if names.DECODER in parts:
             shapes += [Shape(names.DECODER, rows=rows) for rows in self.rows]
             shapes += [Shape(names.DECODER, positions=chunk) for chunk in self.chunks if chunk > 1]
+        if names.SAMPLER in parts:
+            shapes += [Shape(names.SAMPLER, rows=rows) for rows in self.rows]
         return shapes
 
     def step(self, rows: int) -> int:

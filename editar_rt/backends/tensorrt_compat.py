@@ -74,6 +74,11 @@ class TensorRT:
         return _has(self.module.NetworkDefinitionCreationFlag, "STRONGLY_TYPED")
 
     @property
+    def reads_int4(self) -> bool:
+        """Whether it has 4-bit weights that are multiplied with 16-bit numbers: from TensorRT 10 on."""
+        return self.is_strongly_typed and _has(self.module.DataType, "INT4")
+
+    @property
     def shares_engines(self) -> bool:
         """Whether several contexts over one engine with several profiles give right results: not in TensorRT 8."""
         return self.is_strongly_typed

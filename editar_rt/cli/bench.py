@@ -33,6 +33,7 @@ from editar_rt.editor import Editor
 @click.option("--at", type=click.IntRange(1), help="Filled cache positions where they begin; else behind the text.")
 @click.option("--compare", type=click.Path(path_type=Path), multiple=True, help="Another bundle, measured in turns.")
 @click.option("--chart", type=click.Path(path_type=Path), help="Draw where a step's time goes (.png, .svg).")
+@click.option("--host-sampling", is_flag=True, help="Draw tokens on the host where the device could.")
 @sampling_options
 @device_options
 @json_option
@@ -44,6 +45,7 @@ def bench(
     at: int | None,
     compare: tuple[Path, ...],
     chart: Path | None,
+    host_sampling: bool,
     device: str,
     threads: int | None,
     as_json: bool,
@@ -62,7 +64,7 @@ def bench(
     bundles = [Bundle.open(path) for path in (bundle, *compare)]
     samplings = [chosen_sampling(opened.default_sampling, options) for opened in bundles]
     subjects = [
-        BundleSubject(Editor(opened, make_backend(opened, device, threads)), sampling)
+        BundleSubject(Editor(opened, make_backend(opened, device, threads)), sampling, not host_sampling)
         for opened, sampling in zip(bundles, samplings)
     ]
     with progress("measuring", "runs") as update:

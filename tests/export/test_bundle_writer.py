@@ -35,7 +35,7 @@ def test_the_manifest_describes_the_bundle(tiny_bundle: Path) -> None:
     assert (model.image_size, model.downsampling, model.grid, model.picture_tokens) == (32, 8, 4, 16)
     assert (model.vocab_size, model.codebook_size, model.text_tokens, model.text_dim) == (256, 256, 120, 64)
     assert (model.dim, model.layers, model.heads, model.head_dim) == (128, 3, GPT_TINY_HEADS, 32)
-    assert list(manifest.parts) == list(names.PARTS)
+    assert [*manifest.parts, names.SAMPLER] == list(names.PARTS)
     assert (manifest.precision, manifest.spelling, manifest.tokenizer) == ("fp32", "ort", "tokenizer.json")
     listed = {path.relative_to(tiny_bundle).as_posix() for path in tiny_bundle.rglob("*") if path.is_file()}
     assert set(manifest.files) | {"bundle.json"} == listed

@@ -37,7 +37,7 @@ def test_the_other_parts_are_taken_over_and_the_decoder_is_stored_anew(tiny_bund
     done = convert(tiny_bundle, "--precision", "int8", "--kv-cache", "int8", "-o", tmp_path / "int8")
     assert done.returncode == 0, done.stderr
     made, source = Bundle.open(tmp_path / "int8"), Bundle.open(tiny_bundle)
-    assert list(made.manifest.parts) == list(names.PARTS)
+    assert [*made.manifest.parts, names.SAMPLER] == list(names.PARTS)
     assert (made.manifest.precision, made.manifest.kv_cache) == ("int8", "int8")
     for part in (names.VQ_ENCODER, names.VQ_DECODER, names.TEXT_ENCODER):
         assert filecmp.cmp(made.part_path(part), source.part_path(part), shallow=False)
@@ -50,6 +50,24 @@ def test_stored_as_it_was_it_has_the_same_weights_and_tokens(tiny_bundle: Path, 
     assert done.returncode == 0, done.stderr
     weights = "decoder.onnx.data"
     assert filecmp.cmp(tmp_path / "again" / weights, tiny_bundle / weights, shallow=False)
+
+
+def test_int4_and_a_sampling_head_for_tensorrt(golden_gpt_bundle: Path, tmp_path: Path) -> None:
+    target = ("--target", "jetson-thor-jp7", "--precision", "int4", "--sampling-head")
+    done = convert(golden_gpt_bundle, *target, "-o", tmp_path / "int4")
+    assert done.returncode == 0, done.stderr
+    manifest = Bundle.open(tmp_path / "int4").manifest
+    assert (manifest.precision, manifest.spelling, manifest.sampler_top_k) == ("int4", "delta", 256)
+    assert list(manifest.parts) == [names.PREFIX_GRAPH, names.DECODER, names.SAMPLER]
+    for options, sentence in (
+        (
+            ("--target", "jetson-orin-jp5", "--precision", "int4"),
+            "does not read precision int4; take --precision fp32 or",
+        ),
+        (("--sampling-head",), "the sampling head goes with the spelling delta"),
+    ):
+        done = convert(golden_gpt_bundle, *options, "-o", tmp_path / "none")
+        assert done.returncode == 2 and sentence in done.stderr and len(done.stderr.splitlines()) == 1
 
 
 def test_what_rounding_took_away_is_not_made_up(golden_gpt_bundle_fp16: Path, tmp_path: Path) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
 import numpy as np
+import onnx_ir as ir
 import onnxruntime
 import pytest
 import torch
@@ -17,10 +19,11 @@ from editar_rt.bundle import Bundle
 from editar_rt.errors import BackendError, OptionError
 from export import calibration, parity, targets
 from export.bundle_writer import Options, Sources, write_bundle
-from export.checkpoint_reader import build_transformer
+from export.checkpoint_reader import build_transformer, read_transformer
+from export.decoder_graph import spelling_of
 from export.parity import round_activations
-from export.precision import Blocks, Storage, dequantize
-from tests.conftest import golden_arrays
+from export.precision import Blocks, Storage, dequantize, whole_numbers
+from tests.conftest import GPT_TINY_HEADS, golden_arrays
 
 LOWERED = [
     Storage("int8"),
@@ -29,6 +32,7 @@ LOWERED = [
     Storage("fp32", kv_cache="int8"),
     Storage("fp16", spelling="standard"),
     Storage("int8", provider="cuda"),
+    Storage("int4", spelling="delta"),
 ]
 
 
@@ -50,8 +54,6 @@ def test_blocks_are_what_the_operator_multiplies_with(bits: int, block: int, inp
     writer = GraphWriter("one", {"": 17, "com.microsoft": 1}, {"w": torch.from_numpy(weight.T)}, FLOAT)
     value = writer.input("x", FLOAT, ["rows", inputs])
     writer.output(writer.linear(value, "w", blocks), "y", FLOAT, ["rows", 48])
-    import onnx_ir as ir
-
     session = onnxruntime.InferenceSession(ir.to_proto(writer.model()).SerializeToString())
     (found,) = session.run(None, {"x": np.eye(inputs, dtype=np.float32)})
     np.testing.assert_allclose(found, back.T, rtol=1e-5, atol=1e-6)
@@ -129,6 +131,62 @@ def test_whole_numbers_take_their_bytes(tiny_sources: Sources, golden_gpt_bundle
     assert sizes["int8"] < 0.4 * full and sizes["int4"] < 0.75 * sizes["int8"]
 
 
+def test_int4_of_tensorrt_is_its_dequantized_weights(
+    tiny_sources: Sources, golden_gpt_bundle_delta_int4: Path, tmp_path: Path
+) -> None:
+    """The same whole numbers as the spelling ort's in such blocks; beside them only float16's rounding is lost."""
+    checkpoint = tiny_sources.transformer
+    assert checkpoint is not None
+    stored = {
+        v.name: v.const_value
+        for v in ir.load(golden_gpt_bundle_delta_int4 / "decoder.onnx").graph.initializers.values()
+    }
+    tensors, changed = dict(checkpoint.tensors), 0
+    for name, tensor in checkpoint.tensors.items():
+        if f"{name}.scales" not in stored:
+            continue
+        packed, scales = Blocks(4, 64).quantize(tensor.float().t().contiguous().numpy())
+        whole = whole_numbers(packed, 4).reshape(len(packed), -1).T
+        assert np.array_equal(stored[name].numpy().astype(np.int8), whole)  # type: ignore[union-attr]
+        tensors[name] = torch.from_numpy(dequantize(packed, scales, 4, tensor.shape[1]))
+        changed += 1
+    assert changed == 4 * checkpoint.config.n_layer
+    torch.save({"model": tensors}, tmp_path / "dequantized.pt")
+    sources = Sources(transformer=read_transformer(tmp_path / "dequantized.pt", heads=GPT_TINY_HEADS))
+    write_bundle(tmp_path / "full", sources, Options(storage=Storage(spelling="delta")))
+    golden = golden_arrays("gpt_tiny")
+    int4, full = (editar_rt.load(f, device="emulated") for f in (golden_gpt_bundle_delta_int4, tmp_path / "full"))
+    arguments = golden["text"], golden["image_tokens"], golden["forced_tokens"]
+    for found, expected in zip(int4.score(*arguments), full.score(*arguments)):
+        error = np.abs(found - expected).max() / np.ptp(expected)
+        assert 0 < error < 5e-3  # as float16 on every backend; 5e-4 was measured. Rounded activations: 3e-2
+    sampling = Sampling(greedy=True)
+    assert int4.generate(*arguments[:2], sampling).tolist() == full.generate(*arguments[:2], sampling).tolist()
+
+
+def test_int4_of_tensorrt_takes_its_bytes(
+    golden_gpt_bundle_delta_int4: Path, golden_gpt_bundle_delta_fp16: Path, tiny_sources: Sources
+) -> None:
+    assert tiny_sources.transformer is not None
+    tensors = tiny_sources.transformer.tensors
+    matrices = tuple(f"{name}.weight" for name in ("wqkv", "wo", "w1", "w3"))
+    lowered = [tensor.numel() for name, tensor in tensors.items() if name.endswith(matrices)]
+    int4, half = (Bundle.open(b).manifest for b in (golden_gpt_bundle_delta_int4, golden_gpt_bundle_delta_fp16))
+    saved = int(sum(lowered) * (2 - 1 / 2 - 2 / 64))  # bytes: float16, against half a byte and a share of a scale
+    for less, more in (
+        (int4.files["decoder.onnx.data"].bytes, half.files["decoder.onnx.data"].bytes),
+        (int4.model.step_weight_bytes["tensorrt"], half.model.step_weight_bytes["tensorrt"]),
+    ):
+        assert more - less == pytest.approx(saved, rel=0.02)  # tensors begin at pages
+
+
+def test_a_transformer_that_blocks_do_not_fit_is_refused(tiny_sources: Sources) -> None:
+    assert tiny_sources.transformer is not None
+    narrow = dataclasses.replace(tiny_sources.transformer.config, dim=96)
+    with pytest.raises(OptionError, match="in blocks of 64, and this transformer is 96 wide.*--precision fp16"):
+        spelling_of(Storage("int4", spelling="delta")).check(narrow)
+
+
 def test_bfloat16_is_compared_through_a_twin_and_refused_where_it_cannot_run(
     tiny_sources: Sources, tmp_path: Path
 ) -> None:
@@ -156,6 +214,7 @@ def test_bfloat16_is_compared_through_a_twin_and_refused_where_it_cannot_run(
         ({"provider": "cuda"}, "16-bit types on CUDA"),
         ({"spelling": "standard", "kv_cache": "int8"}, "only GroupQueryAttention .* int8 cache"),
         ({"spelling": "standard", "precision": "int8"}, "MatMulNBits"),
+        ({"spelling": "delta", "precision": "int8"}, "TensorRT documents no 8-bit weights .* take int4 or fp16"),
     ],
 )
 def test_what_no_provider_runs_is_refused_with_the_reason(fields: dict[str, str], reason: str) -> None:
@@ -214,10 +273,19 @@ def test_options_take_the_place_of_the_recipes(tmp_path: Path) -> None:
     recipe = tmp_path / "mine.toml"
     recipe.write_text('[onnx]\nspelling = "standard"\n')
     assert targets.storage(str(recipe)) == Storage(spelling="standard")
+    recipe.write_text('[onnx]\nspelling = "delta"\nsampling_head = true\nprecisions = ["fp32", "fp16"]\n')
+    assert targets.storage(str(recipe)) == Storage(spelling="delta", sampling_head=True)
+    assert not targets.storage(str(recipe), sampling_head=False).sampling_head
+    for name in (str(recipe), "jetson-orin-jp5"):
+        with pytest.raises(OptionError, match="does not read precision int4; take --precision fp32 or fp16"):
+            targets.storage(name, precision="int4")
+    assert targets.storage("jetson-thor-jp7", precision="int4").numbers.blocks is not None
     for text, message in (
         ("[onnx", "is not TOML"),
         ("", r"no table \[onnx\]"),
         ("[onnx]\nprecision = 8", "allowed: fp32"),
+        ("[onnx]\nsampling_head = 1", "sampling_head = 1; allowed: true, false"),
+        ('[onnx]\nprecisions = "int4"', "precisions = 'int4'; allowed: not among precision"),
     ):
         recipe.write_text(text)
         with pytest.raises(OptionError, match=message):

@@ -25,19 +25,27 @@ NAMES = {
     ir.DataType.INT32: "INT32",
     ir.DataType.INT64: "INT32",
     ir.DataType.BOOL: "BOOL",
+    ir.DataType.INT4: "INT4",
 }
 DATA_INPUT = {"Where": 1}  # else the first decides an operator's type
 
 
-@pytest.fixture(scope="module", params=["all parts, fp16", "transformer, fp32"])
+TRANSFORMERS = {
+    "transformer, fp32": "golden_gpt_bundle_delta",
+    "transformer, fp32, sampling head": "golden_gpt_bundle_delta_head",
+    "transformer, int4": "golden_gpt_bundle_delta_int4",
+}
+
+
+@pytest.fixture(scope="module", params=["all parts, fp16", *TRANSFORMERS])
 def bundle(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    if request.param == "transformer, fp32":
-        return Bundle.open(request.getfixturevalue("golden_gpt_bundle_delta"))
+    if request.param in TRANSFORMERS:
+        return Bundle.open(request.getfixturevalue(TRANSFORMERS[request.param]))
     folder: Path = tmp_path_factory.mktemp("delta") / "bundle"
     sources: Sources = request.getfixturevalue("tiny_sources")
     write_bundle(folder, sources, Options(storage=Storage("fp16", "delta")))
     bundle = Bundle.open(folder)
-    assert set(bundle.manifest.parts) == set(names.PARTS)
+    assert set(bundle.manifest.parts) == set(names.PARTS) - {names.SAMPLER}
     return bundle
 
 
@@ -52,10 +60,17 @@ def nodes(graphs: dict[str, ir.Model]) -> Iterator[tuple[str, ir.Node]]:
             yield f"{part}: {node.name}", node
 
 
-def test_versions_and_domains(graphs: dict[str, ir.Model]) -> None:
+@pytest.fixture
+def parser(bundle: Bundle) -> table.Parser:
+    """Of the oldest TensorRT that a bundle is for."""
+    return table.PARSERS["10.0" if bundle.manifest.precision == "int4" else "8.5"]
+
+
+def test_versions_and_domains(graphs: dict[str, ir.Model], parser: table.Parser) -> None:
     for part, model in graphs.items():
-        assert {domain: version for domain, version in model.opset_imports.items() if version} == {"": table.OPSET}
-        assert model.ir_version <= table.IR_VERSION, part
+        assert {domain for domain, version in model.opset_imports.items() if version} == {""}
+        expected = parser if part == names.DECODER else table.PARSERS["8.5"]
+        assert model.opset_imports[""] == expected.opset and model.ir_version <= expected.ir_version, part
         assert all(node.domain == "" for node in model.graph)
 
 
@@ -65,17 +80,43 @@ def test_the_graphs_are_valid_in_their_opset(bundle: Bundle) -> None:
         onnx.checker.check_model(str(bundle.part_path(part)), full_check=True)
 
 
-def test_operators_and_types(graphs: dict[str, ir.Model]) -> None:
+def refused(graphs: dict[str, ir.Model], parser: table.Parser) -> Iterator[str]:
+    """What a parser does not take."""
     for place, node in nodes(graphs):
-        assert node.op_type in table.TYPES_8_5, f"{place} is a {node.op_type}"
+        if node.op_type not in parser.types:
+            yield f"{place} is a {node.op_type}"
+            continue
         value = node.inputs[DATA_INPUT.get(node.op_type, 0)]
         assert value is not None and value.dtype is not None, place
-        assert NAMES[value.dtype] in table.TYPES_8_5[node.op_type], f"{place} has {value.dtype}"
+        if NAMES[value.dtype] not in parser.types[node.op_type]:
+            yield f"{place} has {value.dtype}"
         for output in node.outputs:
-            assert output.dtype in NAMES, f"{place} gives {output.dtype}"
-            if node.op_type == "Cast":
-                assert NAMES[output.dtype] in table.TYPES_8_5["Cast"]
+            if output.dtype not in NAMES or output.dtype == ir.DataType.INT4:
+                yield f"{place} gives {output.dtype}"
+            elif node.op_type == "Cast" and NAMES[output.dtype] not in parser.types["Cast"]:
+                yield f"{place} casts to {output.dtype}"
+
+
+def test_operators_and_types(graphs: dict[str, ir.Model], parser: table.Parser) -> None:
+    assert not list(refused(graphs, parser)) and not list(refused(graphs, table.PARSERS["10.0"]))
     assert not table.REFUSED_8_5 & table.TYPES_8_5.keys()
+
+
+def test_int4_weights_are_what_tensorrt_10_reads_and_8_5_does_not(golden_gpt_bundle_delta_int4: Path) -> None:
+    graph = ir.load(golden_gpt_bundle_delta_int4 / "decoder.onnx")
+    found = list(refused({names.DECODER: graph}, table.PARSERS["8.5"]))
+    assert found and all("has INT4" in reason for reason in found)
+    dequantized = [node for node in graph.graph if node.op_type == "DequantizeLinear"]
+    assert len(dequantized) == len(found) == 3 * 4  # of a layer all but w2, whose 352 inputs are no multiple of 64
+    for node in dequantized:
+        weight, scales = node.inputs[:2]
+        assert weight is not None and scales is not None and len(node.inputs) == 2  # no zero point: symmetric
+        assert weight.dtype == ir.DataType.INT4 and scales.dtype == node.outputs[0].dtype == ir.DataType.FLOAT16
+        assert weight.const_value is not None and scales.const_value is not None
+        (size, features), block = weight.shape.numpy(), node.attributes["block_size"].as_int()  # type: ignore[union-attr]
+        assert node.attributes["axis"].as_int() == 0 and block in table.INT4_BLOCKS
+        assert size % block == 0 and tuple(scales.shape.numpy()) == (size // block, features)  # type: ignore[union-attr]
+        assert [use.node.op_type for use in node.outputs[0].uses()] == ["MatMul"]
 
 
 def test_what_must_be_constant_is(graphs: dict[str, ir.Model]) -> None:
@@ -83,8 +124,11 @@ def test_what_must_be_constant_is(graphs: dict[str, ir.Model]) -> None:
         for index in table.CONSTANT_INPUTS.get(node.op_type, ()):
             value = node.inputs[index] if index < len(node.inputs) else None
             assert value is None or value.const_value is not None, f"{place}: input {index}"
-        if node.op_type.startswith("Reduce"):
-            assert "axes" in node.attributes
+        if node.op_type.startswith("Reduce") and "axes" not in node.attributes:  # an input, since opset 13 or 18
+            axes = node.inputs[1]
+            assert axes is not None and axes.const_value is not None, place
+        if node.op_type == "TopK":
+            assert int(node.inputs[1].const_value.numpy()[0]) <= table.MOST_SORTED  # type: ignore[union-attr]
         if node.op_type == "Resize":
             for name, allowed in table.RESIZE.items():
                 assert node.attributes[name].as_string() in allowed
@@ -135,7 +179,7 @@ def test_types_are_in_the_names_of_nodes(graphs: dict[str, ir.Model], bundle: Bu
         begins = next((mark for mark in marks.values() if node.name.startswith(mark)), None)
         assert begins == marks.get(node.outputs[0].dtype), place  # type: ignore[arg-type]
         found.add(begins)
-    assert (names.FP16_NODE in found) == (bundle.manifest.precision == "fp16")
+    assert (names.FP16_NODE in found) == (bundle.manifest.precision in ("fp16", "int4"))
     every = [node.name for _, node in nodes(graphs)]
     assert len(every) >= len(set(every)) > 100
 

@@ -29,8 +29,12 @@ runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
 
 
 def stages(project: Path) -> list[tuple[str, list[str]]]:
-    """Name and arguments of every stage, by value: that it works at all, then the large model, then the rest."""
-    demo, seeded = project / "demo", project / "seeded"
+    """Name and arguments of every stage, by value: that it works at all, then the large model, then the rest.
+
+    Bundles with a sampling head are measured with it, and then on the host's sampling; INT4 weights come last, which
+    TensorRT 8 refuses to build.
+    """
+    demo, seeded, int4 = (project / name for name in ("demo", "seeded", "int4"))
     found: list[tuple[str, list[str]]] = []
 
     def build(bundle: Path) -> tuple[str, list[str]]:
@@ -41,6 +45,10 @@ def stages(project: Path) -> list[tuple[str, list[str]]]:
             *("editar_rt", "bench", str(bundle), "--device", "tensorrt", "--json", *more)
         ]
 
+    def draws(bundle: Path) -> bool:
+        manifest = bundle / "bundle.json"
+        return manifest.is_file() and "sampler" in json.loads(manifest.read_text(encoding="utf-8"))["parts"]
+
     if demo.is_dir():
         found += [build(demo), bench(demo)]
     if seeded.is_dir():
@@ -50,10 +58,18 @@ def stages(project: Path) -> list[tuple[str, list[str]]]:
             build(seeded),
             bench(seeded, "--repeats", "3"),
             ("verify seeded", ["editar_rt", "verify", str(seeded), "--device", "tensorrt", "--json"]),
+            *([bench(seeded, "--repeats", "3", "--host-sampling")] if draws(seeded) else []),
             bench(seeded, "--repeats", "2", "--cfg-scale", "1"),
         ]
     if demo.is_dir():
+        found += [bench(demo, "--host-sampling")] if draws(demo) else []
         found.append(("verify demo", ["editar_rt", "verify", str(demo), "--device", "tensorrt", "--json"]))
+    if int4.is_dir():
+        found += [
+            build(int4),
+            bench(int4, "--repeats", "3"),
+            ("verify int4", ["editar_rt", "verify", str(int4), "--device", "tensorrt", "--json"]),
+        ]
     return found
 
 

@@ -1,11 +1,14 @@
 #!/usr/bin/env bash
 # Packs all that a GPU host without a network needs to build and measure engines, in pieces of at most 55 MiB.
 #
-#   tests/gpu_host/pack.sh OUT DEMO_BUNDLE [SEEDED_BUNDLE SEEDED_PREFIX]
+#   tests/gpu_host/pack.sh OUT DEMO_BUNDLE [SEEDED_BUNDLE SEEDED_PREFIX [INT4_BUNDLE]]
 #
-# Both bundles have the spelling delta. The second has seeded weights, which are carried as a list (seeds.py); for GPT-XL:
+# All bundles have the spelling delta; export with --sampling-head to measure that too. The second has seeded weights,
+# which are carried as a list (seeds.py); for GPT-XL:
 #   python -c "from pathlib import Path; from tests.full_size import make_weights as m; m(Path('WORK'), 'transformer')"
-#   python -m export onnx --transformer WORK/editar_release.pt --target h200 -o WORK/gpt-xl     # prefix: full_size/
+#   python -m export onnx --transformer WORK/editar_release.pt --target h200 --sampling-head -o WORK/gpt-xl     # prefix: full_size/
+# The third, the same with --precision int4, is carried as it is. TensorRT 8.5.3 refuses to build it, and the results say
+# so: for its figures put TensorRT 10 into the tree's site folder instead.
 #
 # OUT gets pieces, host.part-00, host.part-01, …, and run.sh. On the host, with them in one folder:
 #   bash run.sh FOLDER RESULTS
@@ -15,7 +18,7 @@
 # its own; empty stand-ins satisfy the loader, and the recipe h200 leaves them out as sources of kernels.
 set -euo pipefail
 out=$(mkdir -p "${1:?output folder}" && cd "$1" && pwd)
-demo=${2:?a bundle of the spelling delta}; seeded=${3:-}; prefix=${4:-}
+demo=${2:?a bundle of the spelling delta}; seeded=${3:-}; prefix=${4:-}; int4=${5:-}
 root=$(cd "$(dirname "$0")/../.." && pwd)
 work=$(mktemp -d); trap 'rm -rf "$work"' EXIT
 python310=${PYTHON310:-$(python3.10 -c 'import sys; print(sys.base_prefix)' 2>/dev/null || true)}
@@ -48,6 +51,7 @@ if [ -n "$seeded" ]; then
     cp -a "$seeded" "$work/tree/project/seeded"
     (cd "$root" && python3 -m tests.gpu_host.seeds shrink "$work/tree/project/seeded" "$prefix")
 fi
+if [ -n "$int4" ]; then cp -a "$int4" "$work/tree/project/int4"; fi
 find "$work/tree" -name __pycache__ -prune -exec rm -rf {} +
 tar c -C "$work/tree" . | xz -T0 "${XZ_LEVEL:--6}" > "$work/all.xz"
 rm -f "$out"/host.part-*

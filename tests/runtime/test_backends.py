@@ -20,6 +20,7 @@ BACKENDS = {
     "ort, fp16": ("golden_gpt_bundle_fp16", "cpu", 5e-3),
     "standard": ("golden_gpt_bundle_standard", "cpu", 2e-4),
     "delta": ("golden_gpt_bundle_delta", "emulated", 2e-4),
+    "delta, sampling head": ("golden_gpt_bundle_delta_head", "emulated", 2e-4),
     "delta, fp16": ("golden_gpt_bundle_delta_fp16", "emulated", 5e-3),
 }
 GOLDEN = golden_arrays("gpt_tiny")

@@ -11,6 +11,7 @@ import pytest
 import editar_rt
 from editar_rt import bench
 from editar_rt.backends import rows
+from editar_rt.backends.delta import DeltaCache
 from editar_rt.bench import STEP, BundleSubject, Plan, Timing, measure
 from editar_rt.errors import OptionError
 from editar_rt.sampling import Sampling
@@ -73,6 +74,20 @@ def test_pages_that_rows_share_are_counted_once(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(bench, "bytes_counted_twice", lambda: next(shared))
     report = measure([Known(0.1, [])], Plan(repeats=1, warmup=1))
     assert report["peak_resident"] - report["peak_memory"] == 3 << 20
+
+
+def test_a_bundle_with_a_sampling_head_draws_with_it_unless_told_otherwise(
+    golden_gpt_bundle_delta_head: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    editor, drawn = editar_rt.load(golden_gpt_bundle_delta_head, device="emulated"), []
+    draw = DeltaCache.draw
+    monkeypatch.setattr(DeltaCache, "draw", lambda *call: (drawn.append(1), draw(*call))[1])
+    for on_device, count in ((True, 3), (False, 0)):
+        subject = BundleSubject(editor, Sampling(), on_device)
+        assert subject.describe()["sampling_head"] == on_device
+        found = [stage for stage, _ in subject.run(Plan(at=140, steps=3))]
+        assert found == ["prefill", "next_prefill", *[STEP] * 3] and len(drawn) == count
+        drawn.clear()
 
 
 def test_numbers_that_no_picture_has_are_refused() -> None:

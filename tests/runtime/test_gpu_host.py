@@ -57,6 +57,21 @@ def test_no_stage_begins_after_the_time_is_up(tmp_path: Path, monkeypatch: pytes
     assert {stage["skipped"] for stage in report["stages"]} == {"no time left"}
 
 
+def test_both_ways_of_sampling_are_measured_and_int4_comes_last(
+    golden_gpt_bundle_delta: Path, golden_gpt_bundle_delta_head: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(golden_gpt_bundle_delta, tmp_path / "demo")
+    shutil.copytree(golden_gpt_bundle_delta_head, tmp_path / "seeded")
+    (tmp_path / "int4").mkdir()
+    names = [name for name, _ in measure.stages(tmp_path)]
+    assert names[:2] == ["build demo", "bench demo"] and "bench demo --host-sampling" not in names
+    first, second = (names.index(f"bench seeded --repeats 3{more}") for more in ("", " --host-sampling"))
+    assert names.index("build seeded") < first < names.index("verify seeded") < second
+    assert names[-4:] == ["verify demo", "build int4", "bench int4 --repeats 3", "verify int4"]
+    arguments = dict(measure.stages(tmp_path))["bench seeded --repeats 3 --host-sampling"]
+    assert arguments[0] == "editar_rt" and "--host-sampling" in arguments
+
+
 def test_the_scripts_are_valid_shell() -> None:
     for script in (ROOT / "tests/gpu_host").glob("*.sh"):
         subprocess.run(["bash", "-n", script], check=True)

@@ -21,7 +21,7 @@ import pytest
 import editar_rt
 from editar_rt import Sampling, names
 from editar_rt.backends import tensorrt
-from editar_rt.backends.delta import DeltaBackend
+from editar_rt.backends.delta import DeltaBackend, DeltaCache
 from editar_rt.backends.engine_folder import BUILD_NAME, read_build
 from editar_rt.backends.tensorrt import Machine, open_engines
 from editar_rt.backends.tensorrt_compat import import_tensorrt
@@ -55,11 +55,16 @@ def full(golden_gpt_bundle_delta: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(golden_gpt_bundle_delta, tmp_path / "full"))
 
 
-def run(bundle: Bundle, machine: Machine) -> np.ndarray:
+def run(
+    bundle: Bundle,
+    machine: Machine,
+    text: np.ndarray = GOLDEN["text"],
+    picture: np.ndarray = GOLDEN["image_tokens"],
+) -> np.ndarray:
     """Tokens that the engines in a bundle generate."""
     engines = open_engines(bundle, machine)
     editor = Editor(bundle, DeltaBackend(bundle, engines, engines.info.plan))
-    return editor.generate(GOLDEN["text"], GOLDEN["image_tokens"], Sampling(cfg_interval=8, greedy=True))
+    return editor.generate(text, picture, Sampling(cfg_interval=8, greedy=True))
 
 
 @pytest.mark.parametrize("version", VERSIONS)
@@ -91,6 +96,73 @@ def test_engines_are_built_tried_published_and_run_with_every_version(version: s
         assert set(built) == {"build [] 0 types"}
     else:
         assert "build ['FP16', 'OBEY_PRECISION_CONSTRAINTS']" in built[1]
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_a_sampling_head_is_built_tried_and_draws(
+    version: str, golden_gpt_bundle_delta_head: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = Path(shutil.copytree(golden_gpt_bundle_delta_head, tmp_path / "bundle"))
+    machine = make_machine(version)
+    bundle = build(folder, machine)
+    info = read_build(folder / "jetson-orin-jp6")
+    assert {"sampler-1", "sampler-2"} <= set(info.engines)
+    compared = {(each["engine"], each["output"]) for each in info.parity if each["engine"].startswith("sampler")}
+    assert compared == {
+        ("sampler-1", "drawn, not guided"),
+        ("sampler-2", "drawn, not guided"),
+        ("sampler-2", "drawn, guided"),
+    }
+    drawn, draw = [], DeltaCache.draw
+    monkeypatch.setattr(DeltaCache, "draw", lambda *call: (found := draw(*call), drawn.append(found is not None))[0])
+    tokens = run(bundle, machine, GOLDEN["text"][:1], GOLDEN["image_tokens"][:1])
+    assert tokens.tolist() == GOLDEN["greedy_tokens_cfg3_interval8"][:1].tolist()
+    assert drawn == [True] * 15
+
+
+def test_a_sampler_that_draws_wrongly_is_not_published(golden_gpt_bundle_delta_head: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(golden_gpt_bundle_delta_head, tmp_path / "bundle"))
+    world = World()
+
+    def spoil(name: str, outputs: dict[str, np.ndarray]) -> None:
+        if names.DRAWN in outputs and len(outputs[names.DRAWN]) == 2:
+            outputs[names.DRAWN][0] += 1
+
+    world.spoil = spoil
+    with pytest.raises(GateError, match="the engine sampler-2 does not answer"):
+        build(folder, make_machine("10.13.0.35", world))
+    assert not (folder / "jetson-orin-jp6").exists()
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_int4_weights_are_built_where_tensorrt_reads_them(
+    version: str, golden_gpt_bundle_delta_int4: Path, tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(golden_gpt_bundle_delta_int4, tmp_path / "bundle"))
+    machine = make_machine(version)
+    assert machine.tensorrt.reads_int4 == ("INT4" in API[version]["DataType"])
+    if version.startswith("8."):
+        with pytest.raises(
+            OptionError, match=rf"TensorRT reads from 10.0 on, and here is {version}; .*--precision fp16"
+        ):
+            build(folder, machine)
+        assert not (folder / "jetson-orin-jp6").exists()
+        return
+    bundle = build(folder, machine)
+    info = read_build(folder / "jetson-orin-jp6")
+    assert info.flags["strongly_typed"] and all(each["holds"] for each in info.parity)
+    expected = editar_rt.load(folder, device="emulated").generate(
+        GOLDEN["text"], GOLDEN["image_tokens"], Sampling(cfg_interval=8, greedy=True)
+    )
+    assert run(bundle, machine).tolist() == expected.tolist()
+
+
+def test_memory_is_estimated_by_the_weights_that_are_there(
+    golden_gpt_bundle_delta_int4: Path, golden_gpt_bundle_delta_fp16: Path
+) -> None:
+    int4, half = (Bundle.open(folder) for folder in (golden_gpt_bundle_delta_int4, golden_gpt_bundle_delta_fp16))
+    between = 4 * (half.manifest.files["decoder.onnx.data"].bytes - 1)  # of memory that is free
+    assert list(memory_warnings(int4, between)) == [] and list(memory_warnings(half, between))
 
 
 def test_a_weakly_typed_builder_is_told_the_graphs_types(half: Path) -> None:

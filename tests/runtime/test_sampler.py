@@ -1,0 +1,331 @@
+"""The sampling head: on the device, the tokens that the host would draw; what it cannot tell, the host draws."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+import onnxruntime
+import pytest
+
+import editar_rt
+from editar_rt import Sampling, names
+from editar_rt.backends.base import DrawingCache
+from editar_rt.backends.delta import DeltaBackend, DeltaCache
+from editar_rt.backends.emulated import EmulatedEngines, NumpyMemory
+from editar_rt.backends.shapes import Plan, Shape
+from editar_rt.bundle import Bundle
+from editar_rt.decoding import Step, collect, decode, picture_chunk
+from editar_rt.editor import Editor
+from editar_rt.errors import BackendError, OptionError
+from editar_rt.sampling import Draw, guide, pick_tokens
+from editar_rt.trace import Trace, replay
+from export.bundle_writer import Options, Sources, write_bundle
+from export.precision import Storage
+from export.sampler_graph import sampler_graph
+from tests.conftest import golden_arrays
+
+GOLDEN = golden_arrays("gpt_tiny")
+SETTINGS = [
+    Sampling(),
+    Sampling(greedy=True),
+    Sampling(cfg_scale=1.0),
+    Sampling(cfg_scale=1.0, greedy=True),
+    Sampling(temperature=0.7, top_k=20),
+    Sampling(cfg_scale=1.0, temperature=1.5, top_k=3),
+    Sampling(top_p=0.8),
+    Sampling(top_k=0, temperature=0.5, top_p=0.95),
+    Sampling(cfg_scale="linear:1,5"),
+    Sampling(cfg_interval=5),
+    Sampling(cfg_interval=(3, 9)),
+]
+
+
+class Drawn:
+    """How often a device was asked to draw, did, and could not tell."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.asked = self.done = self.unclear = 0
+        draw = DeltaCache.draw
+
+        def counted(cache: DeltaCache, *arguments: Any) -> Any:
+            found = draw(cache, *arguments)
+            self.asked += 1
+            self.done += found is not None
+            self.unclear += found is not None and bool((found.tokens < 0).any())
+            return found
+
+        monkeypatch.setattr(DeltaCache, "draw", counted)
+
+
+@pytest.fixture
+def drawn(monkeypatch: pytest.MonkeyPatch) -> Drawn:
+    return Drawn(monkeypatch)
+
+
+@pytest.fixture(scope="module")
+def editor(golden_gpt_bundle_delta_head: Path) -> Editor:
+    bundle = Bundle.open(golden_gpt_bundle_delta_head)
+    return Editor(bundle, DeltaBackend(bundle, EmulatedEngines(bundle, 1), Plan((1, 2, 6), (16, 120))))
+
+
+def steps(editor: Editor, sampling: Sampling, rows: int = 1, on_device: bool = True, known: Any = None) -> Any:
+    text, null_text, null_picture = editor.project(GOLDEN["text"][:1])
+    picture = picture_chunk(GOLDEN["image_tokens"][:1].astype(np.int32), null_picture)
+    prefix = editor.make_prefix(picture, [0] * rows, sampling.guided)
+    seeds = [sampling.seed + row for row in range(rows)]
+    return decode(prefix, prefix.read(text, null_text), 16, sampling, seeds, known, on_device)
+
+
+def tokens(made: Any, rows: int = 1) -> list[list[int]]:
+    found = np.full((rows, 16), -1, np.int32)
+    collect(made, found)
+    return found.tolist()
+
+
+@pytest.mark.parametrize("rows", [1, 3])
+@pytest.mark.parametrize("sampling", SETTINGS, ids=str)
+def test_tokens_are_the_hosts(editor: Editor, sampling: Sampling, rows: int, drawn: Drawn) -> None:
+    """Alone and as variants, guided and not, by engines of all the rows that go together."""
+    if rows == 3:  # of which there is an engine for six rows, and none for three
+        sampling = replace(sampling, cfg_scale=3.0, cfg_interval=-1)
+    for seed in range(4):
+        own = replace(sampling, seed=1000 * seed)
+        assert tokens(steps(editor, own, rows), rows) == tokens(steps(editor, own, rows, on_device=False), rows)
+    # The first token's logits come from a chunk; where guidance begins, the null row catches up.
+    assert drawn.done >= 4 * (15 - 1) and drawn.unclear < 0.1 * drawn.done
+
+
+@pytest.fixture(scope="module", params=[256, 4096, 5000])
+def session(request: pytest.FixtureRequest) -> tuple[int, onnxruntime.InferenceSession]:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    graph = ir.to_proto(sampler_graph(request.param)).SerializeToString()
+    return request.param, onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+
+
+def sample(session: onnxruntime.InferenceSession, logits: np.ndarray, draw: Draw, guided: bool) -> int:
+    """The token of the first of two rows."""
+    values: dict[str, Any] = draw.repeated(2).inputs
+    inputs = {name: np.atleast_1d(np.asarray(v, np.float32)) for name, v in values.items()}
+    inputs[names.TOP_K] = inputs[names.TOP_K].astype(np.int32)
+    inputs |= {names.LOGITS: logits[:, None], names.NULL_ROWS: np.asarray([1 if guided else 0, 1], np.int32)}
+    return int(session.run(None, inputs)[0][0])
+
+
+@pytest.mark.parametrize("sampling", [s for s in SETTINGS if s.cfg_interval == -1], ids=str)
+@pytest.mark.parametrize("spread", [0.5, 4.0])
+def test_the_graph_draws_what_numpy_draws(session: Any, sampling: Sampling, spread: float) -> None:
+    """Flat and steep distributions, vocabularies that fill the blocks of sums and that do not."""
+    size, run = session
+    rng, unclear, total = np.random.default_rng(0), 0, 40
+    scale = float(sampling.scales(16)[7])
+    for seed in range(total):
+        logits = (rng.standard_normal((2, size)) + 2 * rng.standard_normal(size)).astype(np.float32) * spread
+        own = replace(sampling, seed=seed)
+        draw = Draw.prepare(own, 7, 1, scale).limited_to(1024, size)
+        if draw is None:
+            pytest.skip("top-p without a top-k is the host's where not all logits are sorted")
+        guided = sampling.guided
+        expected = int(pick_tokens(guide(logits[:1], logits[1:], scale) if guided else logits[:1], own, 7)[0])
+        found = sample(run, logits, draw, guided)
+        assert found in (expected, names.UNCLEAR)
+        unclear += found == names.UNCLEAR
+    assert unclear <= total / 4
+
+
+def test_what_rounding_could_decide_is_left_to_the_host(session: Any) -> None:
+    """Borders between tokens, ties at the border of top-k, ties of the largest, numbers of 0."""
+    size, run = session
+    logits = np.zeros((2, size), np.float32)
+    logits[:, :4] = 5.0  # four tokens of nearly a quarter each
+    for number, token in ((0.1, 0), (0.25, -1), (0.3, 1), (0.5, -1), (0.5 + 1e-7, -1), (0.51, 2), (0.9, 3), (1, -1)):
+        draw = Draw(np.asarray([number], np.float32), 1.0, 0.1, 0, 1.0)
+        assert sample(run, logits, draw, False) == token
+    for top_k in (1, 3):
+        assert sample(run, logits, Draw(np.asarray([0.1], np.float32), 1.0, 0.1, top_k, 1.0), False) == -1
+    assert sample(run, logits, Draw.prepare(Sampling(greedy=True), 0, 1, 1.0), False) == -1
+    assert sample(run, logits, Draw(np.asarray([np.nan], np.float32), 1.0, 0.1, 0, 1.0), False) == -1
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("guided", [True, False])
+def test_logits_that_are_not_finite_are_left_to_the_host(session: Any, value: float, guided: bool) -> None:
+    size, run = session
+    logits = np.random.default_rng(0).standard_normal((2, size)).astype(np.float32)
+    logits[0, size // 2] = value
+    for sampling in (Sampling(), Sampling(greedy=True), Sampling(top_p=0.9, top_k=10)):
+        draw = Draw.prepare(sampling, 0, 1, 3.0).limited_to(1024, size)
+        assert draw is not None and sample(run, logits, draw, guided) == names.UNCLEAR
+
+
+def test_fused_guidance_draws_the_same_or_leaves_it_to_the_host(session: Any) -> None:
+    """An engine may round null + scale · (cond − null) once where NumPy rounds twice; noise of that size here."""
+    size, run = session
+    rng, sampling, cleared = np.random.default_rng(0), Sampling(top_k=100), 0
+    for seed in range(60):
+        logits = (4 * rng.standard_normal((2, size))).astype(np.float32)
+        own = replace(sampling, seed=seed)
+        push = np.float32(3) * (logits[0] - logits[1])
+        once = (logits[1].astype(np.float64) + 3.0 * (logits[0] - logits[1]).astype(np.float64)).astype(np.float32)
+        assert (once != logits[1] + push).any()
+        # Unguided, from the logits that were rounded once: the bound there is smaller, not larger.
+        found = sample(run, np.stack([once, once]), Draw.prepare(own, 7, 1, 1.0), False)
+        expected = int(pick_tokens(guide(logits[:1], logits[1:], 3.0), own, 7)[0])
+        assert found in (expected, names.UNCLEAR)
+        cleared += found == expected
+    assert cleared > 40
+
+
+def test_logits_are_not_read_and_a_step_is_one_record(editor: Editor, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A step brings a token a row to the host; logits only where somebody asks."""
+    read: list[int] = []
+    to_host = NumpyMemory.to_host
+
+    def counted(memory: NumpyMemory, target: np.ndarray, address: int) -> None:
+        memory.submit(lambda: read.append(target.nbytes))
+        to_host(memory, target, address)
+
+    monkeypatch.setattr(NumpyMemory, "to_host", counted)
+    made = steps(editor, Sampling(greedy=True))
+    next(made)
+    read.clear()
+    for step in made:
+        assert step.drawn
+    assert read == [2 * 4] * 15  # tokens of the picture's row and of its null row
+    made = steps(editor, Sampling(greedy=True))
+    next(made), read.clear()
+    assert next(made).logits.shape == (1, 256)
+    assert read == [2 * 4, 2 * 256 * 4]
+    plain = steps(editor, Sampling(greedy=True), on_device=False)
+    next(plain), read.clear(), next(plain)
+    assert read == [2 * 256 * 4]
+
+
+def test_logits_that_are_asked_for_are_the_hosts(editor: Editor) -> None:
+    for sampling in (Sampling(seed=3), Sampling(cfg_scale=1.0)):
+        here, there = (
+            [step.logits.copy() for step in steps(editor, sampling, on_device=on_device)] for on_device in (True, False)
+        )
+        assert len(here) == 16 and np.array_equal(here, there)
+
+
+def test_logits_that_were_written_over_are_not_given(editor: Editor) -> None:
+    kept: list[Step] = list(steps(editor, Sampling(greedy=True)))
+    with pytest.raises(ValueError, match="ask for them before the next step"):
+        _ = kept[3].logits
+    assert kept[0].logits is not None  # of the prefill, on the host
+
+
+def test_known_tokens_and_rewinding(editor: Editor, drawn: Drawn) -> None:
+    whole = np.asarray(tokens(steps(editor, Sampling(seed=4))), np.int32)
+    known = whole.copy()
+    known[:, [0, 5, 6, 7, 12]] = -1
+    assert tokens(steps(editor, Sampling(seed=4), known=known)) == whole.tolist()
+    assert drawn.done == 15 + 2  # 6 and 7 follow a token that was drawn; 5 and 12 a chunk
+
+
+@pytest.fixture(scope="module")
+def whole(tiny_sources: Sources, tmp_path_factory: pytest.TempPathFactory) -> Editor:
+    """All parts."""
+    folder = tmp_path_factory.mktemp("head") / "bundle"
+    write_bundle(folder, tiny_sources, Options(storage=Storage(spelling="delta", sampling_head=True)))
+    return editar_rt.load(folder, device="emulated", threads=1)
+
+
+def edits(editor: Editor, folder: Path) -> Iterator[Any]:
+    """What a session does, in tokens and in what it tells of them."""
+    picture = np.random.default_rng(0).integers(0, 256, (32, 32, 3), np.uint8)
+    session, sampling = editor.open(picture), Sampling(seed=7)
+    seen: list[tuple[int, int]] = []
+    yield session.edit("add a red cube", sampling=sampling, trace=folder / "trace.jsonl").tokens
+    trace = Trace.load(folder / "trace.jsonl")
+    yield trace.log_probabilities, trace.entropy
+    found = replay(editor, trace)
+    yield found.compared, found.difference, found.largest_error
+    mask = np.zeros((32, 32), bool)
+    mask[8:24, 4:28] = True
+    masked = session.edit("remove the ball", sampling=sampling, mask=mask, mask_margin=0)
+    yield masked.tokens
+    options = {"on_progress": lambda *at: seen.append(at), "on_preview": lambda *shown: None}  # as often as time allows
+    yield session.edit("make the ball blue", sampling=sampling, preview_share=1.0, **options).tokens
+    yield seen
+    cancel = threading.Event()
+    stopped = session.edit(
+        "make the ball blue", sampling=sampling, cancel=cancel, on_progress=lambda done, _: done == 6 and cancel.set()
+    )
+    yield stopped.finished, stopped.tokens
+    yield session.rewind().reroll(seed=9).tokens
+    states = np.random.default_rng(1).standard_normal((1, 120, 64)).astype(np.float32)
+    yield editor.score(states, session.condition_tokens, masked.tokens[None])
+
+
+def test_sessions_do_all_that_they_do_with_the_hosts_sampling(
+    whole: Editor, tmp_path: Path, drawn: Drawn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Traces, masks, progress, previews, cancelling, going on, scores: the same to the bit."""
+    here = list(edits(whole, tmp_path))
+    done = drawn.done
+    assert done > 50
+    monkeypatch.setattr(DeltaCache, "draws", False)
+    there = list(edits(whole, tmp_path))
+    assert drawn.done == done and len(here) == len(there)
+    for found, expected in zip(here, there):
+        np.testing.assert_equal(found, expected)
+
+
+def test_rows_that_do_not_go_through_one_engine_are_the_hosts(editor: Editor, drawn: Drawn) -> None:
+    """Two pictures with guidance are four rows, and engines have one, two and six."""
+    assert tokens(steps(editor, Sampling(), 2), 2) == tokens(steps(editor, Sampling(), 2, on_device=False), 2)
+    assert drawn.asked and not drawn.done
+
+
+def test_an_engine_with_more_rows_than_are_there(golden_gpt_bundle_delta_head: Path, drawn: Drawn) -> None:
+    bundle = Bundle.open(golden_gpt_bundle_delta_head)
+    wide = Editor(bundle, DeltaBackend(bundle, EmulatedEngines(bundle, 1), Plan((3,), (120,))))
+    for sampling in (Sampling(seed=2), Sampling(cfg_scale=1.0, seed=2), Sampling(cfg_interval=6, seed=2)):
+        assert tokens(steps(wide, sampling)) == tokens(steps(wide, sampling, on_device=False))
+    assert drawn.done > 40
+
+
+def test_settings_that_the_head_does_not_sort(session: Any) -> None:
+    draw = Draw.prepare(Sampling(top_k=100), 0, 1, 1.0)
+    assert draw.limited_to(100, 5000) == draw and draw.limited_to(99, 5000) is None
+    every = draw.limited_to(10, 100)
+    assert every is not None and every.top_k == 0  # all of them
+    assert Draw.prepare(Sampling(top_k=0, top_p=0.9), 0, 1, 1.0).limited_to(10, 5000) is None
+    assert Draw.prepare(Sampling(top_k=0), 0, 1, 1.0).limited_to(10, 5000) is not None
+
+
+def test_faulty_logits_are_refused_as_on_the_host(editor: Editor, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = steps(editor, Sampling())
+    next(made)
+    backend: Any = editor.backend
+    program = backend.program(Shape(names.SAMPLER, rows=2))
+    # The decoder's logits of the next step become NaN on their way to the sampler.
+    enqueue = type(program.engine).enqueue
+
+    def spoiled(engine: Any) -> None:
+        if names.DRAWN in engine._outputs:
+            nothing = np.full((2, 1, 256), np.nan, np.float32)
+            backend.engines.memory.to_device(engine._addresses[names.LOGITS], nothing)
+        enqueue(engine)
+
+    monkeypatch.setattr(type(program.engine), "enqueue", spoiled)
+    with pytest.raises(BackendError, match="logits are not finite"):
+        next(made)
+
+
+def test_only_the_delta_spelling_has_a_head(editor: Editor, golden_gpt_bundle_delta: Path) -> None:
+    with pytest.raises(OptionError, match="the sampling head goes with the spelling delta"):
+        Storage(sampling_head=True)
+    without = Bundle.open(golden_gpt_bundle_delta)
+    assert without.manifest.sampler_top_k is None and editor.bundle.manifest.sampler_top_k == 256
+    for bundle, draws in ((without, False), (editor.bundle, True)):
+        cache = DeltaBackend(bundle, EmulatedEngines(bundle, 1), Plan((1, 2), (16,))).make_cache(2, 20)
+        assert isinstance(cache, DrawingCache) and cache.draws == draws
