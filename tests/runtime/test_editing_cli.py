@@ -214,7 +214,7 @@ def test_folders_that_cannot_be_edited_are_refused(editar: Callable[..., Done], 
 @pytest.mark.parametrize(
     ("arguments", "code", "says"),
     [
-        (("--box", "60,60,9,9"), 2, "must lie in the picture"),
+        (("--box", f"{SIDE - 4},{SIDE - 4},9,9"), 2, "must lie in the picture"),
         (("--box", "1,2,3"), 2, "must be 4 whole numbers with commas between them"),
         (("--mask", "none.png"), 1, "there is no picture none.png"),
         (("--box", "1,1,9,9", "--outpaint", "1,1,1,1"), 2, "give one of --mask, --box and --outpaint"),
