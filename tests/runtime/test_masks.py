@@ -281,7 +281,8 @@ def test_known_tokens_of_another_shape_are_refused(demo_editor: editar_rt.Editor
     states, condition = demo_editor.encode_text([WORDS]), np.zeros((1, COUNT), np.int32)
     with pytest.raises(OptionError, match=r"known_tokens must be integers \[B, 64\]"):
         demo_editor.generate(states, condition, known_tokens=np.zeros((1, 3), np.int32))
-    with pytest.raises(OptionError, match="known_tokens must be 0 to 1023"):
-        demo_editor.generate(states, condition, known_tokens=np.full((1, COUNT), 1024))
+    tokens = demo_editor.model.vocab_size
+    with pytest.raises(OptionError, match=f"known_tokens must be 0 to {tokens - 1}"):
+        demo_editor.generate(states, condition, known_tokens=np.full((1, COUNT), tokens))
     with pytest.raises(OptionError, match="as many rows, got 2 and 1"):
         demo_editor.generate(states, condition, known_tokens=np.zeros((2, COUNT), np.int32))
