@@ -49,7 +49,7 @@ class Recipe:
     preset: str = "GPT-demo"
     seed: int = 3
     head_start: bool = True  # see `training.head_start`
-    steps: int = 6000
+    steps: int = 4750
     pictures: int = 8  # condition pictures a batch, each with all its instructions
     translations_from: int = 1250  # step from which on `translation_share` holds; before, the shards' own share
     translation_share: float = 0.5  # of the pictures; which colour goes with which shape is learned last

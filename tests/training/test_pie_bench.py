@@ -216,7 +216,7 @@ def test_each_missing_network_is_named_and_nothing_stands_in_for_it() -> None:
 @pytest.fixture(scope="module")
 def benchmark(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("benchmark") / "pie"
-    assert make_example(folder, size=64, count=1) == 6
+    assert make_example(folder, size=128, count=1) == 6
     return folder
 
 

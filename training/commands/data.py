@@ -18,7 +18,7 @@ from training.config import VQ_PRESETS
 @click.option("--vq", type=FILE, required=True, help="Checkpoint of the tokenizer.")
 @click.option("--size", default=128, show_default=True, help="Side of the pictures in pixels.")
 @click.option("--seed", default=4, show_default=True)
-@click.option("--shards", type=click.IntRange(1), default=40, show_default=True)
+@click.option("--shards", type=click.IntRange(1), default=20, show_default=True)
 @click.option("--groups", type=click.IntRange(1), default=500, show_default=True, help="Condition pictures a shard.")
 @click.option("--workers", type=click.IntRange(1), default=2, show_default=True, help="Processes.")
 @click.option("--features", type=PRESENT_FOLDER, help="Write the targets' patch features too (a vision encoder).")
