@@ -103,15 +103,11 @@ def onnx(
     image_size: int | None,
     text_tokens: int | None,
     target: str | None,
-    precision: str | None,
-    kv_cache: str | None,
-    spelling: str | None,
-    provider: str | None,
-    sampling_head: bool | None,
     calibration: Path | None,
     samples: Path | None,
     defaults: tuple[str, ...],
     force: bool,
+    **choices: str | bool | None,
 ) -> None:
     """Write a bundle of ONNX graphs from any of a transformer, a VQ tokenizer and a text encoder.
 
@@ -119,14 +115,7 @@ def onnx(
     """
     # Bad options are said before the minutes that reading takes.
     sampling = parse_defaults(defaults)
-    stored = storage(
-        target,
-        precision=precision,
-        kv_cache=kv_cache,
-        spelling=spelling,
-        provider=provider,
-        sampling_head=sampling_head,
-    )
+    stored = storage(target, **choices)
     sources = Sources(
         transformer=read_transformer(transformer, heads) if transformer is not None else None,
         vq=read_vq(vq) if vq is not None else None,
@@ -159,23 +148,12 @@ def convert(
     bundle: Path,
     output: Path,
     target: str | None,
-    precision: str | None,
-    kv_cache: str | None,
-    spelling: str | None,
-    provider: str | None,
-    sampling_head: bool | None,
     calibration: Path | None,
     force: bool,
+    **choices: str | bool | None,
 ) -> None:
     """Store the transformer of an fp32 BUNDLE in another way; its other parts are taken over as they are."""
-    stored = storage(
-        target,
-        precision=precision,
-        kv_cache=kv_cache,
-        spelling=spelling,
-        provider=provider,
-        sampling_head=sampling_head,
-    )
+    stored = storage(target, **choices)
     opened = Bundle.open(bundle)
     opened.check()
     options = Options(
@@ -195,14 +173,10 @@ def convert(
 def official(
     output: Path,
     target: str | None,
-    precision: str | None,
-    kv_cache: str | None,
-    spelling: str | None,
-    provider: str | None,
-    sampling_head: bool | None,
     calibration: Path | None,
     force: bool,
     only_look: bool,
+    **choices: str | bool | None,
 ) -> None:
     """Fetch EditAR's published weights and make a bundle of them: 512×512 pictures, any instruction.
 
@@ -216,15 +190,9 @@ def official(
         return
     if output.exists() and not force:
         raise BundleError(f"{output} exists; choose another name, or replace it with --force")
-    precision = precision or ("fp16" if target is None else None)
-    stored = storage(
-        target,
-        precision=precision,
-        kv_cache=kv_cache,
-        spelling=spelling,
-        provider=provider,
-        sampling_head=sampling_head,
-    )
+    if target is None:
+        choices["precision"] = choices["precision"] or "fp16"
+    stored = storage(target, **choices)
     parts = fetch(output, 1.0 if stored.precision == "fp32" else 0.5, report=click.echo)
     sources = Sources(
         transformer=read_transformer(parts.transformer),
