@@ -49,10 +49,12 @@ class Recipe:
     preset: str = "GPT-demo"
     seed: int = 3
     head_start: bool = True  # see `training.head_start`
-    steps: int = 4750
+    steps: int = 6550
+    second_round: int = 4750  # step where the learning rate, fallen to zero, starts again; 0 for a single round
     pictures: int = 8  # condition pictures a batch, each with all its instructions
     translations_from: int = 1250  # step from which on `translation_share` holds; before, the shards' own share
     translation_share: float = 0.5  # of the pictures; which colour goes with which shape is learned last
+    second_translation_share: float = 0.7  # in the second round
     blindfolded: float = 0.5  # share of the rows
     blindfold_from: int = 1750  # step
     muon_lr: float = 4e-3  # of the layers' matrices
@@ -62,7 +64,7 @@ class Recipe:
     object_weight: float = 3.0  # of target tokens where the condition or the target shows an object, or both differ
     distillation: float = 1.0  # weight of that loss
     dropout: float = 0.0
-    decay: float = 0.35  # share of the steps, at the end, over which the learning rate falls to zero
+    decay: float = 0.35  # share of a round's steps, at its end, over which the learning rate falls to zero
     ema: float = 0.999
     optimizer: str = "muon"  # or adamw, which decays matrices alone
     schedule: str = "trapezoid"  # or cosine, or constant; all of them after the warm-up
@@ -85,6 +87,10 @@ class Recipe:
             raise TrainingError("LoRA's adapters are trained with the optimizer adamw, not muon")
 
 
+def in_second_round(recipe: Recipe, step: int) -> bool:
+    return 0 < recipe.second_round <= step
+
+
 def groups_of_step(recipe: Recipe, step: int, is_translation: NDArray[np.bool_]) -> NDArray[np.int64]:
     """Which groups a step sees, [pictures]; follows from the recipe and the step alone.
 
@@ -94,7 +100,8 @@ def groups_of_step(recipe: Recipe, step: int, is_translation: NDArray[np.bool_])
     seed, since = recipe.seed, step - recipe.translations_from
     if since < 0:
         return draw([seed], step * recipe.pictures, recipe.pictures, len(is_translation))
-    translations = round(recipe.pictures * recipe.translation_share)
+    share = recipe.second_translation_share if in_second_round(recipe, step) else recipe.translation_share
+    translations = round(recipe.pictures * share)
     parts = []
     for which, count in ((True, translations), (False, recipe.pictures - translations)):
         pool = np.flatnonzero(is_translation == which)
@@ -113,12 +120,14 @@ def hidden_targets(rng: np.random.Generator, recipe: Recipe, step: int, shape: t
 
 
 def learning_rate(recipe: Recipe, step: int) -> float:
-    """Factor on the learning rates."""
+    """Factor on the learning rates: one schedule a round."""
+    begun = recipe.second_round if in_second_round(recipe, step) else 0
+    steps = recipe.steps - begun if begun or not recipe.second_round else min(recipe.steps, recipe.second_round)
     if recipe.schedule == "trapezoid":
-        return trapezoid_schedule(step, recipe.steps, recipe.warmup, recipe.decay)
+        return trapezoid_schedule(step - begun, steps, recipe.warmup, recipe.decay)
     if recipe.schedule == "cosine":
-        return cosine_schedule(step, recipe.steps, recipe.warmup)
-    return min(1.0, (step + 1) / max(1, recipe.warmup))
+        return cosine_schedule(step - begun, steps, recipe.warmup)
+    return min(1.0, (step - begun + 1) / max(1, recipe.warmup))
 
 
 @dataclasses.dataclass

@@ -32,7 +32,7 @@ from training.samples import write_samples
 VQ = train_vq.Recipe(steps=6, decoder_from=5, batch=2, continuous_steps=3, restart_every=2)
 TEXT = train_text.Recipe(steps=2, batch=4)
 EVERY_SECOND, EVERY_THIRD = Execution(log_every=2, save_every=2), Execution(log_every=2, save_every=3)
-TRANSFORMER = train_transformer.Recipe(steps=4, blindfold_from=2, pictures=2, warmup=2)
+TRANSFORMER = train_transformer.Recipe(steps=4, second_round=2, blindfold_from=2, pictures=2, warmup=2)
 
 
 @dataclasses.dataclass
@@ -214,6 +214,22 @@ def test_schedules_rise_stay_and_fall() -> None:
     ]  # fmt: skip
     assert cosine_schedule(0, 100, 10) == 0.1 and cosine_schedule(10, 100, 10) == 1.0
     assert cosine_schedule(100, 100, 10) == pytest.approx(0.02)
+
+
+def test_the_second_round_starts_again_with_more_translations() -> None:
+    recipe = train_transformer.Recipe(
+        steps=30, second_round=20, warmup=2, decay=0.5, translations_from=5, pictures=10, second_translation_share=0.8
+    )
+    rates = [train_transformer.learning_rate(recipe, step) for step in range(30)]
+    assert rates[:20] == [trapezoid_schedule(step, 20, 2, 0.5) for step in range(20)]
+    assert rates[20:] == [trapezoid_schedule(step, 10, 2, 0.5) for step in range(10)]
+    alone = dataclasses.replace(recipe, second_round=0)
+    assert [train_transformer.learning_rate(alone, s) for s in range(30)] == [
+        trapezoid_schedule(s, 30, 2, 0.5) for s in range(30)
+    ]
+    translations = np.arange(40) % 2 == 0
+    seen = [int(translations[train_transformer.groups_of_step(recipe, step, translations)].sum()) for step in (19, 20)]
+    assert seen == [5, 8]
 
 
 def test_half_of_the_rows_are_blindfolded_from_a_step_on() -> None:

@@ -31,6 +31,7 @@ RECIPE = train_transformer.Recipe(
     head_start=False,
     steps=4,
     blindfolded=0.0,
+    second_round=0,
     pictures=4,
     translations_from=4,
     optimizer="adamw",
