@@ -49,7 +49,7 @@ class Recipe:
     preset: str = "GPT-demo"
     seed: int = 3
     head_start: bool = True  # see `training.head_start`
-    steps: int = 6550
+    steps: int = 6400
     second_round: int = 4750  # step where the learning rate, fallen to zero, starts again; 0 for a single round
     pictures: int = 8  # condition pictures a batch, each with all its instructions
     translations_from: int = 1250  # step from which on `translation_share` holds; before, the shards' own share
