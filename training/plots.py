@@ -56,11 +56,11 @@ def plot_runs(paths: dict[str, Path], output: Path) -> None:
     """
     runs = {name: read_log(path) for name, path in paths.items()}
     everywhere = set.intersection(*(set(series) for series in runs.values()))
-    lines = {
-        number.replace("_", " "): [(name, *smoothed(*series[number])) for name, series in runs.items()]
-        for number in sorted(everywhere)
-        if number.startswith(COMPARED)
-    }
+    lines = {}
+    for number in sorted(n for n in everywhere if n.startswith(COMPARED)):
+        span = 5 if min(len(series[number][0]) for series in runs.values()) >= 20 else 1  # alike for every run
+        title = number.replace("changed_right_", "predicted right: ").replace("_", " ")
+        lines[title] = [(name, *smoothed(*series[number], span)) for name, series in runs.items()]
     draw(lines, set(), output)
 
 
@@ -76,10 +76,8 @@ def plot_guidance(report: dict[str, Any], output: Path) -> None:
     draw({"success, %": success, "PSNR of what an edit leaves alone, dB": outside}, set(), output, "guidance scale η")
 
 
-def smoothed(steps: list[float], values: list[float], span: int = 5) -> tuple[list[float], list[float]]:
-    """Means over `span` values, where there are many."""
-    if len(values) < 4 * span:
-        return steps, values
+def smoothed(steps: list[float], values: list[float], span: int) -> tuple[list[float], list[float]]:
+    """Means over `span` values."""
     means = np.convolve(values, np.ones(span) / span, mode="valid")
     return steps[span - 1 :], means.tolist()
 
