@@ -198,7 +198,7 @@ def test_a_reroll_with_another_instruction_is_that_instruction_behind_the_kept_r
 
 def test_a_reroll_keeps_the_mask(demo_editor: editar_rt.Editor) -> None:
     session = demo_editor.open(PICTURE)
-    before = session.edit(WORDS, mask=BALL)
+    before = session.edit(WORDS, sampling=editar_rt.Sampling(temperature=2.0), mask=BALL)
     after = session.rewind(3).reroll(seed=5)
     changed = before.tokens != after.tokens
     assert changed.any() and not changed[: 3 * GRID].any()
