@@ -16,7 +16,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from training.data.edits import Example
-from training.data.scenes import BACKGROUNDS, COLOURS, SHAPES, SIZES, TEXTURES, Object, Scene, influence_mask, render
+from training.data.scenes import (
+    BACKGROUNDS,
+    COLOURS,
+    SHAPES,
+    SIZES,
+    TEXTURES,
+    WHOLE,
+    Object,
+    Scene,
+    Window,
+    influence_mask,
+    render,
+)
 
 OUTSIDE_PSNR = 22.0  # dB that everything an edit leaves alone must keep
 OBJECT_PSNR = 14.0  # dB around an object below which it is a blot, whatever it is nearest to
@@ -34,11 +46,11 @@ class Score:
     exact: bool  # every property right: for translations textures, sizes and background too
 
 
-def _rendered(scene: Scene, size: int, window: tuple[slice, slice] = (slice(None), slice(None))) -> Picture:
+def _rendered(scene: Scene, size: int, window: Window = WHOLE) -> Picture:
     return render(scene, size, window).astype(np.float32) / 255
 
 
-def _box(mask: NDArray[np.bool_]) -> tuple[slice, slice]:
+def _box(mask: NDArray[np.bool_]) -> Window:
     """The rows and columns that hold all of a mask: what lies outside of them need not be compared."""
     rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
     return slice(int(rows[0]), int(rows[-1]) + 1), slice(int(columns[0]), int(columns[-1]) + 1)

@@ -32,17 +32,21 @@ def evaluate_group() -> None:
     """Measure a bundle: on the procedural world (demo, guidance), PIE-Bench, or translations."""
 
 
-def sampling_options(command: F) -> F:
-    """Options in place of the bundle's defaults."""
+def draw_options(command: F) -> F:
+    """Options in place of the bundle's defaults, but for guidance."""
     options = (
-        click.option("--cfg-scale", type=float, help="Instead of the bundle's default; so are the next three."),
-        click.option("--temperature", type=float),
+        click.option("--temperature", type=float, help="Instead of the bundle's default; so are the next two."),
         click.option("--top-k", type=int),
         click.option("--top-p", type=float),
     )
     for option in reversed(options):
         command = option(command)
     return command
+
+
+def sampling_options(command: F) -> F:
+    """Options in place of the bundle's defaults."""
+    return click.option("--cfg-scale", type=float, help="Instead of the bundle's default.")(draw_options(command))
 
 
 def run_options(command: F) -> F:
@@ -113,9 +117,7 @@ def run_evaluation(
 )
 @click.option("--count", type=click.IntRange(1), default=50, show_default=True, help="Held-out scenes a kind.")
 @click.option("--seed", default=0, show_default=True, help="Which held-out scenes.")
-@click.option("--temperature", type=float, help="Instead of the bundle's default; so are the next two.")
-@click.option("--top-k", type=int)
-@click.option("--top-p", type=float)
+@draw_options
 @click.option("-o", "--output", type=ANY_PATH, help="Write the JSON here too.")
 @click.option("--plot", type=ANY_PATH, help="Draw it here, a PNG.")
 def guidance(

@@ -156,7 +156,9 @@ def plot(runs: tuple[Path, ...], output: Path) -> None:
     """Draw the learning curves of a run's folder; of several RUNS over each other, named by their folders."""
     from training.plots import plot_log, plot_runs
 
-    logs = {run.name: run / "log.jsonl" for run in runs}
+    logs = {run.resolve().name: run / "log.jsonl" for run in runs}
+    if len(logs) < len(runs):
+        raise click.UsageError("two of the runs have folders of the same name, by which they would be told apart")
     for path in logs.values():
         if not path.is_file():
             raise click.UsageError(f"{path.parent} has no log.jsonl; give the folder of a run")

@@ -18,6 +18,8 @@ from numpy.typing import NDArray
 
 Array = NDArray[np.float32]
 Pixels = NDArray[np.uint8]
+Window = tuple[slice, slice]  # rows and columns
+WHOLE: Window = (slice(None), slice(None))
 
 SIZE = 128  # side of the world's own pixels; every length below is in these
 
@@ -285,7 +287,7 @@ def shrink(values: Array, size: int) -> Array:
     return values.reshape(size, n, size, n, *values.shape[2:]).mean(axis=(1, 3), dtype=np.float32)
 
 
-def render(scene: Scene, size: int = SIZE, window: tuple[slice, slice] = (slice(None), slice(None))) -> Pixels:
+def render(scene: Scene, size: int = SIZE, window: Window = WHOLE) -> Pixels:
     """The picture of a scene, uint8 [size, size, 3].
 
     Args:
