@@ -76,6 +76,8 @@ def _build(kind: type, values: dict[str, Any], name: str | None) -> Any:
         if field not in defaults:
             raise TrainingError(f"{name}: {field!r} is none of {', '.join(defaults)}")
         wanted = type(defaults[field])
+        if wanted is tuple and isinstance(value, list):
+            continue  # of tables, which the recipe reads
         if type(value) is not wanted and not (wanted is float and type(value) is int):
             raise TrainingError(f"{name}: {field} = {value!r} must be of type {wanted.__name__}")
     return kind(**{k: float(v) if isinstance(defaults[k], float) else v for k, v in values.items()})

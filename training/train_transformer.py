@@ -43,6 +43,25 @@ SHOWN = 4  # sample pictures in a grid
 
 
 @dataclasses.dataclass(frozen=True)
+class Stage:
+    """From which step on a run draws what."""
+
+    begins: int  # step
+    translation_share: float = -1.0  # of the pictures; below 0 the shards' own
+    groups: int = 0  # only the first so many are drawn from; 0 is all of them
+    restarts: bool = False  # the learning rate, fallen to zero, starts again
+
+
+DEMO_SHARDS = (20, 0.72), (100, 0.4)  # up to this number, of 500 groups each; the share of edits in them
+DEMO_STAGES = (
+    Stage(0, groups=10_000),
+    Stage(1250, 0.5, groups=10_000),  # which colour goes with which shape is learned last
+    Stage(4750, 0.7, groups=10_000, restarts=True),
+    Stage(6400, 0.625, restarts=True),  # of ten thousand groups' translations no more was to be learned
+)
+
+
+@dataclasses.dataclass(frozen=True)
 class Recipe:
     """How a transformer is trained; the defaults are the demo's."""
 
@@ -50,11 +69,8 @@ class Recipe:
     seed: int = 3
     head_start: bool = True  # see `training.head_start`
     steps: int = 6400
-    second_round: int = 4750  # step where the learning rate, fallen to zero, starts again; 0 for a single round
+    stages: tuple[Stage, ...] = DEMO_STAGES  # in their order; none: all groups as the shards share them
     pictures: int = 8  # condition pictures a batch, each with all its instructions
-    translations_from: int = 1250  # step from which on `translation_share` holds; before, the shards' own share
-    translation_share: float = 0.5  # of the pictures; which colour goes with which shape is learned last
-    second_translation_share: float = 0.7  # in the second round
     blindfolded: float = 0.5  # share of the rows
     blindfold_from: int = 1750  # step
     muon_lr: float = 4e-3  # of the layers' matrices
@@ -64,7 +80,7 @@ class Recipe:
     object_weight: float = 3.0  # of target tokens where the condition or the target shows an object, or both differ
     distillation: float = 1.0  # weight of that loss
     dropout: float = 0.0
-    decay: float = 0.35  # share of a round's steps, at its end, over which the learning rate falls to zero
+    decay: float = 0.35  # share of the steps between two restarts, at their end, in which the rate falls to zero
     ema: float = 0.999
     optimizer: str = "muon"  # or adamw, which decays matrices alone
     schedule: str = "trapezoid"  # or cosine, or constant; all of them after the warm-up
@@ -74,6 +90,14 @@ class Recipe:
     lora_alpha: float = 16.0  # over the rank: the adapters' factor
 
     def __post_init__(self) -> None:
+        try:
+            stages = tuple(s if isinstance(s, Stage) else Stage(**s) for s in self.stages)
+        except TypeError as error:
+            raise TrainingError(f"a stage says begins, translation_share, groups and restarts: {error}") from None
+        object.__setattr__(self, "stages", stages)  # from a file they come as tables
+        begins = [stage.begins for stage in stages]
+        if begins[:1] not in ([], [0]) or begins != sorted(set(begins)):
+            raise TrainingError(f"stages begin at step 0 and then later and later, got {begins}")
         allowed = {
             "preset": tuple(TRANSFORMER_PRESETS),
             "optimizer": ("muon", "adamw"),
@@ -87,26 +111,24 @@ class Recipe:
             raise TrainingError("LoRA's adapters are trained with the optimizer adamw, not muon")
 
 
-def in_second_round(recipe: Recipe, step: int) -> bool:
-    return 0 < recipe.second_round <= step
-
-
 def groups_of_step(recipe: Recipe, step: int, is_translation: NDArray[np.bool_]) -> NDArray[np.int64]:
     """Which groups a step sees, [pictures]; follows from the recipe and the step alone.
 
     Args:
         is_translation: bool, for every group.
     """
-    seed, since = recipe.seed, step - recipe.translations_from
-    if since < 0:
-        return draw([seed], step * recipe.pictures, recipe.pictures, len(is_translation))
-    share = recipe.second_translation_share if in_second_round(recipe, step) else recipe.translation_share
-    translations = round(recipe.pictures * share)
+    stages, seed = recipe.stages or (Stage(0),), [recipe.seed]
+    number = max(i for i, stage in enumerate(stages) if stage.begins <= step)
+    stage, since = stages[number], step - stages[number].begins
+    among = is_translation[: stage.groups or None]
+    if stage.translation_share < 0:
+        return draw([*seed, number] if number else seed, since * recipe.pictures, recipe.pictures, len(among))
+    translations = round(recipe.pictures * stage.translation_share)
     parts = []
     for which, count in ((True, translations), (False, recipe.pictures - translations)):
-        pool = np.flatnonzero(is_translation == which)
+        pool = np.flatnonzero(among == which)
         if len(pool) and count:
-            parts.append(pool[draw([seed, 1 + which], since * count, count, len(pool))])
+            parts.append(pool[draw([*seed, number, which], since * count, count, len(pool))])
     return np.concatenate(parts)
 
 
@@ -120,9 +142,10 @@ def hidden_targets(rng: np.random.Generator, recipe: Recipe, step: int, shape: t
 
 
 def learning_rate(recipe: Recipe, step: int) -> float:
-    """Factor on the learning rates: one schedule a round."""
-    begun = recipe.second_round if in_second_round(recipe, step) else 0
-    steps = recipe.steps - begun if begun or not recipe.second_round else min(recipe.steps, recipe.second_round)
+    """Factor on the learning rates: one schedule between two restarts."""
+    restarts = [0, *(stage.begins for stage in recipe.stages if stage.restarts), recipe.steps]
+    begun = max(at for at in restarts[:-1] if at <= step)
+    steps = min(at for at in restarts if at > step) - begun
     if recipe.schedule == "trapezoid":
         return trapezoid_schedule(step - begun, steps, recipe.warmup, recipe.decay)
     if recipe.schedule == "cosine":

@@ -182,7 +182,7 @@ def test_an_official_tokenizer_needs_no_configuration(
     expected = encode_pictures(open_vq(vq), picture)
     assert np.array_equal(encode_pictures(open_vq(tmp_path / "official.pt"), picture), expected)
     with pytest.raises(CheckpointError, match="choose its --vq-preset"):
-        open_vq(tmp_path / "official.pt", "VQ-8-demo")
+        open_vq(tmp_path / "official.pt", "VQ-16-demo")
 
 
 def test_what_does_not_fit_is_refused_in_a_sentence(vq: Path, edits: Path, tmp_path: Path) -> None:

@@ -28,11 +28,13 @@ from training.loop import cosine_schedule, trapezoid_schedule
 from training.models.transformer import Transformer
 from training.plots import plot_guidance, plot_log, plot_runs
 from training.samples import write_samples
+from training.train_transformer import Stage
 
 VQ = train_vq.Recipe(steps=6, decoder_from=5, batch=2, continuous_steps=3, restart_every=2)
 TEXT = train_text.Recipe(steps=2, batch=4)
 EVERY_SECOND, EVERY_THIRD = Execution(log_every=2, save_every=2), Execution(log_every=2, save_every=3)
-TRANSFORMER = train_transformer.Recipe(steps=4, second_round=2, blindfold_from=2, pictures=2, warmup=2)
+STAGES = Stage(0), Stage(2, 0.7, restarts=True)
+TRANSFORMER = train_transformer.Recipe(steps=4, stages=STAGES, blindfold_from=2, pictures=2, warmup=2)
 
 
 @dataclasses.dataclass
@@ -216,20 +218,34 @@ def test_schedules_rise_stay_and_fall() -> None:
     assert cosine_schedule(100, 100, 10) == pytest.approx(0.02)
 
 
-def test_the_second_round_starts_again_with_more_translations() -> None:
-    recipe = train_transformer.Recipe(
-        steps=30, second_round=20, warmup=2, decay=0.5, translations_from=5, pictures=10, second_translation_share=0.8
-    )
+def test_stages_say_what_is_drawn_and_where_the_learning_rate_starts_again() -> None:
+    stages = Stage(0, groups=8), Stage(5, 0.5), Stage(20, 0.8, groups=20, restarts=True)
+    recipe = train_transformer.Recipe(steps=30, stages=stages, warmup=2, decay=0.5, pictures=10)
     rates = [train_transformer.learning_rate(recipe, step) for step in range(30)]
     assert rates[:20] == [trapezoid_schedule(step, 20, 2, 0.5) for step in range(20)]
     assert rates[20:] == [trapezoid_schedule(step, 10, 2, 0.5) for step in range(10)]
-    alone = dataclasses.replace(recipe, second_round=0)
+    alone = dataclasses.replace(recipe, stages=())
     assert [train_transformer.learning_rate(alone, s) for s in range(30)] == [
         trapezoid_schedule(s, 30, 2, 0.5) for s in range(30)
     ]
     translations = np.arange(40) % 2 == 0
-    seen = [int(translations[train_transformer.groups_of_step(recipe, step, translations)].sum()) for step in (19, 20)]
-    assert seen == [5, 8]
+    drawn = [train_transformer.groups_of_step(recipe, step, translations) for step in range(30)]
+    assert [int(translations[groups].sum()) for groups in drawn[5:]] == [5] * 15 + [8] * 10
+    assert set(np.concatenate(drawn[:4]).tolist()) == set(range(8))  # every group as often as another: whole epochs
+    assert set(np.concatenate(drawn[5:20]).tolist()) == set(range(40))
+    assert set(np.concatenate(drawn[20:]).tolist()) == set(range(20))
+    assert set(np.concatenate([train_transformer.groups_of_step(alone, s, translations) for s in range(4)])) == set(
+        range(40)
+    )
+
+
+def test_stages_out_of_order_or_of_unknown_fields_are_refused() -> None:
+    for stages in ((Stage(5),), (Stage(0), Stage(9), Stage(9))):
+        with pytest.raises(TrainingError, match="begin at step 0 and then later"):
+            train_transformer.Recipe(stages=stages)
+    assert train_transformer.Recipe(stages=({"begins": 0, "groups": 7},)).stages == (Stage(0, groups=7),)  # type: ignore[arg-type]
+    with pytest.raises(TrainingError, match="a stage says begins"):
+        train_transformer.Recipe(stages=({"begins": 0, "pictures": 7},))  # type: ignore[arg-type]
 
 
 def test_half_of_the_rows_are_blindfolded_from_a_step_on() -> None:

@@ -20,13 +20,16 @@ from training.config import VQ_PRESETS
 @click.option("--seed", default=4, show_default=True)
 @click.option("--shards", type=click.IntRange(1), default=20, show_default=True)
 @click.option("--groups", type=click.IntRange(1), default=500, show_default=True, help="Condition pictures a shard.")
+@click.option(
+    "--edit-share", type=click.FloatRange(0, 1), default=0.72, show_default=True, help="Of groups; the rest translate."
+)
 @click.option("--workers", type=click.IntRange(1), default=2, show_default=True, help="Processes.")
 @click.option("--features", type=PRESENT_FOLDER, help="Write the targets' patch features too (a vision encoder).")
-def write_tokens(folder: Path, vq: Path, features: Path | None, **amounts: int) -> None:
+def write_tokens(folder: Path, vq: Path, features: Path | None, edit_share: float, **amounts: int) -> None:
     """Draw examples of the procedural world and write their tokens to FOLDER (keeps the shards that lie there)."""
     from training.data.tokens import write_shards
 
-    write_shards(folder, vq, **amounts, vision_encoder=features)
+    write_shards(folder, vq, **amounts, vision_encoder=features, edit_share=edit_share)
     click.echo(folder)
 
 

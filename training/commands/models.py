@@ -193,7 +193,8 @@ def train_demo(run: Path, workers: int, **execution: str) -> None:
     text_encoder = run / "text" / "text_encoder"
     if not text_encoder.exists():
         train_text.train(run / "text", train_text.Recipe())
-    write_shards(run / "tokens", vq, vq_recipe.picture_size, seed=4, shards=20, groups=500, workers=workers)
+    for shards, edit_share in train_transformer.DEMO_SHARDS:
+        write_shards(run / "tokens", vq, vq_recipe.picture_size, 4, shards, 500, workers=workers, edit_share=edit_share)
     transformer = train_transformer.train(
         run / "transformer",
         run / "tokens",

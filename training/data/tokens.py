@@ -35,7 +35,7 @@ from training.data.scenes import (
 from training.models.vq import VQModel
 
 GROUP = 4
-EDIT_SHARE = 0.72  # of groups; the rest are shared evenly by the three translations
+EDIT_SHARE = 0.72  # of groups where nothing else is said; the rest are shared evenly by the three translations
 EDIT_WEIGHTS = {"recolour": 1.0, "retexture": 1.0, "replace": 1.0, "remove": 0.8, "add": 1.2, "background": 0.7}
 
 
@@ -52,10 +52,12 @@ def repainted(rng: np.random.Generator, scene: Scene, textures: bool) -> Scene:
     return dataclasses.replace(scene, objects=objects, background=str(rng.choice(list(BACKGROUNDS))))
 
 
-def random_group(rng: np.random.Generator, size: int) -> tuple[NDArray[np.uint8], list[Example]]:
+def random_group(
+    rng: np.random.Generator, size: int, edit_share: float = EDIT_SHARE
+) -> tuple[NDArray[np.uint8], list[Example]]:
     """A condition picture [size, size, 3] and `GROUP` examples whose condition it is."""
     scene = random_scene(rng, 2 if rng.random() < 0.5 else 3)
-    if rng.random() < EDIT_SHARE:
+    if rng.random() < edit_share:
         kinds = [k for k in EDIT_KINDS if k != "add" or len(scene.objects) < 3]
         weights = np.asarray([EDIT_WEIGHTS[k] for k in kinds])
         drawn = rng.choice(kinds, GROUP, p=weights / weights.sum())
@@ -83,8 +85,12 @@ def group_meanings(examples: list[Example], grid: int) -> NDArray[np.uint8]:
 
 
 @torch.inference_mode()
-def encode_pictures(vq: VQModel, pictures: NDArray[np.uint8], batch: int = 50) -> NDArray[np.int64]:
-    """uint8 [B, H, W, 3] → tokens [B, N], on the device where the tokenizer is."""
+def encode_pictures(vq: VQModel, pictures: NDArray[np.uint8], batch: int = 8) -> NDArray[np.int64]:
+    """uint8 [B, H, W, 3] → tokens [B, N], on the device where the tokenizer is.
+
+    Args:
+        batch: pictures at a time; what more of them need no longer fits a core's cache, and takes twice as long.
+    """
     device = next(vq.parameters()).device
     out = []
     for i in range(0, len(pictures), batch):
@@ -101,6 +107,7 @@ def write_shard(
     index: int,
     groups: int,
     features: PatchFeatures | None = None,
+    edit_share: float = EDIT_SHARE,
 ) -> None:
     """Shard `index` of the stream `seed`: conditions uint16 [G, N], targets [G, GROUP, N], texts, kinds, meanings.
 
@@ -111,7 +118,7 @@ def write_shard(
     grid = size // vq.config.downsampling
     pictures, texts, tasks, kinds, meanings = [], [], [], [], []
     for _ in range(groups):
-        condition, examples = random_group(rng, size)
+        condition, examples = random_group(rng, size, edit_share)
         pictures.append(condition)
         pictures.extend(render(e.target, size) for e in examples)
         texts.append([e.text for e in examples])
@@ -140,7 +147,14 @@ def write_shard(
 
 
 def _write_missing(
-    folder: Path, vq_path: Path, size: int, seed: int, indices: list[int], groups: int, vision_encoder: Path | None
+    folder: Path,
+    vq_path: Path,
+    size: int,
+    seed: int,
+    indices: list[int],
+    groups: int,
+    vision_encoder: Path | None,
+    edit_share: float,
 ) -> None:
     torch.set_num_threads(1)
     vq = load_vq(vq_path)
@@ -148,7 +162,7 @@ def _write_missing(
     for index in indices:
         path = folder / f"shard-{index:05d}.npz"
         if not path.exists():
-            write_shard(path, vq, size, seed, index, groups, features)
+            write_shard(path, vq, size, seed, index, groups, features, edit_share)
 
 
 def write_shards(
@@ -160,16 +174,19 @@ def write_shards(
     groups: int,
     workers: int = 2,
     vision_encoder: Path | None = None,
+    edit_share: float = EDIT_SHARE,
 ) -> None:
     """Shards 0..shards-1 of `groups` groups each, in `workers` processes; those that lie there already are kept.
 
     Args:
         vision_encoder: Hugging Face folder of the encoder whose features of the targets are written too.
+        edit_share: of the groups; the rest are translations.
     """
     folder.mkdir(parents=True, exist_ok=True)
     shares = [list(range(worker, shards, workers)) for worker in range(workers)]
     with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
         for job in [
-            pool.submit(_write_missing, folder, vq_path, size, seed, share, groups, vision_encoder) for share in shares
+            pool.submit(_write_missing, folder, vq_path, size, seed, share, groups, vision_encoder, edit_share)
+            for share in shares
         ]:
             job.result()
