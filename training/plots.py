@@ -12,13 +12,14 @@ from training.errors import TrainingError
 
 # Panels: title, beginning of the names it shows, whether the axis is logarithmic.
 PANELS = (
-    ("loss", ("loss", "distillation"), True),
+    ("loss", ("loss", "distillation", "validation_loss", "seen_loss"), True),
     ("PSNR of validation pictures, dB", ("validation_psnr",), False),
     ("SSIM of validation pictures", ("validation_ssim",), False),
     ("rFID", ("validation_rfid",), False),
     ("share of codebook rows in use", ("codebook_used",), False),
     ("texts with every slot right", ("all_slots_right", "validation_all_slots_right"), False),
     ("changed tokens predicted right (all tokens, in translations)", ("changed_right_",), False),
+    ("the same in validation", ("validation_right_",), False),
 )
 
 COMPARED = ("loss", "changed_right_", "validation_")  # beginnings of the numbers that runs are compared by
@@ -41,7 +42,11 @@ def plot_log(path: Path, output: Path) -> None:
     """One panel for each of `PANELS` that the log has numbers for; written beside and renamed into place."""
     series = read_log(path)
     lines = {
-        title: [(n.removeprefix("changed_right_").replace("_", " "), *series[n]) for n in series if n.startswith(names)]
+        title: [
+            (n.removeprefix("changed_right_").removeprefix("validation_right_").replace("_", " "), *series[n])
+            for n in series
+            if n.startswith(names)
+        ]
         for title, names, _ in PANELS
     }
     logarithmic = {title for title, _, log in PANELS if log}

@@ -20,15 +20,16 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from training.batches import Batch, Source, condition_dropout, draw, mixed_groups
+from training.batches import Batch, Source, TokenShards, condition_dropout, draw, mixed_groups
 from training.config import TRANSFORMER_PRESETS, TransformerConfig
 from training.data.extract import open_vq
 from training.distillation import TEACHERS
 from training.distributed import World, join, whole_state
-from training.engine import Engine, Execution, Phase
+from training.engine import PRECISIONS, Engine, Execution, Phase
 from training.errors import TrainingError
 from training.grids import edit_grid
 from training.logs import Sinks, operations
@@ -40,6 +41,7 @@ from training.optimizers import AdamW, MuonAdam, Optimizer
 from training.student import Frozen, Piece, Student, build_student, read_source, read_teacher
 
 SHOWN = 4  # sample pictures in a grid
+VALIDATED = 128  # groups
 
 
 @dataclasses.dataclass(frozen=True)
@@ -174,9 +176,10 @@ class TransformerTask:
         frozen: Frozen,
         student: Student,
         world: World,
+        validation: TokenShards | None = None,
     ) -> None:
         self.run, self.recipe, self.execution, self.world = run, recipe, execution, world
-        self.source, self.frozen, self.root = source, frozen, student
+        self.source, self.frozen, self.root, self.validation = source, frozen, student, validation
         model = self.averaged = student.model
         self.config: TransformerConfig = model.config
         if recipe.pictures % (world.size * execution.accumulate):
@@ -290,10 +293,7 @@ class TransformerTask:
         """Adds, a kind, how many changed tokens (all, in translations) the undropped rows predict."""
         batch = piece.batch
         matters = batch.changed | (batch.kinds >= self.source.labels.index("depth"))[:, None]
-        matters &= ~piece.dropped[:, None]
-        self.right.index_add_(
-            0, batch.kinds.cpu(), torch.stack([matters.sum(1), (right & matters).sum(1)], dim=1).float().cpu()
-        )
+        count_right(self.right, batch, right, matters & ~piece.dropped[:, None])
 
     def end(self, step: int, prepared: Share, average: Average) -> None:
         del self.losses[: -len(prepared.pieces)]
@@ -326,7 +326,44 @@ class TransformerTask:
         return merged(self.config, self.recipe.lora_rank, self.recipe.lora_alpha, values)
 
     def publish(self, done: int, average: Average, sinks: Sinks) -> None:
-        save_checkpoint(self.run, self.config, self.exported(average))
+        weights = self.exported(average)
+        save_checkpoint(self.run, self.config, weights)
+        if self.validation and self.world.is_first:
+            self.run.log(done, **self.validated(weights, self.validation))
+        self.world.wait()
+
+    @torch.no_grad()
+    def validated(self, weights: dict[str, Tensor], kept: TokenShards) -> dict[str, float]:
+        """What the averaged weights predict with all of the condition and the tokens before in sight.
+
+        Returns:
+            The token loss on groups that training does not see and on as many that it does, and the first ones' share
+            of changed tokens (all, in translations) that are predicted right, a kind.
+        """
+        model = Transformer(self.config).to(self.world.device).eval()
+        model.load_state_dict(weights)
+        right, values = torch.zeros(len(kept.labels), 2), {}
+        dtype, device = PRECISIONS[self.execution.precision], self.world.device.type
+        for name, source in (("validation_loss", kept), ("seen_loss", self.source)):
+            losses = torch.zeros(2)
+            for groups in np.split(np.arange(len(source.is_translation))[:VALIDATED], range(8, VALIDATED, 8)):
+                if not len(groups):
+                    break
+                batch = self.complete(source.batch(groups).to(self.world.device))
+                dropped = torch.zeros(len(batch.kinds), dtype=torch.bool, device=self.world.device)
+                with torch.autocast(device, dtype, enabled=dtype is not None):
+                    logits = model(batch.condition, batch.text_states, batch.target, dropped, dropped)
+                loss = F.cross_entropy(logits.flatten(0, 1).float(), batch.target.flatten(), reduction="none")
+                weighed = batch.weights.flatten()
+                losses += torch.stack([(loss * weighed).sum(), weighed.sum()]).cpu()
+                if source is kept:
+                    matters = batch.changed | (batch.kinds >= kept.labels.index("depth"))[:, None]
+                    count_right(right, batch, logits.argmax(-1) == batch.target, matters)
+            values[name] = float(losses[0] / losses[1])
+        for label, (all_of_them, found) in zip(kept.labels, right.tolist()):
+            if all_of_them:
+                values[f"validation_right_{label}"] = found / all_of_them
+        return values
 
     def show(self, done: int, average: Average, sinks: Sinks) -> None:
         weights = self.exported(average)
@@ -339,6 +376,12 @@ class TransformerTask:
             picture = edit_grid(model, self.frozen.vq, batch, self.run.folder / f"samples-{done:08d}.png")
             sinks.picture("samples", picture, done)
         self.world.wait()
+
+
+def count_right(counts: Tensor, batch: Batch, right: Tensor, matters: Tensor) -> None:
+    """Adds to `counts`, float32 [kinds, 2], how many tokens matter, bool [R, N], and how many of those are right."""
+    found = torch.stack([matters.sum(1), (right & matters).sum(1)], dim=1).float()
+    counts.index_add_(0, batch.kinds.cpu(), found.cpu())
 
 
 def save_checkpoint(run: RunFolder, config: TransformerConfig, weights: dict[str, Tensor]) -> Path:
@@ -357,6 +400,7 @@ def train(
     report: Callable[[str], None] = lambda line: None,
     data: Path | None = None,
     teacher_folder: Path | None = None,
+    validation: Path | None = None,
 ) -> Path:
     """Train (or go on training) a transformer; returns the finished checkpoint, `transformer.pt`.
 
@@ -368,6 +412,7 @@ def train(
         report: is told what those weights lack.
         data: a mixture's TOML file, or a data set (`training.data.sources`).
         teacher_folder: the vision model that `recipe.teacher` names; may be None where the shards hold its features.
+        validation: folder of token shards that are not trained on; their loss is logged with every checkpoint.
 
     Raises:
         TrainingError, CheckpointError: parts that do not fit each other.
@@ -391,7 +436,9 @@ def train(
         for module in (frozen.vq, frozen.text_encoder):
             if module is not None:
                 module.to(world.device)
-        task = TransformerTask(run, recipe, execution, source, frozen, student, world)
+        kept = read_source(recipe, config, validation, None, text_encoder, vq)[0] if validation else None
+        assert kept is None or isinstance(kept, TokenShards)
+        task = TransformerTask(run, recipe, execution, source, frozen, student, world, kept)
         Engine(run, task, execution, world).run()
     return run.folder / "transformer.pt"
 

@@ -378,6 +378,36 @@ def test_numbers_go_to_tensorboard_and_pictures_to_grids(parts: Parts, tmp_path:
     assert dense < per_token < 2 * dense  # and attention, the stand-in for a dropped picture, text and output
 
 
+def test_groups_kept_from_training_tell_what_was_learned_by_heart(parts: Parts, tmp_path: Path) -> None:
+    kept = tmp_path / "kept"
+    kept.mkdir()
+    (kept / "shard-00000.npz").symlink_to(parts.public / "shard-00001.npz")
+    recipe = dataclasses.replace(RECIPE, steps=2)
+    train_transformer.train(tmp_path / "run", parts.public, None, None, recipe, EVERY_STEP, validation=kept)
+    line = train_transformer.read_log(tmp_path / "run")[-1]
+    model = Transformer(CONFIG).eval()
+    model.load_state_dict(torch.load(tmp_path / "run" / "transformer.pt", weights_only=True)["model"])
+
+    def predicted(index: int) -> tuple[torch.Tensor, torch.Tensor]:
+        with np.load(parts.public / f"shard-{index:05d}.npz") as shard, torch.no_grad():
+            condition, target = (torch.from_numpy(shard[n].astype(np.int64)) for n in ("condition", "target"))
+            states = torch.from_numpy(shard["text_states"]).flatten(0, 1).float()
+            whole = torch.zeros(len(condition), dtype=torch.bool)
+            return model(condition, states, target[:, 0], whole, whole), target[:, 0]
+
+    losses = [torch.nn.functional.cross_entropy(x.flatten(0, 1), y.flatten()).item() for x, y in map(predicted, (0, 1))]
+    assert line["validation_loss"] == pytest.approx(losses[1], rel=1e-5)
+    assert line["seen_loss"] == pytest.approx(sum(losses) / 2, rel=1e-5)
+    logits, target = predicted(1)
+    with np.load(parts.public / "shard-00001.npz") as shard:
+        edits, changed = shard["task"][:, 0] == "edit", shard["target"][:, 0] != shard["condition"]
+        for task in sorted(set(shard["task"].ravel().tolist())):
+            rows = torch.from_numpy(shard["task"][:, 0] == task)[:, None]
+            matters = rows & torch.from_numpy(changed | ~edits[:, None])
+            right = ((logits.argmax(-1) == target) & matters).sum() / matters.sum()
+            assert line[f"validation_right_{task}"] == pytest.approx(right.item())
+
+
 def test_a_checkpoint_exports_and_edits(parts: Parts, plain: Path, tmp_path: Path) -> None:
     import editar_rt
     from export.bundle_writer import Options, Sources, write_bundle

@@ -106,6 +106,7 @@ def train_vision(run: Path, **changes: int | None) -> None:
 @click.option("--text-encoder", type=PRESENT_FOLDER, help="Not needed where the shards hold text states.")
 @click.option("--vq", type=FILE, help="The tokenizer: for a head start, sample pictures and --data.")
 @click.option("--init", type=FILE, help="Weights to start from, such as LlamaGen's t2i_XL_stage2_512.pt.")
+@click.option("--validation", type=PRESENT_FOLDER, help="Token shards kept from training, to log their loss.")
 @click.option("--teacher-folder", type=PRESENT_FOLDER, help="DINOv2 or CLIP; not needed where shards hold features.")
 @click.option("--teacher", type=click.Choice(TEACHERS), help="What distillation learns from.")
 @click.option("--preset", type=click.Choice(list(TRANSFORMER_PRESETS)), help="Size of the transformer.")
@@ -122,6 +123,7 @@ def train_transformer(
     vq: Path | None,
     init: Path | None,
     teacher_folder: Path | None,
+    validation: Path | None,
     **given: Any,
 ) -> None:
     """Train the transformer into the folder RUN (resumes what lies there).
@@ -145,6 +147,7 @@ def train_transformer(
         report=lambda line: click.echo(line, err=True),
         data=data,
         teacher_folder=teacher_folder,
+        validation=validation,
     )
     _tell(made)
 
@@ -195,6 +198,7 @@ def train_demo(run: Path, workers: int, **execution: str) -> None:
         train_text.train(run / "text", train_text.Recipe())
     for shards, edit_share in train_transformer.DEMO_SHARDS:
         write_shards(run / "tokens", vq, vq_recipe.picture_size, 4, shards, 500, workers=workers, edit_share=edit_share)
+    write_shards(run / "validation", vq, vq_recipe.picture_size, seed=5, shards=1, groups=128, workers=1)
     transformer = train_transformer.train(
         run / "transformer",
         run / "tokens",
@@ -202,6 +206,7 @@ def train_demo(run: Path, workers: int, **execution: str) -> None:
         vq,
         train_transformer.Recipe(),
         Execution(**execution),
+        validation=run / "validation",
     )
     click.echo(f"python -m training samples {run}/samples")
     click.echo(
