@@ -72,12 +72,14 @@ def combined(kind: type, name: str | None, model: str, given: dict[str, Any]) ->
 
 def _build(kind: type, values: dict[str, Any], name: str | None) -> Any:
     defaults = {f.name: f.default for f in dataclasses.fields(kind)}
+    for field, table in getattr(kind, "TABLES", {}).items():
+        if isinstance(tables := values.get(field), list) and all(isinstance(entry, dict) for entry in tables):
+            values = values | {field: tuple(_build(table, entry, f"{name}: {field}") for entry in tables)}
+    kinds: dict[type, str] = {tuple: "array of tables"}
     for field, value in values.items():
         if field not in defaults:
             raise TrainingError(f"{name}: {field!r} is none of {', '.join(defaults)}")
         wanted = type(defaults[field])
-        if wanted is tuple and isinstance(value, list):
-            continue  # of tables, which the recipe reads
         if type(value) is not wanted and not (wanted is float and type(value) is int):
-            raise TrainingError(f"{name}: {field} = {value!r} must be of type {wanted.__name__}")
+            raise TrainingError(f"{name}: {field} = {value!r} must be of type {kinds.get(wanted, wanted.__name__)}")
     return kind(**{k: float(v) if isinstance(defaults[k], float) else v for k, v in values.items()})

@@ -17,6 +17,7 @@ import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -48,7 +49,7 @@ VALIDATED = 128  # groups
 class Stage:
     """From which step on a run draws what."""
 
-    begins: int  # step
+    begins: int = 0  # step
     translation_share: float = -1.0  # of the pictures; below 0 the shards' own
     groups: int = 0  # only the first so many are drawn from; 0 is all of them
     restarts: bool = False  # the learning rate, fallen to zero, starts again
@@ -91,13 +92,10 @@ class Recipe:
     lora_rank: int = 0  # above 0 trains adapters of this rank and leaves the weights that they stand beside
     lora_alpha: float = 16.0  # over the rank: the adapters' factor
 
+    TABLES: ClassVar[dict[str, type]] = {"stages": Stage}  # what a file's arrays of tables are
+
     def __post_init__(self) -> None:
-        try:
-            stages = tuple(s if isinstance(s, Stage) else Stage(**s) for s in self.stages)
-        except TypeError as error:
-            raise TrainingError(f"a stage says begins, translation_share, groups and restarts: {error}") from None
-        object.__setattr__(self, "stages", stages)  # from a file they come as tables
-        begins = [stage.begins for stage in stages]
+        begins = [stage.begins for stage in self.stages]
         if begins[:1] not in ([], [0]) or begins != sorted(set(begins)):
             raise TrainingError(f"stages begin at step 0 and then later and later, got {begins}")
         allowed = {

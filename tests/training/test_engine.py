@@ -315,6 +315,15 @@ def test_published_recipes_are_whole(name: str) -> None:
     assert recipe.steps == 7 and execution.log_every == 50 and execution.precision == "bfloat16"
 
 
+def test_stages_are_tables_of_a_file(tmp_path: Path) -> None:
+    (tmp_path / "r.toml").write_text(
+        "model = 'transformer'\n[[recipe.stages]]\n"
+        "[[recipe.stages]]\nbegins = 9\ntranslation_share = 1\nrestarts = true"
+    )
+    recipe, _ = recipe_files.combined(train_transformer.Recipe, str(tmp_path / "r.toml"), "transformer", {})
+    assert recipe.stages == (train_transformer.Stage(), train_transformer.Stage(9, 1.0, restarts=True))
+
+
 def test_the_papers_recipe_says_what_the_paper_does() -> None:
     recipe, _ = recipe_files.combined(train_transformer.Recipe, "editar", "transformer", {})
     paper = {
@@ -333,6 +342,10 @@ def test_the_papers_recipe_says_what_the_paper_does() -> None:
         ("model = 'transformer'\n[recipe]\nrate = 1", "'rate' is none of preset, seed"),
         ("model = 'transformer'\n[recipe]\nsteps = '9'", "steps = '9' must be of type int"),
         ("model = 'transformer'\n[recipe]\nteacher = 'vgg'", "teacher is one of world, none, dinov2, clip, got 'vgg'"),
+        ("model = 'transformer'\n[recipe]\nstages = 3", "stages = 3 must be of type array of tables"),
+        ("model = 'transformer'\n[[recipe.stages]]\nsteps = 3", "stages: 'steps' is none of begins, translation_share"),
+        ("model = 'transformer'\n[[recipe.stages]]\nbegins = 'now'", "stages: begins = 'now' must be of type int"),
+        ("model = 'transformer'\n[[recipe.stages]]\nbegins = 3", "stages begin at step 0 and then later"),
         ("model = 'transformer'\n[extra]", "sets extra; allowed: model"),
         ("model =", "is not TOML"),
     ],
