@@ -198,7 +198,7 @@ def train_demo(run: Path, workers: int, **execution: str) -> None:
         train_text.train(run / "text", train_text.Recipe())
     for shards, edit_share in train_transformer.DEMO_SHARDS:
         write_shards(run / "tokens", vq, vq_recipe.picture_size, 4, shards, 500, workers=workers, edit_share=edit_share)
-    write_shards(run / "validation", vq, vq_recipe.picture_size, seed=5, shards=1, groups=128, workers=1)
+    write_shards(run / "validation", vq, vq_recipe.picture_size, 5, 1, 128, workers=1, edit_share=0.4)
     transformer = train_transformer.train(
         run / "transformer",
         run / "tokens",
