@@ -85,7 +85,7 @@ class RunFolder:
             raise CheckpointError(f"{folder} is a file; give the folder of a run, new or begun")
         self.folder.mkdir(parents=True, exist_ok=True)
         self.recipe: dict[str, Any] = dataclasses.asdict(recipe)
-        self.defaults = {f.name: f.default for f in dataclasses.fields(recipe)}
+        self.defaults: dict[str, Any] = dataclasses.asdict(type(recipe)())
         self.writes = writes
         self.started = time.monotonic()
         self.seconds_before = 0.0  # of earlier processes of the same run
