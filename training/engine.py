@@ -59,6 +59,10 @@ class Execution:
     def __post_init__(self) -> None:
         if self.precision not in PRECISIONS:
             raise TrainingError(f"precision is one of {', '.join(PRECISIONS)}, got {self.precision}")
+        if self.compile and self.compile not in (backends := torch.compiler.list_backends(exclude_tags=())):
+            raise TrainingError(
+                f"compile is a backend of torch.compile, one of {', '.join(backends)}; got {self.compile}"
+            )
         for name in ("accumulate", "log_every", "save_every"):
             if getattr(self, name) < 1:
                 raise TrainingError(f"{name} must be at least 1, got {getattr(self, name)}")
@@ -91,6 +95,7 @@ class Task(Protocol[Prepared]):
     root: nn.Module  # holds all that is trained
     phases: list[Phase]
     work: tuple[float, float]  # of one step, over all processes: tokens, floating-point operations
+    lowers_memory: tuple[str, ...]  # options that do, besides smaller pieces and a smaller batch
 
     def prepare(self, step: int) -> Prepared:
         """This process's share of a step's batch; draws from nothing but the seed and the step."""
@@ -113,8 +118,14 @@ class Task(Protocol[Prepared]):
     def load_state(self, state: dict[str, Any]) -> None:
         """Takes up what `state` gave."""
 
-    def publish(self, done: int, average: Average, sinks: Sinks) -> None:
-        """Write what users take from the run, and look at it; every process comes here after a checkpoint."""
+    def publish(self, done: int, average: Average) -> None:
+        """Write what users take from the run; every process comes here before a checkpoint.
+
+        So what a run leaves behind is never older than its last checkpoint, whenever it is killed.
+        """
+
+    def score(self, done: int, average: Average, sinks: Sinks) -> None:
+        """Measure the averaged weights on what they are not trained on; every process comes here after a checkpoint."""
 
     def show(self, done: int, average: Average, sinks: Sinks) -> None:
         """Make a grid of sample pictures."""
@@ -211,6 +222,8 @@ class Engine(Generic[Prepared]):
         """
         task, execution, run = self.task, self.execution, self.run_folder
         last = min(task.steps, execution.until or task.steps)
+        if self.first >= last:
+            task.publish(self.first, self.average)  # whoever removed it wants it again
         sinks = Sinks(run, self.first, task.steps, execution.tensorboard, execution.wandb)
         seconds, counted = 0.0, 0
         try:
@@ -227,11 +240,13 @@ class Engine(Generic[Prepared]):
                     if done % execution.log_every == 0:
                         run.log(done, **task.measures(done), **norms, **self._speed(counted / seconds))
                         seconds, counted = 0.0, 0
-                    if done % execution.save_every == 0 or done == last:
-                        self.save(done)
-                        task.publish(done, self.average, sinks)
-                    if execution.sample_every and done % execution.sample_every == 0:
-                        task.show(done, self.average, sinks)
+                    with self._told_what_to_lower(step):
+                        if done % execution.save_every == 0 or done == last:
+                            task.publish(done, self.average)
+                            self.save(done)
+                            task.score(done, self.average, sinks)
+                        if execution.sample_every and done % execution.sample_every == 0:
+                            task.show(done, self.average, sinks)
         finally:
             sinks.close()
 
@@ -291,12 +306,11 @@ class Engine(Generic[Prepared]):
         except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
             if not isinstance(error, torch.OutOfMemoryError | MemoryError) and NO_MEMORY not in str(error):
                 raise
-            way = "" if self.world.sharded else ", shard the model over GPUs (--parallel fsdp)"
-            again = "" if self.execution.recompute else ", recompute layers (--recompute)"
+            ways = "".join(f", {way}" for way in self.task.lowers_memory)
             kept = f"; the checkpoint of step {self.saved} is kept" if self.saved else ""
             raise OutOfMemory(
                 f"step {step}: out of memory on {self.world.device}; take the batch in more pieces "
-                f"(--accumulate {2 * self.execution.accumulate}){again}{way}, or lower the batch{kept}"
+                f"(--accumulate {2 * self.execution.accumulate}){ways}, or lower the batch{kept}"
             ) from None
 
     def _speed(self, steps_a_second: float) -> dict[str, float]:

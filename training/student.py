@@ -95,6 +95,8 @@ def build_student(
     report: Callable[[str], None],
 ) -> Student:
     """A new model as training starts it: from weights, with a head start, or from nothing; with its teacher."""
+    if recipe.lora_rank and init is None:
+        raise TrainingError("LoRA trains adapters beside finished weights; give those with --init FILE")
     lacking: list[str] = []
     if init is not None:
         lacking = initialize_from(model, init)
@@ -104,6 +106,8 @@ def build_student(
             raise TrainingError("a head start needs to see what tokens look like; give --vq, or set head_start = false")
         start_tokens(model, token_features(frozen.vq))
         aim_heads(model)
+    else:
+        report("training starts from random weights: no --init, and the recipe has no head start")
     teacher: nn.Module | None = None
     if recipe.teacher == "world":
         if not isinstance(source, TokenShards):

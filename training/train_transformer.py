@@ -39,6 +39,7 @@ from training.lora import merged
 from training.models.text_encoder import encode
 from training.models.transformer import Transformer
 from training.optimizers import AdamW, MuonAdam, Optimizer
+from training.recipe_checks import check_fields
 from training.student import Frozen, Piece, Student, build_student, read_source, read_teacher
 
 SHOWN = 4  # sample pictures in a grid
@@ -98,15 +99,15 @@ class Recipe:
         begins = [stage.begins for stage in self.stages]
         if begins[:1] not in ([], [0]) or begins != sorted(set(begins)):
             raise TrainingError(f"stages begin at step 0 and then later and later, got {begins}")
-        allowed = {
+        choices = {
             "preset": tuple(TRANSFORMER_PRESETS),
             "optimizer": ("muon", "adamw"),
             "schedule": ("trapezoid", "cosine", "constant"),
             "teacher": TEACHERS,
         }
-        for name, values in allowed.items():
-            if getattr(self, name) not in values:
-                raise TrainingError(f"{name} is one of {', '.join(values)}, got {getattr(self, name)!r}")
+        check_fields(self, choices, at_least_one=("steps", "pictures", "warmup"))
+        if not 0 < self.decay <= 1:
+            raise TrainingError(f"decay is a share above 0 and up to 1, got {self.decay}")
         if self.lora_rank and self.optimizer != "adamw":
             raise TrainingError("LoRA's adapters are trained with the optimizer adamw, not muon")
 
@@ -203,6 +204,8 @@ class TransformerTask:
         positions = recipe.pictures * self.config.block_size + rows * (self.config.max_positions - 1)
         positions -= rows * self.config.block_size
         self.work = (float(positions), self._operations() if execution.peak_tflops else 0.0)
+        self.lowers_memory = ("recompute layers (--recompute)",) * (not execution.recompute)
+        self.lowers_memory += ("shard the model over GPUs (--parallel fsdp)",) * (not world.sharded)
         self.losses: list[tuple[Tensor, Tensor | None]] = []
         self.right = torch.zeros(len(source.labels), 2)  # changed tokens, those predicted right
 
@@ -323,10 +326,14 @@ class TransformerTask:
         values = whole_state(average.values)
         return merged(self.config, self.recipe.lora_rank, self.recipe.lora_alpha, values)
 
-    def publish(self, done: int, average: Average, sinks: Sinks) -> None:
+    def publish(self, done: int, average: Average) -> None:
+        save_checkpoint(self.run, self.config, self.exported(average))
+
+    def score(self, done: int, average: Average, sinks: Sinks) -> None:
+        if self.validation is None:
+            return
         weights = self.exported(average)
-        save_checkpoint(self.run, self.config, weights)
-        if self.validation and self.world.is_first:
+        if self.world.is_first:
             self.run.log(done, **self.validated(weights, self.validation))
         self.world.wait()
 
@@ -418,6 +425,7 @@ def train(
     execution = execution or Execution()
     with join(execution.device, execution.parallel) as world:
         run = RunFolder(folder, recipe, writes=world.is_first)
+        say = report if world.is_first else lambda line: None
         torch.manual_seed(recipe.seed)
         config = TRANSFORMER_PRESETS[recipe.preset]
         source, encoder = read_source(recipe, config, tokens, data, text_encoder, vq)
@@ -430,7 +438,9 @@ def train(
             )
         features = read_teacher(recipe, teacher_folder, world)
         frozen = Frozen(vq_model, encoder, features)
-        student = build_student(model, recipe, source, frozen, init, report if world.is_first else lambda line: None)
+        if source.mixed and any(stage.groups or stage.translation_share >= 0 for stage in recipe.stages):
+            say("the data sets have shares of their own, so the recipe's stages decide the learning rate alone")
+        student = build_student(model, recipe, source, frozen, init, say)
         for module in (frozen.vq, frozen.text_encoder):
             if module is not None:
                 module.to(world.device)

@@ -27,6 +27,7 @@ from training.loop import Average, RunFolder, cosine_schedule
 from training.models.vq import VQModel
 from training.optimizers import AdamW, MuonAdam, Optimizer
 from training.pictures import FolderPictures, Pictures, PictureSource, WorldPictures
+from training.recipe_checks import check_fields
 from training.vq_losses import (
     PatchDiscriminator,
     adaptive_weight,
@@ -35,8 +36,9 @@ from training.vq_losses import (
     generator_hinge,
     perceptual_term,
 )
-from training.vq_metrics import Scores
+from training.vq_metrics import Scores, reconstruct
 
+SHOWN = 12  # sample pictures in a grid
 ENTROPY_VECTORS = 4096  # of a batch, at most, whose distances to all rows the entropy is taken over
 
 
@@ -73,15 +75,13 @@ class Recipe:
     adaptive: bool = False  # whether gradients at the decoder's last layer scale the discriminator's weight
 
     def __post_init__(self) -> None:
-        allowed = {
+        choices = {
             "preset": tuple(VQ_PRESETS),
             "optimizer": ("muon", "adam"),
             "schedule": ("cosine", "constant"),
             "reconstruction": ("colour", "l1", "l2"),
         }
-        for name, values in allowed.items():
-            if getattr(self, name) not in values:
-                raise TrainingError(f"{name} is one of {', '.join(values)}, got {getattr(self, name)!r}")
+        check_fields(self, choices, at_least_one=("steps", "batch", "picture_size", "warmup"))
         if self.picture_size % VQ_PRESETS[self.preset].downsampling:
             raise TrainingError(
                 f"picture_size must be a multiple of {VQ_PRESETS[self.preset].downsampling}, what a token of "
@@ -181,8 +181,14 @@ class VQTask:
         self.perceptual = perceptual_term(recipe.perceptual)
         if self.perceptual:
             self.perceptual.requires_grad_(False).to(world.device)
+        if execution.recompute:
+            raise TrainingError("the tokenizer's layers are not made to be recomputed; leave --recompute out")
+        if execution.compile:
+            for part in (model.encoder, model.decoder):
+                part.compile(backend=execution.compile)
         self.modules: dict[str, nn.Module] = {"model": model}
         self.root = Autoencoder(model)
+        self.lowers_memory = ()
         # Before the codebook is placed nothing trains it.
         self.wrapped = world.wrap(self.root, find_unused=recipe.continuous_steps > 0)
         self.phases = [Phase("optimizer", self.wrapped, self._optimizer(), self.loss, self._factor)]
@@ -387,25 +393,33 @@ class VQTask:
 
     # What comes of it.
 
+    def publish(self, done: int, average: Average) -> None:
+        """The tokenizer, once it is finished: before, its tokens still change."""
+        if done == self.steps:
+            weights = {name: value.cpu() for name, value in average.values.items()}
+            self.run.save("vq.pt", {"model": weights, "config": self.config.to_dict(), "recipe": self.run.recipe})
+
+    def averaged_model(self, average: Average) -> VQModel:
+        model = VQModel(self.config).to(self.world.device, memory_format=torch.channels_last)
+        model.load_state_dict(average.values)
+        return model.eval()
+
     @torch.no_grad()
-    def publish(self, done: int, average: Average, sinks: Sinks) -> None:
-        """Scores of the averaged weights on pictures not trained on, a sample grid, and at the end the checkpoint."""
+    def score(self, done: int, average: Average, sinks: Sinks) -> None:
         if self.world.is_first:
-            model = VQModel(self.config).to(self.world.device, memory_format=torch.channels_last)
-            model.load_state_dict(average.values)
             pixels = self.source.held_out().to(self.world.device)
-            scores, decoded = self.scores(model.eval(), pixels, quantizing=self.quantizing(done - 1))
-            self.run.log(done, **scores)
-            sinks.picture(
-                "reconstructions", save_grid([pixels[:12], decoded[:12]], self.run.folder / "samples.png"), done
-            )
-            if done == self.steps:
-                weights = {name: value.cpu() for name, value in average.values.items()}
-                self.run.save("vq.pt", {"model": weights, "config": self.config.to_dict(), "recipe": self.run.recipe})
+            self.run.log(done, **self.scores(self.averaged_model(average), pixels, self.quantizing(done - 1)))
         self.world.wait()
 
+    @torch.no_grad()
     def show(self, done: int, average: Average, sinks: Sinks) -> None:
-        """The grid comes with every checkpoint."""
+        """Pictures not trained on above what the tokenizer makes of them."""
+        if self.world.is_first:
+            pixels = self.source.held_out()[:SHOWN].to(self.world.device)
+            decoded, _ = reconstruct(self.averaged_model(average), pixels, self.quantizing(done - 1))
+            path = self.run.folder / f"samples-{done:08d}.png"
+            sinks.picture("reconstructions", save_grid([pixels, decoded], path), done)
+        self.world.wait()
 
 
 def train(

@@ -59,31 +59,37 @@ class Scores:
             self.distances["validation_rfid"] = inception_features(inception)
 
     @torch.no_grad()
-    def __call__(self, model: VQModel, pixels: Tensor, quantizing: bool) -> tuple[dict[str, float], Tensor]:
-        """Numbers for the log, and the decoded pictures.
-
-        Args:
-            pixels: [B, 3, H, W] in [-1, 1].
-            quantizing: whether vectors go through the codebook.
-        """
-        decoded, tokens = [], []
-        for part in pixels.split(BATCH):
-            vectors = F.normalize(model.encode_features(part.contiguous(memory_format=torch.channels_last)), dim=1)
-            tokens.append(model.quantize_features(vectors))
-            decoded.append(model.decode_vectors(model.lookup(tokens[-1]) if quantizing else vectors))
-        made = torch.cat(decoded)
+    def __call__(self, model: VQModel, pixels: Tensor, quantizing: bool) -> dict[str, float]:
+        """Numbers for the log; arguments as of `reconstruct`."""
+        made, tokens = reconstruct(model, pixels, quantizing)
         ratios = psnr(made, pixels)
         values = {
             "validation_psnr": float(ratios.mean()),
             "validation_psnr_lowest_tenth": float(ratios.sort().values[: max(1, len(ratios) // 10)].mean()),
             "validation_ssim": ssim(made, pixels),
-            "codebook_used": len(torch.cat(tokens).unique()) / model.config.codebook_size if quantizing else 0.0,
+            "codebook_used": len(tokens.unique()) / model.config.codebook_size if quantizing else 0.0,
         }
         for name, features in self.distances.items():
             distance = frechet_distance(*(features(to_bytes(shown)) for shown in (pixels, made)))
             if distance is not None:
                 values[name] = distance
-        return values, made
+        return values
+
+
+@torch.no_grad()
+def reconstruct(model: VQModel, pixels: Tensor, quantizing: bool) -> tuple[Tensor, Tensor]:
+    """Pictures through the tokenizer and back [B, 3, H, W], and their tokens [B, N].
+
+    Args:
+        pixels: [B, 3, H, W] in [-1, 1].
+        quantizing: whether vectors go through the codebook.
+    """
+    decoded, tokens = [], []
+    for part in pixels.split(BATCH):
+        vectors = F.normalize(model.encode_features(part.contiguous(memory_format=torch.channels_last)), dim=1)
+        tokens.append(model.quantize_features(vectors))
+        decoded.append(model.decode_vectors(model.lookup(tokens[-1]) if quantizing else vectors))
+    return torch.cat(decoded), torch.cat(tokens)
 
 
 def to_bytes(pixels: Tensor) -> NDArray[np.uint8]:

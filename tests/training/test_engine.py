@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 import subprocess
 import sys
@@ -153,6 +154,37 @@ def test_out_of_memory_says_what_to_lower(parts: Parts, tmp_path: Path, monkeypa
     monkeypatch.setattr(train_transformer.Student, "forward", hungry)
     with pytest.raises(OutOfMemory, match=r"step 0: out of memory on cpu; .*--accumulate 2\), recompute layers"):
         train(tmp_path, parts)
+
+
+def test_memory_that_is_lacking_after_a_step_is_said_too(
+    parts: Parts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def hungry(*_: Any) -> Any:
+        raise MemoryError
+
+    monkeypatch.setattr(train_transformer.TransformerTask, "score", hungry)
+    with pytest.raises(OutOfMemory, match=r"step 1: out of memory on cpu; .*; the checkpoint of step 2 is kept"):
+        train(tmp_path, parts)
+    assert (tmp_path / "transformer.pt").exists()
+
+
+def test_what_comes_of_a_run_is_never_older_than_its_checkpoint(
+    parts: Parts, plain: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed between the two, a run would go on from the checkpoint and find nothing left to do."""
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(train_transformer.TransformerTask, "score", lambda *_: _interrupt())
+        train(tmp_path, parts, dataclasses.replace(RECIPE, steps=2))
+    assert torch.load(tmp_path / "last.pt", weights_only=True)["step"] == 2
+    found = torch.load(tmp_path / "transformer.pt", weights_only=True)["model"]
+    (tmp_path / "transformer.pt").unlink()
+    train(tmp_path, parts, dataclasses.replace(RECIPE, steps=2))  # nothing is left to train, and yet it is made again
+    again = torch.load(tmp_path / "transformer.pt", weights_only=True)["model"]
+    assert all(torch.equal(found[name], again[name]) for name in found)
+
+
+def _interrupt() -> None:
+    raise KeyboardInterrupt
 
 
 def test_float16_halves_its_scale_until_gradients_fit(parts: Parts, tmp_path: Path) -> None:
@@ -366,9 +398,32 @@ def test_batches_come_in_order_from_ahead() -> None:
         assert [coming.take(step) for step in range(3, 7)] == [30, 40, 50, 60]
 
 
-def test_precisions_that_do_not_exist_are_refused() -> None:
+def test_precisions_and_compilers_that_do_not_exist_are_refused() -> None:
     with pytest.raises(TrainingError, match="precision is one of float32, bfloat16, float16, got int8"):
         Execution(precision="int8")
+    with pytest.raises(TrainingError, match="compile is a backend of torch.compile, one of .*inductor.*; got fast"):
+        Execution(compile="fast")
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"pictures": 0}, "pictures must be at least 1, got 0"),
+        ({"warmup": 0}, "warmup must be at least 1, got 0"),
+        ({"seed": -1}, "seed must be at least 0, got -1"),
+        ({"adam_lr": float("nan")}, "adam_lr must be at least 0, got nan"),
+        ({"decay": 0.0}, "decay is a share above 0 and up to 1, got 0.0"),
+        ({"lora_rank": -1}, "lora_rank must be at least 0, got -1"),
+    ],
+)
+def test_recipes_that_cannot_be_are_refused(fields: dict[str, Any], message: str) -> None:
+    with pytest.raises(TrainingError, match=message):
+        dataclasses.replace(RECIPE, **fields)
+
+
+def test_adapters_need_weights_to_stand_beside(parts: Parts, tmp_path: Path) -> None:
+    with pytest.raises(TrainingError, match="LoRA trains adapters beside finished weights; give those with --init"):
+        train(tmp_path, parts, dataclasses.replace(RECIPE, teacher="none", lora_rank=2))
 
 
 def test_numbers_go_to_tensorboard_and_pictures_to_grids(parts: Parts, tmp_path: Path) -> None:
@@ -465,7 +520,7 @@ def test_the_command_line_takes_a_recipe_and_options_before_it(parts: Parts, tmp
     from training.__main__ import cli
 
     fields = dataclasses.asdict(RECIPE)
-    lines = [f"{k} = {str(v).lower() if isinstance(v, bool) else repr(v)}" for k, v in fields.items()]
+    lines = [f"{k} = {json.dumps(v)}" for k, v in fields.items()]  # as TOML writes them
     (tmp_path / "tiny.toml").write_text("\n".join(['model = "transformer"', "[recipe]", *lines]))
     run = tmp_path / "run"
     command = ["transformer", str(run), "--recipe", str(tmp_path / "tiny.toml"), "--tokens", str(parts.public)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -174,9 +175,9 @@ def test_the_frechet_distance_of_a_perfect_copy_is_nothing(tmp_path: Path) -> No
     model = load_vq_tiny()
     model.decode_vectors = lambda z: next(copies)
     copies = iter(pixels.split(16))
-    perfect, _ = scores(model, pixels, quantizing=True)
+    perfect = scores(model, pixels, quantizing=True)
     copies = iter((0.3 * pixels).split(16))
-    worse, _ = scores(model, pixels, quantizing=True)
+    worse = scores(model, pixels, quantizing=True)
     for name in ("validation_frechet_distance", "validation_rfid"):
         assert abs(perfect[name]) < 1e-3 * worse[name]
 
@@ -253,6 +254,33 @@ def test_a_learning_rate_that_breaks_the_tokenizer_stops_with_its_step(pictures:
 def test_recipes_that_cannot_be_are_refused(fields: dict[str, Any], message: str) -> None:
     with pytest.raises(TrainingError, match=message):
         dataclasses.replace(SMALL, **fields)
+
+
+def test_the_published_recipe_says_that_it_lacks_a_perceptual_network(pictures: Path, tmp_path: Path) -> None:
+    with pytest.raises(TrainingError, match="LPIPS needs torchvision's VGG-16 weights in a file"):
+        train_vq.train(tmp_path, dataclasses.replace(SMALL, perceptual=LLAMAGEN.perceptual), EVERY_STEP, pictures)
+
+
+def test_what_a_tokenizer_cannot_do_is_refused(pictures: Path, tmp_path: Path) -> None:
+    with pytest.raises(TrainingError, match="not made to be recomputed; leave --recompute out"):
+        train_vq.train(tmp_path, SMALL, dataclasses.replace(EVERY_STEP, recompute=True), pictures)
+
+
+def test_a_compiled_tokenizer_learns_the_same_and_shows_it(trained: Path, pictures: Path, tmp_path: Path) -> None:
+    train_vq.train(tmp_path, SMALL, dataclasses.replace(EVERY_STEP, compile="eager", sample_every=2), pictures)
+    found, wanted = ([line["loss"] for line in log(folder) if "loss" in line] for folder in (tmp_path, trained))
+    assert len(found) == 4 and found == pytest.approx(wanted, rel=1e-4)
+    assert sorted(path.name for path in tmp_path.glob("samples-*")) == ["samples-00000002.png", "samples-00000004.png"]
+    with Image.open(tmp_path / "samples-00000004.png") as shown:
+        assert shown.height == 2 * SMALL.picture_size
+
+
+def test_a_finished_tokenizer_that_was_removed_is_made_again(trained: Path, pictures: Path, tmp_path: Path) -> None:
+    shutil.copytree(trained, tmp_path / "run")
+    (tmp_path / "run/vq.pt").unlink()
+    train_vq.train(tmp_path / "run", SMALL, EVERY_STEP, pictures)
+    found, wanted = (torch.load(f / "vq.pt", weights_only=True)["model"] for f in (tmp_path / "run", trained))
+    assert all(torch.equal(found[name], wanted[name]) for name in wanted)
 
 
 def test_a_folder_without_pictures_is_refused(tmp_path: Path) -> None:
