@@ -10,6 +10,8 @@ report gives these bytes, and the share of the machine's read bandwidth that the
 
 from __future__ import annotations
 
+import json
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -270,6 +272,14 @@ def _timed(call: Callable[[], Any]) -> tuple[float, Any]:
     begun = time.perf_counter()
     result = call()
     return time.perf_counter() - begun, result
+
+
+def printed(report: dict[str, Any], as_json: bool) -> str:
+    """The report as JSON in one line, or as a table; in a pipe, where programs read, that comes behind the table."""
+    document = json.dumps(report)
+    if as_json:
+        return document
+    return "\n".join([*lines(report), *([] if sys.stdout.isatty() else [document])])
 
 
 def lines(report: dict[str, Any]) -> Iterator[str]:

@@ -270,14 +270,14 @@ def bench_reference(
     as_json: bool,
 ) -> None:
     """Measure the PyTorch model of a checkpoint; with --compare in turns with bundles, which stand first."""
-    from editar_rt.bench import BundleSubject, Plan, Subject, lines, measure
+    from editar_rt.bench import BundleSubject, Plan, Subject, measure, printed
     from export.reference_bench import ReferenceSubject
 
     plan = Plan(repeats, warmup, at, steps)
     bundles: list[Subject] = [BundleSubject(editar_rt.load(path, device), Sampling()) for path in compare]
     checkpoint = read_transformer(transformer, heads)
     report = measure([*bundles, *(ReferenceSubject(checkpoint, mode, device) for mode in modes)], plan)
-    click.echo(json.dumps(report) if as_json else "\n".join(lines(report)))
+    click.echo(printed(report, as_json))
 
 
 def parse_defaults(given: tuple[str, ...]) -> dict[str, float | int]:

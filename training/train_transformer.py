@@ -72,7 +72,7 @@ class Recipe:
     preset: str = "GPT-demo"
     seed: int = 3
     head_start: bool = True  # see `training.head_start`
-    steps: int = 18000
+    steps: int = 17000
     stages: tuple[Stage, ...] = DEMO_STAGES  # in their order; none: all groups as the shards share them
     pictures: int = 8  # condition pictures a batch, each with all its instructions
     blindfolded: float = 0.5  # share of the rows

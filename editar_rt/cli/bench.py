@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +51,7 @@ def bench(
     **options: Any,
 ) -> None:
     """Measure BUNDLE on this machine, stage by stage; with --compare in turns with others, and their ratios."""
-    from editar_rt.bench import BundleSubject, Plan, lines, measure
+    from editar_rt.bench import BundleSubject, Plan, measure, printed
 
     check_sampling(options)
     plan = Plan(repeats, warmup, at, steps)
@@ -79,4 +78,4 @@ def bench(
             document["step_ms_by_kind"] = profile_steps(opened, device, threads, profiled, sampling)
             bars.append((document["name"], document["step_ms_by_kind"], limit_ms(document)))
         draw_chart(bars, chart)
-    click.echo(json.dumps(report) if as_json else "\n".join(lines(report)))
+    click.echo(printed(report, as_json))

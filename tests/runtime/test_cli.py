@@ -161,9 +161,15 @@ def test_info_says_what_a_bundle_holds(tiny_bundle: Path) -> None:
 
 
 def test_bench_reports_rates_and_memory(tiny_bundle: Path) -> None:
-    done = editar("bench", tiny_bundle, "--repeats", 2, "--json")
+    done = editar("bench", tiny_bundle, "--repeats", 2)
     assert done.returncode == 0, done.stderr
-    report = json.loads(done.stdout.splitlines()[-1])
+    *table, last = done.stdout.splitlines()
+    assert any("tokens/s" in line for line in table)
+    report = json.loads(last)  # in a pipe the document comes behind the table, with --json alone
+    assert (
+        len(editar("bench", tiny_bundle, "--repeats", 1, "--warmup", 0, "--steps", 2, "--json").stdout.splitlines())
+        == 1
+    )
     assert report["tokens_per_second"] > 0 and report["p50"] <= report["p95"] <= report["p99"]
     assert report["peak_memory"] > 0 and report["percent_of_bandwidth"] > 0
     assert set(report["stages"]) == {"text", "encode", "prefill", "next_prefill", "decode", "pixels"}
