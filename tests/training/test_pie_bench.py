@@ -206,6 +206,46 @@ def test_structure_distance_compares_the_last_layers_keys(tmp_path: Path) -> Non
     assert distance(pictures[0], pictures[0]) == 0 < distance(*pictures)
 
 
+def test_only_dino_whole_measures_structure(tmp_path: Path) -> None:
+    from transformers import ViTConfig, ViTForImageClassification
+
+    with pytest.raises(DataError, match="a model of the type clip, which does not measure this; give DINO"):
+        StructureDistance(write_clip(tmp_path / "clip"))
+    folder = write_dino(tmp_path / "dino")
+    supervised = ViTForImageClassification(ViTConfig.from_pretrained(folder))
+    supervised.save_pretrained(tmp_path / "supervised")
+    with pytest.raises(DataError, match=r"weights of another network \(classifier\.bias\); give DINO"):
+        StructureDistance(tmp_path / "supervised")
+    supervised.vit.save_pretrained(tmp_path / "half", state_dict={"layernorm.weight": supervised.vit.layernorm.weight})
+    with pytest.raises(DataError, match=r"half lacks weights of the network \(.* more\)"):
+        StructureDistance(tmp_path / "half")
+
+
+def test_only_clip_whole_compares_pictures_with_words(tmp_path: Path) -> None:
+    from transformers import CLIPModel
+
+    with pytest.raises(DataError, match="a model of the type vit, which does not measure this; give CLIP"):
+        ClipSimilarity(write_dino(tmp_path / "dino"))
+    folder = write_clip(tmp_path / "clip")
+    model = CLIPModel.from_pretrained(folder)
+    pictures = {k: v for k, v in model.state_dict().items() if not k.startswith("text_")}
+    model.save_pretrained(folder, state_dict=pictures)
+    with pytest.raises(DataError, match=r"lacks weights of the network \(text_.*give CLIP whole"):
+        ClipSimilarity(folder)
+
+
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [("model.safetensors", b""), ("model.safetensors", b"junk" * 9), ("config.json", b"["), ("config.json", b"\xff")],
+)
+def test_a_damaged_model_folder_is_one_sentence(tmp_path: Path, file: str, content: bytes) -> None:
+    folder = write_dino(tmp_path / "dino")
+    (folder / file).write_bytes(content)
+    with pytest.raises(DataError, match="cannot be loaded: |is not JSON") as said:
+        StructureDistance(folder)
+    assert "\n" not in str(said.value)
+
+
 def test_each_missing_network_is_named_and_nothing_stands_in_for_it() -> None:
     names = measures_of(Networks())
     assert set(names) == {n for n in pie_bench.MEASURES if n.startswith(("psnr", "mse", "ssim"))}

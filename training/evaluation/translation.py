@@ -72,7 +72,7 @@ class TranslationNetworks:
         if self.inception is None:
             absent.append("FID is not measured: give --inception FILE (inception-2015-12-05.pt, TorchScript)")
         if task == "depth" and self.depth is None:
-            absent.append("RMSE of depth is not measured: give --depth FOLDER (Intel/dpt-hybrid-midas)")
+            absent.append("RMSE of depth is not measured: give --depth FOLDER (Intel/dpt-large)")
         if task == "segmentation" and self.segmenter is None:
             absent.append("mIoU is not measured: give --segmenter FOLDER and --palette FILE (colours by class)")
         return absent
@@ -115,6 +115,8 @@ def evaluate_translation(
     # Nothing may blur the classes of a mask before they are told apart.
     datasets = plan.open(None if task == "segmentation" else side)
     described = {"task": task, "records": {d.name: len(d) for d in datasets}, **describe(editor, sampling)}
+    if task == "depth":  # errors of another protocol, as this module had before, do not mix with these
+        described["depth_protocol"] = "ControlNet++"
     results = ResultFolder(output, described, networks.fingerprints)
     features = _Features(output / "features.npz", networks.inception)
     bad = BadRecords()
