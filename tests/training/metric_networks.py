@@ -88,16 +88,28 @@ def write_segmenter(folder: Path, classes: int) -> Path:
     return folder
 
 
-def write_depth_estimator(folder: Path) -> Path:
-    from transformers import GLPNConfig, GLPNForDepthEstimation
+def write_depth_estimator(folder: Path, without: str | None = None) -> Path:
+    """A DPT of four layers.
+
+    Args:
+        without: beginning of names of weights that the folder shall lack.
+    """
+    from transformers import DPTConfig, DPTForDepthEstimation
 
     torch.manual_seed(0)
-    config = GLPNConfig(
-        depths=[1, 1, 1, 1],
-        hidden_sizes=[8, 8, 8, 8],
-        num_attention_heads=[1, 1, 1, 1],
-        decoder_hidden_size=8,
+    config = DPTConfig(
+        hidden_size=16,
+        num_hidden_layers=4,
+        num_attention_heads=2,
+        intermediate_size=16,
+        image_size=64,
+        patch_size=16,
+        backbone_out_indices=[0, 1, 2, 3],
+        neck_hidden_sizes=[4, 4, 4, 4],
+        fusion_hidden_size=4,
         initializer_range=0.5,
     )
-    GLPNForDepthEstimation(config).save_pretrained(folder)
+    model = DPTForDepthEstimation(config)
+    weights = {k: v for k, v in model.state_dict().items() if without is None or not k.startswith(without)}
+    model.save_pretrained(folder, state_dict=weights)
     return folder

@@ -26,6 +26,7 @@ from training.evaluation.networks import (  # noqa: E402
     StructureDistance,
 )
 from training.evaluation.pie_bench import Item, PieBench, decode_mask, encode_mask, measure, measures_of  # noqa: E402
+from training.evaluation.results import ResultFolder, spread  # noqa: E402
 from training.evaluation.runs import evaluate_pie_bench  # noqa: E402
 from training.lpips import Lpips  # noqa: E402
 
@@ -205,6 +206,46 @@ def test_structure_distance_compares_the_last_layers_keys(tmp_path: Path) -> Non
     assert distance(pictures[0], pictures[0]) == 0 < distance(*pictures)
 
 
+def test_only_dino_whole_measures_structure(tmp_path: Path) -> None:
+    from transformers import ViTConfig, ViTForImageClassification
+
+    with pytest.raises(DataError, match="a model of the type clip, which does not measure this; give DINO"):
+        StructureDistance(write_clip(tmp_path / "clip"))
+    folder = write_dino(tmp_path / "dino")
+    supervised = ViTForImageClassification(ViTConfig.from_pretrained(folder))
+    supervised.save_pretrained(tmp_path / "supervised")
+    with pytest.raises(DataError, match=r"weights of another network \(classifier\.bias\); give DINO"):
+        StructureDistance(tmp_path / "supervised")
+    supervised.vit.save_pretrained(tmp_path / "half", state_dict={"layernorm.weight": supervised.vit.layernorm.weight})
+    with pytest.raises(DataError, match=r"half lacks weights of the network \(.* more\)"):
+        StructureDistance(tmp_path / "half")
+
+
+def test_only_clip_whole_compares_pictures_with_words(tmp_path: Path) -> None:
+    from transformers import CLIPModel
+
+    with pytest.raises(DataError, match="a model of the type vit, which does not measure this; give CLIP"):
+        ClipSimilarity(write_dino(tmp_path / "dino"))
+    folder = write_clip(tmp_path / "clip")
+    model = CLIPModel.from_pretrained(folder)
+    pictures = {k: v for k, v in model.state_dict().items() if not k.startswith("text_")}
+    model.save_pretrained(folder, state_dict=pictures)
+    with pytest.raises(DataError, match=r"lacks weights of the network \(text_.*give CLIP whole"):
+        ClipSimilarity(folder)
+
+
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [("model.safetensors", b""), ("model.safetensors", b"junk" * 9), ("config.json", b"["), ("config.json", b"\xff")],
+)
+def test_a_damaged_model_folder_is_one_sentence(tmp_path: Path, file: str, content: bytes) -> None:
+    folder = write_dino(tmp_path / "dino")
+    (folder / file).write_bytes(content)
+    with pytest.raises(DataError, match="cannot be loaded: |is not JSON") as said:
+        StructureDistance(folder)
+    assert "\n" not in str(said.value)
+
+
 def test_each_missing_network_is_named_and_nothing_stands_in_for_it() -> None:
     names = measures_of(Networks())
     assert set(names) == {n for n in pie_bench.MEASURES if n.startswith(("psnr", "mse", "ssim"))}
@@ -247,6 +288,52 @@ def test_a_stopped_evaluation_goes_on_and_adds_measures(benchmark: Path, tmp_pat
 
     with pytest.raises(DataError, match=r"other settings \(sampling\)"):
         evaluate_pie_bench(benchmark, editor, tmp_path, networks, editar_rt.Sampling(seed=9), limit=3)
+
+
+@pytest.mark.parametrize("damage", ["empty", "cut"])
+def test_a_picture_that_cannot_be_read_is_made_again(benchmark: Path, tmp_path: Path, damage: str) -> None:
+    editor = editar_rt.load(DEMO)
+    first = evaluate_pie_bench(benchmark, editor, tmp_path, Networks(), limit=2)
+    pictures = sorted((tmp_path / "pictures").iterdir())
+    before, kept = pictures[0].read_bytes(), pictures[1].stat().st_mtime_ns
+    pictures[0].write_bytes(b"" if damage == "empty" else before[: len(before) // 2])
+    again = evaluate_pie_bench(benchmark, editor, tmp_path, Networks(), limit=2)
+    assert again.report == first.report
+    assert pictures[0].read_bytes() == before and pictures[1].stat().st_mtime_ns == kept
+
+
+@pytest.mark.parametrize("junk", [b"", b"[]", b"{", b"{}", b'{"networks": 3}', b"\xff\xfe"])
+def test_settings_that_no_evaluation_wrote_are_one_sentence(tmp_path: Path, junk: bytes) -> None:
+    (tmp_path / "settings.json").write_bytes(junk)
+    with pytest.raises(DataError, match=r"settings\.json does not say what the results depend on.*another folder"):
+        ResultFolder(tmp_path, {}, {})
+
+
+@pytest.mark.parametrize(
+    "junk",
+    [
+        b"junk",
+        b"[1]",
+        b'{"psnr": 3}',
+        b'{"key": 3, "psnr": 3}',
+        b'{"key": "a", "psnr": "high"}',
+        b'{"key": "a", "overlap": {"0": [1]}}',
+        b"\xff",
+        b"",
+    ],
+)
+def test_results_that_no_evaluation_wrote_are_named_by_their_line(tmp_path: Path, junk: bytes) -> None:
+    ResultFolder(tmp_path, {}, {}).record("a", {"psnr": 3.5, "ssim": None, "overlap": {"0": [1, 2]}})
+    good = (tmp_path / "results.jsonl").read_bytes()
+    (tmp_path / "results.jsonl").write_bytes(good + junk + b"\n" + good)
+    with pytest.raises(DataError, match=r"results\.jsonl holds no measures in line 2; remove that line"):
+        ResultFolder(tmp_path, {}, {})
+    (tmp_path / "results.jsonl").write_bytes(good + good)
+    assert ResultFolder(tmp_path, {}, {}).values == {"a": {"psnr": 3.5, "ssim": None, "overlap": {"0": [1, 2]}}}
+
+
+def test_entries_are_spread_evenly() -> None:
+    assert spread(10, 3) == [0, 3, 6] and spread(3, 10) == spread(3, None) == [0, 1, 2]
 
 
 def test_what_is_measured_is_what_the_bundle_makes(benchmark: Path, tmp_path: Path) -> None:

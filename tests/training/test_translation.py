@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from PIL import Image
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("torchmetrics")
@@ -57,16 +58,97 @@ def test_a_file_that_is_no_torchscript_is_refused(tmp_path: Path) -> None:
         InceptionFeatures(tmp_path / "x.pt")
 
 
+def test_a_picture_is_made_smaller_by_the_whole_of_a_wide_cubic_kernel() -> None:
+    # From 4 to 2, Keys' kernel (a = -1/2) is stretched to twice its width: at -1/4, 1/4, 3/4 and 5/4 it is 111, 111, 29
+    # and -9 parts of 128, which are made to sum to 1.
+    assert resize(np.full((4, 4, 3), 242, np.uint8), 2).tolist() == np.full((2, 2, 3), 242.0).tolist()
+    column = np.zeros((4, 4, 3), np.uint8)
+    column[:, 2] = [242, 121, 0]
+    expected = np.array([[29, 14.5, 0], [111, 55.5, 0]])  # fractions are kept
+    np.testing.assert_allclose(resize(column, 2), np.stack([expected, expected]), atol=1e-4)
+    row = np.zeros((4, 4, 3), np.uint8)
+    row[3] = 242
+    np.testing.assert_allclose(resize(row, 2)[..., 0], [[0, 0], [111, 111]], atol=1e-4)  # -9 is cut off
+
+
+def test_a_picture_is_made_larger_by_the_narrow_kernel_and_stays_in_range() -> None:
+    # From 2 to 4 it has its own width: the inner pixels are 111 and 29 parts of the two, the outer ones 111 and -9.
+    picture = np.zeros((2, 2, 3), np.uint8)
+    picture[:, 1] = [102, 140, 255]
+    expected = [[0, 0, 0], [102 * 29 / 140, 29, 255 * 29 / 140], [102 * 111 / 140, 111, 255 * 111 / 140]]
+    expected.append([111, 140 * 111 / 102, 255])  # -9 of 102 is cut off at the left, 277.5 at the right
+    np.testing.assert_allclose(resize(picture, 4), np.stack([expected] * 4), atol=1e-3)
+
+
 def test_depth_error_is_a_root_mean_square_of_0_to_255() -> None:
     condition = np.full((8, 8, 3), 100, np.uint8)
-    depth = np.full((8, 8), 100, np.float32)
-    depth[:2] += 20
+    condition[0], condition[1] = 0, 255
+    depth = condition[..., 0].astype(np.float32)
+    depth[4:6] += 20
     assert consistency.depth_error(condition, depth) == pytest.approx(10)  # a quarter of the pixels is 20 off
 
 
-def test_estimated_depth_spans_0_to_255(tmp_path: Path) -> None:
-    depth = consistency.DepthEstimator(write_depth_estimator(tmp_path / "depth"))(picture(3, 64))
-    assert depth.shape == (64, 64) and depth.min() == 0 and depth.max() == pytest.approx(255)
+def test_the_condition_is_stretched_before_it_is_compared_and_the_estimate_is_not() -> None:
+    condition = np.full((4, 4, 3), 50, np.uint8)
+    condition[0], condition[1] = 20, 120  # 30 of 100 for the rest: 76.5, rounded down
+    stretched = np.full((4, 4), 76, np.float32)
+    stretched[0], stretched[1] = 0, 255
+    assert consistency.depth_error(condition, stretched) == 0
+    assert consistency.depth_error(condition, stretched / 2) == pytest.approx(np.sqrt(np.square(stretched / 2).mean()))
+    assert consistency.depth_error(np.full((4, 4, 3), 9, np.uint8), np.zeros((4, 4), np.float32)) == 0
+
+
+def test_estimated_depth_is_scaled_by_its_greatest_value_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    estimator = consistency.DepthEstimator(write_depth_estimator(tmp_path / "depth"))
+    said = torch.tensor([[[2.0, 4.0], [1.0, 3.0]]])
+    monkeypatch.setattr(estimator, "outputs", lambda picture: said)
+    assert estimator(picture(3, 2)).tolist() == [[127, 255], [63, 191]]  # the least is not 0; rounded down
+    # A pixel made two is a quarter of the way to its neighbour.
+    assert estimator(picture(3, 4))[0].tolist() == [127, 159, 223, 255]
+    said.zero_()
+    assert estimator(picture(3, 2)).tolist() == [[0, 0], [0, 0]]
+
+
+def test_a_depth_estimator_is_shown_the_picture_in_its_own_size_and_units(tmp_path: Path) -> None:
+    folder = write_depth_estimator(tmp_path / "depth")
+    (folder / "preprocessor_config.json").write_text(
+        json.dumps({"size": {"height": 64, "width": 64}, "image_mean": [0.5] * 3, "image_std": [0.25] * 3})
+    )
+    shown, estimator = [], consistency.DepthEstimator(folder)
+    estimator._model.register_forward_pre_hook(
+        lambda module, args, given: shown.append(given["pixel_values"]), with_kwargs=True
+    )
+    given = picture(3, 128)
+    depth = estimator(given)
+    small = np.asarray(Image.fromarray(given).resize((64, 64), Image.Resampling.BICUBIC))
+    np.testing.assert_allclose(shown[0][0].permute(1, 2, 0).numpy(), (small / 255 - 0.5) / 0.25, atol=1e-5)
+    assert depth.shape == (128, 128) and 0 <= depth.min() < depth.max() <= 255
+
+
+def test_weights_that_a_network_lacks_are_refused_unless_nothing_depends_on_them(tmp_path: Path) -> None:
+    # Intel/dpt-large lacks these, which its first fusion layer never uses.
+    unused = "neck.fusion_stage.layers.0.residual_layer1."
+    whole = consistency.DepthEstimator(write_depth_estimator(tmp_path / "whole"))
+    rest = consistency.DepthEstimator(write_depth_estimator(tmp_path / "rest", without=unused))
+    assert rest(picture(5, 64)).tolist() == whole(picture(5, 64)).tolist()
+    with pytest.raises(DataError, match=r"lacks weights of the network \(head\.head\.0\.bias and 5 more\).*dpt-large"):
+        consistency.DepthEstimator(write_depth_estimator(tmp_path / "headless", without="head."))
+
+
+def test_a_network_of_another_kind_does_not_estimate_depth_or_classes(tmp_path: Path) -> None:
+    from transformers import GLPNConfig, GLPNForDepthEstimation, SegformerForImageClassification
+
+    sizes = {"depths": [1] * 4, "hidden_sizes": [8] * 4, "num_attention_heads": [1] * 4}
+    GLPNForDepthEstimation(GLPNConfig(**sizes, decoder_hidden_size=8)).save_pretrained(tmp_path / "glpn")
+    with pytest.raises(DataError, match="a model of the type glpn, which does not measure this; give a DPT"):
+        consistency.DepthEstimator(tmp_path / "glpn")
+    segmenter = write_segmenter(tmp_path / "segmenter", classes=3)
+    encoder = SegformerForImageClassification.from_pretrained(segmenter)
+    encoder.save_pretrained(tmp_path / "encoder")  # as nvidia/mit-b0 is
+    with pytest.raises(DataError, match=r"lacks weights of the network \(decode_head.*give a semantic segmenter"):
+        consistency.Segmenter(tmp_path / "encoder")
+    with pytest.raises(DataError, match="glpn cannot be loaded: Unrecognized configuration.*give a semantic segmenter"):
+        consistency.Segmenter(tmp_path / "glpn")
 
 
 def test_edges_of_the_same_picture_agree_and_others_do_by_hand() -> None:
@@ -152,6 +234,25 @@ def test_each_task_is_measured_and_goes_on_where_it_was(data: Path, tmp_path: Pa
     main = {"canny": "f1", "depth": "rmse", "segmentation": "miou"}[task]
     assert 0 <= measures[main] <= (255 if task == "depth" else 1)
     assert evaluate_translation(plan, task, editor, output, networks).report == whole.report
+
+
+def test_a_depth_error_by_another_protocol_is_not_gone_on_with(data: Path, tmp_path: Path) -> None:
+    editor, plan = editar_rt.load(DEMO), Plan((Source(data),))
+    evaluate_translation(plan, "depth", editor, tmp_path, TranslationNetworks())
+    settings = json.loads((tmp_path / "settings.json").read_text())
+    del settings["depth_protocol"]
+    (tmp_path / "settings.json").write_text(json.dumps(settings))
+    with pytest.raises(DataError, match=r"other settings \(depth_protocol\)"):
+        evaluate_translation(plan, "depth", editor, tmp_path, TranslationNetworks())
+
+
+def test_damaged_features_are_taken_again(data: Path, tmp_path: Path) -> None:
+    editor, plan, output = editar_rt.load(DEMO), Plan((Source(data),)), tmp_path / "out"
+    networks = TranslationNetworks.load(write_inception(tmp_path / "inception.pt"), None, None, None, "cpu")
+    whole = evaluate_translation(plan, "canny", editor, output, networks)
+    for damaged in (b"", b"PK\x03\x04 half", (output / "features.npz").read_bytes()[:300]):
+        (output / "features.npz").write_bytes(damaged)
+        assert evaluate_translation(plan, "canny", editor, output, networks).report == whole.report
 
 
 def test_the_command_prints_the_table(data: Path, tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ from tests.training.tiny import EVERY_STEP, VQ  # noqa: E402
 from training import recipe_files, train_vq  # noqa: E402
 from training.checkpoints import CheckpointError, load_vq  # noqa: E402
 from training.config import VQ_PRESETS  # noqa: E402
+from training.data.records import DataError  # noqa: E402
 from training.data.scenes import random_scene, render  # noqa: E402
 from training.errors import NotFinite, TrainingError  # noqa: E402
 from training.pictures import FolderPictures  # noqa: E402
@@ -180,6 +181,15 @@ def test_the_frechet_distance_of_a_perfect_copy_is_nothing(tmp_path: Path) -> No
     worse = scores(model, pixels, quantizing=True)
     for name in ("validation_frechet_distance", "validation_rfid"):
         assert abs(perfect[name]) < 1e-3 * worse[name]
+
+
+def test_a_text_model_is_no_encoder_for_the_frechet_distance(tmp_path: Path) -> None:
+    from transformers import BertConfig, BertModel
+
+    sizes = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1, "intermediate_size": 8}
+    BertModel(BertConfig(vocab_size=10, **sizes)).save_pretrained(tmp_path / "bert")
+    with pytest.raises(DataError, match=r"bert holds no vision encoder with patches \(.*\); give DINOv2"):
+        Scores(tmp_path / "bert")
 
 
 def load_vq_tiny() -> Any:

@@ -187,7 +187,7 @@ def pie_bench(
 @click.option("--format", "layout", help="Of a data set that its columns do not tell; see docs/data.md.")
 @run_options
 @click.option("--inception", type=FILE, help="inception-2015-12-05.pt (TorchScript), for FID.")
-@click.option("--depth", type=PRESENT_FOLDER, help="A depth estimator in Hugging Face layout, for --task depth.")
+@click.option("--depth", type=PRESENT_FOLDER, help="Intel/dpt-large in Hugging Face layout, for --task depth.")
 @click.option("--segmenter", type=PRESENT_FOLDER, help="A segmenter in Hugging Face layout, for --task segmentation.")
 @click.option("--palette", type=FILE, help="JSON list of the classes' colours in the masks.")
 def translation(

@@ -22,7 +22,7 @@ from editar_rt.pixels import fit_square
 from training.data.features import read_settings
 from training.data.records import DataError
 from training.data.scenes import canny_edges
-from training.evaluation.networks import load_from
+from training.evaluation.networks import blank, load_network
 
 Picture = NDArray[np.uint8]  # [H, W, 3]
 UNKNOWN = -1  # class of a colour that the palette does not have
@@ -30,41 +30,64 @@ COLOUR_TOLERANCE = 12  # greatest difference of a channel, for masks stored as J
 
 
 class _Pixelwise:
-    """A network of the `transformers` library that answers for every pixel, shown pictures as it was trained."""
+    """A network of the `transformers` library that answers for every pixel, shown pictures as it was trained.
 
-    def __init__(self, kind: Any, folder: Path, device: str) -> None:
-        self._model = load_from(kind, folder).eval().to(device)
+    Args:
+        kind: the library's class; wanted, types: as `load_network` has them.
+        output: name of what is measured among the network's outputs.
+    """
+
+    def __init__(self, kind: Any, folder: Path, device: str, wanted: str, types: tuple[str, ...], output: str) -> None:
         settings = read_settings(folder)
         self._side: int | None = settings["side"] if (folder / "preprocessor_config.json").is_file() else None
+        self._output = output
+
+        def answer(model: Any) -> torch.Tensor:
+            side = self._side or getattr(model.config, "image_size", None) or settings["side"]
+            return getattr(model(pixel_values=blank(side)), output)
+
+        self._model = load_network(kind, folder, wanted, types, answer).to(device)
         self._mean, self._std = (torch.tensor(settings[k], device=device).reshape(3, 1, 1) for k in ("mean", "std"))
         self.device = device
 
-    def outputs(self, picture: Picture) -> Any:
-        x = torch.from_numpy(np.ascontiguousarray(picture)).to(self.device).permute(2, 0, 1)[None].float() / 255
+    def outputs(self, picture: Picture) -> torch.Tensor:
+        """What the network says about a picture [H, W, 3], with a batch of 1."""
         if self._side is not None:
-            x = F.interpolate(x, (self._side, self._side), mode="bicubic", align_corners=False, antialias=True)
-        return self._model(pixel_values=(x - self._mean) / self._std)
+            # As the library's own processors do it, rounding included.
+            size = (self._side, self._side)
+            picture = np.asarray(Image.fromarray(picture).resize(size, Image.Resampling.BICUBIC))
+        x = torch.from_numpy(picture.copy()).to(self.device).permute(2, 0, 1)[None].float() / 255
+        return getattr(self._model(pixel_values=(x - self._mean) / self._std), self._output)
 
 
 class DepthEstimator(_Pixelwise):
-    """Nearness of every pixel, bright is near: any depth model of `transformers` (DPT, Depth Anything, …).
+    """Nearness of every pixel, bright is near, as ControlNet++ has DPT estimate it.
 
     Args:
-        folder: ControlNet++ uses Intel/dpt-hybrid-midas.
+        folder: ControlNet++ uses Intel/dpt-large. Networks that estimate distance, bright is far, are refused.
     """
 
     def __init__(self, folder: Path, device: str = "cpu") -> None:
         from transformers import AutoModelForDepthEstimation
 
-        super().__init__(AutoModelForDepthEstimation, folder, device)
+        wanted = "a DPT or a Depth Anything, such as Intel/dpt-large"
+        super().__init__(
+            AutoModelForDepthEstimation, folder, device, wanted, ("dpt", "depth_anything"), "predicted_depth"
+        )
+        if getattr(self._model.config, "depth_estimation_type", "relative") != "relative":
+            raise DataError(f"{folder} estimates distances in metres, not nearness; give {wanted}")
 
     @torch.inference_mode()
     def __call__(self, picture: Picture) -> NDArray[np.float32]:
-        """uint8 [S, S, 3] → float32 [S, S] of 0 … 255, the nearest pixel 255 and the farthest 0."""
-        depth = self.outputs(picture).predicted_depth[:, None]
-        depth = F.interpolate(depth, picture.shape[:2], mode="bicubic", align_corners=False)[0, 0].cpu().numpy()
-        low, high = float(depth.min()), float(depth.max())
-        return ((depth - low) / max(high - low, 1e-8) * 255).astype(np.float32)
+        """uint8 [S, S, 3] → float32 [S, S] of 0 … 255; 255 is the greatest the network says, 0 is its own 0.
+
+        The published code rounds down to whole numbers, then resizes (bilinear, Pillow); so does this.
+        """
+        depth = self.outputs(picture)[0].float().cpu().numpy()
+        greatest = float(depth.max())
+        whole = np.clip(255 * depth / greatest, 0, 255) if greatest > 0 else np.zeros_like(depth)
+        size = (picture.shape[1], picture.shape[0])
+        return np.asarray(Image.fromarray(whole.astype(np.uint8)).resize(size, Image.Resampling.BILINEAR), np.float32)
 
 
 class Segmenter(_Pixelwise):
@@ -73,20 +96,27 @@ class Segmenter(_Pixelwise):
     def __init__(self, folder: Path, device: str = "cpu") -> None:
         from transformers import AutoModelForSemanticSegmentation
 
-        super().__init__(AutoModelForSemanticSegmentation, folder, device)
+        super().__init__(
+            AutoModelForSemanticSegmentation, folder, device, "a semantic segmenter with its decoder", (), "logits"
+        )
         self.classes = int(self._model.config.num_labels)
 
     @torch.inference_mode()
     def __call__(self, picture: Picture, side: int) -> NDArray[np.int64]:
         """uint8 [S, S, 3] → classes, int64 [side, side]."""
-        logits = self.outputs(picture).logits
-        logits = F.interpolate(logits, (side, side), mode="bilinear", align_corners=False)
+        logits = F.interpolate(self.outputs(picture), (side, side), mode="bilinear", align_corners=False)
         return logits[0].argmax(0).cpu().numpy()
 
 
 def depth_error(condition: Picture, depth: NDArray[np.float32]) -> float:
-    """Root mean squared error of 0 … 255; the condition [S, S, 3] is grey."""
-    return float(np.sqrt(np.square(condition.astype(np.float64).mean(axis=2) - depth).mean()))
+    """Root mean squared error of 0 … 255 between an estimate and the condition [S, S, 3], which is grey.
+
+    The condition is stretched to 0 … 255 and rounded down first, the estimate is not, as in the published code.
+    """
+    grey = condition.astype(np.float64).mean(axis=2)
+    low, high = grey.min(), grey.max()
+    wanted = np.floor(255 * (grey - low) / (high - low)) if high > low else np.zeros_like(grey)
+    return float(np.sqrt(np.square(wanted - depth).mean()))
 
 
 def edge_agreement(condition: Picture, picture: Picture) -> dict[str, float]:

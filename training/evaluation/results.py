@@ -21,7 +21,7 @@ from PIL import Image
 
 import editar_rt
 from editar_rt.sheets import Cell, contact_sheet, save_png
-from training.data.records import DataError, read_picture
+from training.data.records import BadRecord, DataError, read_picture
 
 CELLS = 24  # of the contact sheet
 
@@ -47,7 +47,7 @@ class ResultFolder:
         networks: fingerprints of measuring networks by name; more may come with a later pass, none may change.
 
     Raises:
-        DataError: the folder holds results of other settings.
+        DataError: the folder holds results of other settings, or a file that was not written here.
     """
 
     def __init__(self, folder: Path, settings: Values, networks: dict[str, str]) -> None:
@@ -56,7 +56,7 @@ class ResultFolder:
         path = folder / "settings.json"
         given = json.loads(json.dumps({**settings, "networks": networks}))
         if path.exists():
-            earlier = json.loads(path.read_text())
+            earlier = _settings(path)
             known = earlier.pop("networks")
             differ = [k for k in {**earlier, **settings} if earlier.get(k) != given.get(k)]
             differ += [f"the network {k}" for k in known if k in networks and known[k] != networks[k]]
@@ -76,8 +76,16 @@ class ResultFolder:
             whole, _, torn = path.read_bytes().rpartition(b"\n")
             if torn:
                 os.truncate(path, len(whole) + 1 if whole else 0)
-            for line in whole.splitlines():
-                entry = json.loads(line)
+            for number, line in enumerate(whole.splitlines(), 1):
+                try:
+                    entry = json.loads(line)
+                except (ValueError, RecursionError):
+                    entry = None
+                if not _is_entry(entry):
+                    raise DataError(
+                        f"{path} holds no measures in line {number}; remove that line, and what it should say is "
+                        "measured again"
+                    )
                 values.setdefault(entry.pop("key"), {}).update(entry)
         return values
 
@@ -94,11 +102,46 @@ class ResultFolder:
         """A picture that was made, uint8 [S, S, 3]."""
         return read_picture(self.path(key), str(self.path(key)))
 
+    def has(self, key: str) -> bool:
+        """Whether a picture was made and can be read; an empty or damaged file counts as none."""
+        try:
+            self.picture(key)
+        except BadRecord:
+            return False
+        return True
+
     def write_report(self, report: Values, table: str, cells: list[Cell]) -> None:
         """The report, its table, and a contact sheet of the first results, not chosen."""
         save_png(contact_sheet(cells), self.folder / "sheet.png")
         _write(self.folder / "report.json", json.dumps(report, indent=1) + "\n")
         _write(self.folder / "report.md", table + "\n")
+
+
+def _settings(path: Path) -> Values:
+    """What an earlier pass noted.
+
+    Raises:
+        DataError: a file that no pass has written.
+    """
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        found = None
+    if not isinstance(found, dict) or not isinstance(found.get("networks"), dict):
+        raise DataError(f"{path} does not say what the results depend on, so none can be added; choose another folder")
+    return found
+
+
+def _is_entry(entry: Any) -> bool:
+    """Whether a line of `results.jsonl` is of a picture: its key, numbers or None, and an `overlap` by class."""
+    if not isinstance(entry, dict) or not isinstance(entry.get("key"), str):
+        return False
+    overlap = entry.get("overlap", {})
+    return (
+        isinstance(overlap, dict)
+        and all(isinstance(c, list) and [type(n) for n in c] == [int, int] for c in overlap.values())
+        and all(v is None or type(v) in (int, float) for k, v in entry.items() if k not in ("key", "overlap"))
+    )
 
 
 def _write(path: Path, text: str) -> None:
@@ -117,7 +160,8 @@ def generate(
 ) -> Iterator[Task]:
     """Let the bundle make the pictures that are not there yet; yields every task once its picture is there.
 
-    Pictures of one task are made `batch` at a time; each has the tokens that it has alone.
+    Pictures of one task are made `batch` at a time; each has the tokens that it has alone, so one that cannot be read
+    is made again as it was.
     """
     by_task: dict[str, list[Task]] = {}
     for task in tasks:
@@ -126,7 +170,7 @@ def generate(
     for name, members in by_task.items():
         for start in range(0, len(members), batch):
             part = members[start : start + batch]
-            absent = [t for t in part if not results.path(t.key).exists()]
+            absent = [t for t in part if not results.has(t.key)]
             if absent:
                 made = editor.edit_batch([t.picture for t in absent], [t.text for t in absent], name, sampling)
                 for task, result in zip(absent, made, strict=True):
@@ -141,3 +185,10 @@ def fitted(picture: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
     if len(picture) == side:
         return picture
     return np.asarray(Image.fromarray(picture).resize((side, side), Image.Resampling.LANCZOS))
+
+
+def spread(count: int, limit: int | None) -> list[int]:
+    """At most `limit` indices of 0 … count - 1, evenly spread; all when None."""
+    if limit is None or limit >= count:
+        return list(range(count))
+    return [i * count // limit for i in range(limit)]

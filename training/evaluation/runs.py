@@ -14,7 +14,7 @@ from training.data.extract import fingerprint
 from training.data.records import BadRecords, DataError
 from training.evaluation import pie_bench
 from training.evaluation.networks import Networks
-from training.evaluation.results import CELLS, Progress, ResultFolder, Task, fitted, generate
+from training.evaluation.results import CELLS, Progress, ResultFolder, Task, fitted, generate, spread
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,11 +59,11 @@ def evaluate_pie_bench(
     sampling = sampling or editor.default_sampling
     bench, bad = pie_bench.PieBench(benchmark), BadRecords()
     keys = bench.keys()
-    if limit is not None and limit < len(keys):
-        keys = [keys[i * len(keys) // limit] for i in range(limit)]
+    keys = [keys[i] for i in spread(len(keys), limit)]
     described = {"benchmark": fingerprint(benchmark / pie_bench.MAPPING_FILE), **describe(editor, sampling)}
     results = ResultFolder(output, described, networks.fingerprints)
     wanted = pie_bench.measures_of(networks)
+    chosen: dict[str, dict[str, Any]] = {}
     cells: list[Cell] = []
     for start in range(0, len(keys), batch):
         items = {item.key: item for item in bench.items(keys[start : start + batch], bad)}
@@ -75,12 +75,12 @@ def evaluate_pie_bench(
             if absent:
                 measures = pie_bench.measure(item, made, networks, absent)
                 results.record(task.key, {"editing_type": item.editing_type, **measures})
+            chosen[task.key] = {**results.values[task.key], "editing_type": item.editing_type}
             if len(cells) < CELLS:
                 shown = (item.picture, item.picture * ~item.mask[..., None], made)
                 kind = pie_bench.EDITING_TYPES[item.editing_type]
                 cells.append(Cell([Image.fromarray(p) for p in shown], f"{kind}: {item.instruction}"))
         on_progress(min(start + batch, len(keys)), len(keys))
-    chosen = {key: results.values[key] for key in keys if key in results.values}
     if not chosen:
         raise DataError(f"{benchmark} has no entry that can be used; the first: {bad.messages[0]}")
     summary, missing = pie_bench.summarize(chosen), networks.missing()

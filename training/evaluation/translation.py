@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +21,7 @@ from training.data.sources import Plan
 from training.evaluation import consistency
 from training.evaluation.consistency import DepthEstimator, Segmenter
 from training.evaluation.frechet import ENOUGH, InceptionFeatures, frechet_distance
-from training.evaluation.results import CELLS, Progress, ResultFolder, Task, fitted, generate
+from training.evaluation.results import CELLS, Progress, ResultFolder, Task, fitted, generate, spread
 from training.evaluation.runs import Outcome, describe
 
 FID_PAPER = {"depth": 15.97, "canny": 13.91, "segmentation": 16.13}  # arXiv 2501.04699
@@ -70,7 +72,7 @@ class TranslationNetworks:
         if self.inception is None:
             absent.append("FID is not measured: give --inception FILE (inception-2015-12-05.pt, TorchScript)")
         if task == "depth" and self.depth is None:
-            absent.append("RMSE of depth is not measured: give --depth FOLDER (Intel/dpt-hybrid-midas)")
+            absent.append("RMSE of depth is not measured: give --depth FOLDER (Intel/dpt-large)")
         if task == "segmentation" and self.segmenter is None:
             absent.append("mIoU is not measured: give --segmenter FOLDER and --palette FILE (colours by class)")
         return absent
@@ -113,12 +115,14 @@ def evaluate_translation(
     # Nothing may blur the classes of a mask before they are told apart.
     datasets = plan.open(None if task == "segmentation" else side)
     described = {"task": task, "records": {d.name: len(d) for d in datasets}, **describe(editor, sampling)}
+    if task == "depth":  # errors of another protocol, as this module had before, do not mix with these
+        described["depth_protocol"] = "ControlNet++"
     results = ResultFolder(output, described, networks.fingerprints)
     features = _Features(output / "features.npz", networks.inception)
     bad = BadRecords()
     keys: list[str] = []
     cells: list[Cell] = []
-    places = [(d, i) for d in datasets for i in _spread(len(d), limit)]
+    places = [(d, i) for d in datasets for i in spread(len(d), limit)]
     for start in range(0, len(places), batch):
         samples: dict[str, Sample] = {}
         for dataset, index in places[start : start + batch]:
@@ -153,7 +157,7 @@ def evaluate_translation(
         if name == "miou":
             values[name] = consistency.mean_iou(v["overlap"] for v in chosen if "overlap" in v)
         else:
-            numbers = [v[name] for v in chosen if name in v]
+            numbers = [v[name] for v in chosen if v.get(name) is not None]
             values[name] = float(np.mean(numbers)) if numbers else None
     missing = networks.missing(task)
     if values["fid"] is not None and len(keys) < ENOUGH:
@@ -176,12 +180,6 @@ def _measured(values: dict[str, Any], task: str) -> bool:
     return any(name in values for name in (*MEASURES[task], "overlap"))
 
 
-def _spread(count: int, limit: int | None) -> list[int]:
-    if limit is None or limit >= count:
-        return list(range(count))
-    return [i * count // limit for i in range(limit)]
-
-
 class _Features:
     """Inception's features of true and made pictures, kept in a file between passes."""
 
@@ -189,7 +187,9 @@ class _Features:
         self.path, self.network = path, network
         self.found: dict[str, NDArray[np.float32]] = {}  # [2, F] by key: of the true picture, of the one made
         if network is not None and path.exists():
-            with np.load(path) as kept:
+            # Features are quickly taken again, so a damaged file is passed over.
+            damage = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile)
+            with contextlib.suppress(*damage), np.load(path) as kept:
                 self.found = dict(zip(kept["keys"].tolist(), kept["features"], strict=True))
 
     def add(self, key: str, sample: Sample, made: NDArray[np.uint8]) -> None:
