@@ -13,11 +13,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch")
 
-from tests.training.tiny import EVERY_STEP, RECIPE, VQ, Parts, make  # noqa: E402
+from tests.training.tiny import EVERY_STEP, RECIPE, SIZE, VQ, Parts, make, write_recipe  # noqa: E402
 from training import sharded, train_transformer, train_vq  # noqa: E402
 from training.checkpoints import CheckpointError, load_transformer  # noqa: E402
 from training.errors import TrainingError  # noqa: E402
@@ -43,11 +44,8 @@ def one(parts: Parts, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def two(parts: Parts, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folders of `two_processes`."""
     folder = tmp_path_factory.mktemp("two")
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    command += ["-m", "tests.training.two_processes", str(parts.public), str(folder)]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=300, env=environment)
-    assert done.returncode == 0, done.stderr
+    command = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    started([*command, "-m", "tests.training.two_processes", str(parts.public), str(folder)])
     return folder
 
 
@@ -62,6 +60,37 @@ def test_two_processes_have_the_losses_of_one(one: Path, two: Path, way: str) ->
     found, wanted = (torch.tensor(losses(folder)) for folder in (two / way, one))
     assert found.shape == (4, 3)
     torch.testing.assert_close(found, wanted, rtol=TOLERANCE, atol=TOLERANCE)
+
+
+def test_the_same_command_trains_on_any_number_of_processes_and_the_result_edits(
+    parts: Parts, one: Path, tmp_path: Path
+) -> None:
+    """Two processes begin, one goes on, two end it; then the checkpoint is exported and edits a picture."""
+    import editar_rt
+
+    run, bundle = tmp_path / "run", tmp_path / "bundle"
+    command = ["-m", "tests.training.tiny", "transformer", str(run), "--tokens", str(parts.public), "--device", "cpu"]
+    command += ["--recipe", str(write_recipe(tmp_path / "tiny.toml")), "--log-every", "1"]
+    two = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    for start, until in ((two, ["--until", "1"]), ([], ["--until", "2"]), (two, [])):
+        done = started([*start, *command, *until])
+        assert done.stdout.splitlines() == [str(run / "transformer.pt")]
+    found, wanted = (torch.tensor(losses(folder)) for folder in (run, one))
+    torch.testing.assert_close(found, wanted, rtol=TOLERANCE, atol=TOLERANCE)
+    made = ["--transformer", str(run / "transformer.pt"), "--vq", str(parts.vq)]
+    made += ["--text-encoder", str(parts.text_encoder), "--heads", "2", "--image-size", str(SIZE), "-o", str(bundle)]
+    started(["-m", "export", "onnx", *made])
+    result = editar_rt.load(bundle, "cpu").edit(np.full((SIZE, SIZE, 3), 128, np.uint8), "make the ball red")
+    assert result.image.size == (SIZE, SIZE)
+
+
+def started(command: list[str]) -> subprocess.CompletedProcess[str]:
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, *command], capture_output=True, text=True, cwd=ROOT, timeout=300, env=environment
+    )
+    assert done.returncode == 0, done.stderr
+    return done
 
 
 @pytest.mark.parametrize("way", ["ddp", "fsdp"])

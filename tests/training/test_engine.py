@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 import subprocess
 import sys
@@ -16,7 +15,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from tests.training.tiny import EVERY_STEP, RECIPE, SIZE, Parts, make  # noqa: E402
+from tests.training.tiny import EVERY_STEP, RECIPE, SIZE, Parts, make, write_recipe  # noqa: E402
 from training import recipe_files, train_transformer, train_vq  # noqa: E402
 from training.batches import PictureGroups, Rows, TokenShards, mixed_groups, open_member  # noqa: E402
 from training.checkpoints import CheckpointError, load_transformer  # noqa: E402
@@ -519,16 +518,17 @@ def test_the_command_line_takes_a_recipe_and_options_before_it(parts: Parts, tmp
 
     from training.__main__ import cli
 
-    fields = dataclasses.asdict(RECIPE)
-    lines = [f"{k} = {json.dumps(v)}" for k, v in fields.items()]  # as TOML writes them
-    (tmp_path / "tiny.toml").write_text("\n".join(['model = "transformer"', "[recipe]", *lines]))
+    recipe = write_recipe(tmp_path / "tiny.toml")
     run = tmp_path / "run"
-    command = ["transformer", str(run), "--recipe", str(tmp_path / "tiny.toml"), "--tokens", str(parts.public)]
+    command = ["transformer", str(run), "--recipe", str(recipe), "--tokens", str(parts.public)]
     done = CliRunner().invoke(
         cli, [*command, "--teacher", "none", "--steps", "2", "--accumulate", "2", "--device", "cpu"]
     )
     assert done.exit_code == 0 and done.stdout.strip() == str(run / "transformer.pt")
-    assert torch.load(run / "last.pt", weights_only=True)["recipe"] == fields | {"teacher": "none", "steps": 2}
+    assert torch.load(run / "last.pt", weights_only=True)["recipe"] == dataclasses.asdict(RECIPE) | {
+        "teacher": "none",
+        "steps": 2,
+    }
     both = CliRunner().invoke(cli, [*command, "--data", str(tmp_path)])
     assert both.exit_code == 2 and "give one of --tokens and --data" in both.output
 

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import sys
 from pathlib import Path
 
@@ -95,6 +96,13 @@ def make(folder: Path) -> Parts:
                 features=rng.normal(size=(4, 1, 4, 4, 6)).astype(np.float16),
             )
     return parts
+
+
+def write_recipe(path: Path) -> Path:
+    """`RECIPE` as a file."""
+    lines = [f"{k} = {json.dumps(v)}" for k, v in dataclasses.asdict(RECIPE).items()]  # as TOML writes them
+    path.write_text("\n".join(['model = "transformer"', "[recipe]", *lines]))
+    return path
 
 
 if __name__ == "__main__":
