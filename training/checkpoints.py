@@ -20,6 +20,7 @@ from torch import Tensor
 
 from editar_rt.errors import EditarError
 from training.config import TransformerConfig, VQConfig
+from training.errors import first_line
 from training.models.transformer import Transformer
 from training.models.vq import VQModel
 
@@ -135,8 +136,3 @@ def listed(names: Iterable[str]) -> str:
     found = list(names)
     shown = ", ".join(found[:NAMES_SHOWN])
     return shown + (f" and {len(found) - NAMES_SHOWN} more" if len(found) > NAMES_SHOWN else "")
-
-
-def first_line(error: Exception) -> str:
-    """What a library's error says, without its advice and traceback."""
-    return str(error).strip().partition("\n")[0] or type(error).__name__

@@ -23,7 +23,8 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
-from training.checkpoints import CheckpointError, first_line
+from training.checkpoints import CheckpointError
+from training.errors import first_line
 
 
 def cosine_schedule(step: int, steps: int, warmup: int, floor: float = 0.02) -> float:

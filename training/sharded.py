@@ -21,8 +21,9 @@ from safetensors import SafetensorError
 from torch import Tensor
 from torch.distributed.checkpoint.api import CheckpointException
 
-from training.checkpoints import CheckpointError, first_line
+from training.checkpoints import CheckpointError
 from training.distributed import World
+from training.errors import first_line
 
 FACTS = "checkpoint.json"
 NAME = re.compile(r"step-\d{8}")

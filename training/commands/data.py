@@ -11,6 +11,7 @@ import torch
 
 from training.commands import ANY_PATH, FILE, FOLDER, PRESENT_FOLDER
 from training.config import VQ_PRESETS
+from training.errors import first_line
 
 
 @click.command("tokens")
@@ -56,7 +57,7 @@ def _checked_device(ctx: click.Context, parameter: click.Parameter, value: str) 
     try:
         torch.empty(0, device=value)
     except (RuntimeError, AssertionError) as error:
-        raise click.BadParameter(f"{value}: {str(error).partition(chr(10))[0]}") from None
+        raise click.BadParameter(f"{value}: {first_line(error)}") from None
     return value
 
 

@@ -36,6 +36,7 @@ from training.data.features import PatchFeatures
 from training.data.records import BadRecord, BadRecords, DataError, Dataset, Sample
 from training.data.sources import Plan
 from training.data.tokens import encode_pictures
+from training.errors import first_line
 from training.models.text_encoder import encode, load_text_encoder
 from training.models.vq import VQModel
 
@@ -81,7 +82,7 @@ class TextStates:
         try:
             self._model = load_text_encoder(folder).to(device)
         except (OSError, ValueError, KeyError, RuntimeError) as error:
-            raise DataError(f"{folder} cannot be loaded: {str(error).partition(chr(10))[0]}") from None
+            raise DataError(f"{folder} cannot be loaded: {first_line(error)}") from None
         self.device = device
 
     @torch.inference_mode()

@@ -18,6 +18,7 @@ from PIL import Image, UnidentifiedImageError
 from editar_rt.errors import EditarError
 from editar_rt.pixels import open_picture
 from editar_rt.prompts import TASKS
+from training.errors import first_line
 
 PICTURE_FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF")
 MAX_PICTURE_BYTES = 64 * 2**20
@@ -102,7 +103,7 @@ def read_picture(content: bytes | Path, name: str) -> NDArray[np.uint8]:
     except UnidentifiedImageError:
         raise BadRecord(f"{name} cannot be read: it is none of {', '.join(PICTURE_FORMATS)}") from None
     except Exception as error:  # Pillow's decoders raise many kinds on damaged files
-        raise BadRecord(f"{name} cannot be read: {str(error).partition(chr(10))[0]}") from None
+        raise BadRecord(f"{name} cannot be read: {first_line(error)}") from None
 
 
 def path_inside(folder: Path, name: str) -> Path:
