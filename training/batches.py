@@ -31,6 +31,7 @@ from training.errors import TrainingError
 from training.train_text import tokenize
 
 OBJECT_COVER = 0.05  # share of a cell from which on it shows an object
+FEATURES_FROM = "features_from"  # the array that says what kind of model features are of; older shards have none
 TASK_LABELS = ("edit", *TRANSLATION_TASKS)
 
 
@@ -115,7 +116,8 @@ def open_member(path: Path, name: str) -> NDArray[Any]:
 class TokenShards:
     """The shards of a folder, as `training.data.tokens` and `training.data.extract` write them.
 
-    Small arrays are in memory, texts are tokenized once; states and features stay on disk.
+    Small arrays are in memory, texts are tokenized once; states and features stay on disk. `features_from` is the type
+    of model that each shard's features are of, by its path; shards made before it was written are not in it.
 
     Args:
         tokenizer: None where the shards hold text states.
@@ -134,8 +136,8 @@ class TokenShards:
                 f"{folder} holds no shard-*.npz; make them with: python -m training tokens, or python -m training data "
                 "extract"
             )
-        names = [set(zipfile.ZipFile(path).namelist()) for path in self.paths]
-        everywhere = {name.removesuffix(".npy") for name in set.intersection(*names)}
+        names = [{name.removesuffix(".npy") for name in zipfile.ZipFile(path).namelist()} for path in self.paths]
+        everywhere = set.intersection(*names)
         lacking = {"condition", "target", "text", "task"} - everywhere
         if lacking:
             raise TrainingError(f"{folder}: not every shard has {', '.join(sorted(lacking))}: no token shards")
@@ -149,6 +151,11 @@ class TokenShards:
         self.vocab_size = config.vocab_size
         self._check(folder, config)
         self.text_states, self.features, self.meaning = rows("text_states"), rows("features"), rows("meaning")
+        self.features_from = {
+            path: str(open_member(path, FEATURES_FROM))
+            for path, held in zip(self.paths, names)
+            if FEATURES_FROM in held
+        }
         tasks = np.concatenate(task.parts)
         if kinds := rows("kind"):
             self.labels, self.kinds = KINDS, np.concatenate(kinds.parts)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -121,9 +120,10 @@ def build_student(
 
 def feature_shape(recipe: Recipe, source: Source, frozen: Frozen) -> tuple[int, ...]:
     """(h, w, F) of the teacher's features, cached or made on the fly."""
-    cached = getattr(source, "features", None)
-    if cached is not None:
-        return tuple(cached.parts[0].shape[2:])
+    if isinstance(source, TokenShards) and source.features is not None:
+        for path, kind in source.features_from.items():
+            check_teacher(recipe, f"{path} holds features of", kind)
+        return tuple(source.features.parts[0].shape[2:])
     if isinstance(source, TokenShards):
         raise TrainingError(
             f"the teacher {recipe.teacher} needs features of the target pictures, and {source.paths[0].parent} holds "
@@ -181,7 +181,14 @@ def read_teacher(recipe: Recipe, folder: Path | None, world: World) -> PatchFeat
         return None
     with torch.random.fork_rng(devices=[]):  # the student starts as it would beside cached features
         features = PatchFeatures(folder, str(world.device))
-    kind = json.loads((folder / "config.json").read_text()).get("model_type", "nothing")
-    if not str(kind).startswith(recipe.teacher):
-        raise TrainingError(f"{folder} holds a model of the type {kind}, the recipe's teacher is {recipe.teacher}")
+    check_teacher(recipe, f"{folder} holds", features.kind)
     return features
+
+
+def check_teacher(recipe: Recipe, found: str, kind: str) -> None:
+    """Refuse a vision encoder, or features of one, of another type than the recipe's teacher."""
+    if not kind.startswith(recipe.teacher):
+        raise TrainingError(
+            f"{found} a model of the type {kind}, the recipe's teacher is {recipe.teacher}; choose another --teacher, "
+            "or the model that the recipe names"
+        )

@@ -212,8 +212,27 @@ def test_condition_dropout_has_the_papers_shares() -> None:
 
 @pytest.mark.parametrize("teacher", ["dinov2", "clip", "none"])
 def test_the_teacher_is_a_switch(parts: Parts, tmp_path: Path, teacher: str) -> None:
-    train(tmp_path, parts, dataclasses.replace(RECIPE, teacher=teacher, steps=1))
-    assert ("distillation" in train_transformer.read_log(tmp_path)[0]) == (teacher != "none")
+    recipe = dataclasses.replace(RECIPE, teacher=teacher, steps=1)
+    kind = "clip_vision_model" if teacher == "clip" else "dinov2"
+    shards = _shards(parts, tmp_path / "shards", lambda a: a.update(features_from=kind))
+    train_transformer.train(tmp_path / "run", shards, None, None, recipe, EVERY_STEP)
+    assert ("distillation" in train_transformer.read_log(tmp_path / "run")[0]) == (teacher != "none")
+
+
+@pytest.mark.parametrize(("teacher", "kind"), [("clip", "dinov2"), ("dinov2", "clip"), ("dinov2", "vit")])
+def test_features_of_another_model_than_the_teacher_are_refused(
+    parts: Parts, tmp_path: Path, teacher: str, kind: str
+) -> None:
+    shards = _shards(parts, tmp_path / "shards", lambda a: a.update(features_from=kind))
+    recipe = dataclasses.replace(RECIPE, teacher=teacher)
+    message = rf"shard-0.npz holds features of a model of the type {kind}, the recipe's teacher is {teacher}; choose"
+    with pytest.raises(TrainingError, match=message):
+        train_transformer.train(tmp_path / "run", shards, None, None, recipe, EVERY_STEP)
+
+
+def test_features_of_shards_that_do_not_say_whose_they_are_serve_any_teacher(parts: Parts, tmp_path: Path) -> None:
+    train(tmp_path, parts, dataclasses.replace(RECIPE, teacher="clip", steps=1))
+    assert "distillation" in train_transformer.read_log(tmp_path)[0]
 
 
 def test_pictures_encoded_meanwhile_give_the_losses_of_extracted_ones(parts: Parts, tmp_path: Path) -> None:

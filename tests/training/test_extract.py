@@ -145,7 +145,9 @@ def test_features_are_the_encoders_patches_in_their_places(vq: Path, edits: Path
 
     features = PatchFeatures(dinov2)
     extract(Plan((Source(edits),)), tmp_path, Encoders(open_vq(vq), features=features), SIZE)
-    found = load(tmp_path)["features"]
+    with np.load(tmp_path / "shard-folder-00000.npz") as shard:
+        assert shard["features_from"] == "dinov2"
+        found = shard["features"]
     assert found.shape == (COUNT - 1, 1, 4, 4, 24) and found.dtype == np.float16
     picture = world_samples(1, ("recolour",))[0].target[:28, :28]  # of the encoder's own size: nothing is resized
     pixels = (picture.astype(np.float32) / 255 - [0.4, 0.5, 0.6]) / [0.2, 0.3, 0.4]
@@ -160,7 +162,7 @@ def test_features_are_the_encoders_patches_in_their_places(vq: Path, edits: Path
 def test_clip_is_a_teacher_too(tmp_path: Path) -> None:
     features = PatchFeatures(write_clip(tmp_path / "clip"))
     picture = world_samples(1)[0].target[None]
-    assert features(picture).shape == (1, 2, 2, 16)
+    assert features(picture).shape == (1, 2, 2, 16) and features.kind.startswith("clip")
 
 
 @pytest.mark.parametrize("settings", ["{", '{"image_mean": [1, 2]}', '{"size": {"height": "x"}}', "[]"])

@@ -111,7 +111,7 @@ def test_a_vision_encoder_of_the_world_teaches_in_dinov2s_place(made: Made, tmp_
     tokens = tmp_path / "tokens"
     write_shards(tokens, made.vq, VQ.picture_size, seed=4, shards=1, groups=5, workers=1, vision_encoder=folder)
     with np.load(tokens / "shard-00000.npz") as shard, np.load(made.tokens / "shard-00000.npz") as without:
-        assert shard["features"].shape == (5, GROUP, 8, 8, 96)
+        assert shard["features"].shape == (5, GROUP, 8, 8, 96) and shard["features_from"] == "dinov2"
         assert all(np.array_equal(shard[k], without[k]) for k in without.files)
     taught = dataclasses.replace(TRANSFORMER, teacher="dinov2", distillation=0.5)
     train_transformer.train(tmp_path / "run", tokens, made.text_encoder, made.vq, taught, EVERY_SECOND)

@@ -29,6 +29,9 @@ class PatchFeatures:
     Args:
         folder: DINOv2, DINO, CLIP or another ViT in Hugging Face layout.
 
+    Attributes:
+        kind: the type of model that the folder's `config.json` names, such as dinov2.
+
     Raises:
         DataError: no such encoder there.
     """
@@ -42,6 +45,7 @@ class PatchFeatures:
             model: Any = AutoModel.from_pretrained(str(folder), dtype=torch.float32, local_files_only=True)
         except (OSError, ValueError, KeyError, RuntimeError) as error:
             raise DataError(f"{folder} cannot be loaded: {first_line(error)}") from None
+        self.kind = str(getattr(model.config, "model_type", "nothing"))
         self._model = getattr(model, "vision_model", model).eval().to(device).requires_grad_(False)
         self.device = device
         settings = read_settings(folder)

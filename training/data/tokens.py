@@ -112,7 +112,8 @@ def write_shard(
     """Shard `index` of the stream `seed`: conditions uint16 [G, N], targets [G, GROUP, N], texts, kinds, meanings.
 
     Args:
-        features: an encoder whose features of the targets, float16 [G, GROUP, h, w, F], are written too.
+        features: an encoder whose features of the targets, float16 [G, GROUP, h, w, F], are written too, and its
+            type of model.
     """
     rng = np.random.default_rng([seed, index])
     grid = size // vq.config.downsampling
@@ -139,6 +140,7 @@ def write_shard(
     if features is not None:
         targets = drawn.reshape(groups, 1 + GROUP, *drawn.shape[1:])[:, 1:]
         arrays["features"] = np.stack([features(group) for group in targets])
+        arrays["features_from"] = np.asarray(features.kind)
         save = np.savez  # features hardly shrink, and what is stored as it is can be mapped
     partial = path.with_suffix(".partial")
     with open(partial, "wb") as f:
