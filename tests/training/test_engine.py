@@ -273,6 +273,7 @@ def test_shards_with_sources_are_drawn_by_their_shares(parts: Parts, tmp_path: P
     source = TokenShards(tmp_path, CONFIG, None)
     drawn = mixed_groups(source, seed=0, first=0, count=1000)
     assert (drawn == 3).sum() == 800 and set(drawn.tolist()) == {0, 1, 2, 3}
+    assert not np.array_equal(drawn, mixed_groups(source, seed=1, first=0, count=1000))
 
 
 def test_stored_arrays_stay_on_disk(parts: Parts) -> None:

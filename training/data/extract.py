@@ -151,7 +151,7 @@ def extract(
     _agree(
         folder,
         {"size": size, "groups": groups, "records": records, **(settings or {})},
-        {"seed": plan.seed, "shares": shares},
+        {"shares": shares},
     )
     bad, written, done, total = BadRecords(), 0, 0, sum(counts)
     with ThreadPoolExecutor(workers) as pool:
@@ -228,7 +228,8 @@ def _agree(folder: Path, settings: dict[str, Any], mixture: dict[str, Any]) -> N
     path = folder / SETTINGS_FILE
     settings = json.loads(json.dumps(settings))
     if path.exists():
-        earlier = {k: v for k, v in json.loads(path.read_text()).items() if k not in mixture}
+        # Mixtures had a seed once, which decided nothing.
+        earlier = {k: v for k, v in json.loads(path.read_text()).items() if k not in (*mixture, "seed")}
         differ = [k for k in {**earlier, **settings} if earlier.get(k) != settings.get(k)]
         if differ:
             found = "; ".join(f"{k} {earlier.get(k)} instead of {settings.get(k)}" for k in sorted(differ))
