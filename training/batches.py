@@ -25,7 +25,7 @@ from training.config import TransformerConfig
 from training.data import mixture
 from training.data.edits import KINDS, TRANSLATION_TASKS
 from training.data.extract import SETTINGS_FILE
-from training.data.records import Sample
+from training.data.records import BadRecords, Sample
 from training.data.scenes import SHAPES
 from training.errors import TrainingError
 from training.train_text import tokenize
@@ -67,6 +67,7 @@ class Source(Protocol):
     examples: int  # K
     is_translation: NDArray[np.bool_]  # of every group
     mixed: tuple[Sequence[NDArray[np.int64]], Sequence[float]] | None  # groups of each data set, and its share
+    bad: BadRecords | None  # met so far; None where they were left out before
 
     def batch(self, groups: NDArray[np.int64]) -> Batch:
         """The batch of these groups."""
@@ -168,6 +169,7 @@ class TokenShards:
         self.first_translation = self.labels.index(TRANSLATION_TASKS[0])
         self.is_translation = self.kinds[:, 0] >= self.first_translation
         self.object_weight = object_weight
+        self.bad: BadRecords | None = None
         self.mixed = self._shares(folder, rows("source"))
         self.ids: Tensor | None = None
         if self.text_states is None:
@@ -275,6 +277,7 @@ class PictureGroups:
         self.is_translation = np.zeros(int(starts[-1]), bool)  # not known before a record is read
         groups = [np.arange(first, first + size) for first, size in zip(starts, data.sizes)]
         self.mixed = (groups, data.shares)
+        self.bad = data.bad
 
     def _place(self, group: int) -> tuple[int, int]:
         source = int(np.searchsorted(self.starts, group, side="right")) - 1

@@ -150,8 +150,9 @@ def read_source(
     data: Path | None,
     text_encoder: Path | None,
     vq: Path | None,
+    report: Callable[[str], None] = lambda line: None,
 ) -> tuple[Source, nn.Module | None]:
-    """Where batches come from, and the text encoder if it is needed."""
+    """Where batches come from, and the text encoder if it is needed; `report` is told of the first bad records."""
     tokenizer = read_tokenizer(text_encoder) if text_encoder else None
     source: Source
     if tokens is not None:
@@ -163,7 +164,7 @@ def read_source(
     else:
         with torch.random.fork_rng(devices=[]):  # the student starts as it would beside shards
             spans = open_vq(vq).config.downsampling
-        source = PictureGroups(read_plan(data).mixture(config.grid * spans), config, tokenizer)
+        source = PictureGroups(read_plan(data).mixture(config.grid * spans, report), config, tokenizer)
     assert text_encoder is not None
     encoder = load_text_encoder(text_encoder).requires_grad_(False).eval()
     width = int(encoder.config.d_model)  # type: ignore[union-attr, arg-type]

@@ -305,6 +305,8 @@ class TransformerTask:
         values["samples"] = float(done * self.recipe.pictures * self.source.examples)
         for label, (all_of_them, right) in zip(self.source.labels, counts.tolist()):
             values[f"changed_right_{label}"] = right / max(1.0, all_of_them)
+        if self.source.bad is not None:
+            values["bad_records"] = self.world.sum(torch.tensor(float(self.source.bad.total))).item()
         return values
 
     def describe(self, prepared: Share) -> str:
@@ -407,7 +409,7 @@ def train(
         text_encoder: may be None where the shards hold text states.
         vq: may be None without a head start, sample pictures and `data`.
         init: weights to start from (`training.checkpoints.initialize_from`), such as LlamaGen's for text to image.
-        report: is told what those weights lack.
+        report: is told what those weights lack, and the first bad records of `data`, by every process its own.
         data: a mixture's TOML file, or a data set (`training.data.sources`).
         teacher_folder: the vision model that `recipe.teacher` names; may be None where the shards hold its features.
         validation: folder of token shards that are not trained on; their loss is logged with every checkpoint.
@@ -420,7 +422,7 @@ def train(
         run = RunFolder(folder, recipe, writes=world.is_first)
         torch.manual_seed(recipe.seed)
         config = TRANSFORMER_PRESETS[recipe.preset]
-        source, encoder = read_source(recipe, config, tokens, data, text_encoder, vq)
+        source, encoder = read_source(recipe, config, tokens, data, text_encoder, vq, report)
         model = Transformer(config, recipe.dropout, recipe.dropout, recipe.dropout)
         vq_model = open_vq(vq) if vq else None
         if vq_model and vq_model.config.codebook_size != config.vocab_size:

@@ -255,6 +255,19 @@ def test_pictures_encoded_meanwhile_give_the_losses_of_extracted_ones(parts: Par
         )
 
 
+def test_bad_records_met_while_training_are_named_and_counted(parts: Parts, tmp_path: Path) -> None:
+    from tests.training.data_sets import world_samples
+
+    write_folder(tmp_path / "set", world_samples(4, ("recolour",), size=SIZE))
+    (tmp_path / "set/pictures/000002-target.png").write_bytes(b"no picture")
+    said: list[str] = []
+    recipe = dataclasses.replace(RECIPE, teacher="none", steps=3)  # three epochs
+    arguments = (None, parts.text_encoder, parts.vq, recipe, EVERY_STEP)
+    train_transformer.train(tmp_path / "run", *arguments, data=tmp_path / "set", report=said.append)
+    assert len(said) == 1 and said[0].startswith("bad: ") and "000002-target.png cannot be read" in said[0]
+    assert [line["bad_records"] for line in train_transformer.read_log(tmp_path / "run")] == [1.0, 1.0, 1.0]
+
+
 def _vision_model(folder: Path) -> Path:
     from transformers import Dinov2Config, Dinov2Model
 

@@ -11,7 +11,7 @@ from tests.training.data_sets import world_samples
 from training.data import sources
 from training.data.folder import write_folder
 from training.data.mixture import CYCLE, Mixture, draw, quotas
-from training.data.records import BadRecord, DataError, Sample
+from training.data.records import BadRecord, BadRecords, DataError, Sample
 
 SIZES, SHARES = (7, 30, 1000), (0.15, 0.25, 0.6)
 
@@ -64,6 +64,23 @@ def test_a_bad_record_is_counted_and_the_next_taken() -> None:
     mixture = Mixture([HalfBroken()], [1.0])
     assert mixture.sample(0, 5).text == "0"
     assert mixture.bad.counts == {"half": 1} and mixture.bad.messages == ["record 5 is broken"]
+
+
+def test_a_bad_record_is_told_of_once_however_often_it_comes() -> None:
+    said: list[str] = []
+    mixture = Mixture([HalfBroken()], [1.0], said.append)
+    for index in (5, 1, 5):
+        mixture.sample(0, index)
+    assert said == ["bad: record 5 is broken", "bad: record 1 is broken"] and mixture.bad.total == 2
+
+
+def test_of_many_bad_records_the_first_are_named_and_the_others_counted() -> None:
+    said: list[str] = []
+    bad = BadRecords(shown=2, tell=said.append)
+    for index in range(5):
+        bad.add("set", BadRecord(f"record {index}"))
+    assert said == ["bad: record 0", "bad: record 1", "bad: and more than these 2, which are counted and not named"]
+    assert bad.total == 5 and len(bad.messages) == 2
 
 
 def test_a_data_set_of_bad_records_alone_stops_with_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,7 +8,7 @@ one data set every record comes once an epoch, in a new order each time.
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -71,12 +71,19 @@ def draw(seed: int, sizes: Sequence[int], shares: Sequence[float], first: int, c
 
 
 class Mixture:
-    """Several data sets and their shares, for `draw`. A bad record is counted, and the next good one after it taken."""
+    """Several data sets and their shares, for `draw`. A bad record is counted, and the next good one after it taken.
 
-    def __init__(self, datasets: Sequence[Dataset], shares: Sequence[float]) -> None:
+    Args:
+        report: is told of the first bad records, each once, as they are met.
+    """
+
+    def __init__(
+        self, datasets: Sequence[Dataset], shares: Sequence[float], report: Callable[[str], None] = lambda line: None
+    ) -> None:
         self.datasets, self.shares = list(datasets), list(shares)
         self.sizes = [len(d) for d in self.datasets]
-        self.bad = BadRecords()
+        self.bad = BadRecords(tell=report)
+        self._met: set[tuple[int, int]] = set()  # bad records, which come again every epoch
         draw(0, self.sizes, self.shares, 0, 1)  # refuses what cannot be mixed
 
     def sample(self, source: int, index: int) -> Sample:
@@ -88,9 +95,12 @@ class Mixture:
         dataset = self.datasets[source]
         tried = min(MOST_BAD, len(dataset))
         for offset in range(tried):
+            record = (index + offset) % len(dataset)
             try:
-                return dataset[(index + offset) % len(dataset)]
+                return dataset[record]
             except BadRecord as error:
-                self.bad.add(dataset.name, error)
+                if (source, record) not in self._met:
+                    self._met.add((source, record))
+                    self.bad.add(dataset.name, error)
                 last = error
         raise DataError(f"{dataset.name} has {tried} bad records in a row; the last: {last}")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import io
+from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 from typing import Protocol
 
@@ -63,9 +64,14 @@ class Dataset(Protocol):
 
 @dataclasses.dataclass
 class BadRecords:
-    """Counts broken records by data set, and keeps what the first few said."""
+    """Counts broken records by data set, keeps what the first few said, and tells it.
+
+    Attributes:
+        tell: is told each of the first few, and once that there are more.
+    """
 
     shown: int = 20
+    tell: Callable[[str], None] = lambda line: None
     counts: dict[str, int] = dataclasses.field(default_factory=dict)
     messages: list[str] = dataclasses.field(default_factory=list)
 
@@ -73,6 +79,9 @@ class BadRecords:
         self.counts[source] = self.counts.get(source, 0) + 1
         if len(self.messages) < self.shown:
             self.messages.append(str(error))
+            self.tell(f"bad: {error}")
+        elif self.total == self.shown + 1:
+            self.tell(f"bad: and more than these {self.shown}, which are counted and not named")
 
     @property
     def total(self) -> int:

@@ -12,6 +12,7 @@ annotations = "…"      # optional: folder of SEED-Data-Edit's JSON lines
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -72,8 +73,8 @@ class Plan:
             )
         return datasets
 
-    def mixture(self, size: int | None = None) -> Mixture:
-        return Mixture(self.open(size), [s.share for s in self.sources])
+    def mixture(self, size: int | None = None, report: Callable[[str], None] = lambda line: None) -> Mixture:
+        return Mixture(self.open(size), [s.share for s in self.sources], report)
 
 
 def read_plan(path: Path, layout: str | None = None) -> Plan:
