@@ -117,6 +117,17 @@ def test_a_kill_in_the_middle_of_saving_loses_no_checkpoint(
     torch.testing.assert_close(losses(tmp_path), losses(plain), rtol=0, atol=1e-6)
 
 
+def test_a_sharded_checkpoint_is_on_the_disk_before_it_has_its_name(
+    parts: Parts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[str] = []
+    monkeypatch.setattr(os, "fsync", lambda number: synced.append(str(Path(f"/proc/self/fd/{number}").readlink())))
+    train(tmp_path, parts, parallel="fsdp", until=1)
+    checkpoint = tmp_path / "step-00000001"
+    before = {f"{checkpoint}.partial/{path.name}" for path in checkpoint.iterdir()} | {f"{checkpoint}.partial"}
+    assert len(before) == 3 and before <= set(synced[: synced.index(str(tmp_path))])
+
+
 def test_a_loss_that_is_not_finite_stops_and_names_step_batch_and_checkpoint(parts: Parts, tmp_path: Path) -> None:
     spoilt = tmp_path / "shards"
     spoilt.mkdir()
