@@ -14,14 +14,13 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 
 from training.batches import Batch, PictureGroups, Source, TokenShards
-from training.checkpoints import initialize_from
+from training.checkpoints import initialize_from, open_vq
 from training.config import TransformerConfig
-from training.data.extract import open_vq
 from training.data.features import PatchFeatures
 from training.data.sources import read_plan
 from training.distillation import FeatureDistillation, WorldDistillation
 from training.distributed import World
-from training.errors import TrainingError
+from training.errors import TrainingError, first_line
 from training.head_start import aim_heads, start_tokens, token_features
 from training.lora import add_lora, is_trained
 from training.models.text_encoder import load_text_encoder
@@ -140,7 +139,12 @@ def read_tokenizer(folder: Path) -> Tokenizer:
     path = folder / "tokenizer.json"
     if not path.is_file():
         raise TrainingError(f"{folder} has no tokenizer.json; give the text encoder's folder in Hugging Face layout")
-    return Tokenizer.from_file(str(path))
+    try:
+        return Tokenizer.from_file(str(path))
+    except Exception as error:  # the library raises plain Exception
+        raise TrainingError(
+            f"{path} is not a tokenizer ({first_line(error)}); give the text encoder's folder in Hugging Face layout"
+        ) from None
 
 
 def read_source(

@@ -26,8 +26,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from training.batches import Batch, Source, TokenShards, condition_dropout, draw, mixed_groups
+from training.checkpoints import open_vq
 from training.config import TRANSFORMER_PRESETS, TransformerConfig
-from training.data.extract import open_vq
 from training.distillation import TEACHERS
 from training.distributed import World, join, whole_state
 from training.engine import PRECISIONS, Engine, Execution, Phase

@@ -18,9 +18,9 @@ torch = pytest.importorskip("torch")
 from tests.training.tiny import EVERY_STEP, RECIPE, SIZE, Parts, make  # noqa: E402
 from training import recipe_files, train_transformer, train_vq  # noqa: E402
 from training.batches import PictureGroups, Rows, TokenShards, mixed_groups, open_member  # noqa: E402
-from training.checkpoints import CheckpointError, load_transformer  # noqa: E402
+from training.checkpoints import CheckpointError, load_transformer, open_vq  # noqa: E402
 from training.config import TRANSFORMER_PRESETS  # noqa: E402
-from training.data.extract import Encoders, extract, open_vq  # noqa: E402
+from training.data.extract import Encoders, extract  # noqa: E402
 from training.data.folder import write_folder  # noqa: E402
 from training.data.sources import Plan, read_plan  # noqa: E402
 from training.data.sources import Source as PlanSource  # noqa: E402
@@ -309,6 +309,15 @@ def test_stored_arrays_stay_on_disk(parts: Parts) -> None:
     assert not isinstance(read, np.memmap) and read.shape == (4, 4, 64)
     rows = Rows([np.arange(3), np.arange(3, 5)])
     assert len(rows) == 5 and rows[np.asarray([4, 0, 3])].tolist() == [4, 0, 3]
+
+
+def test_a_data_set_that_has_a_share_and_no_group_is_refused(parts: Parts, tmp_path: Path) -> None:
+    with np.load(parts.public / "shard-00000.npz") as shard:
+        arrays = dict(shard)
+    np.savez(tmp_path / "shard-0.npz", **arrays, source=["a"] * 4)
+    (tmp_path / "extraction.json").write_text('{"shares": {"a": 0.7, "b": 0.3}}')
+    with pytest.raises(TrainingError, match=r"holds no group of b \(share 0.3\); finish the extraction, or take"):
+        TokenShards(tmp_path, CONFIG, None)
 
 
 def _shards(parts: Parts, folder: Path, change: Callable[[dict[str, Any]], Any]) -> Path:

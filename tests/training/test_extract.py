@@ -21,10 +21,10 @@ from tests.conftest import write_text_encoder  # noqa: E402
 from tests.training.data_sets import world_samples  # noqa: E402
 from tests.training.metric_networks import write_clip  # noqa: E402
 from training.__main__ import cli  # noqa: E402
-from training.checkpoints import CheckpointError  # noqa: E402
+from training.checkpoints import CheckpointError, open_vq  # noqa: E402
 from training.config import VQConfig  # noqa: E402
 from training.data.check import check_shards  # noqa: E402
-from training.data.extract import Encoders, TextStates, extract, open_vq  # noqa: E402
+from training.data.extract import Encoders, TextStates, extract  # noqa: E402
 from training.data.features import PatchFeatures  # noqa: E402
 from training.data.folder import write_folder  # noqa: E402
 from training.data.records import DataError  # noqa: E402
@@ -178,10 +178,10 @@ def test_an_encoder_with_senseless_settings_is_refused(dinov2: Path, tmp_path: P
 def test_an_official_tokenizer_needs_no_configuration(
     vq: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from training.data import extract as extraction
+    from training.config import VQ_PRESETS
 
     torch.save({"model": torch.load(vq)["model"]}, tmp_path / "official.pt")
-    monkeypatch.setitem(extraction.VQ_PRESETS, "VQ-16", TINY_VQ)
+    monkeypatch.setitem(VQ_PRESETS, "VQ-16", TINY_VQ)
     picture = world_samples(1, size=SIZE)[0].target[None]
     expected = encode_pictures(open_vq(vq), picture)
     assert np.array_equal(encode_pictures(open_vq(tmp_path / "official.pt"), picture), expected)
@@ -197,7 +197,7 @@ def test_what_does_not_fit_is_refused_in_a_sentence(vq: Path, edits: Path, tmp_p
         open_vq(tmp_path / "transformer.pt")
     encoder = write_text_encoder(tmp_path / "t5", states_dim=32)
     (encoder / "config.json").write_text("{}")
-    with pytest.raises(DataError, match="t5 cannot be loaded"):
+    with pytest.raises(CheckpointError, match="t5 cannot be loaded"):
         TextStates(encoder, 8)
 
 

@@ -16,7 +16,7 @@ from tokenizers import Tokenizer
 
 import editar_rt
 from training import train_text, train_transformer, train_vision, train_vq
-from training.checkpoints import CheckpointError, initialize_from, load_transformer, load_vq
+from training.checkpoints import CheckpointError, initialize_from, load_transformer, open_vq
 from training.config import TRANSFORMER_PRESETS
 from training.data.features import PatchFeatures
 from training.data.scenes import MEANINGS, random_scene, render
@@ -69,7 +69,7 @@ def test_shards_hold_what_they_say(made: Made) -> None:
         assert shard["condition"].shape == (5, 64) and shard["target"].shape == (5, GROUP, 64)
         assert shard["text"].shape == shard["task"].shape == shard["kind"].shape == (5, GROUP)
         assert shard["meaning"].shape == (5, 1 + GROUP, 64, len(MEANINGS)) and shard["meaning"].dtype == np.uint8
-        assert shard["target"].max() < load_vq(made.vq).config.codebook_size
+        assert shard["target"].max() < open_vq(made.vq).config.codebook_size
 
 
 def test_shards_are_repeatable_and_kept(made: Made, tmp_path: Path) -> None:

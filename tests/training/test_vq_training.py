@@ -18,7 +18,7 @@ from tests.training.metric_networks import write_inception, write_lpips_network 
 from tests.training.test_engine import _vision_model  # noqa: E402
 from tests.training.tiny import EVERY_STEP, VQ  # noqa: E402
 from training import recipe_files, train_vq  # noqa: E402
-from training.checkpoints import CheckpointError, load_vq  # noqa: E402
+from training.checkpoints import CheckpointError, open_vq  # noqa: E402
 from training.config import VQ_PRESETS  # noqa: E402
 from training.data.scenes import random_scene, render  # noqa: E402
 from training.errors import NotFinite, TrainingError  # noqa: E402
@@ -134,7 +134,7 @@ def test_llamagens_recipe_trains_with_all_its_terms(trained: Path) -> None:
         assert 0 < line["codebook_used_in_training"] <= 1
     last = [line for line in log(trained) if "validation_psnr" in line][-1]
     assert last["validation_psnr"] > 5 and -1 <= last["validation_ssim"] <= 1 and 0 < last["codebook_used"] <= 1
-    assert load_vq(trained / "vq.pt").config == VQ_PRESETS["VQ-tiny"]
+    assert open_vq(trained / "vq.pt").config == VQ_PRESETS["VQ-tiny"]
 
 
 @pytest.mark.parametrize("stop", [1, 3])

@@ -137,13 +137,14 @@ def extract(
 ) -> None:
     """Turn PATH (a data set or a mixture's TOML file) into token shards in FOLDER; goes on where it was stopped."""
     from editar_rt.cli.options import progress
+    from training.checkpoints import open_vq
     from training.data import extract as extraction
     from training.data.features import PatchFeatures
     from training.data.sources import read_plan
 
     plan = read_plan(path, layout)
     encoders = extraction.Encoders(
-        extraction.open_vq(vq, vq_preset).to(device),
+        open_vq(vq, vq_preset).to(device),
         extraction.TextStates(text_encoder, text_tokens, device) if text_encoder else None,
         PatchFeatures(features, device) if features else None,
     )

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from training.checkpoints import load_vq
+from training.checkpoints import open_vq
 from training.data.edits import EDIT_KINDS, KINDS, TRANSLATION_TASKS, Example, caption, caption_slots, example
 from training.data.features import PatchFeatures
 from training.data.scenes import (
@@ -159,7 +159,7 @@ def _write_missing(
     edit_share: float,
 ) -> None:
     torch.set_num_threads(1)
-    vq = load_vq(vq_path)
+    vq = open_vq(vq_path)
     features = PatchFeatures(vision_encoder) if vision_encoder else None
     for index in indices:
         path = folder / f"shard-{index:05d}.npz"
