@@ -104,6 +104,18 @@ def test_a_stopped_run_goes_on_with_the_shards_it_lacks(vq: Path, edits: Path, t
         extract(plan, tmp_path, encoders, SIZE, groups=3)
 
 
+def test_a_folder_with_a_damaged_shard_or_note_is_not_added_to(vq: Path, edits: Path, tmp_path: Path) -> None:
+    plan, encoders = Plan((Source(edits),)), Encoders(open_vq(vq))
+    extract(plan, tmp_path, encoders, SIZE)
+    shard = tmp_path / "shard-folder-00000.npz"
+    shard.write_bytes(shard.read_bytes()[:500])
+    with pytest.raises(DataError, match=r"shard-folder-00000\.npz is no whole token shard \(.+\); remove it"):
+        extract(plan, tmp_path, encoders, SIZE)
+    (tmp_path / "extraction.json").write_text("{")
+    with pytest.raises(DataError, match="extraction.json is not the JSON object"):
+        extract(plan, tmp_path, encoders, SIZE)
+
+
 def test_shares_may_change_without_new_shards(vq: Path, edits: Path, tmp_path: Path) -> None:
     encoders = Encoders(open_vq(vq))
     for share in (1.0, 2.5):
