@@ -16,7 +16,7 @@ import huggingface_hub
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, RepositoryNotFoundError
 
 from editar_rt.errors import EditarError
-from training.checkpoints import first_line
+from training.errors import first_line
 
 TEXT_FILES = ("config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "spiece.model")
 

@@ -24,7 +24,7 @@ from editar_rt.errors import BackendError
 from export.calibration import LARGEST
 from export.precision import dequantize
 from export.spelling import Scales, scale_names
-from training.checkpoints import first_line
+from training.errors import first_line
 from training.models.text_encoder import encode
 from training.models.transformer import Transformer
 from training.models.vq import VQModel

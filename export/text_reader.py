@@ -12,7 +12,8 @@ import transformers
 from tokenizers import Tokenizer
 from torch import nn
 
-from training.checkpoints import CheckpointError, first_line, listed
+from training.checkpoints import CheckpointError, listed
+from training.errors import first_line
 
 
 @dataclass(frozen=True)

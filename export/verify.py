@@ -32,7 +32,7 @@ from editar_rt.selftest import bound_of
 from export import parity
 from export.bundle_writer import Sources
 from export.checkpoint_reader import build_transformer, build_vq
-from training.checkpoints import first_line
+from training.errors import first_line
 from training.models.transformer import Transformer
 
 CPU, TENSORRT = "cpu", "tensorrt"

@@ -35,10 +35,17 @@ def main() -> None:
     except (click.Abort, KeyboardInterrupt):
         click.echo("training: stopped; the last checkpoint is kept", err=True)
         sys.exit(130)
-    except (EditarError, FileNotFoundError) as error:
+    except (EditarError, OSError) as error:
         rank = os.environ.get("RANK", "0")  # of the processes that torchrun started
-        click.echo(f"training{'' if rank == '0' else f' (process {rank})'}: {error}", err=True)
+        click.echo(f"training{'' if rank == '0' else f' (process {rank})'}: {_told(error)}", err=True)
         sys.exit(1)
+
+
+def _told(error: Exception) -> str:
+    """An error as a sentence; the system's without its number."""
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    return str(error)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,6 @@ else is drawn for them.
 from __future__ import annotations
 
 import dataclasses
-import json
 import struct
 import zipfile
 from collections.abc import Sequence
@@ -24,13 +23,14 @@ from editar_rt.prompts import build_prompt
 from training.config import TransformerConfig
 from training.data import mixture
 from training.data.edits import KINDS, TRANSLATION_TASKS
-from training.data.extract import SETTINGS_FILE
-from training.data.records import Sample
+from training.data.records import BadRecords, Sample
 from training.data.scenes import SHAPES
+from training.data.shards import SETTINGS_FILE, opening, read_settings
 from training.errors import TrainingError
 from training.train_text import tokenize
 
 OBJECT_COVER = 0.05  # share of a cell from which on it shows an object
+FEATURES_FROM = "features_from"  # the array that says what kind of model features are of; older shards have none
 TASK_LABELS = ("edit", *TRANSLATION_TASKS)
 
 
@@ -66,6 +66,7 @@ class Source(Protocol):
     examples: int  # K
     is_translation: NDArray[np.bool_]  # of every group
     mixed: tuple[Sequence[NDArray[np.int64]], Sequence[float]] | None  # groups of each data set, and its share
+    bad: BadRecords | None  # met so far; None where they were left out before
 
     def batch(self, groups: NDArray[np.int64]) -> Batch:
         """The batch of these groups."""
@@ -96,7 +97,7 @@ class Rows:
 
 def open_member(path: Path, name: str) -> NDArray[Any]:
     """An array of an `.npz`: mapped from disk where it is stored as it is, read where it is compressed."""
-    with zipfile.ZipFile(path) as archive:
+    with opening(path), zipfile.ZipFile(path) as archive:
         member = archive.getinfo(f"{name}.npy")
         if member.compress_type != zipfile.ZIP_STORED:
             with np.load(path) as shard:
@@ -112,17 +113,25 @@ def open_member(path: Path, name: str) -> NDArray[Any]:
             return np.memmap(file, dtype, "r", offset=file.tell(), shape=shape)
 
 
+def array_names(path: Path) -> set[str]:
+    """Names of the arrays of an `.npz`."""
+    with opening(path), zipfile.ZipFile(path) as archive:
+        return {name.removesuffix(".npy") for name in archive.namelist()}
+
+
 class TokenShards:
     """The shards of a folder, as `training.data.tokens` and `training.data.extract` write them.
 
-    Small arrays are in memory, texts are tokenized once; states and features stay on disk.
+    Small arrays are in memory, texts are tokenized once; states and features stay on disk. `features_from` is the type
+    of model that each shard's features are of, by its path; shards made before it was written are not in it.
 
     Args:
         tokenizer: None where the shards hold text states.
         object_weight: of tokens that show an object or that an edit changes, where the shards know what cells show.
 
     Raises:
-        TrainingError: no shards, or tokens and states of other sizes than the model's.
+        TrainingError: no shards, some that do not fit each other, or tokens and states of other sizes than the model's.
+        DataError: a shard that is not whole, or a file beside them that does not say how they are mixed.
     """
 
     def __init__(
@@ -134,21 +143,30 @@ class TokenShards:
                 f"{folder} holds no shard-*.npz; make them with: python -m training tokens, or python -m training data "
                 "extract"
             )
-        names = [set(zipfile.ZipFile(path).namelist()) for path in self.paths]
-        everywhere = {name.removesuffix(".npy") for name in set.intersection(*names)}
+        names = [array_names(path) for path in self.paths]
+        everywhere = set.intersection(*names)
         lacking = {"condition", "target", "text", "task"} - everywhere
         if lacking:
             raise TrainingError(f"{folder}: not every shard has {', '.join(sorted(lacking))}: no token shards")
 
         def rows(name: str) -> Rows | None:
-            return Rows([open_member(path, name) for path in self.paths]) if name in everywhere else None
+            if name not in everywhere:
+                return None
+            parts = [open_member(path, name) for path in self.paths]
+            self._check_alike(name, parts)
+            return Rows(parts)
 
         condition, target, text, task = (rows(name) for name in ("condition", "target", "text", "task"))
         assert condition and target and text and task
         self.condition, self.target = condition, target
         self.vocab_size = config.vocab_size
-        self._check(folder, config)
+        self._check(config)
         self.text_states, self.features, self.meaning = rows("text_states"), rows("features"), rows("meaning")
+        self.features_from = {
+            path: str(open_member(path, FEATURES_FROM))
+            for path, held in zip(self.paths, names)
+            if FEATURES_FROM in held
+        }
         tasks = np.concatenate(task.parts)
         if kinds := rows("kind"):
             self.labels, self.kinds = KINDS, np.concatenate(kinds.parts)
@@ -161,6 +179,7 @@ class TokenShards:
         self.first_translation = self.labels.index(TRANSLATION_TASKS[0])
         self.is_translation = self.kinds[:, 0] >= self.first_translation
         self.object_weight = object_weight
+        self.bad: BadRecords | None = None
         self.mixed = self._shares(folder, rows("source"))
         self.ids: Tensor | None = None
         if self.text_states is None:
@@ -174,7 +193,17 @@ class TokenShards:
                 f"{config.caption_dim}; extract them with the text encoder it is trained for"
             )
 
-    def _check(self, folder: Path, config: TransformerConfig) -> None:
+    def _check_alike(self, name: str, parts: list[NDArray[Any]]) -> None:
+        """Every shard has an array in the same shape, but for how many groups there are."""
+        for path, part in zip(self.paths, parts):
+            if part.shape[1:] != parts[0].shape[1:]:
+                found, others = (" x ".join(map(str, p.shape[1:])) or "one" for p in (part, parts[0]))
+                raise TrainingError(
+                    f"{path}: {name} has {found} values a group, in {self.paths[0].name} it has {others}; make all "
+                    "shards of a folder with the same models and sizes"
+                )
+
+    def _check(self, config: TransformerConfig) -> None:
         for path, condition, target in zip(self.paths, self.condition.parts, self.target.parts):
             for name, tokens in (("condition", condition), ("target", target)):
                 if tokens.shape[-1] != config.block_size:
@@ -183,8 +212,6 @@ class TokenShards:
                         f"{config.block_size} ({config.grid} x {config.grid}); extract pictures of another size, or "
                         "choose another preset"
                     )
-            if target.shape[1] != self.target.parts[0].shape[1]:
-                raise TrainingError(f"{folder}: {path.name} has another number of examples a picture than the others")
 
     @property
     def examples(self) -> int:
@@ -195,13 +222,24 @@ class TokenShards:
 
     def _shares(self, folder: Path, sources: Rows | None) -> Any:
         """Groups of each data set and its share, where the shards were made with a mixture."""
-        settings = folder / SETTINGS_FILE
-        if sources is None or not settings.exists():
+        settings = None if sources is None else read_settings(folder)
+        if sources is None or settings is None:
             return None
-        shares: dict[str, float] = json.loads(settings.read_text())["shares"]
+        shares = settings.get("shares")
+        if not isinstance(shares, dict) or not all(type(share) in (int, float) for share in shares.values()):
+            raise TrainingError(
+                f"{folder / SETTINGS_FILE} does not say the shares of the data sets; run `python -m training data "
+                "extract` again as it was run for these shards, which writes them"
+            )
         names = np.concatenate(sources.parts)
         groups = {name: np.flatnonzero(names == name) for name in shares}
-        return [g for g in groups.values() if len(g)], [shares[name] for name, g in groups.items() if len(g)]
+        # To go on without it would give its share to the others.
+        if lacking := [f"{name} (share {shares[name]:g})" for name, found in groups.items() if not len(found)]:
+            raise TrainingError(
+                f"{folder} holds no group of {', '.join(lacking)}; finish the extraction, or take what has no good "
+                f'record out of "shares" in {SETTINGS_FILE} to train without it'
+            )
+        return list(groups.values()), list(shares.values())
 
     def _tokenize(self, texts: NDArray[Any], tasks: NDArray[Any], tokenizer: Tokenizer, length: int) -> None:
         prompts = [build_prompt(task, text) for task, text in zip(tasks.ravel().tolist(), texts.ravel().tolist())]
@@ -268,6 +306,7 @@ class PictureGroups:
         self.is_translation = np.zeros(int(starts[-1]), bool)  # not known before a record is read
         groups = [np.arange(first, first + size) for first, size in zip(starts, data.sizes)]
         self.mixed = (groups, data.shares)
+        self.bad = data.bad
 
     def _place(self, group: int) -> tuple[int, int]:
         source = int(np.searchsorted(self.starts, group, side="right")) - 1

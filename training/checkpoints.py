@@ -19,7 +19,8 @@ import torch
 from torch import Tensor
 
 from editar_rt.errors import EditarError
-from training.config import TransformerConfig, VQConfig
+from training.config import VQ_PRESETS, TransformerConfig, VQConfig
+from training.errors import first_line
 from training.models.transformer import Transformer
 from training.models.vq import VQModel
 
@@ -34,11 +35,27 @@ class CheckpointError(EditarError):
     """A weights file that cannot be read, or whose tensors do not make up the model."""
 
 
-def load_vq(path: Path | str) -> VQModel:
-    """A tokenizer written by `training.train_vq`, ready to encode, in channels-last memory (the fast one on CPU)."""
-    state = torch.load(path, weights_only=True, map_location="cpu")
-    model = VQModel(VQConfig.from_dict(state["config"]))
-    model.load_state_dict(state["model"])
+def open_vq(path: Path, preset: str | None = None) -> VQModel:
+    """A VQ tokenizer ready to encode: one of ours, which says its sizes, or an official one.
+
+    Its memory is channels-last, the fast one on a CPU.
+
+    Args:
+        preset: sizes of a file that does not say them; VQ-16 when None.
+
+    Raises:
+        CheckpointError: no tokenizer, or one of other sizes.
+    """
+    tensors, config = read_tensors(path)
+    try:
+        sizes = VQConfig.from_dict(config) if config else VQ_PRESETS[preset or "VQ-16"]
+    except (ValueError, TypeError):
+        raise CheckpointError(f"{path} holds another model than a VQ tokenizer: its configuration says so") from None
+    model = VQModel(sizes)
+    own = {name: tensor.shape for name, tensor in model.state_dict().items() if not IGNORED.match(name)}
+    if own != {name: tensor.shape for name, tensor in tensors.items()}:
+        raise CheckpointError(f"{path} is no VQ tokenizer of the sizes {sizes}; choose its --vq-preset")
+    model.load_state_dict(tensors, strict=False)
     return model.to(memory_format=torch.channels_last).eval()
 
 
@@ -135,8 +152,3 @@ def listed(names: Iterable[str]) -> str:
     found = list(names)
     shown = ", ".join(found[:NAMES_SHOWN])
     return shown + (f" and {len(found) - NAMES_SHOWN} more" if len(found) > NAMES_SHOWN else "")
-
-
-def first_line(error: Exception) -> str:
-    """What a library's error says, without its advice and traceback."""
-    return str(error).strip().partition("\n")[0] or type(error).__name__

@@ -1,4 +1,4 @@
-"""What can go wrong while training, each said in one sentence."""
+"""What can go wrong while training, each said in one sentence. Imports nothing heavy."""
 
 from __future__ import annotations
 
@@ -15,3 +15,8 @@ class NotFinite(TrainingError):
 
 class OutOfMemory(TrainingError):
     """A step that needs more memory than there is."""
+
+
+def first_line(error: BaseException) -> str:
+    """What a library's error says, without its advice and traceback."""
+    return str(error).strip().partition("\n")[0] or type(error).__name__

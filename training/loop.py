@@ -23,7 +23,8 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
-from training.checkpoints import CheckpointError, first_line
+from training.checkpoints import CheckpointError
+from training.errors import first_line
 
 
 def cosine_schedule(step: int, steps: int, warmup: int, floor: float = 0.02) -> float:
@@ -162,12 +163,28 @@ class RunFolder:
         path = self.folder / "log.jsonl"
         if not self.writes or not path.exists():
             return
-        lines = path.read_text().splitlines(keepends=True)
-        kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
-        if len(kept) < len(lines):
+        kept = "".join(json.dumps(line) + "\n" for line in log_lines(path) if line["step"] <= step)
+        if kept.encode() != path.read_bytes():
             partial = path.with_name(path.name + ".partial")
-            partial.write_text("".join(kept))
+            partial.write_text(kept)
             partial.replace(path)
+
+
+def log_lines(path: Path) -> list[dict[str, Any]]:
+    """What the lines of a `log.jsonl` say, each with its step.
+
+    Lines that say nothing are passed over: what a kill or a full disk leaves of a log must not keep its run from going
+    on.
+    """
+    lines = []
+    for text in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        try:
+            line = json.loads(text)
+        except ValueError:
+            continue
+        if isinstance(line, dict) and type(line.get("step")) in (int, float):
+            lines.append(line)
+    return lines
 
 
 def _plain(value: Any) -> Any:

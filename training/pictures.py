@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from training.batches import draw
-from training.data.records import BadRecord, read_picture
+from training.data.records import BadRecord, BadRecords, read_picture
 from training.data.scenes import condition_picture, object_mask, random_scene, render
 from training.errors import TrainingError
 from training.loop import batch_rng
@@ -33,6 +33,8 @@ class Pictures:
 
 class PictureSource(Protocol):
     """Where pictures come from."""
+
+    bad: BadRecords | None  # met so far; None where there can be none
 
     def batch(self, step: int, share: slice, count: int | None = None) -> Pictures:
         """A part of a step's batch, or of one of `count`; follows from the seed and the step alone."""
@@ -72,6 +74,7 @@ class WorldPictures:
 
     def __init__(self, seed: int, batch: int, size: int, object_weight: Callable[[int], float]) -> None:
         self.seed, self.count, self.size, self.object_weight = seed, batch, size, object_weight
+        self.bad: BadRecords | None = None
 
     def batch(self, step: int, share: slice, count: int | None = None) -> Pictures:
         # All of it is drawn by every process: one stream of random numbers, whatever their number.
@@ -95,32 +98,43 @@ class FolderPictures:
 
     Args:
         size: side in pixels; the shorter side is scaled to between this and 1.25 times this before the cut.
+        report: is told of the first pictures that cannot be read, each once.
 
     Raises:
         TrainingError: fewer than two pictures.
     """
 
-    def __init__(self, folder: Path, seed: int, batch: int, size: int) -> None:
+    def __init__(
+        self, folder: Path, seed: int, batch: int, size: int, report: Callable[[str], None] = lambda line: None
+    ) -> None:
         paths = sorted(p for p in folder.rglob("*") if p.suffix.lower() in ENDINGS)
         if len(paths) < 2:
             raise TrainingError(f"{folder} holds {len(paths)} pictures ({', '.join(sorted(ENDINGS))}); two are needed")
         held = max(1, min(HELD_OUT, len(paths) // 20))
         self.paths, self.held = paths[:-held], paths[-held:]
         self.seed, self.count, self.size = seed, batch, size
-        self.bad: set[Path] = set()
+        self.folder = folder
+        self.bad = BadRecords(tell=report)
+        self._unreadable: set[Path] = set()
 
     def _indices(self, step: int, count: int) -> NDArray[np.int64]:
         return draw([self.seed], step * count, count, len(self.paths))
 
+    def _open(self, path: Path) -> Image.Image | None:
+        """A picture; None where it cannot be read, now or before."""
+        if path in self._unreadable:
+            return None
+        try:
+            return Image.fromarray(read_picture(path, str(path)))
+        except BadRecord as error:
+            self._unreadable.add(path)
+            self.bad.add(str(self.folder), error)
+            return None
+
     def _read(self, index: int) -> Image.Image:
         for offset in range(len(self.paths)):
-            path = self.paths[(index + offset) % len(self.paths)]
-            if path in self.bad:
-                continue
-            try:
-                return Image.fromarray(read_picture(path, str(path)))
-            except BadRecord:
-                self.bad.add(path)
+            if picture := self._open(self.paths[(index + offset) % len(self.paths)]):
+                return picture
         raise TrainingError(f"none of the {len(self.paths)} pictures beside {self.paths[0]} can be read")
 
     def batch(self, step: int, share: slice, count: int | None = None) -> Pictures:
@@ -141,12 +155,8 @@ class FolderPictures:
     def held_out(self) -> Tensor:
         from editar_rt.pixels import fit_square
 
-        readable = []
-        for path in self.held:
-            try:
-                readable.append(np.asarray(fit_square(Image.fromarray(read_picture(path, str(path))), self.size)))
-            except BadRecord:
-                self.bad.add(path)
+        opened = (self._open(path) for path in self.held)
+        readable = [np.asarray(fit_square(picture, self.size)) for picture in opened if picture]
         if not readable:
             raise TrainingError(f"none of the held-out pictures can be read, such as {self.held[0]}")
         return to_tensor(np.stack(readable))

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from training.errors import TrainingError
+from training.loop import log_lines
 
 # Panels: title, beginning of the names it shows, whether the axis is logarithmic.
 PANELS = (
@@ -28,8 +28,7 @@ COMPARED = ("loss", "changed_right_", "validation_")  # beginnings of the number
 def read_log(path: Path) -> dict[str, tuple[list[float], list[float]]]:
     """(steps, values) of every number in a `log.jsonl`."""
     series: dict[str, tuple[list[float], list[float]]] = {}
-    for line in path.read_text().splitlines():
-        entry = json.loads(line)
+    for entry in log_lines(path):
         for name, value in entry.items():
             if name not in ("step", "seconds") and isinstance(value, int | float):
                 steps, values = series.setdefault(name, ([], []))

@@ -1,7 +1,8 @@
 """Checkpoints that every process writes its part of: `step-00001200/`, safetensors shards and a small JSON file.
 
 PyTorch's distributed checkpoints pickle their metadata; their safetensors form does not, and is used here, so nothing
-is ever unpickled. A folder gets its name only when all of it is written, and the one before it is removed only then.
+is ever unpickled. A folder gets its name only when all of it is written and on the disk, and the one before it is
+removed only then.
 Any number of processes reads what any other number wrote, sharded or not.
 """
 
@@ -9,6 +10,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import re
 import shutil
 import warnings
@@ -21,8 +23,9 @@ from safetensors import SafetensorError
 from torch import Tensor
 from torch.distributed.checkpoint.api import CheckpointException
 
-from training.checkpoints import CheckpointError, first_line
+from training.checkpoints import CheckpointError
 from training.distributed import World
+from training.errors import first_line
 
 FACTS = "checkpoint.json"
 NAME = re.compile(r"step-\d{8}")
@@ -58,14 +61,31 @@ def write(folder: Path, facts: dict[str, Any], tensors: dict[str, Tensor], world
         (partial / FACTS).write_text(json.dumps(facts, indent=1) + "\n")
     world.wait()
     dcp.save(tensors, storage_writer=dcp.HuggingFaceStorageWriter(str(partial), save_distributed=True))
+    # A name that outlives a power cut must not outlive the content. Each process asks for all of the files: a machine
+    # empties only its own memory, and what is on the disk already costs nothing.
+    for written in (*partial.iterdir(), partial):
+        _to_disk(written)
     world.wait()
     if world.is_first:
         partial.rename(path)
+        _to_disk(folder)  # the new name, before the older checkpoints go
         for other in folder.glob("step-*"):
             if other != path and NAME.match(other.name):
                 shutil.rmtree(other)
     world.wait()
     return path
+
+
+def _to_disk(path: Path) -> None:
+    """Wait until a file's content, or a folder's names, lie on the disk."""
+    opened = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(opened)
+    except OSError:
+        if not path.is_dir():  # some network file systems do it for files alone
+            raise
+    finally:
+        os.close(opened)
 
 
 def read(path: Path, tensors: dict[str, Tensor]) -> None:

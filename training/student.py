@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,14 +14,13 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 
 from training.batches import Batch, PictureGroups, Source, TokenShards
-from training.checkpoints import initialize_from
+from training.checkpoints import initialize_from, open_vq
 from training.config import TransformerConfig
-from training.data.extract import open_vq
 from training.data.features import PatchFeatures
 from training.data.sources import read_plan
 from training.distillation import FeatureDistillation, WorldDistillation
 from training.distributed import World
-from training.errors import TrainingError
+from training.errors import TrainingError, first_line
 from training.head_start import aim_heads, start_tokens, token_features
 from training.lora import add_lora, is_trained
 from training.models.text_encoder import load_text_encoder
@@ -125,9 +123,10 @@ def build_student(
 
 def feature_shape(recipe: Recipe, source: Source, frozen: Frozen) -> tuple[int, ...]:
     """(h, w, F) of the teacher's features, cached or made on the fly."""
-    cached = getattr(source, "features", None)
-    if cached is not None:
-        return tuple(cached.parts[0].shape[2:])
+    if isinstance(source, TokenShards) and source.features is not None:
+        for path, kind in source.features_from.items():
+            check_teacher(recipe, f"{path} holds features of", kind)
+        return tuple(source.features.parts[0].shape[2:])
     if isinstance(source, TokenShards):
         raise TrainingError(
             f"the teacher {recipe.teacher} needs features of the target pictures, and {source.paths[0].parent} holds "
@@ -144,7 +143,12 @@ def read_tokenizer(folder: Path) -> Tokenizer:
     path = folder / "tokenizer.json"
     if not path.is_file():
         raise TrainingError(f"{folder} has no tokenizer.json; give the text encoder's folder in Hugging Face layout")
-    return Tokenizer.from_file(str(path))
+    try:
+        return Tokenizer.from_file(str(path))
+    except Exception as error:  # the library raises plain Exception
+        raise TrainingError(
+            f"{path} is not a tokenizer ({first_line(error)}); give the text encoder's folder in Hugging Face layout"
+        ) from None
 
 
 def read_source(
@@ -154,8 +158,9 @@ def read_source(
     data: Path | None,
     text_encoder: Path | None,
     vq: Path | None,
+    report: Callable[[str], None] = lambda line: None,
 ) -> tuple[Source, nn.Module | None]:
-    """Where batches come from, and the text encoder if it is needed."""
+    """Where batches come from, and the text encoder if it is needed; `report` is told of the first bad records."""
     tokenizer = read_tokenizer(text_encoder) if text_encoder else None
     source: Source
     if tokens is not None:
@@ -167,7 +172,7 @@ def read_source(
     else:
         with torch.random.fork_rng(devices=[]):  # the student starts as it would beside shards
             spans = open_vq(vq).config.downsampling
-        source = PictureGroups(read_plan(data).mixture(config.grid * spans), config, tokenizer)
+        source = PictureGroups(read_plan(data).mixture(config.grid * spans, report), config, tokenizer)
     assert text_encoder is not None
     encoder = load_text_encoder(text_encoder).requires_grad_(False).eval()
     width = int(encoder.config.d_model)  # type: ignore[union-attr, arg-type]
@@ -185,7 +190,14 @@ def read_teacher(recipe: Recipe, folder: Path | None, world: World) -> PatchFeat
         return None
     with torch.random.fork_rng(devices=[]):  # the student starts as it would beside cached features
         features = PatchFeatures(folder, str(world.device))
-    kind = json.loads((folder / "config.json").read_text()).get("model_type", "nothing")
-    if not str(kind).startswith(recipe.teacher):
-        raise TrainingError(f"{folder} holds a model of the type {kind}, the recipe's teacher is {recipe.teacher}")
+    check_teacher(recipe, f"{folder} holds", features.kind)
     return features
+
+
+def check_teacher(recipe: Recipe, found: str, kind: str) -> None:
+    """Refuse a vision encoder, or features of one, of another type than the recipe's teacher."""
+    if not kind.startswith(recipe.teacher):
+        raise TrainingError(
+            f"{found} a model of the type {kind}, the recipe's teacher is {recipe.teacher}; choose another --teacher, "
+            "or the model that the recipe names"
+        )

@@ -26,8 +26,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from training.batches import Batch, Source, TokenShards, condition_dropout, draw, mixed_groups
+from training.checkpoints import open_vq
 from training.config import TRANSFORMER_PRESETS, TransformerConfig
-from training.data.extract import open_vq
 from training.distillation import TEACHERS
 from training.distributed import World, join, whole_state
 from training.engine import PRECISIONS, Engine, Execution, Phase
@@ -308,6 +308,8 @@ class TransformerTask:
         values["samples"] = float(done * self.recipe.pictures * self.source.examples)
         for label, (all_of_them, right) in zip(self.source.labels, counts.tolist()):
             values[f"changed_right_{label}"] = right / max(1.0, all_of_them)
+        if self.source.bad is not None:
+            values["bad_records"] = self.world.sum(torch.tensor(float(self.source.bad.total))).item()
         return values
 
     def describe(self, prepared: Share) -> str:
@@ -414,7 +416,7 @@ def train(
         text_encoder: may be None where the shards hold text states.
         vq: may be None without a head start, sample pictures and `data`.
         init: weights to start from (`training.checkpoints.initialize_from`), such as LlamaGen's for text to image.
-        report: is told what those weights lack.
+        report: is told what those weights lack, and the first bad records of `data`, by every process its own.
         data: a mixture's TOML file, or a data set (`training.data.sources`).
         teacher_folder: the vision model that `recipe.teacher` names; may be None where the shards hold its features.
         validation: folder of token shards that are not trained on; their loss is logged with every checkpoint.
@@ -428,7 +430,7 @@ def train(
         say = report if world.is_first else lambda line: None
         torch.manual_seed(recipe.seed)
         config = TRANSFORMER_PRESETS[recipe.preset]
-        source, encoder = read_source(recipe, config, tokens, data, text_encoder, vq)
+        source, encoder = read_source(recipe, config, tokens, data, text_encoder, vq, report)
         model = Transformer(config, recipe.dropout, recipe.dropout, recipe.dropout)
         vq_model = open_vq(vq) if vq else None
         if vq_model and vq_model.config.codebook_size != config.vocab_size:

@@ -10,6 +10,7 @@ codebook from the start, with a perceptual distance and, later, a discriminator 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -354,6 +355,8 @@ class VQTask:
         if not recipe.restart_every and self.quantizing(done - 1):
             values_now["codebook_used_in_training"] = float((self.usage > 0).float().mean())
             self.usage.zero_()
+        if self.source.bad is not None:
+            values_now["bad_records"] = self.world.sum(torch.tensor(float(self.source.bad.total))).item()
         return values_now
 
     def describe(self, prepared: Share) -> str:
@@ -429,6 +432,7 @@ def train(
     pictures: Path | None = None,
     fid_encoder: Path | None = None,
     inception: Path | None = None,
+    report: Callable[[str], None] = lambda line: None,
 ) -> Path:
     """Train (or go on training) a tokenizer; returns the finished checkpoint, `vq.pt`, or `last.pt` before the end.
 
@@ -436,6 +440,7 @@ def train(
         pictures: folder of pictures to train on; the procedural world when None.
         fid_encoder, inception: models over whose features Fréchet distances are taken, see
             `training.vq_metrics.Scores`; none is reported without.
+        report: is told of the first pictures that cannot be read.
 
     Raises:
         TrainingError, CheckpointError: parts that do not fit each other, or are missing.
@@ -447,7 +452,7 @@ def train(
         if pictures is None:
             source = WorldPictures(recipe.seed, recipe.batch, recipe.picture_size, recipe.object_weight_of)
         else:
-            source = FolderPictures(pictures, recipe.seed, recipe.batch, recipe.picture_size)
+            source = FolderPictures(pictures, recipe.seed, recipe.batch, recipe.picture_size, report)
         task = VQTask(run, recipe, execution, source, Scores(fid_encoder, inception), world)
         Engine(run, task, execution, world).run()
     finished = run.folder / "vq.pt"

@@ -18,9 +18,9 @@ torch = pytest.importorskip("torch")
 from tests.training.tiny import EVERY_STEP, RECIPE, SIZE, Parts, make, write_recipe  # noqa: E402
 from training import recipe_files, train_transformer, train_vq  # noqa: E402
 from training.batches import PictureGroups, Rows, TokenShards, mixed_groups, open_member  # noqa: E402
-from training.checkpoints import CheckpointError, load_transformer  # noqa: E402
+from training.checkpoints import CheckpointError, load_transformer, open_vq  # noqa: E402
 from training.config import TRANSFORMER_PRESETS  # noqa: E402
-from training.data.extract import Encoders, extract, open_vq  # noqa: E402
+from training.data.extract import Encoders, extract  # noqa: E402
 from training.data.folder import write_folder  # noqa: E402
 from training.data.sources import Plan, read_plan  # noqa: E402
 from training.data.sources import Source as PlanSource  # noqa: E402
@@ -115,6 +115,17 @@ def test_a_kill_in_the_middle_of_saving_loses_no_checkpoint(
     assert list(tmp_path.glob("*.partial"))  # what was being written
     train(tmp_path, parts, parallel=way)
     torch.testing.assert_close(losses(tmp_path), losses(plain), rtol=0, atol=1e-6)
+
+
+def test_a_sharded_checkpoint_is_on_the_disk_before_it_has_its_name(
+    parts: Parts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[str] = []
+    monkeypatch.setattr(os, "fsync", lambda number: synced.append(str(Path(f"/proc/self/fd/{number}").readlink())))
+    train(tmp_path, parts, parallel="fsdp", until=1)
+    checkpoint = tmp_path / "step-00000001"
+    before = {f"{checkpoint}.partial/{path.name}" for path in checkpoint.iterdir()} | {f"{checkpoint}.partial"}
+    assert len(before) == 3 and before <= set(synced[: synced.index(str(tmp_path))])
 
 
 def test_a_loss_that_is_not_finite_stops_and_names_step_batch_and_checkpoint(parts: Parts, tmp_path: Path) -> None:
@@ -243,8 +254,27 @@ def test_condition_dropout_has_the_papers_shares() -> None:
 
 @pytest.mark.parametrize("teacher", ["dinov2", "clip", "none"])
 def test_the_teacher_is_a_switch(parts: Parts, tmp_path: Path, teacher: str) -> None:
-    train(tmp_path, parts, dataclasses.replace(RECIPE, teacher=teacher, steps=1))
-    assert ("distillation" in train_transformer.read_log(tmp_path)[0]) == (teacher != "none")
+    recipe = dataclasses.replace(RECIPE, teacher=teacher, steps=1)
+    kind = "clip_vision_model" if teacher == "clip" else "dinov2"
+    shards = _shards(parts, tmp_path / "shards", lambda a: a.update(features_from=kind))
+    train_transformer.train(tmp_path / "run", shards, None, None, recipe, EVERY_STEP)
+    assert ("distillation" in train_transformer.read_log(tmp_path / "run")[0]) == (teacher != "none")
+
+
+@pytest.mark.parametrize(("teacher", "kind"), [("clip", "dinov2"), ("dinov2", "clip"), ("dinov2", "vit")])
+def test_features_of_another_model_than_the_teacher_are_refused(
+    parts: Parts, tmp_path: Path, teacher: str, kind: str
+) -> None:
+    shards = _shards(parts, tmp_path / "shards", lambda a: a.update(features_from=kind))
+    recipe = dataclasses.replace(RECIPE, teacher=teacher)
+    message = rf"shard-0.npz holds features of a model of the type {kind}, the recipe's teacher is {teacher}; choose"
+    with pytest.raises(TrainingError, match=message):
+        train_transformer.train(tmp_path / "run", shards, None, None, recipe, EVERY_STEP)
+
+
+def test_features_of_shards_that_do_not_say_whose_they_are_serve_any_teacher(parts: Parts, tmp_path: Path) -> None:
+    train(tmp_path, parts, dataclasses.replace(RECIPE, teacher="clip", steps=1))
+    assert "distillation" in train_transformer.read_log(tmp_path)[0]
 
 
 def test_pictures_encoded_meanwhile_give_the_losses_of_extracted_ones(parts: Parts, tmp_path: Path) -> None:
@@ -267,6 +297,19 @@ def test_pictures_encoded_meanwhile_give_the_losses_of_extracted_ones(parts: Par
         )
 
 
+def test_bad_records_met_while_training_are_named_and_counted(parts: Parts, tmp_path: Path) -> None:
+    from tests.training.data_sets import world_samples
+
+    write_folder(tmp_path / "set", world_samples(4, ("recolour",), size=SIZE))
+    (tmp_path / "set/pictures/000002-target.png").write_bytes(b"no picture")
+    said: list[str] = []
+    recipe = dataclasses.replace(RECIPE, teacher="none", steps=3)  # three epochs
+    arguments = (None, parts.text_encoder, parts.vq, recipe, EVERY_STEP)
+    train_transformer.train(tmp_path / "run", *arguments, data=tmp_path / "set", report=said.append)
+    assert len(said) == 1 and said[0].startswith("bad: ") and "000002-target.png cannot be read" in said[0]
+    assert [line["bad_records"] for line in train_transformer.read_log(tmp_path / "run")] == [1.0, 1.0, 1.0]
+
+
 def _vision_model(folder: Path) -> Path:
     from transformers import Dinov2Config, Dinov2Model
 
@@ -285,6 +328,7 @@ def test_shards_with_sources_are_drawn_by_their_shares(parts: Parts, tmp_path: P
     source = TokenShards(tmp_path, CONFIG, None)
     drawn = mixed_groups(source, seed=0, first=0, count=1000)
     assert (drawn == 3).sum() == 800 and set(drawn.tolist()) == {0, 1, 2, 3}
+    assert not np.array_equal(drawn, mixed_groups(source, seed=1, first=0, count=1000))
 
 
 def test_stored_arrays_stay_on_disk(parts: Parts) -> None:
@@ -296,6 +340,15 @@ def test_stored_arrays_stay_on_disk(parts: Parts) -> None:
     assert not isinstance(read, np.memmap) and read.shape == (4, 4, 64)
     rows = Rows([np.arange(3), np.arange(3, 5)])
     assert len(rows) == 5 and rows[np.asarray([4, 0, 3])].tolist() == [4, 0, 3]
+
+
+def test_a_data_set_that_has_a_share_and_no_group_is_refused(parts: Parts, tmp_path: Path) -> None:
+    with np.load(parts.public / "shard-00000.npz") as shard:
+        arrays = dict(shard)
+    np.savez(tmp_path / "shard-0.npz", **arrays, source=["a"] * 4)
+    (tmp_path / "extraction.json").write_text('{"shares": {"a": 0.7, "b": 0.3}}')
+    with pytest.raises(TrainingError, match=r"holds no group of b \(share 0.3\); finish the extraction, or take"):
+        TokenShards(tmp_path, CONFIG, None)
 
 
 def _shards(parts: Parts, folder: Path, change: Callable[[dict[str, Any]], Any]) -> Path:

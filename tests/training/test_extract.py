@@ -21,10 +21,10 @@ from tests.conftest import write_text_encoder  # noqa: E402
 from tests.training.data_sets import world_samples  # noqa: E402
 from tests.training.metric_networks import write_clip  # noqa: E402
 from training.__main__ import cli  # noqa: E402
-from training.checkpoints import CheckpointError  # noqa: E402
+from training.checkpoints import CheckpointError, open_vq  # noqa: E402
 from training.config import VQConfig  # noqa: E402
 from training.data.check import check_shards  # noqa: E402
-from training.data.extract import Encoders, TextStates, extract, open_vq  # noqa: E402
+from training.data.extract import Encoders, TextStates, extract  # noqa: E402
 from training.data.features import PatchFeatures  # noqa: E402
 from training.data.folder import write_folder  # noqa: E402
 from training.data.records import DataError  # noqa: E402
@@ -104,11 +104,25 @@ def test_a_stopped_run_goes_on_with_the_shards_it_lacks(vq: Path, edits: Path, t
         extract(plan, tmp_path, encoders, SIZE, groups=3)
 
 
+def test_a_folder_with_a_damaged_shard_or_note_is_not_added_to(vq: Path, edits: Path, tmp_path: Path) -> None:
+    plan, encoders = Plan((Source(edits),)), Encoders(open_vq(vq))
+    extract(plan, tmp_path, encoders, SIZE)
+    shard = tmp_path / "shard-folder-00000.npz"
+    shard.write_bytes(shard.read_bytes()[:500])
+    with pytest.raises(DataError, match=r"shard-folder-00000\.npz is no whole token shard \(.+\); remove it"):
+        extract(plan, tmp_path, encoders, SIZE)
+    (tmp_path / "extraction.json").write_text("{")
+    with pytest.raises(DataError, match="extraction.json is not the JSON object"):
+        extract(plan, tmp_path, encoders, SIZE)
+
+
 def test_shares_may_change_without_new_shards(vq: Path, edits: Path, tmp_path: Path) -> None:
     encoders = Encoders(open_vq(vq))
     for share in (1.0, 2.5):
         extract(Plan((Source(edits, share),)), tmp_path, encoders, SIZE)
-        assert json.loads((tmp_path / "extraction.json").read_text())["shares"] == {"folder": share}
+        noted = json.loads((tmp_path / "extraction.json").read_text())
+        assert noted["shares"] == {"folder": share} and "seed" not in noted
+        (tmp_path / "extraction.json").write_text(json.dumps({**noted, "seed": 0}))  # as it was noted once
 
 
 def test_shards_of_different_grids_are_told_apart(vq: Path, edits: Path, tmp_path: Path) -> None:
@@ -145,7 +159,9 @@ def test_features_are_the_encoders_patches_in_their_places(vq: Path, edits: Path
 
     features = PatchFeatures(dinov2)
     extract(Plan((Source(edits),)), tmp_path, Encoders(open_vq(vq), features=features), SIZE)
-    found = load(tmp_path)["features"]
+    with np.load(tmp_path / "shard-folder-00000.npz") as shard:
+        assert shard["features_from"] == "dinov2"
+        found = shard["features"]
     assert found.shape == (COUNT - 1, 1, 4, 4, 24) and found.dtype == np.float16
     picture = world_samples(1, ("recolour",))[0].target[:28, :28]  # of the encoder's own size: nothing is resized
     pixels = (picture.astype(np.float32) / 255 - [0.4, 0.5, 0.6]) / [0.2, 0.3, 0.4]
@@ -160,7 +176,7 @@ def test_features_are_the_encoders_patches_in_their_places(vq: Path, edits: Path
 def test_clip_is_a_teacher_too(tmp_path: Path) -> None:
     features = PatchFeatures(write_clip(tmp_path / "clip"))
     picture = world_samples(1)[0].target[None]
-    assert features(picture).shape == (1, 2, 2, 16)
+    assert features(picture).shape == (1, 2, 2, 16) and features.kind.startswith("clip")
 
 
 @pytest.mark.parametrize("settings", ["{", '{"image_mean": [1, 2]}', '{"size": {"height": "x"}}', "[]"])
@@ -174,10 +190,10 @@ def test_an_encoder_with_senseless_settings_is_refused(dinov2: Path, tmp_path: P
 def test_an_official_tokenizer_needs_no_configuration(
     vq: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from training.data import extract as extraction
+    from training.config import VQ_PRESETS
 
     torch.save({"model": torch.load(vq)["model"]}, tmp_path / "official.pt")
-    monkeypatch.setitem(extraction.VQ_PRESETS, "VQ-16", TINY_VQ)
+    monkeypatch.setitem(VQ_PRESETS, "VQ-16", TINY_VQ)
     picture = world_samples(1, size=SIZE)[0].target[None]
     expected = encode_pictures(open_vq(vq), picture)
     assert np.array_equal(encode_pictures(open_vq(tmp_path / "official.pt"), picture), expected)
@@ -193,7 +209,7 @@ def test_what_does_not_fit_is_refused_in_a_sentence(vq: Path, edits: Path, tmp_p
         open_vq(tmp_path / "transformer.pt")
     encoder = write_text_encoder(tmp_path / "t5", states_dim=32)
     (encoder / "config.json").write_text("{}")
-    with pytest.raises(DataError, match="t5 cannot be loaded"):
+    with pytest.raises(CheckpointError, match="t5 cannot be loaded"):
         TextStates(encoder, 8)
 
 

@@ -10,8 +10,8 @@ import pytest
 from tests.training.data_sets import world_samples
 from training.data import sources
 from training.data.folder import write_folder
-from training.data.mixture import CYCLE, Mixture, batch_of_step, draw, quotas
-from training.data.records import BadRecord, DataError, Sample
+from training.data.mixture import CYCLE, Mixture, draw, quotas
+from training.data.records import BadRecord, BadRecords, DataError, Sample
 
 SIZES, SHARES = (7, 30, 1000), (0.15, 0.25, 0.6)
 
@@ -37,24 +37,12 @@ def test_the_stream_is_the_same_wherever_it_is_entered() -> None:
     assert not np.array_equal(draw(4, SIZES, SHARES, 0, 2500), whole)
 
 
-@pytest.mark.parametrize("world", [1, 2, 4])
-def test_processes_share_one_batch_whatever_their_number(world: int) -> None:
-    parts = [batch_of_step(1, SIZES, SHARES, step=77, batch=8, rank=r, world=world) for r in range(world)]
-    together = np.stack(parts, axis=1).reshape(-1, 2)
-    assert np.array_equal(together, draw(1, SIZES, SHARES, 77 * 8, 8))
-
-
 @pytest.mark.parametrize(
     ("shares", "message"), [((), "at least one"), ((1.0, -1.0), "positive"), ((1.0, 1e-6), "less than one sample")]
 )
 def test_shares_that_make_no_mixture_are_refused(shares: tuple[float, ...], message: str) -> None:
     with pytest.raises(DataError, match=message):
         quotas(shares)
-
-
-def test_a_batch_that_cannot_be_shared_is_refused() -> None:
-    with pytest.raises(DataError, match="batch of 8 cannot be shared by 3 processes"):
-        batch_of_step(1, SIZES, SHARES, 0, 8, 0, 3)
 
 
 class HalfBroken:
@@ -76,8 +64,23 @@ def test_a_bad_record_is_counted_and_the_next_taken() -> None:
     mixture = Mixture([HalfBroken()], [1.0])
     assert mixture.sample(0, 5).text == "0"
     assert mixture.bad.counts == {"half": 1} and mixture.bad.messages == ["record 5 is broken"]
-    first, again = mixture.batch(3, 4), mixture.batch(3, 4)
-    assert [s.text for s in first] == [s.text for s in again]
+
+
+def test_a_bad_record_is_told_of_once_however_often_it_comes() -> None:
+    said: list[str] = []
+    mixture = Mixture([HalfBroken()], [1.0], said.append)
+    for index in (5, 1, 5):
+        mixture.sample(0, index)
+    assert said == ["bad: record 5 is broken", "bad: record 1 is broken"] and mixture.bad.total == 2
+
+
+def test_of_many_bad_records_the_first_are_named_and_the_others_counted() -> None:
+    said: list[str] = []
+    bad = BadRecords(shown=2, tell=said.append)
+    for index in range(5):
+        bad.add("set", BadRecord(f"record {index}"))
+    assert said == ["bad: record 0", "bad: record 1", "bad: and more than these 2, which are counted and not named"]
+    assert bad.total == 5 and len(bad.messages) == 2
 
 
 def test_a_data_set_of_bad_records_alone_stops_with_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -106,7 +109,9 @@ def test_a_plan_opens_data_sets_beside_it(tmp_path: Path) -> None:
     write_folder(tmp_path / "depths", world_samples(1, ("depth",)))
     plan = '[[source]]\npath = "edits"\nshare = 3\n[[source]]\npath = "depths"\nname = "d"\nformat = "folder"\n'
     (tmp_path / "plan.toml").write_text(plan)
-    batch = sources.read_plan(tmp_path / "plan.toml").mixture(size=16).batch(0, 100)
+    mixture = sources.read_plan(tmp_path / "plan.toml").mixture(size=16)
+    batch = [mixture.sample(*place) for place in draw(0, mixture.sizes, mixture.shares, 0, 100).tolist()]
+    assert sum(s.task == "edit" for s in batch) > 50
     assert {s.task for s in batch} == {"edit", "depth"} and batch[0].target.shape == (16, 16, 3)
 
 
@@ -114,9 +119,9 @@ def test_a_plan_opens_data_sets_beside_it(tmp_path: Path) -> None:
     ("text", "message"),
     [
         ("[[source", "is not TOML"),
-        ("seed = 1", r"has no \[\[source\]\]"),
-        ("seed = -1\n[[source]]\npath='a'", "whole number"),
-        ("steps = 1\n[[source]]\npath='a'", "sets steps; allowed: seed"),
+        ("", r"has no \[\[source\]\]"),
+        ("seed = 1\n[[source]]\npath='a'", "sets seed, but the order of a mixture follows from the recipe's seed"),
+        ("steps = 1\n[[source]]\npath='a'", r"sets steps; allowed: \[\[source\]\]"),
         ("[[source]]\nshare = 1", "has no path"),
         ("[[source]]\npath = 3", "path = 3 has the wrong type"),
         ("[[source]]\npath = 'a'\nsplti = 'b'", "sets 'splti'; allowed: format, path"),

@@ -16,7 +16,7 @@ from tokenizers import Tokenizer
 
 import editar_rt
 from training import train_text, train_transformer, train_vision, train_vq
-from training.checkpoints import CheckpointError, initialize_from, load_transformer, load_vq
+from training.checkpoints import CheckpointError, initialize_from, load_transformer, open_vq
 from training.config import TRANSFORMER_PRESETS
 from training.data.features import PatchFeatures
 from training.data.scenes import MEANINGS, random_scene, render
@@ -69,7 +69,7 @@ def test_shards_hold_what_they_say(made: Made) -> None:
         assert shard["condition"].shape == (5, 64) and shard["target"].shape == (5, GROUP, 64)
         assert shard["text"].shape == shard["task"].shape == shard["kind"].shape == (5, GROUP)
         assert shard["meaning"].shape == (5, 1 + GROUP, 64, len(MEANINGS)) and shard["meaning"].dtype == np.uint8
-        assert shard["target"].max() < load_vq(made.vq).config.codebook_size
+        assert shard["target"].max() < open_vq(made.vq).config.codebook_size
 
 
 def test_shards_are_repeatable_and_kept(made: Made, tmp_path: Path) -> None:
@@ -111,7 +111,7 @@ def test_a_vision_encoder_of_the_world_teaches_in_dinov2s_place(made: Made, tmp_
     tokens = tmp_path / "tokens"
     write_shards(tokens, made.vq, VQ.picture_size, seed=4, shards=1, groups=5, workers=1, vision_encoder=folder)
     with np.load(tokens / "shard-00000.npz") as shard, np.load(made.tokens / "shard-00000.npz") as without:
-        assert shard["features"].shape == (5, GROUP, 8, 8, 96)
+        assert shard["features"].shape == (5, GROUP, 8, 8, 96) and shard["features_from"] == "dinov2"
         assert all(np.array_equal(shard[k], without[k]) for k in without.files)
     taught = dataclasses.replace(TRANSFORMER, teacher="dinov2", distillation=0.5)
     train_transformer.train(tmp_path / "run", tokens, made.text_encoder, made.vq, taught, EVERY_SECOND)

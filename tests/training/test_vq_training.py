@@ -19,7 +19,7 @@ from tests.training.metric_networks import write_inception, write_lpips_network 
 from tests.training.test_engine import _vision_model  # noqa: E402
 from tests.training.tiny import EVERY_STEP, VQ  # noqa: E402
 from training import recipe_files, train_vq  # noqa: E402
-from training.checkpoints import CheckpointError, load_vq  # noqa: E402
+from training.checkpoints import CheckpointError, open_vq  # noqa: E402
 from training.config import VQ_PRESETS  # noqa: E402
 from training.data.records import DataError  # noqa: E402
 from training.data.scenes import random_scene, render  # noqa: E402
@@ -136,7 +136,7 @@ def test_llamagens_recipe_trains_with_all_its_terms(trained: Path) -> None:
         assert 0 < line["codebook_used_in_training"] <= 1
     last = [line for line in log(trained) if "validation_psnr" in line][-1]
     assert last["validation_psnr"] > 5 and -1 <= last["validation_ssim"] <= 1 and 0 < last["codebook_used"] <= 1
-    assert load_vq(trained / "vq.pt").config == VQ_PRESETS["VQ-tiny"]
+    assert open_vq(trained / "vq.pt").config == VQ_PRESETS["VQ-tiny"]
 
 
 @pytest.mark.parametrize("stop", [1, 3])
@@ -166,8 +166,23 @@ def test_pictures_follow_from_the_seed_and_bad_ones_are_passed_over(pictures: Pa
     again = FolderPictures(pictures, seed=0, batch=9, size=32)
     parts = [again.batch(5, part).pixels for part in (slice(0, 4), slice(4, 9))]
     assert torch.equal(whole, torch.cat(parts))
-    assert {path.name for path in source.bad} == {"3b.png"}
+    assert source.bad.total == 1 and "3b.png" in source.bad.messages[0]  # once, however often it is drawn
     assert not torch.equal(whole, source.batch(6, slice(None)).pixels)
+
+
+def test_the_command_names_pictures_that_cannot_be_read_and_goes_on(pictures: Path, tmp_path: Path) -> None:
+    from click.testing import CliRunner
+
+    from training.__main__ import cli
+
+    fields = dataclasses.asdict(dataclasses.replace(SMALL, steps=3, discriminator_weight=0.0))  # one epoch and a third
+    lines = [f"{k} = {str(v).lower() if isinstance(v, bool) else repr(v)}" for k, v in fields.items()]
+    (tmp_path / "tiny.toml").write_text("\n".join(['model = "vq"', "[recipe]", *lines]))
+    words = ["vq", str(tmp_path / "run"), "--recipe", str(tmp_path / "tiny.toml"), "--pictures", str(pictures)]
+    done = CliRunner().invoke(cli, [*words, "--device", "cpu", "--log-every", "1"], catch_exceptions=False)
+    named = [line for line in done.stderr.splitlines() if line.startswith("bad: ")]
+    assert done.exit_code == 0 and len(named) == 1 and "3b.png cannot be read" in named[0]
+    assert [line["bad_records"] for line in log(tmp_path / "run") if "loss" in line][-1] == 1
 
 
 def test_the_frechet_distance_of_a_perfect_copy_is_nothing(tmp_path: Path) -> None:

@@ -13,8 +13,8 @@ import torch
 
 from tests.conftest import write_text_encoder
 from training import train_transformer, train_vq
+from training.checkpoints import open_vq
 from training.config import TRANSFORMER_PRESETS, VQ_PRESETS, TransformerConfig, VQConfig
-from training.data.extract import open_vq
 from training.data.tokens import write_shard
 from training.engine import Execution
 from training.models.vq import VQModel

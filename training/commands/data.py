@@ -11,6 +11,7 @@ import torch
 
 from training.commands import ANY_PATH, FILE, FOLDER, PRESENT_FOLDER
 from training.config import VQ_PRESETS
+from training.errors import first_line
 
 
 @click.command("tokens")
@@ -56,7 +57,7 @@ def _checked_device(ctx: click.Context, parameter: click.Parameter, value: str) 
     try:
         torch.empty(0, device=value)
     except (RuntimeError, AssertionError) as error:
-        raise click.BadParameter(f"{value}: {str(error).partition(chr(10))[0]}") from None
+        raise click.BadParameter(f"{value}: {first_line(error)}") from None
     return value
 
 
@@ -136,13 +137,14 @@ def extract(
 ) -> None:
     """Turn PATH (a data set or a mixture's TOML file) into token shards in FOLDER; goes on where it was stopped."""
     from editar_rt.cli.options import progress
+    from training.checkpoints import open_vq
     from training.data import extract as extraction
     from training.data.features import PatchFeatures
     from training.data.sources import read_plan
 
     plan = read_plan(path, layout)
     encoders = extraction.Encoders(
-        extraction.open_vq(vq, vq_preset).to(device),
+        open_vq(vq, vq_preset).to(device),
         extraction.TextStates(text_encoder, text_tokens, device) if text_encoder else None,
         PatchFeatures(features, device) if features else None,
     )

@@ -45,6 +45,10 @@ def _tell(made: Path) -> None:
         click.echo(made)
 
 
+def _report(line: str) -> None:
+    click.echo(line, err=True)
+
+
 recipe_option = click.option(
     "--recipe", help="A file in training/recipes, by name, or a path to a .toml; the demo's recipe when not given."
 )
@@ -73,7 +77,7 @@ def train_vq(
     from training.recipe_files import combined
 
     chosen, execution = combined(trainer.Recipe, recipe, "vq", given)
-    _tell(trainer.train(run, chosen, execution, pictures, fid_encoder, inception))
+    _tell(trainer.train(run, chosen, execution, pictures, fid_encoder, inception, _report))
 
 
 @click.command("text-encoder")
@@ -144,7 +148,7 @@ def train_transformer(
         chosen,
         execution,
         init=init,
-        report=lambda line: click.echo(line, err=True),
+        report=_report,
         data=data,
         teacher_folder=teacher_folder,
         validation=validation,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import zipfile
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -16,6 +15,7 @@ from PIL import Image
 from editar_rt.sheets import Cell
 from training.data.layouts import RowDataset
 from training.data.records import BadRecord, BadRecords, DataError
+from training.data.shards import opening
 from training.data.sources import Plan
 
 CELLS_A_SOURCE = 6
@@ -118,20 +118,17 @@ def check_shards(folder: Path) -> dict[str, Any]:
     bad: list[str] = []
     groups, largest = 0, 0
     for path in paths:
-        try:
-            with np.load(path, allow_pickle=False) as shard:
-                arrays.update(shard.files)
-                bad += shard["bad"].tolist() if "bad" in shard.files else []
-                if not len(condition := shard["condition"]):
-                    continue
-                target = shard["target"]
-                grids.add((condition.shape[1], target.shape[2]))
-                groups += len(condition)
-                largest = max(largest, int(condition.max()), int(target.max()))
-                tasks.update(shard["task"].ravel().tolist())
-                sources.update(shard["source"].tolist() if "source" in shard.files else ["world"] * len(condition))
-        except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
-            raise DataError(f"{path} is no whole token shard: {error}") from None
+        with opening(path), np.load(path, allow_pickle=False) as shard:
+            arrays.update(shard.files)
+            bad += shard["bad"].tolist() if "bad" in shard.files else []
+            if not len(condition := shard["condition"]):
+                continue
+            target = shard["target"]
+            grids.add((condition.shape[1], target.shape[2]))
+            groups += len(condition)
+            largest = max(largest, int(condition.max()), int(target.max()))
+            tasks.update(shard["task"].ravel().tolist())
+            sources.update(shard["source"].tolist() if "source" in shard.files else ["world"] * len(condition))
     if len(grids) > 1:
         raise DataError(f"{folder} holds shards of different grids: {', '.join(map(str, sorted(grids)))}")
     return {

@@ -8,6 +8,7 @@ A shard is one `.npz`, as `training.data.tokens` writes them for the procedural 
     source        str [G]                name of the data set, by which shares are held
     text_states   float16 [G, K, T, C]   only with a text encoder
     features      float16 [G, K, h, w, F]  only with a vision encoder: the target's patch features
+    features_from str                    only with a vision encoder: its type of model, such as dinov2
     bad           str                    the records that were left out, one sentence each
 
 Shards are written beside and renamed, those that are there are kept: a run that was stopped goes on where it was. One
@@ -30,40 +31,16 @@ from numpy.typing import NDArray
 
 from editar_rt.prompts import build_prompt
 from editar_rt.text import TextTokenizer
-from training.checkpoints import IGNORED, CheckpointError, read_tensors
-from training.config import VQ_PRESETS, VQConfig
 from training.data.features import PatchFeatures
 from training.data.records import BadRecord, BadRecords, DataError, Dataset, Sample
+from training.data.shards import SETTINGS_FILE, opening, read_settings
 from training.data.sources import Plan
 from training.data.tokens import encode_pictures
 from training.models.text_encoder import encode, load_text_encoder
 from training.models.vq import VQModel
 
-SETTINGS_FILE = "extraction.json"
 NOTHING = np.zeros((0, 0, 3), np.uint8)  # in place of pictures that are not needed any more
 Progress = Callable[[int, int], None]  # (records done, records in all)
-
-
-def open_vq(path: Path, preset: str | None = None) -> VQModel:
-    """A VQ tokenizer ready to encode: one of ours, which says its sizes, or an official one.
-
-    Args:
-        preset: sizes of a file that does not say them; VQ-16 when None.
-
-    Raises:
-        CheckpointError: no tokenizer, or one of other sizes.
-    """
-    tensors, config = read_tensors(path)
-    try:
-        sizes = VQConfig.from_dict(config) if config else VQ_PRESETS[preset or "VQ-16"]
-    except (ValueError, TypeError):
-        raise CheckpointError(f"{path} holds another model than a VQ tokenizer: its configuration says so") from None
-    model = VQModel(sizes)
-    own = {name: tensor.shape for name, tensor in model.state_dict().items() if not IGNORED.match(name)}
-    if own != {name: tensor.shape for name, tensor in tensors.items()}:
-        raise CheckpointError(f"{path} is no VQ tokenizer of the sizes {sizes}; choose its --vq-preset")
-    model.load_state_dict(tensors, strict=False)
-    return model.to(memory_format=torch.channels_last).eval()
 
 
 class TextStates:
@@ -73,15 +50,12 @@ class TextStates:
         folder: a T5 in Hugging Face layout, with its `tokenizer.json`.
 
     Raises:
-        DataError, BundleError: no text encoder, or no tokenizer there.
+        CheckpointError, BundleError: no text encoder, or no tokenizer there.
     """
 
     def __init__(self, folder: Path, length: int, device: str = "cpu") -> None:
         self._tokenizer = TextTokenizer.read(folder / "tokenizer.json", length)
-        try:
-            self._model = load_text_encoder(folder).to(device)
-        except (OSError, ValueError, KeyError, RuntimeError) as error:
-            raise DataError(f"{folder} cannot be loaded: {str(error).partition(chr(10))[0]}") from None
+        self._model = load_text_encoder(folder).to(device)
         self.device = device
 
     @torch.inference_mode()
@@ -149,7 +123,7 @@ def extract(
     _agree(
         folder,
         {"size": size, "groups": groups, "records": records, **(settings or {})},
-        {"seed": plan.seed, "shares": shares},
+        {"shares": shares},
     )
     bad, written, done, total = BadRecords(), 0, 0, sum(counts)
     with ThreadPoolExecutor(workers) as pool:
@@ -163,7 +137,8 @@ def extract(
                         dataset, indices, encoders, batch, pool, lambda n, d=done: on_progress(d + n, total)
                     )
                     _write_shard(paths["condition" not in arrays], arrays)
-                with np.load(next(path for path in paths if path.exists())) as shard:
+                path = next(path for path in paths if path.exists())
+                with opening(path), np.load(path) as shard:
                     written += len(shard["condition"]) if "condition" in shard.files else 0
                     for sentence in shard["bad"].tolist():
                         bad.add(dataset.name, BadRecord(sentence))
@@ -208,6 +183,8 @@ def _encode(
         arrays["text"] = np.asarray([[s.text] for s in kept], np.str_)
         arrays["task"] = np.asarray([[s.task] for s in kept], np.str_)
         arrays["source"] = np.asarray([dataset.name] * len(kept), np.str_)
+        if encoders.features is not None:
+            arrays["features_from"] = np.asarray(encoders.features.kind)
     return {**arrays, "bad": np.asarray(bad, np.str_)}
 
 
@@ -223,12 +200,13 @@ def _agree(folder: Path, settings: dict[str, Any], mixture: dict[str, Any]) -> N
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / SETTINGS_FILE
     settings = json.loads(json.dumps(settings))
-    if path.exists():
-        earlier = {k: v for k, v in json.loads(path.read_text()).items() if k not in mixture}
+    if (found := read_settings(folder)) is not None:
+        # Mixtures had a seed once, which decided nothing.
+        earlier = {k: v for k, v in found.items() if k not in (*mixture, "seed")}
         differ = [k for k in {**earlier, **settings} if earlier.get(k) != settings.get(k)]
         if differ:
-            found = "; ".join(f"{k} {earlier.get(k)} instead of {settings.get(k)}" for k in sorted(differ))
-            raise DataError(f"{folder} holds shards made in another way ({found}); choose another folder or remove it")
+            told = "; ".join(f"{k} {earlier.get(k)} instead of {settings.get(k)}" for k in sorted(differ))
+            raise DataError(f"{folder} holds shards made in another way ({told}); choose another folder or remove it")
     elif any(folder.glob("shard-*.npz")):
         raise DataError(f"{folder} holds shards that were not made by this command; choose another folder")
     partial = path.with_suffix(".partial")

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from training.data.records import DataError
+from training.errors import first_line
 
 SIDE = 224  # pixels, where the folder says nothing else; EditAR shows DINOv2 pictures of this size
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -28,6 +29,9 @@ class PatchFeatures:
     Args:
         folder: DINOv2, DINO, CLIP or another ViT in Hugging Face layout.
 
+    Attributes:
+        kind: the type of model that the folder's `config.json` names, such as dinov2.
+
     Raises:
         DataError: no such encoder there.
     """
@@ -40,7 +44,8 @@ class PatchFeatures:
         try:
             model: Any = AutoModel.from_pretrained(str(folder), dtype=torch.float32, local_files_only=True)
         except (OSError, ValueError, KeyError, RuntimeError) as error:
-            raise DataError(f"{folder} cannot be loaded: {str(error).partition(chr(10))[0]}") from None
+            raise DataError(f"{folder} cannot be loaded: {first_line(error)}") from None
+        self.kind = str(getattr(model.config, "model_type", "nothing"))
         self._model = getattr(model, "vision_model", model).eval().to(device).requires_grad_(False)
         self.device = device
         settings = read_settings(folder)

@@ -1,4 +1,4 @@
-"""Data sets mixed by shares: which sample comes when follows from the seed and the step alone.
+"""Data sets mixed by shares: which sample comes when follows from the recipe's seed and its place in the stream alone.
 
 Nothing is remembered between steps, so a run that stops anywhere and resumes, or that goes on with another number of
 processes, sees the data that it would have seen. In every `CYCLE` samples each data set has exactly its share; within
@@ -8,7 +8,7 @@ one data set every record comes once an epoch, in a new order each time.
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -70,34 +70,21 @@ def draw(seed: int, sizes: Sequence[int], shares: Sequence[float], first: int, c
     return picked
 
 
-def batch_of_step(
-    seed: int, sizes: Sequence[int], shares: Sequence[float], step: int, batch: int, rank: int = 0, world: int = 1
-) -> NDArray[np.int64]:
-    """The part of a step's batch that one process reads, int64 [batch / world, 2]: which data set, which record.
-
-    All processes together read the same `batch` samples, whatever their number: process r the r-th, r + world-th, …
-
-    Raises:
-        DataError: the batch cannot be shared evenly.
-    """
-    if batch % world or not 0 <= rank < world:
-        raise DataError(f"a batch of {batch} cannot be shared by {world} processes (this is process {rank})")
-    return draw(seed, sizes, shares, step * batch, batch)[rank::world]
-
-
 class Mixture:
-    """Several data sets as one endless stream. A bad record is counted, and the next good one after it taken."""
+    """Several data sets and their shares, for `draw`. A bad record is counted, and the next good one after it taken.
 
-    def __init__(self, datasets: Sequence[Dataset], shares: Sequence[float], seed: int = 0) -> None:
-        self.datasets, self.shares, self.seed = list(datasets), list(shares), seed
+    Args:
+        report: is told of the first bad records, each once, as they are met.
+    """
+
+    def __init__(
+        self, datasets: Sequence[Dataset], shares: Sequence[float], report: Callable[[str], None] = lambda line: None
+    ) -> None:
+        self.datasets, self.shares = list(datasets), list(shares)
         self.sizes = [len(d) for d in self.datasets]
-        self.bad = BadRecords()
-        draw(seed, self.sizes, self.shares, 0, 1)  # refuses what cannot be mixed
-
-    def batch(self, step: int, batch: int, rank: int = 0, world: int = 1) -> list[Sample]:
-        """The samples of `batch_of_step`."""
-        places = batch_of_step(self.seed, self.sizes, self.shares, step, batch, rank, world)
-        return [self.sample(int(source), int(index)) for source, index in places]
+        self.bad = BadRecords(tell=report)
+        self._met: set[tuple[int, int]] = set()  # bad records, which come again every epoch
+        draw(0, self.sizes, self.shares, 0, 1)  # refuses what cannot be mixed
 
     def sample(self, source: int, index: int) -> Sample:
         """A record, or the first good one after it.
@@ -108,9 +95,12 @@ class Mixture:
         dataset = self.datasets[source]
         tried = min(MOST_BAD, len(dataset))
         for offset in range(tried):
+            record = (index + offset) % len(dataset)
             try:
-                return dataset[(index + offset) % len(dataset)]
+                return dataset[record]
             except BadRecord as error:
-                self.bad.add(dataset.name, error)
+                if (source, record) not in self._met:
+                    self._met.add((source, record))
+                    self.bad.add(dataset.name, error)
                 last = error
         raise DataError(f"{dataset.name} has {tried} bad records in a row; the last: {last}")

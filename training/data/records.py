@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import io
+from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 from typing import Protocol
 
@@ -18,6 +19,7 @@ from PIL import Image, UnidentifiedImageError
 from editar_rt.errors import EditarError
 from editar_rt.pixels import open_picture
 from editar_rt.prompts import TASKS
+from training.errors import first_line
 
 PICTURE_FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF")
 MAX_PICTURE_BYTES = 64 * 2**20
@@ -62,9 +64,14 @@ class Dataset(Protocol):
 
 @dataclasses.dataclass
 class BadRecords:
-    """Counts broken records by data set, and keeps what the first few said."""
+    """Counts broken records by data set, keeps what the first few said, and tells it.
+
+    Attributes:
+        tell: is told each of the first few, and once that there are more.
+    """
 
     shown: int = 20
+    tell: Callable[[str], None] = lambda line: None
     counts: dict[str, int] = dataclasses.field(default_factory=dict)
     messages: list[str] = dataclasses.field(default_factory=list)
 
@@ -72,6 +79,9 @@ class BadRecords:
         self.counts[source] = self.counts.get(source, 0) + 1
         if len(self.messages) < self.shown:
             self.messages.append(str(error))
+            self.tell(f"bad: {error}")
+        elif self.total == self.shown + 1:
+            self.tell(f"bad: and more than these {self.shown}, which are counted and not named")
 
     @property
     def total(self) -> int:
@@ -102,7 +112,7 @@ def read_picture(content: bytes | Path, name: str) -> NDArray[np.uint8]:
     except UnidentifiedImageError:
         raise BadRecord(f"{name} cannot be read: it is none of {', '.join(PICTURE_FORMATS)}") from None
     except Exception as error:  # Pillow's decoders raise many kinds on damaged files
-        raise BadRecord(f"{name} cannot be read: {str(error).partition(chr(10))[0]}") from None
+        raise BadRecord(f"{name} cannot be read: {first_line(error)}") from None
 
 
 def path_inside(folder: Path, name: str) -> Path:

@@ -1,7 +1,5 @@
 """A mixture of data sets as a TOML file says it; `editar.toml` beside this module is the published one.
 
-seed = 0
-
 [[source]]
 format = "pipe"        # one of `training.data.layouts.LAYOUTS`; recognized by its columns if left out
 path = "PIPE"          # relative to this file
@@ -14,6 +12,7 @@ annotations = "…"      # optional: folder of SEED-Data-Edit's JSON lines
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -55,10 +54,9 @@ class Source:
 
 @dataclass(frozen=True)
 class Plan:
-    """The data sets of a mixture, and the seed of its order."""
+    """The data sets of a mixture; the seed of its order is the recipe's."""
 
     sources: tuple[Source, ...]
-    seed: int = 0
 
     def open(self, size: int | None = None) -> list[RowDataset]:
         """The data sets, each with a name of its own; pictures are fitted to `size` pixels where it is given.
@@ -75,8 +73,8 @@ class Plan:
             )
         return datasets
 
-    def mixture(self, size: int | None = None) -> Mixture:
-        return Mixture(self.open(size), [s.share for s in self.sources], self.seed)
+    def mixture(self, size: int | None = None, report: Callable[[str], None] = lambda line: None) -> Mixture:
+        return Mixture(self.open(size), [s.share for s in self.sources], report)
 
 
 def read_plan(path: Path, layout: str | None = None) -> Plan:
@@ -98,14 +96,14 @@ def read_plan(path: Path, layout: str | None = None) -> Plan:
         raise DataError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}") from None
     except tomllib.TOMLDecodeError as error:
         raise DataError(f"{path} is not TOML: {error}") from None
-    tables, seed = content.pop("source", None), content.pop("seed", 0)
+    tables = content.pop("source", None)
+    if "seed" in content:
+        raise DataError(f"{path} sets seed, but the order of a mixture follows from the recipe's seed; leave it out")
     if content:
-        raise DataError(f"{path} sets {', '.join(sorted(content))}; allowed: seed, [[source]]")
+        raise DataError(f"{path} sets {', '.join(sorted(content))}; allowed: [[source]]")
     if not isinstance(tables, list) or not tables or not all(isinstance(t, dict) for t in tables):
         raise DataError(f"{path} has no [[source]]")
-    if type(seed) is not int or seed < 0:
-        raise DataError(f"{path}: seed must be a whole number from 0 on, got {seed!r}")
-    return Plan(tuple(_source(path, table) for table in tables), seed)
+    return Plan(tuple(_source(path, table) for table in tables))
 
 
 def _source(path: Path, table: dict[str, Any]) -> Source:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from training.data.records import DataError
+from training.errors import first_line
 
 SPLITS_FILE, STATE_FILE = "dataset_dict.json", "state.json"  # as `Dataset.save_to_disk` writes them
 
@@ -56,7 +57,7 @@ class ArrowRows:
         except DataError:
             raise
         except Exception as error:  # pyarrow and datasets have their own kinds for damaged files
-            raise DataError(f"{path} is not a whole data set: {str(error).partition(chr(10))[0]}") from None
+            raise DataError(f"{path} is not a whole data set: {first_line(error)}") from None
         # Nothing is decoded here: neither pictures nor sounds, films or documents in columns that nobody asks for.
         decoded = {name: kind for name, kind in table.features.items() if getattr(kind, "decode", False)}
         for name, kind in decoded.items():

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from training.checkpoints import load_vq
+from training.checkpoints import open_vq
 from training.data.edits import EDIT_KINDS, KINDS, TRANSLATION_TASKS, Example, caption, caption_slots, example
 from training.data.features import PatchFeatures
 from training.data.scenes import (
@@ -112,7 +112,8 @@ def write_shard(
     """Shard `index` of the stream `seed`: conditions uint16 [G, N], targets [G, GROUP, N], texts, kinds, meanings.
 
     Args:
-        features: an encoder whose features of the targets, float16 [G, GROUP, h, w, F], are written too.
+        features: an encoder whose features of the targets, float16 [G, GROUP, h, w, F], are written too, and its
+            type of model.
     """
     rng = np.random.default_rng([seed, index])
     grid = size // vq.config.downsampling
@@ -139,6 +140,7 @@ def write_shard(
     if features is not None:
         targets = drawn.reshape(groups, 1 + GROUP, *drawn.shape[1:])[:, 1:]
         arrays["features"] = np.stack([features(group) for group in targets])
+        arrays["features_from"] = np.asarray(features.kind)
         save = np.savez  # features hardly shrink, and what is stored as it is can be mapped
     partial = path.with_suffix(".partial")
     with open(partial, "wb") as f:
@@ -157,7 +159,7 @@ def _write_missing(
     edit_share: float,
 ) -> None:
     torch.set_num_threads(1)
-    vq = load_vq(vq_path)
+    vq = open_vq(vq_path)
     features = PatchFeatures(vision_encoder) if vision_encoder else None
     for index in indices:
         path = folder / f"shard-{index:05d}.npz"

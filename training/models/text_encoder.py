@@ -12,6 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from training.checkpoints import CheckpointError
+from training.errors import first_line
+
 # Arguments of transformers.T5Config; the vocabulary's size comes from the tokenizer.
 T5_PRESETS: dict[str, dict[str, Any]] = {
     "T5-demo": {"d_model": 128, "d_kv": 32, "d_ff": 320, "num_layers": 3, "num_heads": 4},
@@ -36,10 +39,19 @@ def build_text_encoder(preset: dict[str, Any], vocab_size: int) -> nn.Module:
 
 
 def load_text_encoder(folder: Path | str) -> nn.Module:
-    """An encoder from a Hugging Face folder, float32. Only safetensors and `weights_only` files are read."""
+    """An encoder from a Hugging Face folder, float32. Only safetensors and `weights_only` files are read.
+
+    Raises:
+        CheckpointError: no weights there, or none of such a model.
+    """
     from transformers import T5EncoderModel
 
-    model: nn.Module = T5EncoderModel.from_pretrained(str(folder), dtype=torch.float32, local_files_only=True)
+    try:
+        model: nn.Module = T5EncoderModel.from_pretrained(str(folder), dtype=torch.float32, local_files_only=True)
+    except Exception as error:  # whatever the library raises, the folder is not usable
+        raise CheckpointError(
+            f"{folder} cannot be loaded: {first_line(error)}; give the folder of a T5 in Hugging Face layout"
+        ) from None
     return model.eval()
 
 
