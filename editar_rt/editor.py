@@ -21,7 +21,7 @@ from editar_rt.bundle import Bundle
 from editar_rt.decoding import Chunk, Prefix, Step, Watcher, collect, decode, picture_chunk, score
 from editar_rt.errors import MissingPartError, OptionError, TruncatedTextWarning
 from editar_rt.pixels import Picture, read_pixels, to_pictures
-from editar_rt.prompts import build_prompt
+from editar_rt.prompts import as_text, build_prompt
 from editar_rt.results import EditOptions, EditResult, Progress
 from editar_rt.sampling import Sampling
 from editar_rt.text import TextTokenizer
@@ -147,6 +147,7 @@ class Editor:
             raise OptionError(
                 f"give as many instructions as pictures, and at least one; got {len(instructions)} and {len(images)}"
             )
+        instructions = [as_text(words) for words in instructions]
         sampling = sampling or self.default_sampling
         timings: dict[str, float] = {}
         started = time.perf_counter()
@@ -183,6 +184,8 @@ class Editor:
         Args:
             tasks: one for all, or one for each.
         """
+        if isinstance(texts, str):
+            raise OptionError("texts are a sequence of texts, got one text; put it in a list")
         each = [tasks] * len(texts) if isinstance(tasks, str) else list(tasks)
         if len(each) != len(texts):
             raise OptionError(f"tasks must be one name or one for each of {len(texts)} texts, got {len(each)}")

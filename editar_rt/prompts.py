@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import re
+
 from editar_rt.errors import OptionError
 
+_NO_CHARACTER = re.compile("[\ud800-\udfff]")  # lone surrogates: what is left of bytes that are not UTF-8
 _FOLLOWING = "generate an image following the description: "
 
 TASK_PREFIXES: dict[str, str] = {
@@ -13,6 +16,17 @@ TASK_PREFIXES: dict[str, str] = {
     "segmentation": f"Given the segmentation mask, {_FOLLOWING}",
 }
 TASKS = tuple(TASK_PREFIXES)
+
+
+def as_text(instruction: str) -> str:
+    """An instruction that every file and stream takes: U+FFFD stands where a character could not be read.
+
+    Raises:
+        OptionError: it is no text.
+    """
+    if not isinstance(instruction, str):
+        raise OptionError(f"an instruction is text, got {type(instruction).__name__}")
+    return _NO_CHARACTER.sub("\ufffd", instruction)
 
 
 def build_prompt(task: str, text: str) -> str:

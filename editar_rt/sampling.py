@@ -60,10 +60,19 @@ class Sampling:
         else:
             good = _whole(self.cfg_interval) and self.cfg_interval >= -1
             _require(good, "cfg_interval", "-1 or more, or (start, stop)", self.cfg_interval)
-        _require(math.isfinite(self.temperature) and self.temperature > 0, "temperature", "above 0", self.temperature)
+        good = _finite(self.temperature) and self.temperature > 0
+        _require(good, "temperature", "a finite number above 0", self.temperature)
         _require(_whole(self.top_k) and self.top_k >= 0, "top_k", "0 (off) or more", self.top_k)
-        _require(0 < self.top_p <= 1, "top_p", "in (0, 1]", self.top_p)
+        _require(_finite(self.top_p) and 0 < self.top_p <= 1, "top_p", "in (0, 1]", self.top_p)
         _require(_whole(self.seed) and 0 <= self.seed < 2**64, "seed", "0 to 2^64 - 1", self.seed)
+        _require(isinstance(self.greedy, bool | np.bool_), "greedy", "True or False", self.greedy)
+        # Python's own types, which JSON and seeds above 2⁶³ need, whatever of NumPy's was given.
+        kinds = {"temperature": float, "top_k": int, "top_p": float, "seed": int, "greedy": bool}
+        for name, kind in kinds.items():
+            object.__setattr__(self, name, kind(getattr(self, name)))
+        interval = self.cfg_interval
+        whole = tuple(map(int, interval)) if isinstance(interval, tuple) else int(interval)
+        object.__setattr__(self, "cfg_interval", whole)
 
     @property
     def guided(self) -> bool:
@@ -101,6 +110,10 @@ class Sampling:
 
 def _whole(value: object) -> bool:
     return isinstance(value, int | np.integer) and not isinstance(value, bool)
+
+
+def _finite(value: object) -> bool:
+    return isinstance(value, int | float | np.integer | np.floating) and math.isfinite(value)
 
 
 def _require(good: object, name: str, allowed: str, value: object) -> None:

@@ -18,7 +18,7 @@ from editar_rt.errors import EmptyMaskWarning, OptionError
 from editar_rt.masks import composite, dilate, feather, read_mask, touched_cells
 from editar_rt.pixels import Picture, fit_square, open_picture, to_pictures, to_pixels
 from editar_rt.preview import Previewer
-from editar_rt.prompts import build_prompt
+from editar_rt.prompts import as_text, build_prompt
 from editar_rt.results import MAX_VARIANTS, EditOptions, EditResult, Progress, figure
 from editar_rt.sampling import Sampling
 from editar_rt.trace import Header, Recorder, Trace, check_name, states_digest
@@ -38,6 +38,9 @@ class Request:
     seeds: tuple[int, ...]  # of the variants
     text_states: NDArray[np.float32] | None
     options: EditOptions
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "instruction", as_text(self.instruction))
 
 
 @dataclass

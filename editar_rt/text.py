@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -11,11 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from editar_rt.errors import BundleError
+from editar_rt.prompts import as_text
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
-
-_NO_CHARACTER = re.compile("[\ud800-\udfff]")  # lone surrogates: what is left of bytes that are not UTF-8
 
 
 class Encoded(NamedTuple):
@@ -68,7 +66,7 @@ class TextTokenizer:
         ids = np.full((len(prompts), self.length), self._pad_id, np.int32)
         mask = np.zeros((len(prompts), self.length), np.int32)
         counts = []
-        readable = [_NO_CHARACTER.sub("\ufffd", prompt) for prompt in prompts]
+        readable = [as_text(prompt) for prompt in prompts]
         for row, encoding in enumerate(self._tokenizer.encode_batch(readable)):
             found = encoding.ids
             counts.append(len(found))

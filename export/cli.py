@@ -153,6 +153,8 @@ def convert(
     **choices: str | bool | None,
 ) -> None:
     """Store the transformer of an fp32 BUNDLE in another way; its other parts are taken over as they are."""
+    if output.exists() and not force:
+        raise BundleError(f"{output} exists; choose another name, or replace it with --force")
     stored = storage(target, **choices)
     opened = Bundle.open(bundle)
     opened.check()
@@ -166,12 +168,12 @@ def convert(
 
 
 @cli.command("official")
-@click.option("-o", "--output", type=PATH, required=True, help="The bundle to write, a folder.")
+@click.option("-o", "--output", type=PATH, help="The bundle to write, a folder; not needed for --only-look.")
 @storage_options
 @click.option("--force", is_flag=True, help="Replace the bundle of that name.")
 @click.option("--only-look", is_flag=True, help="Say what would be fetched, and stop.")
 def official(
-    output: Path,
+    output: Path | None,
     target: str | None,
     calibration: Path | None,
     force: bool,
@@ -188,6 +190,8 @@ def official(
         for line in look():
             click.echo(line)
         return
+    if output is None:
+        raise click.UsageError("Missing option '-o' / '--output': the bundle to write, a folder.")
     if output.exists() and not force:
         raise BundleError(f"{output} exists; choose another name, or replace it with --force")
     if target is None:

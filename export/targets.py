@@ -47,7 +47,7 @@ def read_target(name: str) -> dict[str, Any]:
     except OSError as error:
         known = ", ".join(target_names())
         raise OptionError(f"the recipe {path} cannot be read ({error.strerror}); there are: {known}") from None
-    except tomllib.TOMLDecodeError as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise OptionError(f"{path} is not TOML: {error}") from None
     fields = recipe.get("onnx", {})
     if not isinstance(fields, dict) or not fields:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import sys
@@ -43,6 +44,12 @@ def main() -> None:
     except BrokenPipeError:
         # The reader of stdout has gone; give Python a stream that it can flush at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 1
+    except OSError as e:
+        if e.errno not in (errno.ENOSPC, errno.EIO):
+            raise
+        click.echo(f"editar: the output could not be written: {e.strerror}", err=True)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left to flush at exit goes nowhere
         code = 1
     sys.exit(code if isinstance(code, int) else 0)
 

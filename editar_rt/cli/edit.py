@@ -172,7 +172,7 @@ def _instructions(first: str | None, file: Path | None, then: tuple[str, ...]) -
                 raw = f.read(MAX_INSTRUCTIONS_BYTES + 1)
             if len(raw) > MAX_INSTRUCTIONS_BYTES:
                 raise OptionError(f"{file} is larger than {MAX_INSTRUCTIONS_BYTES >> 20} MiB; that is no list")
-            listed += [line.strip() for line in raw.decode().splitlines() if line.strip()]
+            listed += [line.strip() for line in raw.decode("utf-8-sig").splitlines() if line.strip()]
         except OSError as e:
             raise OptionError(f"the instructions {file} cannot be read: {e.strerror or e}") from None
         except UnicodeDecodeError:

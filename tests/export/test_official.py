@@ -84,8 +84,13 @@ def test_one_command_fetches_and_exports_and_a_stopped_download_goes_on(hub: Hub
     assert "to fetch: 0.00" in again.stdout
 
 
+def test_a_bundle_needs_a_name(hub: Hub, tmp_path: Path) -> None:
+    done = export_official(hub.endpoint, tmp_path)
+    assert done.returncode == 2 and "Missing option '-o' / '--output'" in done.stderr
+
+
 def test_looking_fetches_nothing(hub: Hub, tmp_path: Path) -> None:
-    done = export_official(hub.endpoint, tmp_path, "-o", tmp_path / "bundle", "--only-look")
+    done = export_official(hub.endpoint, tmp_path, "--only-look")
     assert done.returncode == 0 and len(done.stdout.splitlines()) == 3
     assert hub.fetched == []
 

@@ -68,13 +68,42 @@ def test_a_truncated_instruction_warns_once_and_works(tiny_bundle: Path, picture
     assert done.stderr.count("only the first 120 are read") == 1
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="command lines are bytes on POSIX alone")
+def test_an_instruction_that_is_not_utf8_edits(tiny_bundle: Path, picture: Path, tmp_path: Path) -> None:
+    out, trace = tmp_path / "out.png", tmp_path / "trace.jsonl"
+    done = editar("edit", tiny_bundle, picture, "ball \udcff", "-o", out, "--trace", trace, "--json")
+    assert done.returncode == 0, done.stderr
+    with Image.open(out) as written:
+        assert written.text["editar:instruction"] == "ball \ufffd"  # type: ignore[attr-defined]
+    assert "ball \ufffd" in json.loads(trace.read_text(encoding="utf-8").splitlines()[0]).values()
+
+
+def test_a_list_of_instructions_may_begin_with_a_byte_order_mark(
+    tiny_bundle: Path, picture: Path, tmp_path: Path
+) -> None:
+    out, listed = tmp_path / "out.png", tmp_path / "list.txt"
+    listed.write_bytes("\ufeffmake the ball red\n".encode())
+    assert editar("edit", tiny_bundle, picture, "--instructions", listed, "-o", out).returncode == 0
+    with Image.open(out) as written:
+        assert written.text["editar:instruction"] == "make the ball red"  # type: ignore[attr-defined]
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
+def test_an_output_that_is_full_is_said(tiny_bundle: Path) -> None:
+    with open("/dev/full", "w") as full:
+        command = [sys.executable, "-m", "editar_rt", "info", str(tiny_bundle)]
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, timeout=120)
+    assert done.returncode == 1 and done.stderr.startswith("editar: the output could not be written: No space left")
+    assert len(done.stderr.splitlines()) == 1
+
+
 @pytest.mark.parametrize(
     ("option", "value", "says"),
     [
         ("--top-p", 1.5, "top_p must be in (0, 1], got 1.5"),
         ("--top-k", -1, "top_k must be 0 (off) or more, got -1"),
         ("--seed", -3, "seed must be 0 to"),
-        ("--temperature", 0, "temperature must be above 0"),
+        ("--temperature", 0, "temperature must be a finite number above 0"),
         ("--task", "blur", "blur"),
         ("--device", "tpu", "tpu"),
     ],
@@ -166,10 +195,8 @@ def test_bench_reports_rates_and_memory(tiny_bundle: Path) -> None:
     *table, last = done.stdout.splitlines()
     assert any("tokens/s" in line for line in table)
     report = json.loads(last)  # in a pipe the document comes behind the table, with --json alone
-    assert (
-        len(editar("bench", tiny_bundle, "--repeats", 1, "--warmup", 0, "--steps", 2, "--json").stdout.splitlines())
-        == 1
-    )
+    alone = editar("bench", tiny_bundle, "--repeats", 1, "--warmup", 0, "--steps", 2, "--json")
+    assert len(alone.stdout.splitlines()) == 1
     assert report["tokens_per_second"] > 0 and report["p50"] <= report["p95"] <= report["p99"]
     assert report["peak_memory"] > 0 and report["percent_of_bandwidth"] > 0
     assert set(report["stages"]) == {"text", "encode", "prefill", "next_prefill", "decode", "pixels"}

@@ -44,6 +44,32 @@ def test_an_edit_is_its_parts_put_together(editor: editar_rt.Editor) -> None:
     assert np.array_equal(result.tokens, tokens[0])
 
 
+def test_what_is_no_text_is_refused(editor: editar_rt.Editor) -> None:
+    with pytest.raises(OptionError, match="an instruction is text, got NoneType"):
+        editor.edit(Image.new("RGB", (32, 32)), None)  # type: ignore[call-overload]
+    with pytest.raises(OptionError, match="texts are a sequence of texts, got one text; put it in a list"):
+        editor.encode_text("make the ball red")
+
+
+def test_numpys_numbers_are_taken_as_pythons(editor: editar_rt.Editor, tmp_path: Path) -> None:
+    picture = Image.new("RGB", (32, 32), "red")
+    wanted = editar_rt.Sampling(seed=2**64 - 1, temperature=0.5, top_k=7, top_p=0.5, cfg_interval=(1, 9))
+    given = editar_rt.Sampling(
+        seed=np.uint64(2**64 - 1),  # type: ignore[arg-type]
+        temperature=np.float32(0.5),  # type: ignore[arg-type]
+        top_k=np.int64(7),  # type: ignore[arg-type]
+        top_p=np.float64(0.5),
+        cfg_interval=(np.int32(1), np.int32(9)),  # type: ignore[arg-type]
+        greedy=np.bool_(False),  # type: ignore[arg-type]
+    )
+    assert given == wanted and [type(v) for v in vars(given).values()] == [type(v) for v in vars(wanted).values()]
+    found = editor.edit(picture, "a", sampling=given, trace=tmp_path / "trace.jsonl")
+    assert np.array_equal(found.tokens, editor.edit(picture, "a", sampling=wanted).tokens)
+    for bad in ({"temperature": None}, {"top_p": "a"}, {"greedy": "no"}, {"temperature": float("inf")}):
+        with pytest.raises(OptionError, match=f"{next(iter(bad))} must be"):
+            editar_rt.Sampling(**bad)  # type: ignore[arg-type]
+
+
 def test_tasks_differ_by_their_prompt(editor: editar_rt.Editor) -> None:
     prompt = "Given the depth image, generate an image following the description: a ball"
     assert np.array_equal(editor.encode_text(["a ball"], "depth"), editor.encode_prompts([prompt]))
