@@ -31,6 +31,7 @@ GROWTH = 256  # positions by which a cache grows where its size costs time
 WEIGHT_ONLY = ("session.qdq_matmulnbits_accuracy_level", "1")
 CHUNK = 256  # positions that go through the decoder at once on a CPU: more is not faster, and takes more memory
 ONCE_AN_EDIT = {names.PREFIX_GRAPH}  # parts whose weights need not stay beside a full cache
+READS_INT8 = (1, 27)  # the version from which on attention reads an int8 cache; those before fail in the first run
 # NumPy has no such type: values lie in arrays of the other's bits, and are bound by ONNX's number for the type.
 BFLOAT16, BFLOAT16_BITS = 16, np.dtype(np.uint16)
 LONG = 64  # positions from which on what they took besides the cache is given back: it would lie beside a full cache
@@ -120,6 +121,8 @@ class OnnxRuntimeBackend:
                     f"{manifest.precision}, spelling {manifest.spelling}) is for {', '.join(manifest.providers)}; "
                     f"export it again with --provider {self.device}" + (f" ({self._why_cpu})" if self._why_cpu else "")
                 )
+            if part == names.DECODER and self._bundle.manifest.kv_cache == "int8":
+                self._check_version()
             options = self._ort.SessionOptions()
             if self._profile is not None and part == names.DECODER:
                 options.enable_profiling, options.profile_file_prefix = True, str(self._profile / part)
@@ -131,6 +134,15 @@ class OnnxRuntimeBackend:
             drop_file_pages(self._graphs[part])  # opening reads more than running
             trim_heap()
         return self._sessions[part]
+
+    def _check_version(self) -> None:
+        version: str = self._ort.__version__
+        if tuple(map(int, version.split(".")[:2])) < READS_INT8:
+            raise BackendError(
+                f"the cache of {self._bundle.folder} is int8, which ONNX Runtime reads from "
+                f"{'.'.join(map(str, READS_INT8))} on, and this is {version}; run pip install -U onnxruntime, which "
+                "takes Python 3.11, or export the bundle again with --kv-cache same"
+            )
 
     def _open_part(self, part: str, options: Any) -> Any:
         if part == names.DECODER and self.cuda is not None:

@@ -142,6 +142,23 @@ def test_an_int8_cache_is_refused_where_the_gpu_is_known_to_lack_a_kernel_for_it
         CudaProvider.check(int8)
 
 
+@pytest.mark.parametrize(("version", "refused"), [("1.26.0", True), ("1.27.0", False), ("1.100.0.dev1", False)])
+def test_an_int8_cache_is_refused_by_versions_that_fail_on_it(
+    golden_gpt_bundle: Path, version: str, refused: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On the CPU too; there 1.27 was the first that ran one, of 1.23.2, 1.24.4, 1.25.1, 1.26.0 and 1.27.0."""
+    bundle = Bundle.open(golden_gpt_bundle)
+    int8 = dataclasses.replace(bundle, manifest=dataclasses.replace(bundle.manifest, kv_cache="int8"))
+    monkeypatch.setattr(real, "__version__", version)
+    backend.OnnxRuntimeBackend(bundle, "cpu").session(names.DECODER)
+    opened = backend.OnnxRuntimeBackend(int8, "cpu")
+    if refused:
+        with pytest.raises(BackendError, match=r"reads from 1.27 on, and this is 1.26.0; run pip install -U"):
+            opened.session(names.DECODER)
+    else:
+        opened.session(names.DECODER)
+
+
 def test_a_decoder_is_checked_when_it_opens(
     golden_gpt_bundle_cuda: Path, provider: Provider, monkeypatch: pytest.MonkeyPatch
 ) -> None:
