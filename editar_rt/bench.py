@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from editar_rt import names
+from editar_rt.backends.cuda import memory_in_use
 from editar_rt.backends.rows import bytes_counted_twice, peak_memory_bytes
 from editar_rt.decoding import Prefix, decode, picture_chunk
 from editar_rt.editor import Editor
@@ -122,6 +123,7 @@ class BundleSubject:
             "kv_cache": manifest.kv_cache,
             "spelling": manifest.spelling,
             "rows": self.rows,
+            "device_memory": None if self.editor.backend.device == "cpu" else memory_in_use(),
             "sampling_head": self.on_device and names.SAMPLER in manifest.parts,
         }
 
@@ -195,8 +197,10 @@ def measure(
         (ms a decode step, over all steps of all repeats), `tokens_per_second`, `time_to_first_token_ms`,
         `seconds_per_picture`, `bytes_per_step`, `read_bandwidth` (bytes/s, measured), `percent_of_bandwidth`,
         `peak_memory` (bytes, of the process, every page counted once) and `peak_resident` (as the system counts, a
-        shared page once a row). With several subjects also `others`, such documents of theirs, and
-        `ratios`: how many times faster the first one is than each other, by stage and a step, paired repeat by repeat.
+        shared page once a row), both of the host; `device_memory` (bytes, what is taken of the GPU's memory when the
+        runs are done, by all that uses it; None on a CPU, and where CUDA does not tell). With several subjects also
+        `others`, such documents of theirs, and `ratios`: how many times faster the first one is than each other, by
+        stage and a step, paired repeat by repeat.
     """
     runs: list[list[Run]] = [[] for _ in subjects]
     twice = 0

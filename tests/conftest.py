@@ -112,6 +112,12 @@ def golden_gpt_bundle_cuda(tiny_sources: Sources, tmp_path_factory: pytest.TempP
 
 
 @pytest.fixture(scope="session")
+def golden_gpt_bundle_bf16(tiny_sources: Sources, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The golden transformer alone, bfloat16, for CUDA."""
+    return _transformer_bundle(tiny_sources, tmp_path_factory, precision="bf16", provider="cuda")
+
+
+@pytest.fixture(scope="session")
 def golden_gpt_bundle_standard(tiny_sources: Sources, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The golden transformer alone, float32, in operators of ONNX itself."""
     return _transformer_bundle(tiny_sources, tmp_path_factory, spelling="standard")

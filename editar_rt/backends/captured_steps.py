@@ -6,8 +6,9 @@ number that GroupQueryAttention reads on the host, `total_length`, is held at th
 its launches by it and takes how far each row is filled from `last_row`, on the device.
 
 A graph is captured one place further than its first step, where the cache holds nothing yet; then a replay of the step
-itself must give what a plain run gives, or something was frozen. Where capture fails, at opening, at the first step or
-in that comparison, steps go on as plain runs, and `OnnxRuntimeBackend.name` says why.
+itself must give what an ordinary step gives, whose `total_length` is what is filled. If not, something was frozen, or
+the number held changes what is attended to. Where capture fails, at opening, at the first step or in that comparison,
+steps go on as plain runs, and `OnnxRuntimeBackend.name` says why.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from numpy.typing import NDArray
 
 from editar_rt import names
 from editar_rt.backends.device import CaptureError
+from editar_rt.bundle import Manifest
 
 if TYPE_CHECKING:
     from editar_rt.backends.onnxruntime import OnnxRuntimeBackend
@@ -29,7 +31,10 @@ if TYPE_CHECKING:
 GRAPH_ID = "gpu_graph_id"  # of ONNX Runtime's run options; 0 is its own
 NO_GRAPH = "-1"
 ENABLE = {"enable_cuda_graph": "1"}  # of the CUDA provider's options
-CLOSE = 1e-2  # of the largest logit: far above the order of sums in 16 bits, far below another place in the sequence
+# How far a replay may be from an ordinary step, as a share of the largest logit, by the type computed in: about ten
+# roundings. Attention splits its sums by `total_length`; another place in the sequence is further away.
+CLOSE = {"float16": 1e-2, "bfloat16": 8e-2}
+INT8_CACHE = 2  # times as far: what differs by a rounding may be stored as the next whole number
 
 
 def run_options(ort: Any, graph: str) -> Any:
@@ -56,23 +61,31 @@ class CapturedSteps:
     Args:
         capacity: positions that a row of the cache has room for.
         width: of hidden states.
+        close: how far a replay may be from an ordinary step, as a share of the largest logit.
     """
 
-    def __init__(self, backend: OnnxRuntimeBackend, session: Any, capacity: int, width: int, vocab: int) -> None:
+    def __init__(
+        self, backend: OnnxRuntimeBackend, session: Any, capacity: int, width: int, vocab: int, close: float
+    ) -> None:
         self._backend, self._ort, self._session = backend, backend._ort, session
-        self._capacity, self._width, self._vocab = capacity, width, vocab
-        self._plain = run_options(self._ort, NO_GRAPH)
+        self._capacity, self._width, self._vocab, self._close = capacity, width, vocab, close
         self._graphs: dict[tuple[int, int], Graph] = {}  # by first row and number of rows
         self._ids: list[int] = []
         weakref.finalize(self, _release, session, self._ids)
 
     def run(
-        self, bind: Callable[[], Any], first_row: int, tokens: NDArray[np.int32], past: NDArray[np.int32]
+        self,
+        bind: Callable[[], Any],
+        ordinary: Callable[[], NDArray[np.float32]],
+        first_row: int,
+        tokens: NDArray[np.int32],
+        past: NDArray[np.int32],
     ) -> NDArray[np.float32]:
-        """One step, [R, 1] -> logits [R, 1, V].
+        """One step, [R, 1] -> logits [R, 1, V], an array of their own.
 
         Args:
             bind: makes a binding with the rows' cache bound, when they come for the first time.
+            ordinary: the same step without this class; called then too.
             past: positions filled, [R].
 
         Raises:
@@ -83,7 +96,7 @@ class CapturedSteps:
             if key not in self._graphs:
                 self._graphs[key] = self._bind(bind(), len(tokens))
                 self._launch(self._graphs[key], tokens, np.minimum(past + 1, self._capacity - 1))
-                self._check(self._graphs[key], tokens, past)
+                self._check(self._launch(self._graphs[key], tokens, past).copy(), ordinary())
             return self._launch(self._graphs[key], tokens, past)
         except CaptureError:
             raise
@@ -113,22 +126,21 @@ class CapturedSteps:
         options = run_options(self._ort, str(self._ids[-1]))
         return Graph(binding, options, tokens, last_row, logits, [prefix, positions, total])
 
-    def _launch(
-        self, graph: Graph, tokens: NDArray[np.int32], past: NDArray[np.int32], plain: bool = False
-    ) -> NDArray[np.float32]:
+    def _launch(self, graph: Graph, tokens: NDArray[np.int32], past: NDArray[np.int32]) -> NDArray[np.float32]:
         graph.tokens.update_inplace(np.ascontiguousarray(tokens))
         graph.last_row.update_inplace(past.copy())  # of one position: the last row is the one behind those filled
-        self._session.run_with_iobinding(graph.binding, self._plain if plain else graph.options)
+        self._session.run_with_iobinding(graph.binding, graph.options)
         logits: NDArray[np.float32] = graph.logits.numpy()
         return logits
 
-    def _check(self, graph: Graph, tokens: NDArray[np.int32], past: NDArray[np.int32]) -> None:
-        """Compare a replay with a plain run."""
-        found = self._launch(graph, tokens, past).copy()  # what it gives may be the buffer itself
-        expected = self._launch(graph, tokens, past, plain=True)
+    def _check(self, found: NDArray[np.float32], expected: NDArray[np.float32]) -> None:
+        """Compare a replay's logits with those of an ordinary step."""
         error = float(np.abs(found - expected).max() / max(float(np.abs(expected).max()), 1e-9))
-        if not error <= CLOSE:
-            raise CaptureError(f"a replay differs from a plain run, by {error:.1e} of the largest logit")
+        if not error <= self._close:
+            raise CaptureError(
+                f"a replay differs from an ordinary step by {error:.1e} of the largest logit, and {self._close:g} is "
+                "allowed"
+            )
 
 
 def _release(session: Any, ids: list[int]) -> None:
@@ -137,6 +149,12 @@ def _release(session: Any, ids: list[int]) -> None:
         for graph in ids:
             with suppress(Exception):  # where capture failed there is none
                 session.release_captured_graph(graph)
+
+
+def closeness(manifest: Manifest) -> float:
+    """How far a replay may be from an ordinary step, as a share of the largest logit."""
+    computed = "bfloat16" if manifest.precision == "bf16" else "float16"
+    return CLOSE[computed] * (INT8_CACHE if manifest.kv_cache == "int8" else 1)
 
 
 def why_not(wanted: bool, inputs: Iterator[str]) -> str | None:

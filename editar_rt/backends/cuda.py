@@ -167,6 +167,15 @@ def _libraries() -> Iterator[str]:
         yield from sorted(str(path) for path in Path(folder).glob("*/lib/libcudart.so.*"))
 
 
+def memory_in_use() -> int | None:
+    """Bytes of the GPU's memory that are taken now, by all that runs on it; None where CUDA does not tell."""
+    try:
+        free, total = find_runtime().call("cudaMemGetInfo")
+    except BackendError:
+        return None
+    return int(total - free)
+
+
 class Device:
     """The GPU in use."""
 

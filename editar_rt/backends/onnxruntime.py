@@ -1,7 +1,8 @@
 """ONNX Runtime, on the CPU or a CUDA device.
 
 The decoder runs through an IOBinding: past and present of the cache are bound to one buffer, which the graph updates
-in place, and the logits to one array. Nothing is allocated in the loop after its first step.
+in place, and the logits to one array. Nothing is allocated in the loop after its first step, but for the array that
+ONNX Runtime copies a captured step's logits to.
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ from numpy.typing import NDArray
 
 from editar_rt import machine, names
 from editar_rt.backends.base import Arrays
-from editar_rt.backends.captured_steps import ENABLE, NO_GRAPH, CapturedSteps, run_options, why_not
+from editar_rt.backends.captured_steps import ENABLE, NO_GRAPH, CapturedSteps, closeness, run_options, why_not
+from editar_rt.backends.cuda_provider import CudaProvider, open_session
 from editar_rt.backends.device import CaptureError
 from editar_rt.backends.pages import drop_file_pages, trim_heap
 from editar_rt.backends.prepacked import prepacked
@@ -29,6 +31,9 @@ GROWTH = 256  # positions by which a cache grows where its size costs time
 WEIGHT_ONLY = ("session.qdq_matmulnbits_accuracy_level", "1")
 CHUNK = 256  # positions that go through the decoder at once on a CPU: more is not faster, and takes more memory
 ONCE_AN_EDIT = {names.PREFIX_GRAPH}  # parts whose weights need not stay beside a full cache
+READS_INT8 = (1, 27)  # the version from which on attention reads an int8 cache; those before fail in the first run
+# NumPy has no such type: values lie in arrays of the other's bits, and are bound by ONNX's number for the type.
+BFLOAT16, BFLOAT16_BITS = 16, np.dtype(np.uint16)
 LONG = 64  # positions from which on what they took besides the cache is given back: it would lie beside a full cache
 
 
@@ -59,14 +64,22 @@ class OnnxRuntimeBackend:
         profile: Path | None = None,
     ) -> None:
         self._ort = import_onnxruntime()
-        has_cuda = "CUDAExecutionProvider" in self._ort.get_available_providers()
-        if device == "cuda" and not has_cuda:
+        self.cuda: CudaProvider | None = None
+        """None on the CPU."""
+        self._why_cpu = ""  # where CUDA was meant to be taken
+        if device == "cuda" or (device == "auto" and "cuda" in bundle.manifest.providers):
+            try:
+                self.cuda = CudaProvider.find(self._ort)
+            except BackendError as e:
+                if device == "cuda":
+                    raise
+                self._why_cpu = str(e)
+        if device == "cuda" and self.cuda is None:
             raise BackendError(
                 "this ONNX Runtime has no CUDA provider; "
                 'run: pip uninstall onnxruntime && pip install "editar-rt[gpu]", or choose --device cpu'
             )
-        runs_on_cuda = device == "cuda" or "cuda" in bundle.manifest.providers  # else auto stays on the CPU
-        self._device = "cuda" if device != "cpu" and has_cuda and runs_on_cuda else "cpu"
+        self._device = "cpu" if self.cuda is None else "cuda"
         self._bundle = bundle
         self._threads = threads
         self._cache, self._profile = cache, profile
@@ -83,7 +96,7 @@ class OnnxRuntimeBackend:
 
     @property
     def name(self) -> str:
-        note = ""
+        note = f"; {self._why_cpu}" if self._why_cpu else ""
         if self.device == "cuda" and names.DECODER in self._sessions:
             note = f"; steps are not captured: {self.uncaptured}" if self.uncaptured else "; steps are captured"
         return f"ONNX Runtime {self._ort.__version__} ({self.device.upper()}){note}"
@@ -93,7 +106,7 @@ class OnnxRuntimeBackend:
         return self._device
 
     def read_bandwidth(self) -> float | None:
-        return machine.read_bandwidth(self._threads) if self._device == "cpu" else None
+        return machine.read_bandwidth(self._threads) if self.cuda is None else self.cuda.read_bandwidth()
 
     def session(self, part: str) -> Any:
         """The session of a part, made when first needed."""
@@ -106,8 +119,10 @@ class OnnxRuntimeBackend:
                 raise BackendError(
                     f"ONNX Runtime does not run {self._bundle.folder} on {self.device}: its decoder (precision "
                     f"{manifest.precision}, spelling {manifest.spelling}) is for {', '.join(manifest.providers)}; "
-                    f"export it again with --provider {self.device}"
+                    f"export it again with --provider {self.device}" + (f" ({self._why_cpu})" if self._why_cpu else "")
                 )
+            if part == names.DECODER and self._bundle.manifest.kv_cache == "int8":
+                self._check_version()
             options = self._ort.SessionOptions()
             if self._profile is not None and part == names.DECODER:
                 options.enable_profiling, options.profile_file_prefix = True, str(self._profile / part)
@@ -120,8 +135,18 @@ class OnnxRuntimeBackend:
             trim_heap()
         return self._sessions[part]
 
+    def _check_version(self) -> None:
+        version: str = self._ort.__version__
+        if tuple(map(int, version.split(".")[:2])) < READS_INT8:
+            raise BackendError(
+                f"the cache of {self._bundle.folder} is int8, which ONNX Runtime reads from "
+                f"{'.'.join(map(str, READS_INT8))} on, and this is {version}; run pip install -U onnxruntime, which "
+                "takes Python 3.11, or export the bundle again with --kv-cache same"
+            )
+
     def _open_part(self, part: str, options: Any) -> Any:
-        if part == names.DECODER and self.device == "cuda":
+        if part == names.DECODER and self.cuda is not None:
+            self.cuda.check(self._bundle)
             inputs = (tensor.name for tensor in self._bundle.manifest.parts[part].inputs)
             self.uncaptured = self.uncaptured or why_not(self.capture, inputs)
             if self.uncaptured is None:
@@ -141,7 +166,7 @@ class OnnxRuntimeBackend:
         """A session of a graph on the device.
 
         Args:
-            cuda: options of the CUDA provider, which must then take them.
+            cuda: options of the CUDA provider, where that is the device.
         """
         options.log_severity_level = 3
         options.add_session_config_entry(*WEIGHT_ONLY)
@@ -149,13 +174,10 @@ class OnnxRuntimeBackend:
             options.add_session_config_entry("session.disable_prepacking", "1")
         if self._threads:
             options.intra_op_num_threads = self._threads
-        providers: list[Any] = ["CUDAExecutionProvider"] * (self.device == "cuda") + ["CPUExecutionProvider"]
-        strict = {}
-        if cuda:
-            # Without the second, options that a provider refuses are dropped and it is tried again.
-            providers[0], strict = (providers[0], cuda), {"enable_fallback": 0}
         try:
-            return self._ort.InferenceSession(str(path), options, providers=providers, **strict)
+            return open_session(self._ort, str(path), options, None if self.device == "cpu" else cuda or {})
+        except BackendError:
+            raise
         except Exception as e:  # the binding raises its own classes, all of them direct Exceptions
             raise BackendError(f"ONNX Runtime {self._ort.__version__} cannot load {path}: {e}") from None
 
@@ -178,12 +200,14 @@ class OnnxRuntimeCache:
     """
 
     def __init__(self, backend: OnnxRuntimeBackend, bundle: Bundle, rows: int, capacity: int) -> None:
-        self._backend, self._device = backend, backend.device
+        self._backend, self._device, self._cuda = backend, backend.device, backend.cuda
         self._session = backend.session(names.DECODER)
         self.lengths = np.zeros(rows, np.int32)
         part, model = bundle.manifest.parts[names.DECODER], bundle.manifest.model
         self._layers = model.layers or 0
-        self._dtype = np.dtype(next(t.dtype for t in part.inputs if t.name == names.past_key(0)))
+        dtype = next(t.dtype for t in part.inputs if t.name == names.past_key(0))
+        self._dtype = BFLOAT16_BITS if dtype == "bfloat16" else np.dtype(dtype)
+        self._bound_as = BFLOAT16 if dtype == "bfloat16" else self._dtype
         self._make = backend._ort.OrtValue.ortvalue_from_numpy
         self._rows, self._capacity = rows, capacity
         self._shape = (model.heads or 0, 0, model.head_dim or 0)  # of a row as allocated
@@ -199,7 +223,8 @@ class OnnxRuntimeCache:
         self._plain = run_options(backend._ort, NO_GRAPH) if self._device == "cuda" else None
         self._captured: CapturedSteps | None = None
         if self._device == "cuda" and backend.uncaptured is None:
-            self._captured = CapturedSteps(backend, self._session, capacity, model.dim or 0, self._vocab)
+            close = closeness(bundle.manifest)
+            self._captured = CapturedSteps(backend, self._session, capacity, model.dim or 0, self._vocab, close)
         self._reserve(1)
 
     def _reserve(self, positions: int) -> None:
@@ -239,8 +264,8 @@ class OnnxRuntimeCache:
             )
             for past, present, buffer in pairs:
                 place = buffer.data_ptr() + offset
-                binding.bind_input(past, self._device, 0, self._dtype, shape, place)
-                binding.bind_output(present, self._device, 0, self._dtype, shape, place)
+                binding.bind_input(past, self._device, 0, self._bound_as, shape, place)
+                binding.bind_output(present, self._device, 0, self._bound_as, shape, place)
         return binding
 
     def forward(
@@ -258,10 +283,16 @@ class OnnxRuntimeCache:
         self._reserve(int(past.max()) + positions)
         self._follow()
         if self._captured is not None and positions == 1 and len(logit_positions) == 1 and tokens.min() >= 0:
-            try:
-                self._logits[:] = self._captured.run(lambda: self._bind(first_row, rows), first_row, tokens, past)
-                past += 1
+
+            def ordinary() -> NDArray[np.float32]:
+                self._run(tokens, prefix, logit_positions, first_row, self._logits)
+                past[:] -= 1  # it is done again
                 return self._logits
+
+            try:
+                logits = self._captured.run(lambda: self._bind(first_row, rows), ordinary, first_row, tokens, past)
+                past += 1
+                return logits
             except CaptureError as e:
                 reason = str(e)
             self._captured = self._session = None  # its memory goes before it is opened again
@@ -336,10 +367,8 @@ class OnnxRuntimeCache:
         length = int(self.lengths[source])
         for row_buffer in self._row_buffers:
             row_buffer.copy(source, target, length, frozen)
-        if self._device != "cpu":
-            # The provider has no copy inside a device; rows go through the host, once an edit.
+        if self._cuda is not None:
             for buffer in self._buffers:
-                values = buffer.numpy()
-                values[target] = values[source]
-                buffer.update_inplace(values)
+                place = buffer.data_ptr()
+                self._cuda.copy(place + source * self._row_bytes, place + target * self._row_bytes, self._row_bytes)
         self.lengths[target] = length

@@ -13,6 +13,7 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -73,9 +74,17 @@ def stages(project: Path) -> list[tuple[str, list[str]]]:
     return found
 
 
-def run_stage(name: str, arguments: list[str], seconds: float) -> dict[str, Any]:
+def run_stage(
+    name: str, arguments: list[str], seconds: float, program: Sequence[str] = ("-c", PROGRAM)
+) -> dict[str, Any]:
+    """Run a module in a process of its own: its exit code, None where time was up, and what it printed.
+
+    Args:
+        arguments: the module and what it is given.
+        program: options of the interpreter that run it.
+    """
     begun = time.perf_counter()
-    command = [sys.executable, "-c", PROGRAM, *arguments]
+    command = [sys.executable, *program, *arguments]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=seconds, check=False)
         code, said, errors = done.returncode, done.stdout, done.stderr

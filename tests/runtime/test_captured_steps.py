@@ -1,121 +1,27 @@
-"""Decode steps as CUDA graphs, over a stand-in for ONNX Runtime whose CUDA provider computes on the CPU.
-
-It captures as the real one does: the first run with a graph's number is done several times, later ones replay with the
-addresses, shapes and host numbers of the first. What is tested is what is asked of the provider, not the provider.
-"""
+"""Decode steps as CUDA graphs, over a stand-in for ONNX Runtime whose CUDA provider computes on the CPU."""
 
 from __future__ import annotations
 
+import dataclasses
 import gc
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime as real
 import pytest
 
 import editar_rt
 from editar_rt import names
 from editar_rt.backends import onnxruntime as backend
+from editar_rt.backends.captured_steps import closeness
+from editar_rt.bundle import Bundle
 from editar_rt.editor import Editor
 from editar_rt.errors import BackendError
 from editar_rt.sampling import Sampling
+from tests.cuda_stand_in import Provider
 
 SAMPLING = Sampling(cfg_scale=3.0, seed=4)
-
-
-class Provider:
-    """The onnxruntime module."""
-
-    SessionOptions, RunOptions, __version__ = real.SessionOptions, real.RunOptions, real.__version__
-
-    def __init__(self) -> None:
-        self.OrtValue = self  # a class of one function, which is below
-        self.sessions: list[Session] = []
-        self.refuses = ""  # opening with capture
-        self.breaks = ""  # the first captured run
-        self.freezes = False  # device inputs too, as if the graph had copied them from the host
-
-    def get_available_providers(self) -> list[str]:
-        return ["CUDAExecutionProvider", "CPUExecutionProvider"]
-
-    def ortvalue_from_numpy(self, array: np.ndarray, device: str = "cpu", number: int = 0) -> Any:
-        return real.OrtValue.ortvalue_from_numpy(array.copy() if device == "cuda" else array, "cpu", 0)
-
-    def InferenceSession(self, path: str, options: Any, providers: list[Any], **more: Any) -> Session:
-        captures = isinstance(providers[0], tuple)
-        if captures:
-            assert providers[0] == ("CUDAExecutionProvider", {"enable_cuda_graph": "1"}) and more == {
-                "enable_fallback": 0
-            }
-            if self.refuses:
-                raise RuntimeError(self.refuses)
-        self.sessions.append(Session(self, real.InferenceSession(path, options, ["CPUExecutionProvider"]), captures))
-        return self.sessions[-1]
-
-
-class Session:
-    def __init__(self, provider: Provider, session: Any, captures: bool) -> None:
-        self.provider, self.session, self.captures = provider, session, captures
-        self.graphs: dict[str, dict[str, Any]] = {}
-        self.launched: list[str] = []  # numbers of the graphs, in order
-        self.released: list[int] = []
-        self.get_outputs, self.run = session.get_outputs, session.run
-
-    def io_binding(self) -> Binding:
-        return Binding(self.session.io_binding())
-
-    def run_with_iobinding(self, binding: Binding, options: Any = None) -> None:
-        graph = options.get_run_config_entry("gpu_graph_id")
-        self.launched.append(graph)
-        if not self.captures or graph == "-1":
-            self.session.run_with_iobinding(binding.binding)
-            return
-        if graph not in self.graphs:
-            if self.provider.breaks:
-                raise RuntimeError(self.provider.breaks)
-            self.graphs[graph] = dict(binding.bound)
-            self.frozen = binding.values[names.LAST_ROW].numpy().copy()
-            runs = 3
-        else:
-            assert binding.bound == self.graphs[graph]
-            runs = 1
-            if self.provider.freezes:
-                binding.values[names.LAST_ROW].update_inplace(self.frozen)
-        for _ in range(runs):
-            self.session.run_with_iobinding(binding.binding)
-
-    def release_captured_graph(self, graph: int) -> None:
-        self.released.append(graph)
-
-
-class Binding:
-    def __init__(self, binding: Any) -> None:
-        self.binding = binding
-        self.bound: dict[str, Any] = {}  # addresses, shapes, and the number on the host
-        self.values: dict[str, Any] = {}
-
-    def bind_cpu_input(self, name: str, array: np.ndarray) -> None:
-        self.bound[name] = "host"
-        self.binding.bind_cpu_input(name, array)
-
-    def bind_input(self, name: str, device: str, number: int, dtype: Any, shape: list[int], place: int) -> None:
-        self.bound[name] = place, tuple(shape)
-        self.binding.bind_input(name, "cpu", 0, dtype, shape, place)
-
-    def bind_output(self, name: str, device: str, number: int, dtype: Any, shape: Any, place: int) -> None:
-        self.bound[name] = place, tuple(shape)
-        self.binding.bind_output(name, "cpu", 0, dtype, shape, place)
-
-    def bind_ortvalue_input(self, name: str, value: Any) -> None:
-        host = int(value.numpy()) if name == names.TOTAL_LENGTH else None
-        self.bound[name], self.values[name] = (value.data_ptr(), tuple(value.shape()), host), value
-        self.binding.bind_ortvalue_input(name, value)
-
-    def bind_ortvalue_output(self, name: str, value: Any) -> None:
-        self.bound[name] = value.data_ptr(), tuple(value.shape())
-        self.binding.bind_ortvalue_output(name, value)
 
 
 @pytest.fixture
@@ -176,6 +82,14 @@ def test_each_number_of_rows_and_each_cache_has_its_own_graph_until_it_goes(
     assert sorted(decoder.released) == [1, 2, 3]
 
 
+def test_a_step_copies_its_logits_from_the_device_once(golden_gpt_bundle_cuda: Path, provider: Provider) -> None:
+    editor = editar_rt.load(golden_gpt_bundle_cuda, "cuda")
+    tokens(editor)
+    (logits,) = (value for value in provider.values if len(value.shape()) == 3 and value.shape()[0] == 2)
+    # Every step, and once more each for the graph's capture and for the replay that is compared.
+    assert logits.moved == (editor.picture_tokens - 1 + 2) * logits.value.tensor_size_in_bytes()
+
+
 @pytest.mark.parametrize("where", ["refuses", "breaks"])
 def test_a_provider_that_cannot_capture_runs_plainly_and_it_is_said(
     golden_gpt_bundle_cuda: Path, provider: Provider, expected: np.ndarray, where: str
@@ -187,13 +101,33 @@ def test_a_provider_that_cannot_capture_runs_plainly_and_it_is_said(
     assert not provider.sessions[-1].captures and np.array_equal(tokens(editor), expected)
 
 
+@pytest.mark.parametrize("how", ["freezes", "mistakes"])
 def test_a_replay_that_is_wrong_is_found_before_its_tokens_are_drawn(
-    golden_gpt_bundle_cuda: Path, provider: Provider, expected: np.ndarray
+    golden_gpt_bundle_cuda: Path, provider: Provider, expected: np.ndarray, how: str
 ) -> None:
-    provider.freezes = True
+    """Also where every run with the capacity as total_length is wrong, captured or not."""
+    setattr(provider, how, True)
     editor = editar_rt.load(golden_gpt_bundle_cuda, "cuda")
     assert np.array_equal(tokens(editor), expected)
-    assert "steps are not captured: a replay differs from a plain run, by " in editor.backend.name
+    assert "steps are not captured: a replay differs from an ordinary step by " in editor.backend.name
+
+
+def test_a_replay_is_compared_with_a_step_that_counts_what_is_filled(
+    golden_gpt_bundle_cuda: Path, provider: Provider
+) -> None:
+    editor = editar_rt.load(golden_gpt_bundle_cuda, "cuda")
+    tokens(editor)
+    (decoder,) = (session for session in provider.sessions if session.captures)
+    prefix = editor.picture_tokens + (editor.model.text_tokens or 0)
+    assert decoder.totals == [editor.picture_tokens, prefix, prefix, prefix + 1]  # picture, two texts, the comparison
+
+
+def test_roundings_that_a_type_allows_are_no_reason_to_give_up(
+    golden_gpt_bundle_cuda: Path, golden_gpt_bundle_bf16: Path
+) -> None:
+    half, brain = (Bundle.open(folder).manifest for folder in (golden_gpt_bundle_cuda, golden_gpt_bundle_bf16))
+    assert closeness(half) == 1e-2 and closeness(brain) == 8e-2
+    assert closeness(dataclasses.replace(half, kv_cache="int8")) == 2e-2
 
 
 def test_caches_that_were_captured_before_it_was_given_up_go_on(

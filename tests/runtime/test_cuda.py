@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from editar_rt.backends import cuda
-from editar_rt.backends.cuda import CtypesRuntime, CudaMemory, Device, find_runtime
+from editar_rt.backends.cuda import CtypesRuntime, CudaMemory, Device, find_runtime, memory_in_use
 from editar_rt.backends.device import CaptureError
 from editar_rt.errors import BackendError
 
@@ -68,6 +68,20 @@ def test_a_library_that_is_too_new_for_the_driver_gives_way_to_an_older(
     monkeypatch.setattr(cuda, "_libraries", lambda: iter(()))
     with pytest.raises(BackendError, match="run: pip install cuda-bindings"):
         find_runtime()
+
+
+def test_memory_in_use_is_what_is_not_free(
+    library: ctypes.CDLL, memory: CudaMemory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cuda, "find_runtime", lambda: CtypesRuntime(library))
+    before = memory_in_use()
+    memory.allocate(4096)
+    assert before is not None and memory_in_use() == before + library.held_bytes()
+    monkeypatch.undo()
+    monkeypatch.setattr(cuda, "_libraries", lambda: iter(()))
+    monkeypatch.setitem(sys.modules, "cuda.bindings.runtime", None)
+    monkeypatch.setitem(sys.modules, "cuda.cudart", None)
+    assert memory_in_use() is None
 
 
 def test_data_goes_there_and_back(memory: CudaMemory) -> None:
