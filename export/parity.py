@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from export.precision import dequantize
 from export.spelling import Scales, scale_names
 from training.errors import first_line
 from training.models.text_encoder import encode
-from training.models.transformer import Transformer
+from training.models.transformer import KVCache, Transformer
 from training.models.vq import VQModel
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -259,6 +260,8 @@ def _decoder_case(transformer: Transformer, scales: Scales, label: str, rows: in
     config, generator = transformer.config, _generator()
     past = config.block_size + config.cls_token_num - 2 if filled else 0
     cache = transformer.make_cache(rows)
+    if scales:
+        cache.extend = partial(_extend_rounded, cache, scales)  # type: ignore[method-assign]
     inputs: dict[str, Array] = {}
     for i in range(config.n_layer):
         pair = ((names.past_key(i), cache.keys[i]), (names.past_value(i), cache.values[i]))
@@ -292,6 +295,16 @@ def _decoder_case(transformer: Transformer, scales: Scales, label: str, rows: in
         }
     )
     return Case(names.DECODER, label, inputs, _arrays({names.LOGITS: logits}))
+
+
+def _extend_rounded(
+    cache: KVCache, scales: Scales, layer: int, position: int, keys: Tensor, values: Tensor
+) -> tuple[Tensor, Tensor]:
+    """`KVCache.extend` of a cache that stores whole numbers times a layer's scales."""
+    rounded = (
+        (x / scale).round().clamp(-LARGEST - 1, LARGEST) * scale for x, scale in zip((keys, values), scales[layer])
+    )
+    return KVCache.extend(cache, layer, position, *rounded)
 
 
 def _generator() -> torch.Generator:

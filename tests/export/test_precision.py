@@ -24,6 +24,8 @@ from export.decoder_graph import spelling_of
 from export.parity import round_activations
 from export.precision import Blocks, Storage, dequantize, whole_numbers
 from tests.conftest import GPT_TINY_HEADS, golden_arrays
+from training.config import TRANSFORMER_PRESETS
+from training.models.transformer import Transformer
 
 LOWERED = [
     Storage("int8"),
@@ -292,3 +294,13 @@ def test_options_take_the_place_of_the_recipes(tmp_path: Path) -> None:
             targets.storage(str(recipe))
     with pytest.raises(OptionError, match="cannot be read .* there are: cpu, cuda"):
         targets.storage("toaster")
+
+
+def test_pytorch_rounds_keys_and_values_as_an_int8_cache_does() -> None:
+    config = TRANSFORMER_PRESETS["GPT-demo"]
+    model = Transformer(config).eval()
+    cache, scales = model.make_cache(1), [(0.5, 0.25)] * config.n_layer
+    keys = torch.tensor([0.74, -100.0, 0.26]).reshape(1, 3, 1, 1).expand(1, 3, config.n_head, config.head_dim)
+    found = parity._extend_rounded(cache, scales, 2, 4, keys, keys)
+    assert [x[0, 4:, 0, 0].tolist() for x in found] == [[0.5, -64.0, 0.5], [0.75, -32.0, 0.25]]
+    assert not cache.keys[[0, 1, 3]].any()
