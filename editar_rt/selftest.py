@@ -32,8 +32,8 @@ SAMPLES = 16  # values kept of an output, to tell how far another one is
 # bits, and errors grow with the layers: 2e-4 (3 layers) to 4e-3 (36, GPT-XL) was measured on random weights, which are
 # harder than trained ones; bfloat16 keeps 8 bits. With whole-number weights both sides round weights and activations
 # alike; what remains is numbers between two whole ones that fall otherwise: 2e-2 was measured (the demo's model). So
-# with the keys and values of an int8 cache, which more of them pass through: 6e-2. Of TensorRT's int4 only the weights are whole
-# numbers, the same on both sides; the rest is float16.
+# with the keys and values of an int8 cache, which more of them pass through: 6e-2. Of TensorRT's int4 only the weights
+# are whole numbers, the same on both sides; the rest is float16.
 BOUNDS = {"fp32": 2e-4, "fp16": 1e-2, "bf16": 8e-2, "int8": 8e-2, "int4": 8e-2}
 INT8_CACHE_BOUND = 1e-1
 SAMPLINGS = (
