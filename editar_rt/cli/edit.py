@@ -14,7 +14,7 @@ from PIL import Image
 
 import editar_rt
 from editar_rt.cli.app import cli
-from editar_rt.cli.jobs import Job, edit_folder, edit_picture, pictures_of
+from editar_rt.cli.jobs import Job, edit_folder, edit_picture, pictures_of, prepare_folder
 from editar_rt.cli.options import (
     bundle_argument,
     check_sampling,
@@ -140,12 +140,14 @@ def edit(
     if text_states is not None and text_states.is_file() and len(words) > 1:
         raise OptionError(f"{text_states} holds one instruction's states; give a bundle for several")
     if image.is_dir():
-        todo, skipped = pictures_of(image, output, force)
+        targets = pictures_of(image, output)
     else:
         check_writable(output)
         open_picture(image)  # says before the bundle is loaded that there is none
     editor = editar_rt.load(bundle, device, threads)
     job.sampling = chosen_sampling(editor.default_sampling, options)
+    if image.is_dir():
+        todo, skipped = prepare_folder(job, targets, output, force)  # variants are named by the bundle's seed
     job.text_states = [
         None if text_states is None else _text_states(text_states, w, task, device, threads) for w in words
     ]

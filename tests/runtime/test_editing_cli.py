@@ -196,6 +196,29 @@ def test_a_damaged_picture_is_named_and_the_others_are_done(
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["b.png"]
 
 
+@pytest.mark.parametrize("arguments", [("--then", "remove the cube"), ("-n", 2), ("-n", 2, "--force")])
+def test_a_folder_whose_results_would_be_written_over_is_refused_before_anything_is_made(
+    editar: Callable[..., Done], folder: Path, tmp_path: Path, arguments: tuple[object, ...]
+) -> None:
+    name = "a-1.jpg" if "--then" in arguments else "a-6.jpg"
+    shutil.copy(PICTURE, folder / name)
+    seed = () if "--then" in arguments else ("--seed", 5)
+    done = editar("edit", BUNDLE, folder, WORDS, "-o", tmp_path / "out", *arguments, *seed)
+    assert done.code == 1 and "a.png" in done.stderr and name in done.stderr and "rename one" in done.stderr
+    assert done.stderr.count("\n") == 1 and not (tmp_path / "out").exists()
+
+
+def test_pictures_that_only_look_like_a_result_on_the_way_are_edited(
+    editar: Callable[..., Done], folder: Path, tmp_path: Path
+) -> None:
+    (folder / "b.PNG").unlink()
+    shutil.copy(PICTURE, folder / "a-2.png")
+    done = editar("edit", BUNDLE, folder, WORDS, "--then", "remove the cube", "-o", tmp_path / "out", "--json")
+    assert done.code == 0, done.stderr
+    written = [Path(each["output"]).name for each in done.document["pictures"]]
+    assert sorted(written) == ["a-1.png", "a-2-1.png", "a-2.png", "a.png"]
+
+
 def test_folders_that_cannot_be_edited_are_refused(editar: Callable[..., Done], folder: Path, tmp_path: Path) -> None:
     shutil.copy(PICTURE, folder / "a.jpg")
     done = editar("edit", BUNDLE, folder, WORDS, "-o", tmp_path / "out")
