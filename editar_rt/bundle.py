@@ -23,6 +23,7 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
 from editar_rt.errors import BundleError, OptionError
+from editar_rt.files import is_folder
 from editar_rt.part_shapes import check_parts
 from editar_rt.sampling import Sampling
 
@@ -292,7 +293,7 @@ class Bundle:
         """
         folder = Path(path)
         manifest_path = folder / MANIFEST_NAME
-        if not folder.is_dir():
+        if not is_folder(folder):
             raise BundleError(f"{folder} is not a folder; a bundle is one that holds {MANIFEST_NAME}")
         if not manifest_path.is_file():
             raise BundleError(f"{folder} holds no {MANIFEST_NAME}; make a bundle with: python -m export onnx -o BUNDLE")

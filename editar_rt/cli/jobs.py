@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,6 +12,7 @@ import click
 import numpy as np
 from numpy.typing import NDArray
 
+from editar_rt.cli.options import check_writable
 from editar_rt.editor import Editor
 from editar_rt.errors import EditarError, OptionError, PictureError
 from editar_rt.masks import Box, Mask, outpainted, read_mask
@@ -114,7 +116,10 @@ def pictures_of(folder: Path, output: Path) -> dict[Path, Path]:
     Raises:
         PictureError: no pictures, two that become one, or an output that is the folder.
     """
-    found = sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES and path.is_file())
+    try:
+        found = sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES and path.is_file())
+    except OSError as e:
+        raise PictureError(f"the folder {folder} cannot be read: {e.strerror}") from None
     if not found:
         raise PictureError(f"the folder {folder} holds no pictures ({', '.join(SUFFIXES)})")
     targets: dict[Path, Path] = {}
@@ -123,7 +128,7 @@ def pictures_of(folder: Path, output: Path) -> dict[Path, Path]:
         if target in targets:
             raise PictureError(f"{targets[target]} and {path} would both become {target}; rename one of them")
         targets[target] = path
-    if output.exists() and output.samefile(folder):
+    if os.path.realpath(output) == os.path.realpath(folder):
         raise PictureError(f"{output} holds the pictures to edit; give another folder for the results")
     return targets
 
@@ -147,6 +152,9 @@ def prepare_folder(
         output.mkdir(parents=True, exist_ok=True)
     except OSError as e:
         raise PictureError(f"cannot make the folder {output}: {e.strerror}") from None
+    for target in targets:
+        for path in (target, *job.beside(target)):
+            check_writable(path)
     done = [] if force else [target for target in targets if target.exists()]
     return {image: target for target, image in targets.items() if target not in done}, done
 
