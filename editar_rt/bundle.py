@@ -23,12 +23,22 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
 from editar_rt.errors import BundleError, OptionError
+from editar_rt.files import is_folder
+from editar_rt.part_shapes import check_parts
 from editar_rt.sampling import Sampling
 
 MANIFEST_NAME = "bundle.json"
 FORMAT = "editar-bundle"
 FORMAT_VERSION = 1
 MAX_MANIFEST_BYTES = 4 << 20
+MAX_DEPTH = 32  # of objects and lists in each other; a manifest has 6
+# What a field may say; unknown words would be taken for something else further on.
+PRECISIONS = ("fp32", "fp16", "bf16", "int8", "int4")
+SPELLINGS = ("ort", "standard", "delta")
+KV_CACHES = ("same", "int8")
+DTYPES = ("bfloat16", "bool", "float16", "float32", "int32", "int64", "int8", "uint8")
+# Controls move a terminal's cursor or recolour it, and lone surrogates are in no encoding: both come from strangers.
+UNPRINTABLE = re.compile("[\\x00-\\x1f\\x7f-\\x9f\\u2028-\\u202e\\u2066-\\u2069\\ud800-\\udfff]")
 HASH_AT_LOAD_BYTES = 64 << 20
 """Files up to this size are hashed each time a bundle is opened; larger ones only by `Bundle.check`."""
 
@@ -94,6 +104,11 @@ class ModelInfo:
             if {name, *factors} <= sizes.keys() and sizes[name] != math.prod(sizes[f] for f in factors):
                 values = ", ".join(f"{n} {sizes[n]}" for n in dict.fromkeys((name, *factors)))
                 raise BundleError(f"{MANIFEST_NAME}: {name} is not {' · '.join(factors)} ({values})")
+        if {"codebook_size", "vocab_size"} <= sizes.keys() and self.codebook_size != self.vocab_size:
+            raise BundleError(
+                f"{MANIFEST_NAME}: model: codebook_size and vocab_size must be equal, got {self.codebook_size} and "
+                f"{self.vocab_size}; export the bundle again"
+            )
 
 
 @dataclass(frozen=True)
@@ -134,6 +149,7 @@ class Manifest:
                 f"the bundle has format version {version}, newer than the newest this runtime knows "
                 f"({FORMAT_VERSION}); update with: pip install -U editar-rt"
             )
+        check_strings(raw, MANIFEST_NAME)
         manifest: Manifest = decode_json(cls, raw, MANIFEST_NAME)
         for path in manifest.paths():
             check_relative(path)
@@ -143,8 +159,22 @@ class Manifest:
             check_relative(path)
             if info.bytes < 0 or not re.fullmatch("[0-9a-f]{64}", info.sha256):
                 raise BundleError(f"{MANIFEST_NAME} gives {path} no valid size and SHA-256; export the bundle again")
+        manifest._check_words()
         manifest.model.check()
+        check_parts(manifest, MANIFEST_NAME)
         return manifest
+
+    def _check_words(self) -> None:
+        """Refuse what is none of the words that a field may say."""
+        tensors = [tensor for part in self.parts.values() for tensor in (*part.inputs, *part.outputs)]
+        for name, value, allowed in (
+            ("precision", self.precision, PRECISIONS),
+            ("spelling", self.spelling, SPELLINGS),
+            ("kv_cache", self.kv_cache, KV_CACHES),
+            *((f"{tensor.name}: dtype", tensor.dtype, DTYPES) for tensor in tensors),
+        ):
+            if value not in allowed:
+                raise BundleError(f"{MANIFEST_NAME}: {name} must be one of {', '.join(allowed)}, got {value!r:.40}")
 
     def to_json(self) -> str:
         return json.dumps(dataclasses.asdict(self), indent=1) + "\n"
@@ -204,6 +234,24 @@ def decode_json(kind: Any, value: Any, where: str) -> Any:
     return value
 
 
+def check_strings(value: Any, where: str) -> None:
+    """Refuse JSON values with strings that are not to be shown, or nested so deep that copying them would fail."""
+    level = [value]
+    for _ in range(MAX_DEPTH):
+        below: list[Any] = []
+        for each in level:
+            if isinstance(each, str) and UNPRINTABLE.search(each):
+                raise BundleError(f"{where} has control characters in the string {each!a:.80}; do not trust it")
+            if isinstance(each, dict):
+                below += [*each, *each.values()]
+            elif isinstance(each, list):
+                below += each
+        if not below:
+            return
+        level = below
+    raise BundleError(f"{where} is nested more than {MAX_DEPTH} levels deep; export the bundle again")
+
+
 def check_relative(path: str) -> None:
     """Refuse a path that could leave the bundle."""
     posix, windows = PurePosixPath(path), PureWindowsPath(path)
@@ -245,7 +293,7 @@ class Bundle:
         """
         folder = Path(path)
         manifest_path = folder / MANIFEST_NAME
-        if not folder.is_dir():
+        if not is_folder(folder):
             raise BundleError(f"{folder} is not a folder; a bundle is one that holds {MANIFEST_NAME}")
         if not manifest_path.is_file():
             raise BundleError(f"{folder} holds no {MANIFEST_NAME}; make a bundle with: python -m export onnx -o BUNDLE")
@@ -286,7 +334,7 @@ class Bundle:
         path = self.folder / name
         try:
             inside = path.resolve().is_relative_to(self.folder.resolve())
-        except (OSError, RuntimeError):  # links that go round in a circle
+        except (OSError, RuntimeError, ValueError):  # links that go round in a circle, names that no disk has
             inside = False
         if not inside:
             raise BundleError(f"{path} is a link that leaves the bundle; do not trust it")
@@ -302,9 +350,9 @@ class Bundle:
 
     def _check_file(self, name: str, hash_up_to: int | None) -> None:
         path, expected = self.path(name), self.manifest.files[name]
-        if not path.is_file():
-            raise BundleError(f"the bundle {self.folder} lacks {name}; copy it whole, or export it again")
         try:
+            if not path.is_file():
+                raise BundleError(f"the bundle {self.folder} lacks {name}; copy it whole, or export it again")
             self._compare(path, expected, hash_up_to)
         except OSError as e:
             raise BundleError(f"{path} cannot be read: {e.strerror}") from None

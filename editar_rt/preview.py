@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -14,6 +13,7 @@ from PIL import Image
 
 from editar_rt.decoding import Step
 from editar_rt.errors import OptionError, PictureError
+from editar_rt.files import placing
 
 if TYPE_CHECKING:
     from rich.text import Text
@@ -91,8 +91,7 @@ def save_animation(frames: Sequence[Image.Image], path: Path) -> None:
         PictureError: where the file cannot be written.
     """
     check_animation(path)
-    partial = path.with_name(f"{path.name}.partial-{os.getpid()}")
-    try:
+    with placing(path, PictureError) as partial:
         frames[0].save(
             partial,
             format=ANIMATIONS[path.suffix.lower()],
@@ -101,8 +100,3 @@ def save_animation(frames: Sequence[Image.Image], path: Path) -> None:
             duration=[FRAME_MS] * (len(frames) - 1) + [LAST_FRAME_MS],
             loop=0,
         )
-        partial.replace(path)
-    except OSError as e:
-        raise PictureError(f"cannot write {path}: {e.strerror or e}") from None
-    finally:
-        partial.unlink(missing_ok=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from editar_rt.bench import STEP, BundleSubject, Plan
 from editar_rt.bundle import Bundle
 from editar_rt.editor import Editor
 from editar_rt.errors import BackendError, PictureError
+from editar_rt.files import placing
 from editar_rt.sampling import Sampling
 
 PROJECTIONS, HEAD, ATTENTION, NORMALIZATION = (
@@ -111,11 +111,5 @@ def draw_chart(reports: list[tuple[str, dict[str, float], float | None]], path: 
     axes.invert_yaxis()
     axes.set_xlabel("ms a decode step")
     figure.legend(loc="outside upper center", ncols=3, fontsize=8, frameon=False)
-    partial = path.with_name(f"{path.stem}.partial-{os.getpid()}{path.suffix}")
-    try:
-        figure.savefig(partial, dpi=150)
-        partial.replace(path)
-    except OSError as e:
-        raise PictureError(f"cannot write {path}: {e.strerror or e}") from None
-    finally:
-        partial.unlink(missing_ok=True)
+    with placing(path, PictureError) as partial:
+        figure.savefig(partial, dpi=150, format=path.suffix[1:])

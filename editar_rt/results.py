@@ -16,6 +16,7 @@ from PIL import Image, PngImagePlugin
 
 from editar_rt.decoding import Cancel
 from editar_rt.errors import OptionError, PictureError
+from editar_rt.files import placing
 from editar_rt.masks import Mask
 
 MAX_VARIANTS = 64
@@ -79,15 +80,8 @@ class EditResult:
         chunks = PngImagePlugin.PngInfo()
         for name, value in self.parameters.items():
             chunks.add_itxt(f"editar:{name}", value)
-        final = Path(path)
-        partial = final.with_name(f"{final.name}.partial-{os.getpid()}")
-        try:
+        with placing(Path(path), PictureError) as partial:
             self.image.save(partial, format="PNG", pnginfo=chunks)
-            partial.replace(final)
-        except OSError as e:
-            raise PictureError(f"cannot write {final}: {e.strerror or e}") from None
-        finally:
-            partial.unlink(missing_ok=True)
 
     def _repr_png_(self) -> bytes:
         return png_bytes(self.image)

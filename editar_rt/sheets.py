@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import textwrap
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +9,7 @@ from pathlib import Path
 from PIL import Image, ImageDraw, ImageFont
 
 from editar_rt.errors import PictureError
+from editar_rt.files import placing
 
 
 @dataclass(frozen=True)
@@ -44,11 +44,5 @@ def contact_sheet(cells: list[Cell], columns: int = 3, side: int = 160) -> Image
 
 def save_png(image: Image.Image, path: Path) -> None:
     """Write a PNG beside and rename it into place."""
-    partial = path.with_name(f"{path.name}.partial-{os.getpid()}")
-    try:
+    with placing(path, PictureError) as partial:
         image.save(partial, format="PNG")
-        partial.replace(path)
-    except OSError as e:
-        raise PictureError(f"cannot write {path}: {e.strerror or e}") from None
-    finally:
-        partial.unlink(missing_ok=True)

@@ -5,7 +5,6 @@ A file is an `.npz` with `states` float32 [1, T, C] and `prompt`, the whole prom
 
 from __future__ import annotations
 
-import os
 import zipfile
 from pathlib import Path
 
@@ -13,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from editar_rt.errors import TextStatesError
+from editar_rt.files import placing
 
 MAX_BYTES = 64 << 20  # T5-XL's states of 120 tokens take 1 MB
 
@@ -23,15 +23,8 @@ def save_states(path: Path, states: NDArray[np.float32], prompt: str) -> None:
     Raises:
         TextStatesError: where the file cannot be written.
     """
-    partial = path.with_name(f"{path.name}.partial-{os.getpid()}")
-    try:
-        with open(partial, "wb") as f:
-            np.savez(f, states=states, prompt=np.asarray(prompt))
-        partial.replace(path)
-    except OSError as e:
-        raise TextStatesError(f"cannot write {path}: {e.strerror or e}") from None
-    finally:
-        partial.unlink(missing_ok=True)
+    with placing(path, TextStatesError) as partial, open(partial, "wb") as f:
+        np.savez(f, states=states, prompt=np.asarray(prompt))
 
 
 def load_states(path: Path) -> NDArray[np.float32]:

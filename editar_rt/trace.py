@@ -23,6 +23,7 @@ from PIL import Image
 
 from editar_rt.decoding import Step, decode, picture_chunk
 from editar_rt.errors import OptionError, TraceError
+from editar_rt.files import placing
 from editar_rt.pixels import open_picture
 from editar_rt.results import MAX_VARIANTS, png_bytes
 from editar_rt.sampling import Sampling, distribution, softmax
@@ -80,15 +81,8 @@ class Trace:
         """
         final = Path(path)
         check_name(final)
-        partial = final.with_name(f"{final.name}.partial-{os.getpid()}")
-        try:
-            with open(partial, "wb") as f:
-                f.write(_npz_bytes(self) if final.suffix == ".npz" else _line_bytes(self))
-            partial.replace(final)
-        except OSError as e:
-            raise TraceError(f"cannot write {final}: {e.strerror or e}") from None
-        finally:
-            partial.unlink(missing_ok=True)
+        with placing(final, TraceError) as partial, open(partial, "wb") as f:
+            f.write(_npz_bytes(self) if final.suffix == ".npz" else _line_bytes(self))
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Trace:

@@ -23,7 +23,17 @@ import editar_rt
 from editar_rt import names, selftest
 from editar_rt.backends.onnxruntime import OnnxRuntimeBackend
 from editar_rt.backends.shapes import DELTA
-from editar_rt.bundle import MANIFEST_NAME, Bundle, Manifest, ModelInfo, Part, TensorInfo, list_files, publishing
+from editar_rt.bundle import (
+    MANIFEST_NAME,
+    UNPRINTABLE,
+    Bundle,
+    Manifest,
+    ModelInfo,
+    Part,
+    TensorInfo,
+    list_files,
+    publishing,
+)
 from editar_rt.errors import EditarError, OptionError
 from editar_rt.text import TextTokenizer
 from editar_rt.version import __version__
@@ -420,7 +430,7 @@ def _made_by(options: Options) -> dict[str, str]:
     return {
         "tool": "python -m export onnx",
         "version": __version__,
-        "command": options.command,
+        "command": UNPRINTABLE.sub("\ufffd", options.command),  # paths may hold anything
         "date": now.isoformat(timespec="seconds"),
         **{library: version(library) for library in LIBRARIES},
     }

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from editar_rt.backends.device import ALIGNMENT, CaptureError
+from editar_rt.backends.failures import running
 from editar_rt.backends.onnxruntime import OnnxRuntimeBackend
 from editar_rt.backends.shapes import Shape
 from editar_rt.bundle import Bundle
@@ -35,7 +36,7 @@ class NumpyMemory:
     def allocate(self, size: int) -> int:
         try:
             block = np.full(size + ALIGNMENT, 0xFF, np.uint8)  # NaN: what is to be zero must be made so
-        except MemoryError:
+        except (MemoryError, ValueError):  # the second for more than any array may have
             raise BackendError(f"out of memory: {size >> 20} MiB were asked for") from None
         address = -(-block.ctypes.data // ALIGNMENT) * ALIGNMENT
         self._blocks[address], self._sizes[address] = block, size
@@ -115,7 +116,7 @@ class OnnxRuntimeEngine:
 
     def __init__(self, session: Any, shape: Shape, bundle: Bundle, memory: NumpyMemory) -> None:
         part = bundle.manifest.parts[shape.part]
-        self._session, self._memory = session, memory
+        self._session, self._memory, self._part = session, memory, shape.part
         self._inputs = {tensor.name: (np.dtype(tensor.dtype), shape.of(tensor)) for tensor in part.inputs}
         self._outputs = {tensor.name: (np.dtype(tensor.dtype), shape.of(tensor)) for tensor in part.outputs}
         self._addresses: dict[str, int] = {}
@@ -133,13 +134,15 @@ class OnnxRuntimeEngine:
     def enqueue(self) -> None:
         if self._binding is None:
             binding = self._session.io_binding()
-            for name, (dtype, shape) in self._inputs.items():
-                binding.bind_input(name, "cpu", 0, dtype, shape, self._addresses[name])
-            for name, (dtype, shape) in self._outputs.items():
-                binding.bind_output(name, "cpu", 0, dtype, shape, self._addresses[name])
+            with running(self._part):
+                for name, (dtype, shape) in self._inputs.items():
+                    binding.bind_input(name, "cpu", 0, dtype, shape, self._addresses[name])
+                for name, (dtype, shape) in self._outputs.items():
+                    binding.bind_output(name, "cpu", 0, dtype, shape, self._addresses[name])
             self._binding = binding
         binding = self._binding  # what is recorded keeps its addresses
-        self._memory.submit(lambda: self._session.run_with_iobinding(binding))
+        run = running(self._part)(self._session.run_with_iobinding)
+        self._memory.submit(lambda: run(binding))
 
 
 class EmulatedEngines:

@@ -20,6 +20,7 @@ from editar_rt.backends.base import Arrays
 from editar_rt.backends.captured_steps import ENABLE, NO_GRAPH, CapturedSteps, closeness, run_options, why_not
 from editar_rt.backends.cuda_provider import CudaProvider, open_session
 from editar_rt.backends.device import CaptureError
+from editar_rt.backends.failures import running
 from editar_rt.backends.pages import drop_file_pages, trim_heap
 from editar_rt.backends.prepacked import prepacked
 from editar_rt.backends.rows import RowBuffer
@@ -184,7 +185,8 @@ class OnnxRuntimeBackend:
     def run(self, part: str, inputs: Arrays) -> dict[str, NDArray[Any]]:
         session = self.session(part)
         wanted = [o.name for o in session.get_outputs()]
-        found = dict(zip(wanted, session.run(wanted, dict(inputs)), strict=True))
+        with running(part):
+            found = dict(zip(wanted, session.run(wanted, dict(inputs)), strict=True))
         if part in ONCE_AN_EDIT:
             drop_file_pages(self._graphs[part])
         return found
@@ -335,6 +337,7 @@ class OnnxRuntimeCache:
             if len(wanted):
                 logits[:, wanted] = found
 
+    @running(names.DECODER)
     def _run(
         self,
         tokens: NDArray[np.int32],

@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 import editar_rt
-from editar_rt.bundle import Bundle
+from editar_rt.bundle import Bundle, check_strings
 from editar_rt.cli.app import cli
 from editar_rt.cli.options import (
     check_sampling,
@@ -22,6 +22,7 @@ from editar_rt.cli.options import (
 )
 from editar_rt.errors import BundleError, PictureError
 from editar_rt.pixels import fit_square, open_picture
+from editar_rt.prompts import TASKS
 
 DEMO_BUNDLE = Path("engines/demo")
 
@@ -72,8 +73,15 @@ def read_samples(bundle: Bundle) -> list[tuple[Path, str, str]]:
     if name is None:
         raise BundleError(f"the bundle {bundle.folder} carries no sample pictures; use: editar edit")
     try:
-        entries = json.loads(bundle.path(name).read_text())["samples"]
+        document = json.loads(bundle.path(name).read_text(encoding="utf-8"))
+        check_strings(document, name)
+        entries = document["samples"]
         listed = [(str(e["picture"]), str(e["task"]), str(e["instruction"])) for e in entries]
-    except (ValueError, KeyError, TypeError) as e:
+    except (ValueError, KeyError, TypeError, RecursionError) as e:
         raise BundleError(f"{bundle.folder / name} is not a list of samples ({e!r}); export the bundle again") from None
+    if not listed or not {task for _, task, _ in listed} <= set(TASKS):
+        raise BundleError(
+            f"{bundle.folder / name} must list samples of the tasks {', '.join(TASKS)}, at least one; export the "
+            "bundle again"
+        )
     return [(bundle.path(picture), task, instruction) for picture, task, instruction in listed]

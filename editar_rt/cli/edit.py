@@ -14,9 +14,10 @@ from PIL import Image
 
 import editar_rt
 from editar_rt.cli.app import cli
-from editar_rt.cli.jobs import Job, edit_folder, edit_picture, pictures_of
+from editar_rt.cli.jobs import Job, edit_folder, edit_picture, pictures_of, prepare_folder
 from editar_rt.cli.options import (
     bundle_argument,
+    check_apart,
     check_sampling,
     check_writable,
     chosen_sampling,
@@ -28,6 +29,7 @@ from editar_rt.cli.options import (
     task_option,
 )
 from editar_rt.errors import OptionError, PictureError
+from editar_rt.files import is_file, is_folder
 from editar_rt.pixels import fit_square, open_picture
 from editar_rt.preview import check_animation, half_blocks
 from editar_rt.prompts import build_prompt
@@ -123,6 +125,7 @@ def edit(
     """
     check_sampling(options)
     words = _instructions(instruction, instructions, then)
+    many = is_folder(image)
     one_only = {"--trace": trace, "--animate": animate, "--preview": preview}
     job = Job(
         task, words, mask if mask is not None else box, outpaint, mask_margin, not no_composite, count, preview_share
@@ -131,26 +134,34 @@ def edit(
     if sum(given is not None for given in (mask, box, outpaint)) > 1:
         raise OptionError("give one of --mask, --box and --outpaint")
     if given := [name for name, value in one_only.items() if value is not None]:
-        if image.is_dir() or len(words) > 1:
+        if many or len(words) > 1:
             raise OptionError(f"{' and '.join(given)}: one picture and one instruction at a time")
         for path, check in ((trace, check_name), (animate, check_animation)):
             if path is not None:
                 check(path)
                 check_writable(path)
-    if text_states is not None and text_states.is_file() and len(words) > 1:
+    if text_states is not None and is_file(text_states) and len(words) > 1:
         raise OptionError(f"{text_states} holds one instruction's states; give a bundle for several")
-    if image.is_dir():
-        todo, skipped = pictures_of(image, output, force)
+    if many:
+        targets = pictures_of(image, output)
     else:
         check_writable(output)
+        check_apart([output, animate, trace])
         open_picture(image)  # says before the bundle is loaded that there is none
     editor = editar_rt.load(bundle, device, threads)
     job.sampling = chosen_sampling(editor.default_sampling, options)
+    if many:
+        todo, skipped = prepare_folder(job, targets, output, force)  # variants are named by the bundle's seed
+    else:
+        beside = job.beside(output)
+        check_apart([output, animate, trace, *beside])
+        for path in beside:
+            check_writable(path)
     job.text_states = [
         None if text_states is None else _text_states(text_states, w, task, device, threads) for w in words
     ]
     started = time.perf_counter()
-    if image.is_dir():
+    if many:
         with progress("editing", "tokens") as update:
             made = edit_folder(editor, job, todo, update)
         document: dict[str, Any] = {"output": str(output), "pictures": made, "skipped": [str(path) for path in skipped]}
@@ -229,7 +240,7 @@ def _text_states(source: Path, instruction: str, task: str, device: str, threads
     """Text states from a file, or from the encoder of another bundle, which is closed again."""
     from editar_rt.states import load_states
 
-    if source.is_dir():
+    if is_folder(source):
         return editar_rt.load(source, device, threads).encode_text([instruction], task)
     return load_states(source)
 

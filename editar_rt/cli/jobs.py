@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import click
 import numpy as np
 from numpy.typing import NDArray
 
+from editar_rt.cli.options import check_writable
 from editar_rt.editor import Editor
 from editar_rt.errors import EditarError, OptionError, PictureError
 from editar_rt.masks import Box, Mask, outpainted, read_mask
@@ -46,6 +48,14 @@ class Job:
         if self.count is not None and len(self.instructions) > 1:
             raise OptionError("-n makes variants of one instruction; give --then another time, on the one you choose")
 
+    def beside(self, output: Path) -> list[Path]:
+        """What is written beside a result: those on the way to it, or its variants by their seeds."""
+        if self.count is None:
+            marks: Iterable[int] = range(1, len(self.instructions))
+        else:
+            marks = variant_seeds(self.sampling.seed, self.count)
+        return [output.with_name(f"{output.stem}-{mark}.png") for mark in marks]
+
 
 def edit_picture(
     editor: Editor,
@@ -70,7 +80,7 @@ def edit_picture(
     if given is not None:
         mask = read_mask(given, picture.size, side)
     picture = fit_square(picture, side)  # later turns have no other
-    turns, made = len(job.instructions), []
+    turns, made, beside = len(job.instructions), [], job.beside(output)
     for turn, (words, states) in enumerate(zip(job.instructions, job.text_states, strict=True)):
 
         def update(done: int, total: int, turn: int = turn) -> None:
@@ -83,11 +93,10 @@ def edit_picture(
         results = session.run(words, job.task, job.sampling, update, states, job.count, options)
         if job.count is None:
             last = turn == turns - 1
-            made.append(_saved(results[0], output if last else output.with_name(f"{output.stem}-{turn + 1}.png")))
+            made.append(_saved(results[0], output if last else beside[turn]))
         else:
             seeds = [result.parameters["seed"] for result in results]
-            for seed, result in zip(seeds, results, strict=True):
-                made.append(_saved(result, output.with_name(f"{output.stem}-{seed}.png")))
+            made += [_saved(result, path) for path, result in zip(beside, results, strict=True)]
             cells = [Cell([result.image], f"seed {seed}") for seed, result in zip(seeds, results, strict=True)]
             save_png(contact_sheet([Cell([session.source], words), *cells], columns=min(4, len(cells) + 1)), output)
         if animate is not None:
@@ -101,13 +110,16 @@ def _saved(result: EditResult, path: Path) -> dict[str, Any]:
     return {"output": str(path), "timings": result.timings, "parameters": result.parameters}
 
 
-def pictures_of(folder: Path, output: Path, force: bool) -> tuple[dict[Path, Path], list[Path]]:
-    """(pictures of a folder and the PNG that each becomes, those that are there already); makes the output's folder.
+def pictures_of(folder: Path, output: Path) -> dict[Path, Path]:
+    """The PNGs that the pictures of a folder become, and of which each is made.
 
     Raises:
-        PictureError: no pictures, two that become one, or a folder that cannot be made.
+        PictureError: no pictures, two that become one, or an output that is the folder.
     """
-    found = sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES and path.is_file())
+    try:
+        found = sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES and path.is_file())
+    except OSError as e:
+        raise PictureError(f"the folder {folder} cannot be read: {e.strerror}") from None
     if not found:
         raise PictureError(f"the folder {folder} holds no pictures ({', '.join(SUFFIXES)})")
     targets: dict[Path, Path] = {}
@@ -116,14 +128,35 @@ def pictures_of(folder: Path, output: Path, force: bool) -> tuple[dict[Path, Pat
         if target in targets:
             raise PictureError(f"{targets[target]} and {path} would both become {target}; rename one of them")
         targets[target] = path
-    if output.exists() and output.samefile(folder):
+    if os.path.realpath(output) == os.path.realpath(folder):
         raise PictureError(f"{output} holds the pictures to edit; give another folder for the results")
+    return targets
+
+
+def prepare_folder(
+    job: Job, targets: dict[Path, Path], output: Path, force: bool
+) -> tuple[dict[Path, Path], list[Path]]:
+    """(pictures that are to be done and the PNG that each becomes, PNGs that are there); makes the output's folder.
+
+    Raises:
+        PictureError: a result that another picture's would be written over, or a folder that cannot be made.
+    """
+    for target, image in targets.items():
+        for path in job.beside(target):
+            if path in targets:
+                raise PictureError(
+                    f"{path.name}, which is written beside the result of {image}, would also be the result of "
+                    f"{targets[path]}; rename one of them, or edit it alone"
+                )
     try:
         output.mkdir(parents=True, exist_ok=True)
     except OSError as e:
         raise PictureError(f"cannot make the folder {output}: {e.strerror}") from None
+    for target in targets:
+        for path in (target, *job.beside(target)):
+            check_writable(path)
     done = [] if force else [target for target in targets if target.exists()]
-    return {path: target for target, path in targets.items() if target not in done}, done
+    return {image: target for target, image in targets.items() if target not in done}, done
 
 
 def edit_folder(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import shutil
@@ -9,11 +10,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
+import editar_rt
 from editar_rt import bundle as bundle_module
-from editar_rt.bundle import FORMAT_VERSION, MAX_MANIFEST_BYTES, Bundle, Manifest, publishing
-from editar_rt.errors import BundleError
+from editar_rt.bundle import FORMAT_VERSION, MAX_MANIFEST_BYTES, Bundle, Manifest, file_digest, publishing
+from editar_rt.cli.demo import read_samples
+from editar_rt.errors import BackendError, BundleError
 
 
 @pytest.fixture
@@ -126,6 +130,33 @@ def test_a_damaged_manifest_is_one_sentence(tmp_path: Path, content: str, says: 
         (lambda m: m["files"]["decoder.onnx"].update(sha256="0"), "gives decoder.onnx no valid size and SHA-256"),
         (lambda m: m["files"]["decoder.onnx"].update(bytes=-1), "gives decoder.onnx no valid size and SHA-256"),
         (lambda m: m["sampling"].update(top_p=10**400), "sampling: top_p is a number of 401 digits"),
+        (lambda m: m["model"].pop("layers"), "decoder needs the size layers, which model lacks"),
+        (lambda m: m["model"].update(layers=1), "keys and values of 1 layers as model says, got 6 tensors"),
+        (lambda m: m["model"].update(layers=10**9), "keys and values of 1000000000 layers as model says"),
+        (
+            lambda m: m["model"].update(heads=2, head_dim=64),
+            r"past_key_0 must be \[any, 2, any, 64\] as model says, got \['rows', 4, 'capacity', 32\]",
+        ),
+        (lambda m: m["model"].update(vocab_size=10), "codebook_size and vocab_size must be equal, got 256 and 10"),
+        (lambda m: m["model"].update(vocab_size=10, codebook_size=10), r"logits must be \[any, any, 10\]"),
+        (lambda m: m["model"].update(text_tokens=None), "text_encoder needs the size text_tokens"),
+        (lambda m: m["model"].update(text_tokens=7), r"input_ids must be \[any, 7\] as model says"),
+        (lambda m: m["model"].update(image_size=64, downsampling=16), r"pixels must be \[any, 3, 64, 64\]"),
+        (
+            lambda m: m["parts"].update(vq_encoder=m["parts"]["vq_decoder"], vq_decoder=m["parts"]["vq_encoder"]),
+            "vq_encoder lacks the input pixels",
+        ),
+        (lambda m: m["parts"]["decoder"].update(inputs=[]), "decoder lacks the input tokens"),
+        (lambda m: m["parts"]["decoder"]["inputs"][0].update(dtype="foo"), "dtype must be one of .*, got 'foo'"),
+        (lambda m: m.update(spelling="delta"), "decoder lacks the output new_rows"),
+        (lambda m: m.update(spelling="cursive"), "spelling must be one of ort, standard, delta, got 'cursive'"),
+        (lambda m: m.update(precision="fp7"), "precision must be one of .*, got 'fp7'"),
+        (lambda m: m.update(kv_cache="none"), "kv_cache must be one of same, int8, got 'none'"),
+        (lambda m: m["files"].update({"n" * 300: m["files"]["decoder.onnx"]}), "n{300} is|lacks n{300}|cannot be read"),
+        (lambda m: m["files"].update({"\ud800": m["files"]["decoder.onnx"]}), "control characters in the string"),
+        (lambda m: m.update(self_test={"x": json.loads("[" * 99 + "]" * 99)}), "nested more than 32 levels deep"),
+        (lambda m: m["made_by"].update(tool="\x1b[2J"), r"control characters in the string '\\x1b\[2J'"),
+        (lambda m: m["parts"].update({"\u202e": m["parts"]["decoder"]}), r"in the string '\\u202e'"),
     ],
 )
 def test_what_is_wrong_in_a_manifest_is_named(
@@ -226,3 +257,51 @@ def test_publishing_where_nothing_can_be_written_says_so(tmp_path: Path) -> None
     (tmp_path / "file").write_text("x")
     with pytest.raises(BundleError, match="cannot write to"), publishing(tmp_path / "file" / "bundle"):
         pass
+
+
+def test_a_graph_that_fails_while_it_runs_is_one_sentence(bundle: Path) -> None:
+    def swap(manifest: dict[str, Any]) -> None:
+        parts = manifest["parts"]
+        first, second = parts["vq_encoder"]["file"], parts["vq_decoder"]["file"]
+        parts["vq_encoder"]["file"], parts["vq_decoder"]["file"] = second, first
+
+    rewrite(bundle, swap)
+    editor = editar_rt.load(bundle, "cpu", 1)
+    with pytest.raises(BackendError, match="ONNX Runtime failed in the part vq_encoder"):
+        editor.encode_pixels(np.zeros((1, 3, 32, 32), np.float32))
+
+
+@pytest.mark.parametrize("spelling", ["", "_delta"])
+def test_a_decoder_that_fails_in_a_step_is_one_sentence(
+    request: pytest.FixtureRequest, tmp_path: Path, spelling: str
+) -> None:
+    bundle = Path(shutil.copytree(request.getfixturevalue(f"golden_gpt_bundle{spelling}"), tmp_path / "bundle"))
+    rewrite(bundle, lambda m: m["parts"]["decoder"].update(file=m["parts"]["prefix"]["file"]))
+    editor = editar_rt.load(bundle, "cpu", 1)
+    cache = editor.backend.make_cache(1, 16)
+    prefix = np.zeros((1, 1, editor.model.dim or 0), np.float32)
+    with pytest.raises(BackendError, match="ONNX Runtime failed in the part decoder"):
+        cache.forward(np.zeros((1, 1), np.int32), prefix, np.zeros(1, np.int32))
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        ('{"samples": []}', "at least one"),
+        ('{"samples": [{"picture": "a.png", "task": "knit", "instruction": "x"}]}', "of the tasks edit"),
+        ("[" * 100_000, "not a list of samples"),
+        ('{"samples": ' + "[" * 99 + "]" * 99 + "}", "nested more than"),
+        ('{"samples": [{"picture": "\\u001b.png"}]}', "control characters"),
+    ],
+)
+def test_a_list_of_samples_that_is_none_is_one_sentence(bundle: Path, content: str, says: str) -> None:
+    (bundle / "samples.json").write_text(content)
+    rewrite(
+        bundle,
+        lambda m: (
+            m.update(samples="samples.json"),
+            m["files"].update({"samples.json": dataclasses.asdict(file_digest(bundle / "samples.json"))}),
+        ),
+    )
+    with pytest.raises(BundleError, match=says):
+        read_samples(Bundle.open(bundle))

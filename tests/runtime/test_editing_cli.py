@@ -17,7 +17,7 @@ from PIL import Image
 
 import editar_rt
 from editar_rt.cli import main
-from tests.runtime.demo import BALL, BUNDLE, COUNT, PICTURE, SIDE, WORDS
+from tests.runtime.demo import BALL, BUNDLE, COUNT, PICTURE, SAMPLES, SIDE, WORDS
 
 
 class Done(NamedTuple):
@@ -196,6 +196,29 @@ def test_a_damaged_picture_is_named_and_the_others_are_done(
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["b.png"]
 
 
+@pytest.mark.parametrize("arguments", [("--then", "remove the cube"), ("-n", 2), ("-n", 2, "--force")])
+def test_a_folder_whose_results_would_be_written_over_is_refused_before_anything_is_made(
+    editar: Callable[..., Done], folder: Path, tmp_path: Path, arguments: tuple[object, ...]
+) -> None:
+    name = "a-1.jpg" if "--then" in arguments else "a-6.jpg"
+    shutil.copy(PICTURE, folder / name)
+    seed = () if "--then" in arguments else ("--seed", 5)
+    done = editar("edit", BUNDLE, folder, WORDS, "-o", tmp_path / "out", *arguments, *seed)
+    assert done.code == 1 and "a.png" in done.stderr and name in done.stderr and "rename one" in done.stderr
+    assert done.stderr.count("\n") == 1 and not (tmp_path / "out").exists()
+
+
+def test_pictures_that_only_look_like_a_result_on_the_way_are_edited(
+    editar: Callable[..., Done], folder: Path, tmp_path: Path
+) -> None:
+    (folder / "b.PNG").unlink()
+    shutil.copy(PICTURE, folder / "a-2.png")
+    done = editar("edit", BUNDLE, folder, WORDS, "--then", "remove the cube", "-o", tmp_path / "out", "--json")
+    assert done.code == 0, done.stderr
+    written = [Path(each["output"]).name for each in done.document["pictures"]]
+    assert sorted(written) == ["a-1.png", "a-2-1.png", "a-2.png", "a.png"]
+
+
 def test_folders_that_cannot_be_edited_are_refused(editar: Callable[..., Done], folder: Path, tmp_path: Path) -> None:
     shutil.copy(PICTURE, folder / "a.jpg")
     done = editar("edit", BUNDLE, folder, WORDS, "-o", tmp_path / "out")
@@ -228,6 +251,13 @@ def test_folders_that_cannot_be_edited_are_refused(editar: Callable[..., Done], 
         (("--animate", "a.mp4"), 2, "an animation must be named .png or .gif"),
         (("--trace", "t.npz", "--then", "x"), 2, "--trace: one picture and one instruction at a time"),
         (("--preview", "terminal"), 2, "needs a terminal"),
+        (("-o", "out.png", "--animate", "./out.png"), 2, "would be written twice"),
+        (("-n", "2", "--seed", "5", "-o", "out.png", "--animate", "out-6.png"), 2, "would be written twice"),
+        (("-o", "n" * 300), 1, "File name too long"),
+        (("--trace", "n" * 300 + ".npz"), 1, "File name too long"),
+        (("--text-states", "n" * 300), 1, "File name too long"),
+        (("--mask", "n" * 300), 1, "File name too long"),
+        (("-o", "n" * 250 + ".png", "--then", "x"), 1, "File name too long"),
         (("--instructions", "none.txt"), 2, "none.txt cannot be read"),
         (("--cfg-scale", "steep:1,2"), 2, "cfg_scale must be 0 or more, linear:FIRST,LAST"),
         (("--cfg-interval", "9,3"), 2, "cfg_interval must be"),
@@ -239,6 +269,20 @@ def test_bad_options_are_refused_in_one_sentence(
     done = editar("edit", BUNDLE, PICTURE, WORDS, "-o", tmp_path / "out.png", *arguments)
     assert done.code == code and says in done.stderr, done.stderr
     assert not list(tmp_path.iterdir())
+
+
+def test_names_that_no_disk_has_are_refused_in_one_sentence(editar: Callable[..., Done], tmp_path: Path) -> None:
+    for bundle, image, says in (("n" * 300, PICTURE, "is not a folder"), (BUNDLE, "n" * 300, "File name too long")):
+        done = editar("edit", bundle, image, WORDS, "-o", tmp_path / "out.png")
+        assert done.code == 1 and says in done.stderr and done.stderr.count("\n") == 1, done.stderr
+    done = editar("edit", BUNDLE, SAMPLES, WORDS, "-o", "n" * 300)
+    assert done.code == 1 and "File name too long" in done.stderr and done.stderr.count("\n") == 1
+
+
+def test_the_longest_name_that_a_disk_takes_is_written(editar: Callable[..., Done], tmp_path: Path) -> None:
+    name = "n" * 250 + ".png"
+    done = editar("edit", BUNDLE, PICTURE, WORDS, "-o", tmp_path / name)
+    assert done.code == 0 and [path.name for path in tmp_path.iterdir()] == [name], done.stderr
 
 
 def test_an_instruction_is_needed(editar: Callable[..., Done], tmp_path: Path) -> None:

@@ -1,0 +1,49 @@
+"""Files of users: what a name is, and writing one beside its place so that what is there is always whole."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from editar_rt.errors import EditarError
+
+KEPT = 40  # characters of a file's name in that of its part: what is added must not make a long one too long
+
+
+@contextmanager
+def placing(final: Path, error: type[EditarError]) -> Iterator[Path]:
+    """A name to write to, of this call alone; renamed to `final` when the block ends well, removed when not.
+
+    Raises:
+        error: where the file cannot be written.
+    """
+    partial = final.with_name(f"{final.name[:KEPT]}.partial-{os.getpid()}-{secrets.token_hex(4)}")
+    try:
+        yield partial
+        partial.replace(final)
+    except OSError as e:
+        raise error(f"cannot write {final}: {e.strerror or e}") from None
+    finally:
+        with contextlib.suppress(OSError):  # it would hide what went wrong
+            partial.unlink(missing_ok=True)
+
+
+def is_folder(path: Path) -> bool:
+    """Whether there is a folder; False too for names that no disk has, where Python 3.11 raises."""
+    return _is(path.is_dir)
+
+
+def is_file(path: Path) -> bool:
+    """Whether there is a file; False too for names that no disk has."""
+    return _is(path.is_file)
+
+
+def _is(ask: Callable[[], bool]) -> bool:
+    try:
+        return ask()
+    except OSError:
+        return False
