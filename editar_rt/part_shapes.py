@@ -36,7 +36,7 @@ TENSORS: dict[str, tuple[dict[str, Shape], dict[str, Shape]]] = {
         },
     ),
     names.DECODER: (
-        {names.TOKENS: (SYMBOL, SYMBOL), names.PREFIX: (SYMBOL, SYMBOL, "dim"), names.PAST_LENGTH: (SYMBOL,)},
+        {names.TOKENS: (SYMBOL, SYMBOL), names.PREFIX: (SYMBOL, SYMBOL, "dim")},
         {names.LOGITS: (SYMBOL, SYMBOL, "vocab_size")},
     ),
     names.SAMPLER: ({names.LOGITS: (SYMBOL, 1, "vocab_size")}, {names.DRAWN: (SYMBOL,)}),

@@ -39,6 +39,11 @@ def test_a_good_bundle_opens_and_its_manifest_survives_json(bundle: Path) -> Non
     assert Manifest.from_json(opened.manifest.to_json()) == opened.manifest
 
 
+def test_a_decoder_for_cuda_opens_though_its_inputs_differ(golden_gpt_bundle_cuda: Path) -> None:
+    given = {tensor.name for tensor in Bundle.open(golden_gpt_bundle_cuda).manifest.parts["decoder"].inputs}
+    assert "last_row" in given and "past_length" not in given
+
+
 def test_a_missing_file_is_named(bundle: Path) -> None:
     (bundle / "decoder.onnx").unlink()
     with pytest.raises(BundleError, match=r"lacks decoder\.onnx"):
