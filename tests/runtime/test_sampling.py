@@ -165,7 +165,7 @@ def test_greedy_takes_the_largest_logit() -> None:
         ("top_p", 0.0, "top_p"),
         ("top_p", float("nan"), "top_p"),
         ("top_k", -1, r"top_k must be 0 \(off\) or more, got -1"),
-        ("temperature", 0.0, "temperature must be above 0, got 0.0"),
+        ("temperature", 0.0, "temperature must be a finite number above 0, got 0.0"),
         ("temperature", float("inf"), "temperature"),
         ("seed", -1, "seed must be 0 to"),
         ("seed", 2**64, "seed"),
