@@ -8,6 +8,7 @@ put together while they run). What is computed is the same in all of them, up to
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
@@ -161,4 +162,7 @@ def join(device: str = "auto", way: str = "auto") -> Iterator[World]:
     try:
         yield World(rank, size, place, way)
     finally:
+        # What DistributedDataParallel holds of the group must go before it: threads of a group that outlives its end
+        # have been seen to abort a process that had finished.
+        gc.collect()
         dist.destroy_process_group()

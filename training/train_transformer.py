@@ -450,6 +450,7 @@ def train(
         assert kept is None or isinstance(kept, TokenShards)
         task = TransformerTask(run, recipe, execution, source, frozen, student, world, kept)
         Engine(run, task, execution, world).run()
+        del task, student  # with what they hold of the process group
     return run.folder / "transformer.pt"
 
 

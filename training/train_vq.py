@@ -455,5 +455,6 @@ def train(
             source = FolderPictures(pictures, recipe.seed, recipe.batch, recipe.picture_size, report)
         task = VQTask(run, recipe, execution, source, Scores(fid_encoder, inception), world)
         Engine(run, task, execution, world).run()
+        del task  # with what it holds of the process group
     finished = run.folder / "vq.pt"
     return finished if finished.exists() else run.folder / "last.pt"
