@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -138,7 +139,8 @@ def test_ctrl_c_exits_130_and_leaves_nothing(tiny_bundle: Path, picture: Path, t
     add_samples(bundle, picture, 5000)
     folder = tmp_path / "out"
     command = [sys.executable, "-m", "editar_rt", "demo", "--bundle", str(bundle), "-o", str(folder)]
-    running = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    heard = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # a shell has its background jobs ignore it
+    running = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=heard)
     deadline = time.monotonic() + 60
     while not list(folder.glob("*.png")):
         assert time.monotonic() < deadline and running.poll() is None
