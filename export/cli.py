@@ -153,8 +153,7 @@ def convert(
     **choices: str | bool | None,
 ) -> None:
     """Store the transformer of an fp32 BUNDLE in another way; its other parts are taken over as they are."""
-    if output.exists() and not force:
-        raise BundleError(f"{output} exists; choose another name, or replace it with --force")
+    _refuse_existing(output, force)
     stored = storage(target, **choices)
     opened = Bundle.open(bundle)
     opened.check()
@@ -165,6 +164,12 @@ def convert(
         command=command_line(sys.argv[1:]),
     )
     _write(output, Sources(transformer=read_transformer(bundle), kept=opened), options, force)
+
+
+def _refuse_existing(output: Path, force: bool) -> None:
+    """Before hours of work, not behind them."""
+    if output.exists() and not force:
+        raise BundleError(f"{output} exists; choose another name, or replace it with --force")
 
 
 @cli.command("official")
@@ -192,8 +197,7 @@ def official(
         return
     if output is None:
         raise click.UsageError("Missing option '-o' / '--output': the bundle to write, a folder.")
-    if output.exists() and not force:
-        raise BundleError(f"{output} exists; choose another name, or replace it with --force")
+    _refuse_existing(output, force)
     if target is None:
         choices["precision"] = choices["precision"] or "fp16"
     stored = storage(target, **choices)

@@ -35,6 +35,12 @@ class Provider:
         self.freezes = False  # device inputs too, as if the graph had copied them from the host
         self.mistakes = False  # attention that takes total_length for what is filled
 
+    @property
+    def capturing(self) -> Session:
+        """The one session that captures: the decoder's."""
+        (decoder,) = (session for session in self.sessions if session.captures)
+        return decoder
+
     def get_available_providers(self) -> list[str]:
         return ["CUDAExecutionProvider", "CPUExecutionProvider"]
 

@@ -14,14 +14,12 @@ colour the text gives to which shape is then learned from one cell in ten.
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
@@ -41,9 +39,9 @@ from training.models.transformer import Transformer
 from training.optimizers import AdamW, MuonAdam, Optimizer
 from training.recipe_checks import check_fields
 from training.student import Frozen, Piece, Student, build_student, read_source, read_teacher
+from training.validation import count_right, validate
 
 SHOWN = 4  # sample pictures in a grid
-VALIDATED = 128  # groups
 
 
 @dataclasses.dataclass(frozen=True)
@@ -292,9 +290,7 @@ class TransformerTask:
     @torch.no_grad()
     def _count(self, piece: Piece, right: Tensor) -> None:
         """Adds, a kind, how many changed tokens (all, in translations) the undropped rows predict."""
-        batch = piece.batch
-        matters = batch.changed | (batch.kinds >= self.source.labels.index("depth"))[:, None]
-        count_right(self.right, batch, right, matters & ~piece.dropped[:, None])
+        count_right(self.right, piece.batch, self.source.labels, right, ~piece.dropped)
 
     def end(self, step: int, prepared: Share, average: Average) -> None:
         del self.losses[: -len(prepared.pieces)]
@@ -331,64 +327,33 @@ class TransformerTask:
     def publish(self, done: int, average: Average) -> None:
         save_checkpoint(self.run, self.config, self.exported(average))
 
+    def averaged_model(self, average: Average) -> Transformer | None:
+        """A model of the averaged weights in the first process, None in the others; every process has to ask."""
+        weights = self.exported(average)
+        if not self.world.is_first:
+            return None
+        model = Transformer(self.config).to(self.world.device).eval()
+        model.load_state_dict(weights)
+        return model
+
+    def completed(self, source: Source, groups: NDArray[np.int64]) -> Batch:
+        return self.complete(source.batch(groups).to(self.world.device))
+
     def score(self, done: int, average: Average, sinks: Sinks) -> None:
         if self.validation is None:
             return
-        weights = self.exported(average)
-        if self.world.is_first:
-            self.run.log(done, **self.validated(weights, self.validation))
+        if model := self.averaged_model(average):
+            dtype = PRECISIONS[self.execution.precision]
+            self.run.log(done, **validate(model, self.validation, self.source, self.completed, dtype))
         self.world.wait()
 
-    @torch.no_grad()
-    def validated(self, weights: dict[str, Tensor], kept: TokenShards) -> dict[str, float]:
-        """What the averaged weights predict with all of the condition and the tokens before in sight.
-
-        Returns:
-            The token loss on groups that training does not see and on as many that it does, and the first ones' share
-            of changed tokens (all, in translations) that are predicted right, a kind.
-        """
-        model = Transformer(self.config).to(self.world.device).eval()
-        model.load_state_dict(weights)
-        right, values = torch.zeros(len(kept.labels), 2), {}
-        dtype, device = PRECISIONS[self.execution.precision], self.world.device.type
-        for name, source in (("validation_loss", kept), ("seen_loss", self.source)):
-            losses = torch.zeros(2)
-            for groups in np.split(np.arange(len(source.is_translation))[:VALIDATED], range(8, VALIDATED, 8)):
-                if not len(groups):
-                    break
-                batch = self.complete(source.batch(groups).to(self.world.device))
-                dropped = torch.zeros(len(batch.kinds), dtype=torch.bool, device=self.world.device)
-                with torch.autocast(device, dtype, enabled=dtype is not None):
-                    logits = model(batch.condition, batch.text_states, batch.target, dropped, dropped)
-                loss = F.cross_entropy(logits.flatten(0, 1).float(), batch.target.flatten(), reduction="none")
-                weighed = batch.weights.flatten()
-                losses += torch.stack([(loss * weighed).sum(), weighed.sum()]).cpu()
-                if source is kept:
-                    matters = batch.changed | (batch.kinds >= kept.labels.index("depth"))[:, None]
-                    count_right(right, batch, logits.argmax(-1) == batch.target, matters)
-            values[name] = float(losses[0] / losses[1])
-        for label, (all_of_them, found) in zip(kept.labels, right.tolist()):
-            if all_of_them:
-                values[f"validation_right_{label}"] = found / all_of_them
-        return values
-
     def show(self, done: int, average: Average, sinks: Sinks) -> None:
-        weights = self.exported(average)
-        if self.world.is_first:
+        if model := self.averaged_model(average):
             assert self.frozen.vq is not None
-            groups = np.arange(min(SHOWN, len(self.source.is_translation)))
-            batch = self.complete(self.source.batch(groups).to(self.world.device))
-            model = Transformer(self.config).to(self.world.device).eval()
-            model.load_state_dict(weights)
+            batch = self.completed(self.source, np.arange(min(SHOWN, len(self.source.is_translation))))
             picture = edit_grid(model, self.frozen.vq, batch, self.run.folder / f"samples-{done:08d}.png")
             sinks.picture("samples", picture, done)
         self.world.wait()
-
-
-def count_right(counts: Tensor, batch: Batch, right: Tensor, matters: Tensor) -> None:
-    """Adds to `counts`, float32 [kinds, 2], how many tokens matter, bool [R, N], and how many of those are right."""
-    found = torch.stack([matters.sum(1), (right & matters).sum(1)], dim=1).float()
-    counts.index_add_(0, batch.kinds.cpu(), found.cpu())
 
 
 def save_checkpoint(run: RunFolder, config: TransformerConfig, weights: dict[str, Tensor]) -> Path:
@@ -452,8 +417,3 @@ def train(
         Engine(run, task, execution, world).run()
         del task, student  # with what they hold of the process group
     return run.folder / "transformer.pt"
-
-
-def read_log(folder: Path) -> list[dict[str, float]]:
-    """The lines of a run's log."""
-    return [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]

@@ -11,9 +11,9 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from training.checkpoints import first_line
 from training.data.features import PatchFeatures
 from training.data.records import DataError
+from training.errors import first_line
 from training.evaluation.frechet import InceptionFeatures, frechet_distance
 from training.models.vq import VQModel
 

@@ -50,7 +50,7 @@ def test_steps_are_captured_once_and_replayed_with_the_same_tokens(
     editor = editar_rt.load(golden_gpt_bundle_cuda, "cuda")
     assert np.array_equal(tokens(editor), expected)
     assert editor.backend.name.endswith("(CUDA); steps are captured")
-    (decoder,) = (session for session in provider.sessions if session.captures)
+    decoder = provider.capturing
     steps = editor.picture_tokens - 1
     # Picture and two texts are plain; before the first step its graph is captured, replayed and compared.
     assert decoder.launched == ["-1"] * 3 + ["1", "1", "-1"] + ["1"] * steps
@@ -61,7 +61,7 @@ def test_what_changes_lies_on_the_device_and_the_number_on_the_host_is_the_capac
 ) -> None:
     editor = editar_rt.load(golden_gpt_bundle_cuda, "cuda")
     tokens(editor)
-    (decoder,) = (session for session in provider.sessions if session.captures)
+    decoder = provider.capturing
     (bound,) = decoder.graphs.values()  # every replay was asserted to have the same
     assert "host" not in bound.values()
     capacity = 2 * editor.picture_tokens + (editor.model.text_tokens or 0) - 1
@@ -77,7 +77,7 @@ def test_each_number_of_rows_and_each_cache_has_its_own_graph_until_it_goes(
     tokens(editor, Sampling(cfg_interval=6))
     tokens(editor)
     gc.collect()
-    (decoder,) = (session for session in provider.sessions if session.captures)
+    decoder = provider.capturing
     assert list(decoder.graphs) == ["1", "2", "3"]
     assert sorted(decoder.released) == [1, 2, 3]
 
@@ -117,7 +117,7 @@ def test_a_replay_is_compared_with_a_step_that_counts_what_is_filled(
 ) -> None:
     editor = editar_rt.load(golden_gpt_bundle_cuda, "cuda")
     tokens(editor)
-    (decoder,) = (session for session in provider.sessions if session.captures)
+    decoder = provider.capturing
     prefix = editor.picture_tokens + (editor.model.text_tokens or 0)
     assert decoder.totals == [editor.picture_tokens, prefix, prefix, prefix + 1]  # picture, two texts, the comparison
 

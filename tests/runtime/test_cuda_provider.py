@@ -47,7 +47,7 @@ def test_a_bfloat16_cache_is_held_as_its_bits_and_bound_by_its_number(
     provider.in_place_of[str(golden_gpt_bundle_bf16)] = golden_gpt_bundle_cuda
     editor = editar_rt.load(golden_gpt_bundle_bf16, "cuda")
     assert np.array_equal(tokens(editor), tokens(editar_rt.load(golden_gpt_bundle_cuda, "cpu")))
-    (decoder,) = (session for session in provider.sessions if session.captures)
+    decoder = provider.capturing
     assert [decoder.types[f(n)] for n in range(3) for f in CACHE_NAMES] == [TensorProto.BFLOAT16] * 12
     assert editor.backend.name.endswith("steps are captured")
 

@@ -15,9 +15,9 @@ torch = pytest.importorskip("torch")
 
 from click.testing import CliRunner  # noqa: E402
 
-from tests.training.tiny import RECIPE, SIZE, Parts, make  # noqa: E402
+from tests.training.tiny import RECIPE, SIZE, Parts, make, read_log  # noqa: E402
 from training import __main__ as command_line  # noqa: E402
-from training import plots, train_transformer  # noqa: E402
+from training import plots  # noqa: E402
 from training.batches import TokenShards  # noqa: E402
 from training.checkpoints import CheckpointError  # noqa: E402
 from training.config import TRANSFORMER_PRESETS  # noqa: E402
@@ -157,4 +157,4 @@ def test_a_run_goes_on_whatever_stands_in_its_log(tmp_path: Path) -> None:
             file.write(JUNK)
     again = RunFolder(tmp_path, RECIPE)
     again.go_on(tmp_path / "last.pt", run.facts(2))
-    assert [line["loss"] for line in train_transformer.read_log(tmp_path)] == [1.0, 2.0]
+    assert [line["loss"] for line in read_log(tmp_path)] == [1.0, 2.0]

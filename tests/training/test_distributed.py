@@ -18,7 +18,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from tests.training.tiny import EVERY_STEP, RECIPE, SIZE, VQ, Parts, make, write_recipe  # noqa: E402
+from tests.training.tiny import EVERY_STEP, RECIPE, SIZE, VQ, Parts, make, read_log, write_recipe  # noqa: E402
 from training import sharded, train_transformer, train_vq  # noqa: E402
 from training.checkpoints import CheckpointError, load_transformer  # noqa: E402
 from training.errors import TrainingError  # noqa: E402
@@ -50,7 +50,7 @@ def two(parts: Parts, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def losses(folder: Path) -> list[tuple[float, float, float]]:
-    log = train_transformer.read_log(folder)
+    log = read_log(folder)
     return [(line["loss"], line["distillation"], line["gradient"]) for line in log]
 
 
@@ -105,7 +105,7 @@ def test_two_processes_train_the_tokenizer_of_one(two: Path, tmp_path: Path) -> 
     """Two steps without the codebook, then k-means, then two with it: there a rounding can choose another row for one
     of the 256 vectors of a batch, which moves the loss by about that share."""
     train_vq.train(tmp_path, VQ, EVERY_STEP)
-    found, wanted = ([line["loss"] for line in _lines(f) if "loss" in line] for f in (two / "vq", tmp_path))
+    found, wanted = ([line["loss"] for line in read_log(f) if "loss" in line] for f in (two / "vq", tmp_path))
     assert len(found) == len(wanted) == 4
     assert found[:2] == pytest.approx(wanted[:2], rel=TOLERANCE)
     assert found[2:] == pytest.approx(wanted[2:], rel=2 / 256)
@@ -113,14 +113,10 @@ def test_two_processes_train_the_tokenizer_of_one(two: Path, tmp_path: Path) -> 
 
 def test_the_discriminator_is_trained_on_two_processes(two: Path) -> None:
     """Its batch normalization sees each process's pictures alone, so the numbers are not those of one."""
-    lines = [line for line in _lines(two / "gan") if "loss" in line]
+    lines = [line for line in read_log(two / "gan") if "loss" in line]
     assert [("loss_adversarial" in line, "discriminator_gradient" in line) for line in lines] == [
         (False, False), (True, True), (True, True), (True, True),
     ]  # fmt: skip
-
-
-def _lines(folder: Path) -> list[dict[str, float]]:
-    return train_transformer.read_log(folder)
 
 
 def test_a_sharded_run_keeps_one_checkpoint_without_pickles(two: Path) -> None:

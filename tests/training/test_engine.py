@@ -15,7 +15,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from tests.training.tiny import EVERY_STEP, RECIPE, SIZE, Parts, make, write_recipe  # noqa: E402
+from tests.training.tiny import EVERY_STEP, RECIPE, SIZE, Parts, make, read_log, write_recipe  # noqa: E402
 from training import recipe_files, train_transformer, train_vq  # noqa: E402
 from training.batches import PictureGroups, Rows, TokenShards, mixed_groups, open_member  # noqa: E402
 from training.checkpoints import CheckpointError, load_transformer, open_vq  # noqa: E402
@@ -54,7 +54,7 @@ def train(folder: Path, parts: Parts, recipe: Any = RECIPE, vq: Path | None = No
 
 
 def losses(folder: Path) -> Any:
-    log = train_transformer.read_log(folder)
+    log = read_log(folder)
     return torch.tensor([[line["loss"], line["distillation"], line["gradient"]] for line in log], dtype=torch.float64)
 
 
@@ -82,7 +82,7 @@ def test_the_log_tells_the_share_of_tokens_that_are_predicted(
 
     monkeypatch.setattr(Student, "forward", all_right)
     train(tmp_path, parts)
-    for line in train_transformer.read_log(tmp_path):
+    for line in read_log(tmp_path):
         shares = {value for name, value in line.items() if name.startswith("changed_right_")}
         assert shares == {0.0, 1.0} or shares == {1.0}  # 0 of a kind that the step did not see
 
@@ -102,7 +102,7 @@ def test_what_was_logged_after_the_checkpoint_is_logged_once(parts: Parts, tmp_p
     with open(tmp_path / "log.jsonl", "a") as file:
         file.write('{"step": 3, "loss": 0.0, "seconds": 1.0}\n{"step": 4, "los')  # then it was killed
     train(tmp_path, parts)
-    assert [line["step"] for line in train_transformer.read_log(tmp_path)] == [1, 2, 3, 4]
+    assert [line["step"] for line in read_log(tmp_path)] == [1, 2, 3, 4]
 
 
 @pytest.mark.parametrize("way", ["none", "fsdp"])
@@ -258,7 +258,7 @@ def test_the_teacher_is_a_switch(parts: Parts, tmp_path: Path, teacher: str) -> 
     kind = "clip_vision_model" if teacher == "clip" else "dinov2"
     shards = _shards(parts, tmp_path / "shards", lambda a: a.update(features_from=kind))
     train_transformer.train(tmp_path / "run", shards, None, None, recipe, EVERY_STEP)
-    assert ("distillation" in train_transformer.read_log(tmp_path / "run")[0]) == (teacher != "none")
+    assert ("distillation" in read_log(tmp_path / "run")[0]) == (teacher != "none")
 
 
 @pytest.mark.parametrize(("teacher", "kind"), [("clip", "dinov2"), ("dinov2", "clip"), ("dinov2", "vit")])
@@ -274,7 +274,7 @@ def test_features_of_another_model_than_the_teacher_are_refused(
 
 def test_features_of_shards_that_do_not_say_whose_they_are_serve_any_teacher(parts: Parts, tmp_path: Path) -> None:
     train(tmp_path, parts, dataclasses.replace(RECIPE, teacher="clip", steps=1))
-    assert "distillation" in train_transformer.read_log(tmp_path)[0]
+    assert "distillation" in read_log(tmp_path)[0]
 
 
 def test_pictures_encoded_meanwhile_give_the_losses_of_extracted_ones(parts: Parts, tmp_path: Path) -> None:
@@ -308,7 +308,7 @@ def test_bad_records_met_while_training_are_named_and_counted(parts: Parts, tmp_
     train_transformer.train(tmp_path / "run", *arguments, data=tmp_path / "set", report=said.append)
     bad = [line for line in said if line.startswith("bad: ")]
     assert len(bad) == 1 and "000002-target.png cannot be read" in bad[0]
-    assert [line["bad_records"] for line in train_transformer.read_log(tmp_path / "run")] == [1.0, 1.0, 1.0]
+    assert [line["bad_records"] for line in read_log(tmp_path / "run")] == [1.0, 1.0, 1.0]
 
 
 def _vision_model(folder: Path) -> Path:
@@ -487,7 +487,7 @@ def test_numbers_go_to_tensorboard_and_pictures_to_grids(parts: Parts, tmp_path:
     train(tmp_path, parts, recipe, vq=parts.vq, tensorboard=True, sample_every=2, peak_tflops=1.0)
     events = EventAccumulator(str(tmp_path / "tensorboard"))
     events.Reload()
-    logged = train_transformer.read_log(tmp_path)
+    logged = read_log(tmp_path)
     # TensorBoard holds float32.
     assert [e.value for e in events.Scalars("loss")] == pytest.approx([line["loss"] for line in logged], rel=1e-6)
     assert "samples" in events.Tags()["images"]
@@ -505,7 +505,7 @@ def test_groups_kept_from_training_tell_what_was_learned_by_heart(parts: Parts, 
     (kept / "shard-00000.npz").symlink_to(parts.public / "shard-00001.npz")
     recipe = dataclasses.replace(RECIPE, steps=2)
     train_transformer.train(tmp_path / "run", parts.public, None, None, recipe, EVERY_STEP, validation=kept)
-    line = train_transformer.read_log(tmp_path / "run")[-1]
+    line = read_log(tmp_path / "run")[-1]
     model = Transformer(CONFIG).eval()
     model.load_state_dict(torch.load(tmp_path / "run" / "transformer.pt", weights_only=True)["model"])
 

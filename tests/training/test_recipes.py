@@ -15,6 +15,7 @@ from PIL import Image
 from tokenizers import Tokenizer
 
 import editar_rt
+from tests.training.tiny import read_log
 from training import train_text, train_transformer, train_vision, train_vq
 from training.checkpoints import CheckpointError, initialize_from, load_transformer, open_vq
 from training.config import TRANSFORMER_PRESETS
@@ -89,7 +90,7 @@ def test_a_stopped_transformer_goes_on_as_if_it_had_not(made: Made, tmp_path: Pa
     resumed = train_transformer.train(tmp_path, *arguments, EVERY_SECOND)
     assert same_weights(made.transformer, resumed)
     logged, whole = (
-        [(line["step"], line["loss"]) for line in train_transformer.read_log(folder)]
+        [(line["step"], line["loss"]) for line in read_log(folder)]
         for folder in (tmp_path, made.folder / "transformer")
     )
     assert logged == whole
@@ -115,7 +116,7 @@ def test_a_vision_encoder_of_the_world_teaches_in_dinov2s_place(made: Made, tmp_
         assert all(np.array_equal(shard[k], without[k]) for k in without.files)
     taught = dataclasses.replace(TRANSFORMER, teacher="dinov2", distillation=0.5)
     train_transformer.train(tmp_path / "run", tokens, made.text_encoder, made.vq, taught, EVERY_SECOND)
-    assert all(line["distillation"] > 0 for line in train_transformer.read_log(tmp_path / "run"))
+    assert all(line["distillation"] > 0 for line in read_log(tmp_path / "run"))
 
 
 def test_another_recipe_does_not_go_on_in_the_folder(made: Made) -> None:
@@ -147,7 +148,7 @@ def test_a_stopped_tokenizer_goes_on_as_if_it_had_not(made: Made, tmp_path: Path
 
 
 def test_the_log_tells_what_was_learned(made: Made) -> None:
-    lines = train_transformer.read_log(made.folder / "transformer")
+    lines = read_log(made.folder / "transformer")
     assert [line["step"] for line in lines] == [2, 4]
     assert all(np.isfinite(line["loss"]) and np.isfinite(line["distillation"]) for line in lines)
     logged = (made.folder / "vq" / "log.jsonl").read_text().splitlines()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from PIL import Image  # noqa: E402
 
 from tests.training.metric_networks import write_inception, write_lpips_network  # noqa: E402
 from tests.training.test_engine import _vision_model  # noqa: E402
-from tests.training.tiny import EVERY_STEP, VQ  # noqa: E402
+from tests.training.tiny import EVERY_STEP, VQ, read_log  # noqa: E402
 from training import recipe_files, train_vq  # noqa: E402
 from training.checkpoints import CheckpointError, open_vq  # noqa: E402
 from training.config import VQ_PRESETS  # noqa: E402
@@ -67,10 +66,6 @@ def trained(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("vq")
     train_vq.train(folder, SMALL, EVERY_STEP, pictures)
     return folder
-
-
-def log(folder: Path) -> list[dict[str, float]]:
-    return [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
 
 
 def test_hinge_losses_ask_for_a_margin_of_one() -> None:
@@ -126,7 +121,7 @@ def test_psnr_and_ssim_of_known_pictures() -> None:
 
 
 def test_llamagens_recipe_trains_with_all_its_terms(trained: Path) -> None:
-    lines = [line for line in log(trained) if "loss" in line]
+    lines = [line for line in read_log(trained) if "loss" in line]
     names = {"reconstruction", "perceptual", "codebook", "commitment", "entropy"}
     assert [line["step"] for line in lines] == [1, 2, 3, 4]
     for line in lines:
@@ -134,7 +129,7 @@ def test_llamagens_recipe_trains_with_all_its_terms(trained: Path) -> None:
         assert {n.removeprefix("loss_") for n in line if n.startswith("loss_")} == names | adversary
         assert ("discriminator_gradient" in line) == bool(adversary)
         assert 0 < line["codebook_used_in_training"] <= 1
-    last = [line for line in log(trained) if "validation_psnr" in line][-1]
+    last = [line for line in read_log(trained) if "validation_psnr" in line][-1]
     assert last["validation_psnr"] > 5 and -1 <= last["validation_ssim"] <= 1 and 0 < last["codebook_used"] <= 1
     assert open_vq(trained / "vq.pt").config == VQ_PRESETS["VQ-tiny"]
 
@@ -144,7 +139,7 @@ def test_a_tokenizer_goes_on_from_any_step(trained: Path, pictures: Path, tmp_pa
     """Before the discriminator begins and after; what it is and what its optimizer knows are in the checkpoint."""
     train_vq.train(tmp_path, SMALL, dataclasses.replace(EVERY_STEP, until=stop), pictures)
     train_vq.train(tmp_path, SMALL, EVERY_STEP, pictures)
-    found, wanted = ([line["loss"] for line in log(f) if "loss" in line] for f in (tmp_path, trained))
+    found, wanted = ([line["loss"] for line in read_log(f) if "loss" in line] for f in (tmp_path, trained))
     assert found == pytest.approx(wanted, abs=1e-6)
 
 
@@ -182,7 +177,7 @@ def test_the_command_names_pictures_that_cannot_be_read_and_goes_on(pictures: Pa
     done = CliRunner().invoke(cli, [*words, "--device", "cpu", "--log-every", "1"], catch_exceptions=False)
     named = [line for line in done.stderr.splitlines() if line.startswith("bad: ")]
     assert done.exit_code == 0 and len(named) == 1 and "3b.png cannot be read" in named[0]
-    assert [line["bad_records"] for line in log(tmp_path / "run") if "loss" in line][-1] == 1
+    assert [line["bad_records"] for line in read_log(tmp_path / "run") if "loss" in line][-1] == 1
 
 
 def test_the_frechet_distance_of_a_perfect_copy_is_nothing(tmp_path: Path) -> None:
@@ -293,7 +288,7 @@ def test_what_a_tokenizer_cannot_do_is_refused(pictures: Path, tmp_path: Path) -
 
 def test_a_compiled_tokenizer_learns_the_same_and_shows_it(trained: Path, pictures: Path, tmp_path: Path) -> None:
     train_vq.train(tmp_path, SMALL, dataclasses.replace(EVERY_STEP, compile="eager", sample_every=2), pictures)
-    found, wanted = ([line["loss"] for line in log(folder) if "loss" in line] for folder in (tmp_path, trained))
+    found, wanted = ([line["loss"] for line in read_log(folder) if "loss" in line] for folder in (tmp_path, trained))
     assert len(found) == 4 and found == pytest.approx(wanted, rel=1e-4)
     assert sorted(path.name for path in tmp_path.glob("samples-*")) == ["samples-00000002.png", "samples-00000004.png"]
     with Image.open(tmp_path / "samples-00000004.png") as shown:

@@ -98,6 +98,11 @@ def make(folder: Path) -> Parts:
     return parts
 
 
+def read_log(run: Path) -> list[dict[str, float]]:
+    """The lines of a run's log, each of which must be whole."""
+    return [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+
+
 def write_recipe(path: Path) -> Path:
     """`RECIPE` as a file."""
     lines = [f"{k} = {json.dumps(v)}" for k, v in dataclasses.asdict(RECIPE).items()]  # as TOML writes them

@@ -11,6 +11,7 @@ from PIL import Image
 from torch import nn
 
 from training.data.records import DataError
+from training.errors import first_line
 
 SIDE = 299
 ENOUGH = 2048  # pictures: with fewer the covariance of Inception's features is singular, and the distance only a hint
@@ -33,7 +34,7 @@ class InceptionFeatures:
         try:
             self._model = torch.jit.load(str(weights), map_location=device).eval()
         except (RuntimeError, ValueError, OSError) as error:
-            raise DataError(f"{weights} is no TorchScript file: {str(error).strip().partition(chr(10))[0]}") from None
+            raise DataError(f"{weights} is no TorchScript file: {first_line(error)}") from None
         if not hasattr(self._model, "layers"):
             raise DataError(f"{weights} has no `layers`; give inception-2015-12-05.pt as clean-fid uses it")
         self.device = device

@@ -18,10 +18,10 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from training.checkpoints import first_line
 from training.data.extract import fingerprint
 from training.data.features import IMAGENET_MEAN, IMAGENET_STD
 from training.data.records import DataError
+from training.errors import first_line
 from training.lpips import Lpips
 
 Picture = NDArray[np.uint8]  # [H, W, 3]
