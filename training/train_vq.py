@@ -40,6 +40,7 @@ from training.vq_losses import (
 from training.vq_metrics import Scores, reconstruct
 
 SHOWN = 12  # sample pictures in a grid
+RECONSTRUCTIONS = ("colour", "l1", "l2")
 ENTROPY_VECTORS = 4096  # of a batch, at most, whose distances to all rows the entropy is taken over
 
 
@@ -50,7 +51,7 @@ class Recipe:
     preset: str = "VQ-16-demo"
     picture_size: int = 128
     seed: int = 1
-    steps: int = 5200
+    steps: int = 16000
     decoder_from: int = 4000  # step from which on the decoder alone is trained, for the averaged encoder; 0: never
     batch: int = 8
     muon_lr: float = 4e-3  # of the convolutions
@@ -61,7 +62,9 @@ class Recipe:
     codebook_weight: float = 1.0  # of the one that pulls rows to their vectors
     chroma_weight: float = 1.5
     object_weight: float = 2.0
-    decoder_object_weight: float = 8.0  # while the decoder alone is trained
+    decoder_object_weight: float = 8.0  # while the decoder alone is trained, as the next two
+    decoder_reconstruction: str = "l2"
+    decoder_lr_factor: float = 0.5  # on both learning rates
     ema: float = 0.998
     restart_every: int = 100  # steps between restarts of unused rows; 0 never does
     optimizer: str = "muon"  # or adam
@@ -80,7 +83,8 @@ class Recipe:
             "preset": tuple(VQ_PRESETS),
             "optimizer": ("muon", "adam"),
             "schedule": ("cosine", "constant"),
-            "reconstruction": ("colour", "l1", "l2"),
+            "reconstruction": RECONSTRUCTIONS,
+            "decoder_reconstruction": RECONSTRUCTIONS,
         }
         check_fields(self, choices, at_least_one=("steps", "batch", "picture_size", "warmup"))
         if self.picture_size % VQ_PRESETS[self.preset].downsampling:
@@ -89,25 +93,32 @@ class Recipe:
                 f"{self.preset} spans, got {self.picture_size}"
             )
 
+    def drawing(self, step: int) -> bool:
+        """Whether the decoder alone is trained."""
+        return 0 < self.decoder_from <= step
+
     def object_weight_of(self, step: int) -> float:
-        return self.decoder_object_weight if 0 < self.decoder_from <= step else self.object_weight
+        return self.decoder_object_weight if self.drawing(step) else self.object_weight
+
+    def reconstruction_of(self, step: int) -> str:
+        return self.decoder_reconstruction if self.drawing(step) else self.reconstruction
 
 
 # RGB to one brightness and two colour-difference channels, ITU-R BT.601.
 _YCC = torch.tensor([[0.299, 0.587, 0.114], [-0.1687, -0.3313, 0.5], [0.5, -0.4187, -0.0813]])
 
 
-def reconstruction_loss(recipe: Recipe, decoded: Tensor, pictures: Pictures) -> Tensor:
-    """Mean absolute or squared error; or both in brightness and colour, objects weighted, plus that of 4x4 means."""
+def reconstruction_loss(kind: str, decoded: Tensor, pictures: Pictures, chroma_weight: float = 1.0) -> Tensor:
+    """Mean absolute or squared error; or both in brightness and colour, plus that of 4x4 means. Objects are weighed."""
     pixels = pictures.pixels
-    if recipe.reconstruction == "l1":
-        return F.l1_loss(decoded, pixels)
-    if recipe.reconstruction == "l2":
-        return F.mse_loss(decoded, pixels)
-    weight = torch.tensor([1.0, recipe.chroma_weight, recipe.chroma_weight], device=pixels.device)[None, :, None, None]
-    error = torch.einsum("bchw,dc->bdhw", decoded - pixels, _YCC.to(pixels.device)) * weight
-    error = error.contiguous()
     emphasis = 1.0 if pictures.weights is None else pictures.weights
+    error = decoded - pixels
+    if kind == "l1":
+        return (emphasis * error.abs()).mean()
+    if kind == "l2":
+        return (emphasis * error.square()).mean()
+    weight = torch.tensor([1.0, chroma_weight, chroma_weight], device=pixels.device)[None, :, None, None]
+    error = (torch.einsum("bchw,dc->bdhw", error, _YCC.to(pixels.device)) * weight).contiguous()
     fine = (emphasis * (error.abs() + 2 * error.square())).mean()
     coarse = F.avg_pool2d(error, 4).abs().mean()
     return fine + coarse
@@ -229,11 +240,13 @@ class VQTask:
 
     def _factor(self, step: int) -> float:
         recipe = self.recipe
+        if recipe.drawing(step):
+            begun, end, peak = recipe.decoder_from, recipe.steps, recipe.decoder_lr_factor
+        else:
+            begun, end, peak = 0, min(recipe.decoder_from or recipe.steps, recipe.steps), 1.0
         if recipe.schedule == "constant":
-            return min(1.0, (step + 1) / max(1, recipe.warmup))
-        begun = recipe.decoder_from if self.drawing(step) else 0
-        end = recipe.steps if begun else min(recipe.decoder_from or recipe.steps, recipe.steps)
-        return cosine_schedule(step - begun, end - begun, recipe.warmup)
+            return peak * min(1.0, (step + 1) / recipe.warmup)
+        return peak * cosine_schedule(step - begun, end - begun, recipe.warmup)
 
     def _operations(self) -> float:
         size = self.recipe.picture_size
@@ -243,10 +256,6 @@ class VQTask:
 
     def quantizing(self, step: int) -> bool:
         return step >= self.recipe.continuous_steps
-
-    def drawing(self, step: int) -> bool:
-        """Whether the decoder alone is trained."""
-        return 0 < self.recipe.decoder_from <= step
 
     # Steps.
 
@@ -262,7 +271,7 @@ class VQTask:
         if step == recipe.continuous_steps and step:
             self.place_codebook()
             average.values["quantize.embedding.weight"].copy_(self.averaged.quantize.embedding.weight)
-        if self.drawing(step):
+        if recipe.drawing(step):
             if step == recipe.decoder_from:  # what is exported are the averaged weights: their tokens stay
                 self.averaged.load_state_dict(average.values)
             self.averaged.freeze_tokens()
@@ -280,7 +289,8 @@ class VQTask:
         decoded, vectors, rows, tokens = self.wrapped(pictures.pixels, noise)
         prepared.decoded.append(decoded.detach())
         prepared.vectors = vectors.detach()
-        fidelity = reconstruction_loss(recipe, decoded, pictures)
+        kind = recipe.reconstruction_of(prepared.step)
+        fidelity = reconstruction_loss(kind, decoded, pictures, recipe.chroma_weight)
         self.terms = {"reconstruction": fidelity.detach()}
         if self.perceptual:
             distance = self.perceptual(decoded, pictures.pixels)
@@ -293,9 +303,9 @@ class VQTask:
             codebook_loss = (rows - vectors.detach()).square().sum(1).mean()
             commitment = (rows.detach() - vectors).square().sum(1).mean()
             self.terms |= {"codebook": codebook_loss.detach(), "commitment": commitment.detach()}
-            if not self.drawing(prepared.step):
+            if not recipe.drawing(prepared.step):
                 loss = loss + recipe.codebook_weight * codebook_loss + recipe.commitment * commitment
-            if recipe.entropy_weight and not self.drawing(prepared.step):
+            if recipe.entropy_weight and not recipe.drawing(prepared.step):
                 some = vectors.permute(0, 2, 3, 1).flatten(0, 2)[:ENTROPY_VECTORS]
                 entropy = entropy_loss(some, self.averaged.quantize.normalized())
                 self.terms["entropy"] = entropy.detach()
@@ -325,9 +335,9 @@ class VQTask:
         return self.recipe.discriminator_weight * loss
 
     def end(self, step: int, prepared: Share, average: Average) -> None:
-        if not self.quantizing(step) or self.drawing(step):
-            return
         recipe, done = self.recipe, step + 1
+        if not self.quantizing(step) or recipe.drawing(step):
+            return
         self.usage += self.world.sum(self.counted).cpu()
         self.counted.zero_()
         if recipe.restart_every and done % recipe.restart_every == 0:
