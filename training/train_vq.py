@@ -2,9 +2,10 @@
 
 The demo's run has stages: first without the codebook (a plain autoencoder whose vectors have length 1), then the
 codebook is placed by k-means on what the encoder makes, then everything is trained together, rows that fall out of use
-being restarted from current vectors; at last tokens stay as they are and the decoder alone learns to draw them. Colour
-is weighed above brightness and objects above background: PSNR alone hides lost hues. LlamaGen's trains with the
-codebook from the start, with a perceptual distance and, later, a discriminator (`training.vq_losses`).
+being restarted from current vectors. Colour is weighed above brightness and objects above background: PSNR alone hides
+lost hues. At last tokens stay as they are and the decoder alone learns to draw them, objects above all, by squared
+error: what a token leaves open is then drawn as its mean. LlamaGen's trains with the codebook from the start, with a
+perceptual distance and, later, a discriminator (`training.vq_losses`).
 """
 
 from __future__ import annotations
@@ -30,17 +31,18 @@ from training.optimizers import AdamW, MuonAdam, Optimizer
 from training.pictures import FolderPictures, Pictures, PictureSource, WorldPictures
 from training.recipe_checks import check_fields
 from training.vq_losses import (
+    RECONSTRUCTIONS,
     PatchDiscriminator,
     adaptive_weight,
     discriminator_hinge,
     entropy_loss,
     generator_hinge,
     perceptual_term,
+    reconstruction_loss,
 )
 from training.vq_metrics import Scores, reconstruct
 
 SHOWN = 12  # sample pictures in a grid
-RECONSTRUCTIONS = ("colour", "l1", "l2")
 ENTROPY_VECTORS = 4096  # of a batch, at most, whose distances to all rows the entropy is taken over
 
 
@@ -102,26 +104,6 @@ class Recipe:
 
     def reconstruction_of(self, step: int) -> str:
         return self.decoder_reconstruction if self.drawing(step) else self.reconstruction
-
-
-# RGB to one brightness and two colour-difference channels, ITU-R BT.601.
-_YCC = torch.tensor([[0.299, 0.587, 0.114], [-0.1687, -0.3313, 0.5], [0.5, -0.4187, -0.0813]])
-
-
-def reconstruction_loss(kind: str, decoded: Tensor, pictures: Pictures, chroma_weight: float = 1.0) -> Tensor:
-    """Mean absolute or squared error; or both in brightness and colour, plus that of 4x4 means. Objects are weighed."""
-    pixels = pictures.pixels
-    emphasis = 1.0 if pictures.weights is None else pictures.weights
-    error = decoded - pixels
-    if kind == "l1":
-        return (emphasis * error.abs()).mean()
-    if kind == "l2":
-        return (emphasis * error.square()).mean()
-    weight = torch.tensor([1.0, chroma_weight, chroma_weight], device=pixels.device)[None, :, None, None]
-    error = (torch.einsum("bchw,dc->bdhw", error, _YCC.to(pixels.device)) * weight).contiguous()
-    fine = (emphasis * (error.abs() + 2 * error.square())).mean()
-    coarse = F.avg_pool2d(error, 4).abs().mean()
-    return fine + coarse
 
 
 @torch.no_grad()
@@ -290,7 +272,7 @@ class VQTask:
         prepared.decoded.append(decoded.detach())
         prepared.vectors = vectors.detach()
         kind = recipe.reconstruction_of(prepared.step)
-        fidelity = reconstruction_loss(kind, decoded, pictures, recipe.chroma_weight)
+        fidelity = reconstruction_loss(kind, decoded, pictures.pixels, pictures.weights, recipe.chroma_weight)
         self.terms = {"reconstruction": fidelity.detach()}
         if self.perceptual:
             distance = self.perceptual(decoded, pictures.pixels)

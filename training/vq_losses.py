@@ -17,6 +17,33 @@ from training.data.features import PatchFeatures
 from training.errors import TrainingError
 from training.lpips import Lpips
 
+RECONSTRUCTIONS = ("colour", "l1", "l2")
+# RGB to one brightness and two colour-difference channels, ITU-R BT.601.
+_YCC = torch.tensor([[0.299, 0.587, 0.114], [-0.1687, -0.3313, 0.5], [0.5, -0.4187, -0.0813]])
+
+
+def reconstruction_loss(
+    kind: str, decoded: Tensor, pixels: Tensor, weights: Tensor | None = None, chroma_weight: float = 1.0
+) -> Tensor:
+    """Mean absolute (`l1`) or squared error (`l2`), or both in brightness and colour plus that of 4x4 means (`colour`).
+
+    Args:
+        decoded, pixels: [B, 3, H, W].
+        weights: of the pixels' errors, [B, 1, H, W], but for the means'; None: all alike.
+        chroma_weight: of the two colour-difference channels' errors; of `colour` alone.
+    """
+    emphasis = 1.0 if weights is None else weights
+    error = decoded - pixels
+    if kind == "l1":
+        return (emphasis * error.abs()).mean()
+    if kind == "l2":
+        return (emphasis * error.square()).mean()
+    channels = torch.tensor([1.0, chroma_weight, chroma_weight], device=pixels.device)[None, :, None, None]
+    error = (torch.einsum("bchw,dc->bdhw", error, _YCC.to(pixels.device)) * channels).contiguous()
+    fine = (emphasis * (error.abs() + 2 * error.square())).mean()
+    coarse = F.avg_pool2d(error, 4).abs().mean()
+    return fine + coarse
+
 
 class PatchDiscriminator(nn.Module):
     """Pictures [B, 3, H, W] -> one logit a patch [B, 1, h, w], high where it looks real (PatchGAN, 70 pixels).

@@ -32,6 +32,7 @@ from training.vq_losses import (  # noqa: E402
     entropy_loss,
     generator_hinge,
     perceptual_term,
+    reconstruction_loss,
 )
 from training.vq_metrics import Scores, psnr, ssim  # noqa: E402
 
@@ -66,6 +67,19 @@ def trained(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("vq")
     train_vq.train(folder, SMALL, EVERY_STEP, pictures)
     return folder
+
+
+def test_reconstruction_weighs_pixels() -> None:
+    pixels = torch.zeros(1, 3, 4, 4)
+    decoded, weights = pixels.clone(), torch.ones(1, 1, 4, 4)
+    decoded[:, :, 0, 0], weights[:, :, 0, 0] = 0.5, 4.0  # grey, in one of 16 pixels
+    assert reconstruction_loss("l1", decoded, pixels).item() == 0.5 / 16
+    assert reconstruction_loss("l1", decoded, pixels, weights).item() == 4 * 0.5 / 16
+    assert reconstruction_loss("l2", decoded, pixels).item() == 0.25 / 16
+    assert reconstruction_loss("l2", decoded, pixels, weights).item() == 4 * 0.25 / 16
+    # One of three channels errs, by 0.5 at the pixel and 0.5 / 16 in the mean of the square.
+    wanted = (4 * (0.5 + 2 * 0.25) / 16 + 0.5 / 16) / 3
+    assert reconstruction_loss("colour", decoded, pixels, weights, 9.0).item() == pytest.approx(wanted, rel=1e-5)
 
 
 def test_hinge_losses_ask_for_a_margin_of_one() -> None:
@@ -241,6 +255,7 @@ def test_at_last_the_decoder_alone_is_trained_and_tokens_stay(tmp_path: Path) ->
     assert all(same[name] for name in same if name.startswith(("encoder.", "quant_conv.", "quantize.")))
     assert not any(same[name] for name in same if name.startswith(("decoder.", "post_quant_conv.")))
     assert [recipe.object_weight_of(step) for step in (4, 5)] == [recipe.object_weight, recipe.decoder_object_weight]
+    assert [recipe.reconstruction_of(step) for step in (4, 5)] == [recipe.reconstruction, recipe.decoder_reconstruction]
 
 
 def test_lpips_is_a_perceptual_term(tmp_path: Path) -> None:
@@ -269,6 +284,7 @@ def test_a_learning_rate_that_breaks_the_tokenizer_stops_with_its_step(pictures:
     [
         ({"picture_size": 30}, "picture_size must be a multiple of 4, what a token of VQ-tiny spans, got 30"),
         ({"reconstruction": "l3"}, "reconstruction is one of colour, l1, l2, got 'l3'"),
+        ({"decoder_reconstruction": "l3"}, "decoder_reconstruction is one of colour, l1, l2, got 'l3'"),
     ],
 )
 def test_recipes_that_cannot_be_are_refused(fields: dict[str, Any], message: str) -> None:
