@@ -25,7 +25,7 @@ from typing import Any
 from editar_rt.errors import BundleError, OptionError
 from editar_rt.files import is_folder
 from editar_rt.part_shapes import check_parts
-from editar_rt.sampling import Sampling
+from editar_rt.sampling import Sampling, is_whole
 
 MANIFEST_NAME = "bundle.json"
 FORMAT = "editar-bundle"
@@ -92,7 +92,7 @@ class ModelInfo:
 
     def check(self) -> None:
         """Refuse sizes that are not positive or contradict each other; buffers are made by them."""
-        sizes = {name: size for name, size in dataclasses.asdict(self).items() if _is_whole(size)}
+        sizes = {name: size for name, size in dataclasses.asdict(self).items() if is_whole(size)}
         for name, size in sizes.items():
             if not 1 <= size < 2**31:
                 raise BundleError(f"{MANIFEST_NAME}: model: {name} must be 1 to 2^31 - 1, got {size}")
@@ -142,7 +142,7 @@ class Manifest:
         if not isinstance(raw, dict) or raw.get("format") != FORMAT:
             raise BundleError(f'{MANIFEST_NAME} does not say "format": "{FORMAT}": this is no EditAR bundle')
         version = raw.get("format_version")
-        if not _is_whole(version) or version < 1:
+        if not is_whole(version) or version < 1:
             raise BundleError(f"{MANIFEST_NAME} has format_version {version!r:.40}; 1 to {FORMAT_VERSION} are known")
         if version > FORMAT_VERSION:
             raise BundleError(
@@ -185,10 +185,6 @@ class Manifest:
         return [part.file for part in self.parts.values()] + optional
 
 
-def _is_whole(value: object) -> typing.TypeGuard[int]:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
 def decode_json(kind: Any, value: Any, where: str) -> Any:
     """JSON values to the type `kind`, checked all the way down."""
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
@@ -225,9 +221,9 @@ def decode_json(kind: Any, value: Any, where: str) -> Any:
         raise last
     if kind is Any:
         return value
-    if _is_whole(value) and abs(value) >= 2**63:  # JSON has no limit, and no field needs more
+    if is_whole(value) and abs(value) >= 2**63:  # JSON has no limit, and no field needs more
         raise BundleError(f"{where} is a number of {len(str(value))} digits; export the bundle again")
-    if kind is float and _is_whole(value):
+    if kind is float and is_whole(value):
         return float(value)
     if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
         raise BundleError(f"{where} must be {kind.__name__}, got {value!r:.80}")

@@ -143,12 +143,15 @@ class Editor:
         Raises:
             as `edit`, and OptionError where there are not as many instructions as pictures.
         """
+        if isinstance(instructions, str):
+            raise OptionError("instructions are a sequence of texts, got one text; put it in a list")
+        images, instructions = list(images), list(instructions)
         if len(images) != len(instructions) or not images:
             raise OptionError(
                 f"give as many instructions as pictures, and at least one; got {len(instructions)} and {len(images)}"
             )
         instructions = [as_text(words) for words in instructions]
-        sampling = sampling or self.default_sampling
+        sampling = Sampling.checked(sampling, self.default_sampling)
         timings: dict[str, float] = {}
         started = time.perf_counter()
         with timed(timings, "encode"):
@@ -211,14 +214,19 @@ class Editor:
 
     def encode_pixels(self, pixels: NDArray[np.float32]) -> NDArray[np.int32]:
         """Pixels float32 [B, 3, H, W] in [-1, 1] → tokens int32 [B, N]."""
-        side = self.image_size
-        if pixels.ndim != 4 or pixels.shape[1:] != (3, side, side):
-            raise OptionError(f"pixels must be [B, 3, {side}, {side}], got {list(pixels.shape)}")
+        side, pixels = self.image_size, np.asarray(pixels)
+        if pixels.ndim != 4 or pixels.shape[1:] != (3, side, side) or not np.issubdtype(pixels.dtype, np.floating):
+            found = f"{pixels.dtype} {list(pixels.shape)}"
+            raise OptionError(f"pixels must be floats of -1 to 1, [B, 3, {side}, {side}], got {found}")
+        if not len(pixels):
+            raise OptionError("pixels must be of at least one picture, got none")
         return self._run(names.VQ_ENCODER, {names.PIXELS: np.asarray(pixels, np.float32)})[names.TOKENS]
 
     def decode_tokens(self, tokens: NDArray[np.int32]) -> NDArray[np.float32]:
         """Tokens int32 [B, N] → pixels float32 [B, 3, H, W], about [-1, 1]."""
         checked = self._check_tokens("tokens", tokens, self.model.codebook_size)
+        if not len(checked):
+            raise OptionError("tokens must be of at least one picture, got none")
         return self._run(names.VQ_DECODER, {names.TOKENS: checked})[names.PIXELS]
 
     def generate(
@@ -241,7 +249,7 @@ class Editor:
             tokens int32 [B, N]; those of a picture are the same alone and in a batch.
         """
         tokens = np.empty((len(text_states), self.picture_tokens), np.int32)
-        sampling = sampling or self.default_sampling
+        sampling = Sampling.checked(sampling, self.default_sampling)
         steps = self.steps(text_states, condition_tokens, sampling, known_tokens=known_tokens)
         collect(steps, tokens, progress_watcher(on_progress))
         return tokens
@@ -292,7 +300,7 @@ class Editor:
         self, text_states: NDArray[np.float32]
     ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
         """Text states [B, T, C] → (text [B, T, D], null text [1, T, D], null picture [1, N, D])."""
-        text_tokens, text_dim = self.model.text_tokens, self.model.text_dim
+        text_tokens, text_dim, text_states = self.model.text_tokens, self.model.text_dim, np.asarray(text_states)
         if names.DECODER in self.bundle.manifest.parts and (
             text_states.ndim != 3 or text_states.shape[1:] != (text_tokens, text_dim) or not len(text_states)
         ):
@@ -310,7 +318,7 @@ class Editor:
         return checked
 
     def _check_tokens(self, what: str, tokens: NDArray[Any], size: int | None) -> NDArray[np.int32]:
-        count = self.picture_tokens
+        count, tokens = self.picture_tokens, np.asarray(tokens)
         if tokens.ndim != 2 or tokens.shape[1] != count or not np.issubdtype(tokens.dtype, np.integer):
             raise OptionError(f"{what} must be integers [B, {count}], got {tokens.dtype} {list(tokens.shape)}")
         if size is not None and tokens.size and not 0 <= int(tokens.min()) <= int(tokens.max()) < size:

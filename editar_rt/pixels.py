@@ -49,6 +49,8 @@ def open_grey(picture: Picture) -> Image.Image:
 def _open(picture: Picture, convert: Callable[[Image.Image], Image.Image]) -> Image.Image:
     if isinstance(picture, np.ndarray):
         return convert(_from_array(picture))
+    if not isinstance(picture, str | os.PathLike | Image.Image):
+        raise PictureError(f"a picture is a path, a PIL image or a uint8 array, got {type(picture).__name__}")
     path = "the picture" if isinstance(picture, Image.Image) else str(Path(picture))
     try:
         with warnings.catch_warnings():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import numpy as np
 
 from editar_rt import names
 from editar_rt.backends.onnxruntime import OnnxRuntimeBackend
+from editar_rt.backends.shapes import DELTA
 from editar_rt.bench import STEP, BundleSubject, Plan
 from editar_rt.bundle import Bundle
 from editar_rt.editor import Editor
@@ -70,12 +72,15 @@ def limit_ms(document: dict[str, Any]) -> float | None:
     return 1e3 * float(document["bytes_per_step"]) / float(document["read_bandwidth"])
 
 
-def check_chart(path: Path) -> None:
+def check_chart(path: Path, bundles: Iterable[Bundle] = ()) -> None:
     """Say before the measurement, not after it, that a chart cannot be drawn.
+
+    Args:
+        bundles: whose steps it is to show.
 
     Raises:
         PictureError: a name that ends in neither .png nor .svg.
-        BackendError: no matplotlib.
+        BackendError: no matplotlib, or steps that ONNX Runtime does not run whole.
     """
     if path.suffix not in FORMATS:
         raise PictureError(f"a chart is written as {' or '.join(FORMATS)}, got {path}")
@@ -85,6 +90,12 @@ def check_chart(path: Path) -> None:
         raise BackendError(
             "charts are drawn by matplotlib, which is not installed; run: pip install matplotlib"
         ) from None
+    for bundle in bundles:
+        if bundle.manifest.spelling == DELTA:
+            raise BackendError(
+                f"a chart is drawn from ONNX Runtime's profile of a decode step, which {bundle.folder} has not (its "
+                f"spelling is {DELTA}); leave --chart out, or give the bundle that it was converted from"
+            )
 
 
 def draw_chart(reports: list[tuple[str, dict[str, float], float | None]], path: Path) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Sequence
+from typing import TypeGuard
 
 import numpy as np
 from numpy.typing import NDArray
@@ -54,17 +55,17 @@ class Sampling:
         object.__setattr__(self, "cfg_scale", read_scale(self.cfg_scale))
         if isinstance(self.cfg_interval, list | tuple):
             object.__setattr__(self, "cfg_interval", tuple(self.cfg_interval))
-            good = len(self.cfg_interval) == 2 and all(map(_whole, self.cfg_interval))
+            good = len(self.cfg_interval) == 2 and all(map(is_whole, self.cfg_interval))
             good = good and 0 <= self.cfg_interval[0] < self.cfg_interval[1]
             _require(good, "cfg_interval", "-1 or more, or (start, stop) with 0 <= start < stop", self.cfg_interval)
         else:
-            good = _whole(self.cfg_interval) and self.cfg_interval >= -1
+            good = is_whole(self.cfg_interval) and self.cfg_interval >= -1
             _require(good, "cfg_interval", "-1 or more, or (start, stop)", self.cfg_interval)
         good = _finite(self.temperature) and self.temperature > 0
         _require(good, "temperature", "a finite number above 0", self.temperature)
-        _require(_whole(self.top_k) and self.top_k >= 0, "top_k", "0 (off) or more", self.top_k)
+        _require(is_whole(self.top_k) and self.top_k >= 0, "top_k", "0 (off) or more", self.top_k)
         _require(_finite(self.top_p) and 0 < self.top_p <= 1, "top_p", "in (0, 1]", self.top_p)
-        _require(_whole(self.seed) and 0 <= self.seed < 2**64, "seed", "0 to 2^64 - 1", self.seed)
+        _require(is_whole(self.seed) and 0 <= self.seed < 2**64, "seed", "0 to 2^64 - 1", self.seed)
         _require(isinstance(self.greedy, bool | np.bool_), "greedy", "True or False", self.greedy)
         # Python's own types, which JSON and seeds above 2⁶³ need, whatever of NumPy's was given.
         kinds = {"temperature": float, "top_k": int, "top_p": float, "seed": int, "greedy": bool}
@@ -92,6 +93,17 @@ class Sampling:
             found[:start] = found[stop:] = 1
         return np.maximum(found, 1)
 
+    @classmethod
+    def checked(cls, given: Sampling | None, usual: Sampling) -> Sampling:
+        """What a caller gave; the usual one for None.
+
+        Raises:
+            OptionError: something else than a Sampling.
+        """
+        if given is not None and not isinstance(given, cls):
+            raise OptionError(f"sampling must be an editar_rt.Sampling, got {type(given).__name__}")
+        return given or usual
+
     def settings(self, count: int | None = None) -> dict[str, str | int | float | bool | list[int]]:
         """The fields as JSON has them; `Sampling(**settings)` is the same again.
 
@@ -108,7 +120,8 @@ class Sampling:
         return found
 
 
-def _whole(value: object) -> bool:
+def is_whole(value: object) -> TypeGuard[int]:
+    """Whether a value is a whole number, Python's or NumPy's; True and False are none."""
     return isinstance(value, int | np.integer) and not isinstance(value, bool)
 
 

@@ -20,7 +20,7 @@ from editar_rt.pixels import Picture, fit_square, open_picture, to_pictures, to_
 from editar_rt.preview import Previewer
 from editar_rt.prompts import as_text, build_prompt
 from editar_rt.results import MAX_VARIANTS, EditOptions, EditResult, Progress, figure
-from editar_rt.sampling import Sampling
+from editar_rt.sampling import Sampling, is_whole
 from editar_rt.trace import Header, Recorder, Trace, check_name, states_digest
 from editar_rt.version import __version__
 
@@ -128,7 +128,7 @@ class Session:
         options: EditOptions,
     ) -> list[EditResult]:
         """`edit` with its options in one object, always as a list."""
-        sampling = sampling or self.editor.default_sampling
+        sampling = Sampling.checked(sampling, self.editor.default_sampling)
         if options.mask is not None and task != "edit":
             raise OptionError(f"a mask keeps parts of the picture, which task {task} does not; masks are for task edit")
         request = Request(instruction, task, sampling, variant_seeds(sampling.seed, n), text_states, options)
@@ -382,8 +382,8 @@ def variant_seeds(seed: int, n: int | None) -> tuple[int, ...]:
     Raises:
         OptionError: n is not 1 to `MAX_VARIANTS`.
     """
-    if n is not None and not 1 <= n <= MAX_VARIANTS:
-        raise OptionError(f"n must be 1 to {MAX_VARIANTS}, got {n}")
+    if n is not None and not (is_whole(n) and 1 <= n <= MAX_VARIANTS):
+        raise OptionError(f"n must be 1 to {MAX_VARIANTS}, got {n!r}")
     return tuple((seed + i) % 2**64 for i in range(n or 1))
 
 

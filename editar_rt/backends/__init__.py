@@ -7,6 +7,7 @@ from editar_rt.backends.engine_folder import find_folders
 from editar_rt.backends.shapes import DELTA, Plan
 from editar_rt.bundle import Bundle
 from editar_rt.errors import BackendError, OptionError
+from editar_rt.sampling import is_whole
 
 DEVICES = ("auto", "cpu", "cuda", "tensorrt", "emulated")
 
@@ -22,11 +23,13 @@ def make_backend(bundle: Bundle, device: str, threads: int | None = None, cache:
         cache: keep large weights as this machine's processor wants them (`backends.prepacked`).
 
     Raises:
-        OptionError: an unknown device.
+        OptionError: an unknown device, or no number of threads.
         BackendError: a library or device that is not there, or that does not run the bundle.
     """
     if device not in DEVICES:
         raise OptionError(f"device must be one of {', '.join(DEVICES)}, got {device!r}")
+    if threads is not None and not (is_whole(threads) and threads >= 1):
+        raise OptionError(f"threads must be 1 or more, or None for the engine's choice, got {threads!r}")
     is_delta = bundle.manifest.spelling == DELTA
     if is_delta != (device in ("tensorrt", "emulated")) and device not in ("auto", "cpu"):
         raise BackendError(_wrong_device(bundle, device))

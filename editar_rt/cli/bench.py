@@ -55,12 +55,12 @@ def bench(
 
     check_sampling(options)
     plan = Plan(repeats, warmup, at, steps)
+    bundles = [Bundle.open(path) for path in (bundle, *compare)]
     if chart is not None:
         from editar_rt.profile import check_chart
 
         check_writable(chart)
-        check_chart(chart)
-    bundles = [Bundle.open(path) for path in (bundle, *compare)]
+        check_chart(chart, bundles)
     samplings = [chosen_sampling(opened.default_sampling, options) for opened in bundles]
     subjects = [
         BundleSubject(Editor(opened, make_backend(opened, device, threads)), sampling, not host_sampling)

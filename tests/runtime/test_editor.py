@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 import editar_rt
-from editar_rt.errors import BackendError, MissingPartError, OptionError, TruncatedTextWarning
+from editar_rt.errors import BackendError, MissingPartError, OptionError, PictureError, TruncatedTextWarning
 
 
 @pytest.fixture(scope="module")
@@ -49,6 +49,27 @@ def test_what_is_no_text_is_refused(editor: editar_rt.Editor) -> None:
         editor.edit(Image.new("RGB", (32, 32)), None)  # type: ignore[call-overload]
     with pytest.raises(OptionError, match="texts are a sequence of texts, got one text; put it in a list"):
         editor.encode_text("make the ball red")
+    with pytest.raises(OptionError, match="instructions are a sequence of texts, got one text; put it in a list"):
+        editor.edit_batch([Image.new("RGB", (32, 32))], "x")
+
+
+def test_what_is_no_picture_and_no_sampling_is_refused(editor: editar_rt.Editor) -> None:
+    with pytest.raises(PictureError, match="a picture is a path, a PIL image or a uint8 array, got NoneType"):
+        editor.edit(None, "x")  # type: ignore[call-overload]
+    given: Any = {"seed": 1}
+    picture = Image.new("RGB", (32, 32))
+    for call in (
+        lambda: editor.edit(picture, "x", sampling=given),
+        lambda: editor.edit_batch([picture], ["x"], "edit", given),
+    ):
+        with pytest.raises(OptionError, match="sampling must be an editar_rt.Sampling, got dict"):
+            call()
+
+
+def test_a_batch_takes_an_array_of_pictures(editor: editar_rt.Editor) -> None:
+    pictures = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), np.uint8)
+    batch = editor.edit_batch(pictures, ("x", "y"))  # type: ignore[arg-type]
+    assert [np.array_equal(b.tokens, editor.edit(p, t).tokens) for b, p, t in zip(batch, pictures, "xy")] == [True] * 2
 
 
 def test_numpys_numbers_are_taken_as_pythons(editor: editar_rt.Editor, tmp_path: Path) -> None:
@@ -135,7 +156,14 @@ def test_a_very_long_instruction_is_truncated_with_a_warning(editor: editar_rt.E
 @pytest.mark.parametrize(
     ("call", "says"),
     [
-        (lambda e: e.encode_pixels(np.zeros((1, 3, 16, 16), np.float32)), r"pixels must be \[B, 3, 32, 32\]"),
+        (lambda e: e.encode_pixels(np.zeros((1, 3, 16, 16), np.float32)), r"of -1 to 1, \[B, 3, 32, 32\], got float32"),
+        (
+            lambda e: e.encode_pixels(np.zeros((1, 3, 32, 32), np.uint8)),
+            "must be floats of -1 to 1, .*got uint8",
+        ),
+        (lambda e: e.encode_pixels(np.zeros((0, 3, 32, 32), np.float32)), "pixels must be of at least one picture"),
+        (lambda e: e.decode_tokens(np.zeros((0, 16), np.int32)), "tokens must be of at least one picture"),
+        (lambda e: e.decode_tokens([[0.5] * 16]), r"tokens must be integers \[B, 16\], got float64"),
         (lambda e: e.decode_tokens(np.zeros((1, 15), np.int32)), r"tokens must be integers \[B, 16\]"),
         (lambda e: e.decode_tokens(np.full((1, 16), 256)), "tokens must be 0 to 255, got 256 to 256"),
         (lambda e: e.generate(np.zeros((1, 120, 3), np.float32), None), r"text_states must be \[B, 120, 64\]"),
@@ -174,5 +202,8 @@ def test_a_missing_onnxruntime_is_named_with_its_command(tiny_bundle: Path, monk
 def test_unknown_and_absent_devices_are_named(tiny_bundle: Path) -> None:
     with pytest.raises(OptionError, match="device must be one of auto, cpu, cuda, tensorrt, emulated, got 'tpu'"):
         editar_rt.load(tiny_bundle, device="tpu")
+    for threads in (0, "2", True):
+        with pytest.raises(OptionError, match=f"threads must be 1 or more, .*got {threads!r}"):
+            editar_rt.load(tiny_bundle, device="cpu", threads=threads)  # type: ignore[arg-type]
     with pytest.raises(BackendError, match="tensorrt runs bundles of the spelling delta"):
         editar_rt.load(tiny_bundle, device="tensorrt")

@@ -89,6 +89,6 @@ def test_bad_numbers_are_refused(editor: editar_rt.Editor) -> None:
         editor.edit_batch([picture(0)], ["a", "b"])
     with pytest.raises(OptionError, match="got 0 and 0"):
         editor.edit_batch([], [])
-    for n in (0, 65):
-        with pytest.raises(OptionError, match=f"n must be 1 to 64, got {n}"):
-            editor.open(picture(0)).edit("x", n=n)
+    for n in (0, 65, "3", 2.0, True):
+        with pytest.raises(OptionError, match=f"n must be 1 to 64, got {n!r}"):
+            editor.open(picture(0)).edit("x", n=n)  # type: ignore[call-overload]
