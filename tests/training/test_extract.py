@@ -179,6 +179,20 @@ def test_clip_is_a_teacher_too(tmp_path: Path) -> None:
     assert features(picture).shape == (1, 2, 2, 16) and features.kind.startswith("clip")
 
 
+def test_a_teacher_without_all_of_its_weights_is_refused(dinov2: Path, tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    shutil.copytree(dinov2, tmp_path / "teacher")
+    weights = load_file(dinov2 / "model.safetensors")
+    unused = {name: value for name, value in weights.items() if "mask_token" not in name}
+    save_file(unused, tmp_path / "teacher/model.safetensors", {"format": "pt"})
+    assert len(unused) == len(weights) - 1 and PatchFeatures(tmp_path / "teacher").kind == "dinov2"
+    first = next(name for name in weights if "layer.0" in name)
+    save_file({n: v for n, v in unused.items() if n != first}, tmp_path / "teacher/model.safetensors", {"format": "pt"})
+    with pytest.raises(DataError, match="lacks weights of the network .*answer by chance; give DINOv2, CLIP or"):
+        PatchFeatures(tmp_path / "teacher")
+
+
 @pytest.mark.parametrize("settings", ["{", '{"image_mean": [1, 2]}', '{"size": {"height": "x"}}', "[]"])
 def test_an_encoder_with_senseless_settings_is_refused(dinov2: Path, tmp_path: Path, settings: str) -> None:
     shutil.copytree(dinov2, tmp_path / "encoder")

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from training.data.records import DataError
-from training.errors import first_line
+from training.local_networks import blank, load_network, model_type
 
 SIDE = 224  # pixels, where the folder says nothing else; EditAR shows DINOv2 pictures of this size
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -39,20 +39,19 @@ class PatchFeatures:
     def __init__(self, folder: Path, device: str = "cpu") -> None:
         from transformers import AutoModel
 
-        if not (folder / "config.json").is_file():
-            raise DataError(f"{folder} is no model folder (it has no config.json); give one in Hugging Face layout")
-        try:
-            model: Any = AutoModel.from_pretrained(str(folder), dtype=torch.float32, local_files_only=True)
-        except (OSError, ValueError, KeyError, RuntimeError) as error:
-            raise DataError(f"{folder} cannot be loaded: {first_line(error)}") from None
-        self.kind = str(getattr(model.config, "model_type", "nothing"))
-        self._model = getattr(model, "vision_model", model).eval().to(device).requires_grad_(False)
-        self.device = device
+        self.kind = model_type(folder)
         settings = read_settings(folder)
         self.side = settings["side"]
+        wanted = "DINOv2, CLIP or another ViT whole, such as facebook/dinov2-base"
+        model = load_network(AutoModel, folder, wanted, (), self._answer)
+        self._model = _vision_part(model).to(device).requires_grad_(False)
+        self.device = device
         self._mean, self._std = (
             torch.tensor(settings[name], device=device).reshape(3, 1, 1) for name in ("mean", "std")
         )
+
+    def _answer(self, model: Any) -> Tensor:
+        return _vision_part(model)(pixel_values=blank(self.side)).last_hidden_state
 
     @torch.inference_mode()
     def __call__(self, pictures: NDArray[np.uint8]) -> NDArray[np.float16]:
@@ -67,6 +66,10 @@ class PatchFeatures:
         size = (self.side, self.side)
         values = F.interpolate(values, size, mode="bicubic", align_corners=False, antialias=True).clamp(0, 1)
         return (values - self._mean) / self._std
+
+
+def _vision_part(model: Any) -> Any:
+    return getattr(model, "vision_model", model)  # of CLIP whole
 
 
 def read_settings(folder: Path) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from editar_rt.pixels import fit_square
 from training.data.features import read_settings
 from training.data.records import DataError
 from training.data.scenes import canny_edges
-from training.evaluation.networks import blank, load_network
+from training.local_networks import blank, load_network
 
 Picture = NDArray[np.uint8]  # [H, W, 3]
 UNKNOWN = -1  # class of a colour that the palette does not have
