@@ -159,8 +159,7 @@ class _Encoder(PatchFeatures):
         size = (self.side, self.side)
         shown = F.interpolate((pictures + 1) / 2, size, mode="bicubic", align_corners=False, antialias=True)
         states = self._model(pixel_values=(shown - self._mean) / self._std).last_hidden_state
-        grid = self.side // self._model.config.patch_size
-        return F.normalize(states[:, -grid * grid :].float(), dim=-1)
+        return F.normalize(self._patches(self._model, states).float(), dim=-1)
 
 
 class LpipsDistance(Lpips):

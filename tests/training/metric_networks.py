@@ -113,3 +113,14 @@ def write_depth_estimator(folder: Path, without: str | None = None) -> Path:
     weights = {k: v for k, v in model.state_dict().items() if without is None or not k.startswith(without)}
     model.save_pretrained(folder, state_dict=weights)
     return folder
+
+
+def write_dinov2(folder: Path) -> Path:
+    """A DINOv2 of one layer with random weights: 28-pixel pictures, 4×4 patches of 24."""
+    from transformers import Dinov2Config, Dinov2Model
+
+    torch.manual_seed(0)
+    config = Dinov2Config(hidden_size=24, num_hidden_layers=1, num_attention_heads=2, image_size=28, patch_size=7)
+    Dinov2Model(config).save_pretrained(folder)
+    (folder / "preprocessor_config.json").write_text('{"size": {"height": 28, "width": 28}}')
+    return folder

@@ -15,8 +15,9 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+from tests.training.metric_networks import write_dinov2  # noqa: E402
 from tests.training.tiny import EVERY_STEP, RECIPE, SIZE, Parts, make, read_log, write_recipe  # noqa: E402
-from training import recipe_files, train_transformer, train_vq  # noqa: E402
+from training import train_transformer  # noqa: E402
 from training.batches import PictureGroups, Rows, TokenShards, mixed_groups, open_member  # noqa: E402
 from training.checkpoints import CheckpointError, load_transformer, open_vq  # noqa: E402
 from training.config import TRANSFORMER_PRESETS  # noqa: E402
@@ -25,7 +26,7 @@ from training.data.folder import write_folder  # noqa: E402
 from training.data.sources import Plan, read_plan  # noqa: E402
 from training.data.sources import Source as PlanSource  # noqa: E402
 from training.distillation import FeatureDistillation  # noqa: E402
-from training.engine import Coming, Execution  # noqa: E402
+from training.engine import Coming  # noqa: E402
 from training.errors import NotFinite, OutOfMemory, TrainingError  # noqa: E402
 from training.models.transformer import Transformer  # noqa: E402
 from training.optimizers import AdamW, LossScale  # noqa: E402
@@ -282,7 +283,7 @@ def test_pictures_encoded_meanwhile_give_the_losses_of_extracted_ones(parts: Par
     from training.data.features import PatchFeatures
 
     write_folder(tmp_path / "set", world_samples(6, ("recolour", "depth"), size=SIZE))
-    teacher = _vision_model(tmp_path / "dinov2")
+    teacher = write_dinov2(tmp_path / "dinov2")
     plan = Plan((PlanSource(tmp_path / "set"),))
     extract(plan, tmp_path / "shards", Encoders(open_vq(parts.vq), features=PatchFeatures(teacher)), SIZE)
     recipe = dataclasses.replace(RECIPE, steps=3)
@@ -309,16 +310,6 @@ def test_bad_records_met_while_training_are_named_and_counted(parts: Parts, tmp_
     bad = [line for line in said if line.startswith("bad: ")]
     assert len(bad) == 1 and "000002-target.png cannot be read" in bad[0]
     assert [line["bad_records"] for line in read_log(tmp_path / "run")] == [1.0, 1.0, 1.0]
-
-
-def _vision_model(folder: Path) -> Path:
-    from transformers import Dinov2Config, Dinov2Model
-
-    torch.manual_seed(0)
-    config = Dinov2Config(hidden_size=24, num_hidden_layers=1, num_attention_heads=2, image_size=28, patch_size=7)
-    Dinov2Model(config).save_pretrained(folder)
-    (folder / "preprocessor_config.json").write_text('{"size": {"height": 28, "width": 28}}')
-    return folder
 
 
 def test_shards_with_sources_are_drawn_by_their_shares(parts: Parts, tmp_path: Path) -> None:
@@ -393,85 +384,9 @@ def test_files_that_are_no_runs_are_refused(parts: Parts, tmp_path: Path) -> Non
         train_transformer.train(tmp_path / "run", parts.world, tmp_path, None, RECIPE, EVERY_STEP)
 
 
-@pytest.mark.parametrize("name", recipe_files.names())
-def test_published_recipes_are_whole(name: str) -> None:
-    kind, model = (train_vq.Recipe, "vq") if name.startswith("vq") else (train_transformer.Recipe, "transformer")
-    recipe, execution = recipe_files.combined(kind, name, model, {"steps": 7, "log_every": None})
-    assert recipe.steps == 7 and execution.log_every == 50 and execution.precision == "bfloat16"
-
-
-def test_stages_are_tables_of_a_file(tmp_path: Path) -> None:
-    (tmp_path / "r.toml").write_text(
-        "model = 'transformer'\n[[recipe.stages]]\n"
-        "[[recipe.stages]]\nbegins = 9\ntranslation_share = 1\nrestarts = true"
-    )
-    recipe, _ = recipe_files.combined(train_transformer.Recipe, str(tmp_path / "r.toml"), "transformer", {})
-    assert recipe.stages == (train_transformer.Stage(), train_transformer.Stage(9, 1.0, restarts=True))
-
-
-def test_the_papers_recipe_says_what_the_paper_does() -> None:
-    recipe, _ = recipe_files.combined(train_transformer.Recipe, "editar", "transformer", {})
-    paper = {
-        "preset": "GPT-XL", "steps": 40_000, "pictures": 64, "adam_lr": 1e-4, "weight_decay": 0.05, "clip": 1.0,
-        "dropout": 0.1, "distillation": 0.5, "teacher": "dinov2", "optimizer": "adamw", "object_weight": 1.0,
-    }  # fmt: skip
-    assert {name: getattr(recipe, name) for name in paper} == paper
-    assert train_transformer.learning_rate(recipe, 0) == train_transformer.learning_rate(recipe, 39_999) == 1.0
-    assert train_transformer.hidden_targets(np.random.default_rng(0), recipe, 20_000, (2, 4)) is None
-
-
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        ("model = 'vq'", 'is a recipe for model = "vq", this command trains transformer'),
-        ("model = 'transformer'\n[recipe]\nrate = 1", "'rate' is none of preset, seed"),
-        ("model = 'transformer'\n[recipe]\nsteps = '9'", "steps = '9' must be of type int"),
-        ("model = 'transformer'\n[recipe]\nteacher = 'vgg'", "teacher is one of world, none, dinov2, clip, got 'vgg'"),
-        ("model = 'transformer'\n[recipe]\nstages = 3", "stages = 3 must be of type array of tables"),
-        ("model = 'transformer'\n[[recipe.stages]]\nsteps = 3", "stages: 'steps' is none of begins, translation_share"),
-        ("model = 'transformer'\n[[recipe.stages]]\nbegins = 'now'", "stages: begins = 'now' must be of type int"),
-        ("model = 'transformer'\n[[recipe.stages]]\nbegins = 3", "stages begin at step 0 and then later"),
-        ("model = 'transformer'\n[extra]", "sets extra; allowed: model"),
-        ("model =", "is not TOML"),
-    ],
-)
-def test_recipes_that_say_something_else_are_refused(tmp_path: Path, content: str, message: str) -> None:
-    (tmp_path / "r.toml").write_text(content)
-    with pytest.raises(TrainingError, match=message):
-        recipe_files.combined(train_transformer.Recipe, str(tmp_path / "r.toml"), "transformer", {})
-
-
-def test_a_recipe_that_is_not_there_names_those_that_are() -> None:
-    with pytest.raises(TrainingError, match="there are: editar, editar-lora, vq-16, vq-8"):
-        recipe_files.read("edit", "transformer")
-
-
 def test_batches_come_in_order_from_ahead() -> None:
     with Coming(lambda step: step * 10, 3, 7, ahead=2) as coming:
         assert [coming.take(step) for step in range(3, 7)] == [30, 40, 50, 60]
-
-
-def test_precisions_and_compilers_that_do_not_exist_are_refused() -> None:
-    with pytest.raises(TrainingError, match="precision is one of float32, bfloat16, float16, got int8"):
-        Execution(precision="int8")
-    with pytest.raises(TrainingError, match="compile is a backend of torch.compile, one of .*inductor.*; got fast"):
-        Execution(compile="fast")
-
-
-@pytest.mark.parametrize(
-    ("fields", "message"),
-    [
-        ({"pictures": 0}, "pictures must be at least 1, got 0"),
-        ({"warmup": 0}, "warmup must be at least 1, got 0"),
-        ({"seed": -1}, "seed must be at least 0, got -1"),
-        ({"adam_lr": float("nan")}, "adam_lr must be at least 0, got nan"),
-        ({"decay": 0.0}, "decay is a share above 0 and up to 1, got 0.0"),
-        ({"lora_rank": -1}, "lora_rank must be at least 0, got -1"),
-    ],
-)
-def test_recipes_that_cannot_be_are_refused(fields: dict[str, Any], message: str) -> None:
-    with pytest.raises(TrainingError, match=message):
-        dataclasses.replace(RECIPE, **fields)
 
 
 def test_adapters_need_weights_to_stand_beside(parts: Parts, tmp_path: Path) -> None:

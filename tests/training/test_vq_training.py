@@ -14,8 +14,7 @@ torch = pytest.importorskip("torch")
 
 from PIL import Image  # noqa: E402
 
-from tests.training.metric_networks import write_inception, write_lpips_network  # noqa: E402
-from tests.training.test_engine import _vision_model  # noqa: E402
+from tests.training.metric_networks import write_dinov2, write_inception, write_lpips_network  # noqa: E402
 from tests.training.tiny import EVERY_STEP, VQ, read_log  # noqa: E402
 from training import recipe_files, train_vq  # noqa: E402
 from training.checkpoints import CheckpointError, open_vq  # noqa: E402
@@ -195,7 +194,7 @@ def test_the_command_names_pictures_that_cannot_be_read_and_goes_on(pictures: Pa
 
 
 def test_the_frechet_distance_of_a_perfect_copy_is_nothing(tmp_path: Path) -> None:
-    scores = Scores(_vision_model(tmp_path / "dinov2"), write_inception(tmp_path / "inception.pt"))
+    scores = Scores(write_dinov2(tmp_path / "dinov2"), write_inception(tmp_path / "inception.pt"))
     pixels = torch.rand(40, 3, 32, 32, generator=torch.Generator().manual_seed(0)) * 2 - 1
     model = load_vq_tiny()
     model.decode_vectors = lambda z: next(copies)
@@ -212,7 +211,7 @@ def test_a_text_model_is_no_encoder_for_the_frechet_distance(tmp_path: Path) -> 
 
     sizes = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1, "intermediate_size": 8}
     BertModel(BertConfig(vocab_size=10, **sizes)).save_pretrained(tmp_path / "bert")
-    with pytest.raises(DataError, match=r"bert holds no vision encoder with patches \(.*\); give DINOv2"):
+    with pytest.raises(DataError, match=r"bert cannot be shown a picture: .*; give DINOv2"):
         Scores(tmp_path / "bert")
 
 
@@ -224,7 +223,7 @@ def load_vq_tiny() -> Any:
 
 
 def test_features_of_a_local_model_are_a_perceptual_term(tmp_path: Path) -> None:
-    term = perceptual_term(f"dino:{_vision_model(tmp_path / 'dinov2')}")
+    term = perceptual_term(f"dino:{write_dinov2(tmp_path / 'dinov2')}")
     a = torch.rand(2, 3, 32, 32).requires_grad_()
     assert term(a, a.detach()).item() == pytest.approx(0, abs=1e-9)
     term(a, 1 - a.detach()).backward()

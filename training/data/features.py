@@ -51,14 +51,18 @@ class PatchFeatures:
         )
 
     def _answer(self, model: Any) -> Tensor:
-        return _vision_part(model)(pixel_values=blank(self.side)).last_hidden_state
+        part = _vision_part(model)
+        return self._patches(part, part(pixel_values=blank(self.side)).last_hidden_state)
+
+    def _patches(self, model: Any, states: Tensor) -> Tensor:
+        """Those of the states [B, T, F] that are patches, which come last, [B, h, w, F]."""
+        grid = self.side // model.config.patch_size
+        return states[:, -grid * grid :].reshape(len(states), grid, grid, -1)  # behind the class token and registers
 
     @torch.inference_mode()
     def __call__(self, pictures: NDArray[np.uint8]) -> NDArray[np.float16]:
         states: Tensor = self._model(pixel_values=self.pixels(pictures)).last_hidden_state
-        grid = self.side // self._model.config.patch_size
-        patches = states[:, -grid * grid :]  # behind the class token and registers
-        return patches.reshape(len(pictures), grid, grid, -1).to(torch.float16).cpu().numpy()
+        return self._patches(self._model, states).to(torch.float16).cpu().numpy()
 
     def pixels(self, pictures: NDArray[np.uint8]) -> Tensor:
         """What the encoder is shown, float32 [B, 3, side, side]."""
