@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from editar_rt.errors import EditarError
+from editar_rt.errors import EditarError, PictureError
 
 KEPT = 40  # characters of a file's name in that of its part: what is added must not make a long one too long
 
@@ -30,6 +30,25 @@ def placing(final: Path, error: type[EditarError]) -> Iterator[Path]:
     finally:
         with contextlib.suppress(OSError):  # it would hide what went wrong
             partial.unlink(missing_ok=True)
+
+
+def check_writable(path: Path, error: type[EditarError] = PictureError) -> None:
+    """Say before the work, not after it, that an output cannot be written.
+
+    Raises:
+        error: saying why.
+    """
+    folder = path.parent
+    try:
+        path.exists()
+    except OSError as e:  # its name is too long, or links go round in a circle
+        raise error(f"cannot write {path}: {e.strerror}; give another name") from None
+    if not folder.is_dir():
+        raise error(f"cannot write {path}: there is no folder {folder}")
+    if path.is_dir():
+        raise error(f"cannot write {path}: it is a folder")
+    if not os.access(folder, os.W_OK) or (path.exists() and not os.access(path, os.W_OK)):
+        raise error(f"cannot write {path}: permission denied")
 
 
 def is_folder(path: Path) -> bool:

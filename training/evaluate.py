@@ -14,10 +14,12 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 import editar_rt
+from editar_rt.files import placing
 from editar_rt.masks import composite, dilate, feather, touched_cells
 from editar_rt.pixels import to_pictures, to_pixels
 from training.data.edits import EDIT_KINDS, KINDS, TRANSLATION_TASKS, Example, held_out
 from training.data.scenes import render
+from training.errors import TrainingError
 from training.scoring import Score, score
 
 BRUSH = 3  # pixels: the seam of what is put back lies in the mask, so a mask that hugs an object shows its outline
@@ -167,12 +169,10 @@ def contact_sheet(shown: dict[str, list[tuple[Example, Any, Any, Score]]], path:
         draw.text((x, y + side + 2), f"{kind}: {mark}", fill=colour, font=small)
         words = example.text if len(example.text) < 72 else example.text[:70] + "…"
         draw.text((x, y + side + 16), words, fill="black", font=small)
-    partial = path.with_name(path.name + ".partial")
-    sheet.save(partial, format="PNG")
-    partial.replace(path)
+    with placing(path, TrainingError) as partial:
+        sheet.save(partial, format="PNG")
 
 
 def write_report(report: dict[str, Any], path: Path) -> None:
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(json.dumps(report, indent=1) + "\n")
-    partial.replace(path)
+    with placing(path, TrainingError) as partial:
+        partial.write_text(json.dumps(report, indent=1) + "\n")

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from editar_rt.files import placing
 from training.errors import TrainingError
 from training.loop import log_lines
 
@@ -116,6 +117,5 @@ def draw(
         axis.legend(fontsize=8)
     for axis in axes[len(panels) :]:
         axis.set_visible(False)
-    partial = output.with_name(output.name + ".partial")
-    figure.savefig(partial, format="png", dpi=110)
-    partial.replace(output)
+    with placing(output, TrainingError) as partial:
+        figure.savefig(partial, format="png", dpi=110)

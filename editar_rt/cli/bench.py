@@ -14,7 +14,6 @@ from editar_rt.cli.app import cli
 from editar_rt.cli.options import (
     bundle_argument,
     check_sampling,
-    check_writable,
     chosen_sampling,
     device_options,
     json_option,
@@ -22,6 +21,7 @@ from editar_rt.cli.options import (
     sampling_options,
 )
 from editar_rt.editor import Editor
+from editar_rt.files import check_writable
 
 
 @cli.command()

@@ -19,7 +19,6 @@ from editar_rt.cli.options import (
     bundle_argument,
     check_apart,
     check_sampling,
-    check_writable,
     chosen_sampling,
     device_options,
     json_option,
@@ -29,7 +28,7 @@ from editar_rt.cli.options import (
     task_option,
 )
 from editar_rt.errors import OptionError, PictureError
-from editar_rt.files import is_file, is_folder
+from editar_rt.files import check_writable, is_file, is_folder
 from editar_rt.pixels import fit_square, open_picture
 from editar_rt.preview import check_animation, half_blocks
 from editar_rt.prompts import build_prompt

@@ -12,9 +12,9 @@ import click
 import numpy as np
 from numpy.typing import NDArray
 
-from editar_rt.cli.options import check_writable
 from editar_rt.editor import Editor
 from editar_rt.errors import EditarError, OptionError, PictureError
+from editar_rt.files import check_writable
 from editar_rt.masks import Box, Mask, outpainted, read_mask
 from editar_rt.pixels import fit_square, open_picture
 from editar_rt.preview import save_animation

@@ -16,7 +16,7 @@ import click
 from editar_rt.backends import DEVICES
 from editar_rt.backends.prepacked import OFF
 from editar_rt.backends.prepacked import VARIABLE as CACHE
-from editar_rt.errors import OptionError, PictureError
+from editar_rt.errors import OptionError
 from editar_rt.prompts import TASKS
 from editar_rt.sampling import Sampling
 
@@ -104,21 +104,6 @@ def chosen_sampling(defaults: Sampling, options: dict[str, Any]) -> Sampling:
 def check_sampling(options: dict[str, Any]) -> None:
     """Refuse bad values before the bundle is opened."""
     chosen_sampling(Sampling(), options)
-
-
-def check_writable(path: Path) -> None:
-    """Say before the work, not after it, that the output cannot be written."""
-    folder = path.parent
-    try:
-        path.exists()
-    except OSError as e:  # its name is too long, or links go round in a circle
-        raise PictureError(f"cannot write {path}: {e.strerror}; give another name") from None
-    if not folder.is_dir():
-        raise PictureError(f"cannot write {path}: there is no folder {folder}")
-    if path.is_dir():
-        raise PictureError(f"cannot write {path}: it is a folder")
-    if not os.access(folder, os.W_OK) or (path.exists() and not os.access(path, os.W_OK)):
-        raise PictureError(f"cannot write {path}: permission denied")
 
 
 def check_apart(paths: Iterable[Path | None]) -> None:

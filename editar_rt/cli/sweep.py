@@ -15,7 +15,6 @@ from editar_rt.cli.app import cli
 from editar_rt.cli.options import (
     bundle_argument,
     check_sampling,
-    check_writable,
     chosen_sampling,
     device_options,
     json_option,
@@ -24,6 +23,7 @@ from editar_rt.cli.options import (
     task_option,
 )
 from editar_rt.errors import OptionError
+from editar_rt.files import check_writable
 from editar_rt.pixels import open_picture
 from editar_rt.sampling import Sampling
 from editar_rt.session import variant_seeds

@@ -10,7 +10,8 @@ import click
 
 import editar_rt
 from editar_rt.cli.app import cli
-from editar_rt.cli.options import check_writable, device_options, json_option, progress
+from editar_rt.cli.options import device_options, json_option, progress
+from editar_rt.files import check_writable
 from editar_rt.heatmap import MEASURES, heatmap
 from editar_rt.sheets import save_png
 from editar_rt.states import load_states

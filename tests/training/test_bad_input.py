@@ -158,3 +158,22 @@ def test_a_run_goes_on_whatever_stands_in_its_log(tmp_path: Path) -> None:
     again = RunFolder(tmp_path, RECIPE)
     again.go_on(tmp_path / "last.pt", run.facts(2))
     assert [line["loss"] for line in read_log(tmp_path)] == [1.0, 2.0]
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("evaluate", "demo", "FOLDER", "-o"),
+        ("evaluate", "demo", "FOLDER", "--sheet"),
+        ("evaluate", "guidance", "FOLDER", "-o"),
+        ("evaluate", "guidance", "FOLDER", "--plot"),
+        ("plot", "FOLDER", "-o"),
+        ("data", "check", "FOLDER", "--sheet"),
+    ],
+    ids=" ".join,
+)
+def test_outputs_that_cannot_be_written_are_refused_before_the_work(command: tuple[str, ...], tmp_path: Path) -> None:
+    words = [str(tmp_path) if word == "FOLDER" else word for word in command]  # no bundle, run or data: never looked at
+    for output, message in ((tmp_path / "absent/out", "there is no folder"), (tmp_path, "it is a folder")):
+        done = CliRunner().invoke(command_line.cli, [*words, str(output)])
+        assert isinstance(done.exception, TrainingError) and message in str(done.exception)

@@ -8,10 +8,24 @@ from typing import Any
 
 import click
 
+from editar_rt.files import check_writable
+from training.errors import TrainingError
+
 FOLDER = click.Path(file_okay=False, path_type=Path)
 PRESENT_FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
-ANY_PATH = click.Path(path_type=Path)
+
+
+class OutputFile(click.Path):
+    """A file that can be written, which is looked at before the work."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        path = super().convert(value, param, ctx)
+        check_writable(path, TrainingError)
+        return path
+
+
+OUTPUT_FILE = OutputFile(path_type=Path)
 
 
 def replaced(kind: Any, changes: dict[str, Any]) -> Any:

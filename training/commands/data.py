@@ -9,7 +9,7 @@ from typing import Any
 import click
 import torch
 
-from training.commands import ANY_PATH, FILE, FOLDER, PRESENT_FOLDER
+from training.commands import FILE, FOLDER, OUTPUT_FILE, PRESENT_FOLDER
 from training.config import VQ_PRESETS
 from training.errors import first_line
 
@@ -72,7 +72,7 @@ def device_option(what: str) -> Any:
 @format_option
 @click.option("--limit", type=click.IntRange(1), default=200, show_default=True, help="Records read a data set.")
 @click.option("--all", "everything", is_flag=True, help="Read every record.")
-@click.option("--sheet", type=ANY_PATH, help="Write a contact sheet here.")
+@click.option("--sheet", type=OUTPUT_FILE, help="Write a contact sheet here.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON document as the last line of stdout.")
 def check(path: Path, layout: str | None, limit: int, everything: bool, sheet: Path | None, as_json: bool) -> None:
     """Say what PATH holds: a data set, a mixture's TOML file, or a folder of token shards."""

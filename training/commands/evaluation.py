@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from training.commands import ANY_PATH, FILE, FOLDER, PRESENT_FOLDER, replaced
+from training.commands import FILE, FOLDER, OUTPUT_FILE, PRESENT_FOLDER, replaced
 from training.commands.data import device_option
 
 if TYPE_CHECKING:
@@ -71,8 +71,8 @@ def run_options(command: F) -> F:
 @click.option("--count", type=click.IntRange(1), default=200, show_default=True, help="Held-out scenes a kind.")
 @click.option("--seed", default=0, show_default=True, help="Which held-out scenes.")
 @sampling_options
-@click.option("-o", "--output", type=ANY_PATH, help="Write the JSON here too.")
-@click.option("--sheet", type=ANY_PATH, help="Write a contact sheet here.")
+@click.option("-o", "--output", type=OUTPUT_FILE, help="Write the JSON here too.")
+@click.option("--sheet", type=OUTPUT_FILE, help="Write a contact sheet here.")
 @click.option("--masked", is_flag=True, help="Edits alone, each under the mask of what it truly changes.")
 @click.option("--ceiling", is_flag=True, help="Also score the true pictures through the VQ tokenizer alone.")
 def run_evaluation(
@@ -118,8 +118,8 @@ def run_evaluation(
 @click.option("--count", type=click.IntRange(1), default=50, show_default=True, help="Held-out scenes a kind.")
 @click.option("--seed", default=0, show_default=True, help="Which held-out scenes.")
 @draw_options
-@click.option("-o", "--output", type=ANY_PATH, help="Write the JSON here too.")
-@click.option("--plot", type=ANY_PATH, help="Draw it here, a PNG.")
+@click.option("-o", "--output", type=OUTPUT_FILE, help="Write the JSON here too.")
+@click.option("--plot", type=OUTPUT_FILE, help="Draw it here, a PNG.")
 def guidance(
     bundle: Path,
     scales: tuple[float, ...],

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from training.commands import ANY_PATH, FILE, FOLDER, PRESENT_FOLDER, replaced
+from training.commands import FILE, FOLDER, OUTPUT_FILE, PRESENT_FOLDER, replaced
 from training.config import TRANSFORMER_PRESETS, VQ_PRESETS
 from training.distillation import TEACHERS
 from training.distributed import WAYS
@@ -158,7 +158,7 @@ def train_transformer(
 
 @click.command("plot")
 @click.argument("runs", nargs=-1, required=True, type=PRESENT_FOLDER)
-@click.option("-o", "--output", type=ANY_PATH, required=True, help="The PNG to write.")
+@click.option("-o", "--output", type=OUTPUT_FILE, required=True, help="The PNG to write.")
 def plot(runs: tuple[Path, ...], output: Path) -> None:
     """Draw the learning curves of a run's folder; of several RUNS over each other, named by their folders."""
     from training.plots import plot_log, plot_runs
