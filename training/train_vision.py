@@ -1,14 +1,18 @@
-"""Makes the vision encoder whose features the demo's transformer can be taught, in DINOv2's place.
+"""Makes the vision encoders whose features the demo's transformer can be taught, in DINOv2's or CLIP's place.
 
-DINOv2 cannot see the procedural world the way it sees photographs, so a small encoder of its architecture learns what
-every cell of a picture shows (`training.data.scenes.meaning`) through one linear layer, which is thrown away. What is
-left is frozen, as DINOv2 is in the paper: a folder in Hugging Face layout, read by `training.data.features`.
+Neither can see the procedural world the way it sees photographs, so small encoders of their architectures learn it. The
+one like DINOv2 learns what every cell of a picture shows (`training.data.scenes.meaning`) through one linear layer. The
+one like CLIP learns which caption belongs to a picture, from its class token alone, beside the demo's frozen text
+encoder. What they learned through is thrown away; what is left is frozen, as the teacher is in the paper: a folder in
+Hugging Face layout, read by `training.data.features`.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import json
+import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,21 +21,28 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from training.data.scenes import MEANINGS, SHAPES, meaning, random_scene, render
+from editar_rt.prompts import build_prompt
+from training import train_text
+from training.data.edits import caption
+from training.data.extract import TextStates
+from training.data.scenes import MEANINGS, SHAPES, Scene, meaning, random_scene, render
+from training.errors import TrainingError
 from training.loop import RunFolder, batch_rng
-from training.models.vision_encoder import VISION_PRESETS, build_vision_encoder
+from training.models.vision_encoder import VISION_PRESETS, build_vision_encoder, learns_from_captions
 from training.optimizers import MuonAdam
-from training.pretraining import pretrain, replace_folder
+from training.pretraining import BatchLoss, pretrain, replace_folder
+from training.recipe_checks import check_fields
 
 MEAN, DEVIATION = 0.5, 0.25  # of the pixels that the encoder is shown, in every colour
 HELD_OUT = 64  # pictures
+SHARED = 64  # dimensions of the space in which pictures and captions are compared
 
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
-    """How the demo's vision encoder is trained."""
+    """How a vision encoder of the demo's is trained."""
 
-    preset: str = "DINOv2-demo"
+    preset: str = "DINOv2-demo"  # or CLIP-demo
     seed: int = 5
     steps: int = 1000
     batch: int = 16
@@ -39,14 +50,31 @@ class Recipe:
     adam_lr: float = 3e-3  # of everything else
     warmup: int = 50
 
+    def __post_init__(self) -> None:
+        check_fields(self, {"preset": tuple(VISION_PRESETS)}, at_least_one=("steps", "batch", "warmup"))
+
+
+@dataclasses.dataclass(frozen=True)
+class Lesson:
+    """What an encoder learns, through heads that are thrown away."""
+
+    heads: nn.Module
+    batch_loss: BatchLoss
+    validate: Callable[[], dict[str, float]]
+
+
+def shown(scenes: list[Scene], side: int) -> Tensor:
+    """Pictures as the encoders are shown them, [B, 3, side, side]."""
+    pictures = torch.from_numpy(np.stack([render(scene, side) for scene in scenes])).permute(0, 3, 1, 2)
+    return (pictures.float() / 255 - MEAN) / DEVIATION
+
 
 def batch_scenes(rng: np.random.Generator, count: int, preset: dict[str, Any]) -> tuple[Tensor, Tensor]:
     """Pictures [count, 3, H, W] as the encoder is shown them, and what their patches show, [count, P, MEANINGS]."""
     side = preset["image_size"]
     scenes = [random_scene(rng) for _ in range(count)]
-    pictures = torch.from_numpy(np.stack([render(scene, side) for scene in scenes])).permute(0, 3, 1, 2)
     meanings = np.stack([meaning(scene, side // preset["patch_size"]) for scene in scenes])
-    return (pictures.float() / 255 - MEAN) / DEVIATION, torch.from_numpy(meanings).flatten(1, 2).float() / 255
+    return shown(scenes, side), torch.from_numpy(meanings).flatten(1, 2).float() / 255
 
 
 def told(model: nn.Module, head: nn.Module, pixels: Tensor) -> Tensor:
@@ -62,15 +90,9 @@ def shapes_right(logits: Tensor, meanings: Tensor) -> float:
     return float(right[covered].float().mean())
 
 
-def train(folder: Path | str, recipe: Recipe, log_every: int = 50) -> Path:
-    """Train the encoder; returns the finished folder, `vision_encoder/`."""
-    preset = VISION_PRESETS[recipe.preset]
-    run = RunFolder(folder, recipe)
-    torch.manual_seed(recipe.seed)
-    model = build_vision_encoder(preset)
+def patches_lesson(model: nn.Module, recipe: Recipe, preset: dict[str, Any]) -> Lesson:
+    """To tell what every patch shows."""
     head = nn.Linear(preset["hidden_size"], len(MEANINGS))
-    matrices = [p for name, p in model.named_parameters() if p.ndim == 2 and ".layer." in name]
-    optimizer = MuonAdam(nn.ModuleList([model, head]), matrices, recipe.muon_lr, recipe.adam_lr, weight_decay=0.01)
 
     def batch_loss(step: int) -> tuple[Tensor, dict[str, float]]:
         pixels, meanings = batch_scenes(batch_rng(recipe.seed, step), recipe.batch, preset)
@@ -78,10 +100,74 @@ def train(folder: Path | str, recipe: Recipe, log_every: int = 50) -> Path:
         loss = F.binary_cross_entropy_with_logits(logits, meanings, reduction="none").sum(-1).mean()
         return loss, {"shapes_right": shapes_right(logits, meanings)}
 
-    pretrain(run, model, head, optimizer, batch_loss, recipe.steps, recipe.warmup, log_every)
-    with torch.no_grad():
+    def validate() -> dict[str, float]:
         pixels, meanings = batch_scenes(batch_rng(recipe.seed, 2**40), HELD_OUT, preset)
-        run.log(recipe.steps, validation_shapes_right=shapes_right(told(model.eval(), head, pixels), meanings))
+        return {"validation_shapes_right": shapes_right(told(model, head, pixels), meanings)}
+
+    return Lesson(head, batch_loss, validate)
+
+
+class Matching(nn.Module):
+    """CLIP's heads: a picture's class token [B, C] and texts [B, D] → logits of their belonging together [B, B]."""
+
+    def __init__(self, picture_dim: int, text_dim: int) -> None:
+        super().__init__()
+        self.picture = nn.Linear(picture_dim, SHARED, bias=False)
+        self.text = nn.Linear(text_dim, SHARED, bias=False)
+        self.scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))
+
+    def forward(self, pictures: Tensor, texts: Tensor) -> Tensor:
+        cosines = F.normalize(self.picture(pictures), dim=-1) @ F.normalize(self.text(texts), dim=-1).t()
+        return self.scale.exp().clamp(max=100) * cosines
+
+
+def captions_lesson(model: nn.Module, recipe: Recipe, preset: dict[str, Any], text_encoder: Path) -> Lesson:
+    """To tell which caption belongs to a picture, of those of its batch (CLIP, arXiv 2103.00020)."""
+    texts = TextStates(text_encoder, train_text.Recipe().text_tokens)
+    heads = Matching(preset["hidden_size"], texts([""]).shape[-1])
+
+    def matched(step: int, count: int) -> tuple[Tensor, dict[str, float]]:
+        rng = batch_rng(recipe.seed, step)
+        scenes = [random_scene(rng) for _ in range(count)]
+        prompts = [build_prompt("segmentation", caption(rng, scene)) for scene in scenes]  # as the text encoder knows
+        states = torch.from_numpy(texts(prompts)).float().mean(dim=1)  # what EditAR sees of a text, see `train_text`
+        logits = heads(model(pixel_values=shown(scenes, preset["image_size"])).pooler_output, states)
+        own = torch.arange(count)
+        loss = (F.cross_entropy(logits, own) + F.cross_entropy(logits.t(), own)) / 2
+        return loss, {"captions_right": float((logits.argmax(1) == own).float().mean())}
+
+    def validate() -> dict[str, float]:
+        return {"validation_captions_right": matched(2**40, HELD_OUT)[1]["captions_right"]}
+
+    return Lesson(heads, lambda step: matched(step, recipe.batch), validate)
+
+
+def train(folder: Path | str, recipe: Recipe, text_encoder: Path | None = None, log_every: int = 50) -> Path:
+    """Train an encoder; returns the finished folder, `vision_encoder/`.
+
+    Args:
+        text_encoder: folder of the demo's, for CLIP alone.
+
+    Raises:
+        TrainingError: CLIP without a text encoder.
+    """
+    preset = VISION_PRESETS[recipe.preset]
+    if learns_from_captions(preset) and text_encoder is None:
+        raise TrainingError(f"{recipe.preset} learns from captions; give the demo's text encoder with --text-encoder")
+    run = RunFolder(folder, recipe)
+    torch.manual_seed(recipe.seed)
+    model = build_vision_encoder(preset)
+    if text_encoder is not None and learns_from_captions(preset):
+        lesson = captions_lesson(model, recipe, preset, text_encoder)
+    else:
+        lesson = patches_lesson(model, recipe, preset)
+    matrices = [p for name, p in model.named_parameters() if p.ndim == 2 and (".layer." in name or ".layers." in name)]
+    trained = nn.ModuleList([model, lesson.heads])
+    optimizer = MuonAdam(trained, matrices, recipe.muon_lr, recipe.adam_lr, weight_decay=0.01)
+    pretrain(run, model, lesson.heads, optimizer, lesson.batch_loss, recipe.steps, recipe.warmup, log_every)
+    model.eval()
+    with torch.no_grad():
+        run.log(recipe.steps, **lesson.validate())
     side = preset["image_size"]
     settings = {"crop_size": {"height": side, "width": side}, "image_mean": [MEAN] * 3, "image_std": [DEVIATION] * 3}
 

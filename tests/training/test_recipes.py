@@ -119,6 +119,28 @@ def test_a_vision_encoder_of_the_world_teaches_in_dinov2s_place(made: Made, tmp_
     assert all(line["distillation"] > 0 for line in read_log(tmp_path / "run"))
 
 
+def test_a_vision_encoder_that_learns_captions_teaches_in_clips_place(made: Made, tmp_path: Path) -> None:
+    recipe = train_vision.Recipe(preset="CLIP-demo", steps=2, batch=3)
+    with pytest.raises(TrainingError, match="CLIP-demo learns from captions; give the demo's text encoder"):
+        train_vision.train(tmp_path / "vision", recipe)
+    folder = train_vision.train(tmp_path / "vision", recipe, made.text_encoder, log_every=1)
+    first, _, last = read_log(tmp_path / "vision")
+    assert first["loss"] > 0 and 0 <= last["validation_captions_right"] <= 1
+    encoder = PatchFeatures(folder)
+    assert encoder.kind == "clip_vision_model"
+    assert encoder(render(random_scene(np.random.default_rng(0)))[None]).shape == (1, 8, 8, 96)
+
+
+def test_pictures_and_captions_that_belong_together_are_matched() -> None:
+    heads = train_vision.Matching(4, 4)
+    with torch.no_grad():
+        for side in (heads.picture, heads.text):
+            side.weight.copy_(torch.eye(64, 4))
+    logits = heads(3 * torch.eye(4), torch.eye(4)[[2, 0, 1, 3]])
+    assert logits.argmax(1).tolist() == [1, 2, 0, 3]
+    assert logits.max().item() == pytest.approx(1 / 0.07, rel=1e-5) and logits.min().item() == 0
+
+
 def test_another_recipe_does_not_go_on_in_the_folder(made: Made) -> None:
     other = dataclasses.replace(TRANSFORMER, decay=0.34)
     with pytest.raises(CheckpointError, match=r"decay 0.35 instead of 0.34"):

@@ -93,13 +93,15 @@ def train_text(run: Path, **changes: int | None) -> None:
 
 @click.command("vision-encoder")
 @click.argument("run", type=FOLDER)
+@click.option("--preset", help="DINOv2-demo, which learns what every patch shows (default), or CLIP-demo.")
+@click.option("--text-encoder", type=PRESENT_FOLDER, help="The demo's, for CLIP-demo, which learns from captions.")
 @click.option("--steps", type=click.IntRange(1), help="Optimizer steps; the recipe's number when not given.")
 @click.option("--batch", type=click.IntRange(1), help="Pictures a step.")
-def train_vision(run: Path, **changes: int | None) -> None:
+def train_vision(run: Path, text_encoder: Path | None, **changes: int | str | None) -> None:
     """Train a small vision encoder, a teacher for distillation, into the folder RUN (resumes what lies there)."""
     from training import train_vision as recipe
 
-    click.echo(recipe.train(run, replaced(recipe.Recipe, changes)))
+    click.echo(recipe.train(run, replaced(recipe.Recipe, changes), text_encoder))
 
 
 @click.command("transformer")
