@@ -279,15 +279,14 @@ class VQTask:
             self.terms["perceptual"] = distance.detach()
             fidelity = fidelity + recipe.perceptual_weight * distance
         loss = fidelity
-        if rows is not None:
+        if rows is not None and not recipe.drawing(prepared.step):
             assert tokens is not None
             self.counted += torch.bincount(tokens.flatten(), minlength=self.config.codebook_size)
             codebook_loss = (rows - vectors.detach()).square().sum(1).mean()
             commitment = (rows.detach() - vectors).square().sum(1).mean()
             self.terms |= {"codebook": codebook_loss.detach(), "commitment": commitment.detach()}
-            if not recipe.drawing(prepared.step):
-                loss = loss + recipe.codebook_weight * codebook_loss + recipe.commitment * commitment
-            if recipe.entropy_weight and not recipe.drawing(prepared.step):
+            loss = loss + recipe.codebook_weight * codebook_loss + recipe.commitment * commitment
+            if recipe.entropy_weight:
                 some = vectors.permute(0, 2, 3, 1).flatten(0, 2)[:ENTROPY_VECTORS]
                 entropy = entropy_loss(some, self.averaged.quantize.normalized())
                 self.terms["entropy"] = entropy.detach()
@@ -344,7 +343,7 @@ class VQTask:
         }
         total = sum(weight * terms[name] for name, weight in weights.items() if name in terms)
         values_now = {"loss": total, **{f"loss_{name}": value for name, value in terms.items()}}
-        if not recipe.restart_every and self.quantizing(done - 1):
+        if not recipe.restart_every and self.quantizing(done - 1) and not recipe.drawing(done - 1):
             values_now["codebook_used_in_training"] = float((self.usage > 0).float().mean())
             self.usage.zero_()
         if self.source.bad is not None:

@@ -253,6 +253,8 @@ def test_at_last_the_decoder_alone_is_trained_and_tokens_stay(tmp_path: Path) ->
     same = {name: torch.equal(before[name], after[name]) for name in after}
     assert all(same[name] for name in same if name.startswith(("encoder.", "quant_conv.", "quantize.")))
     assert not any(same[name] for name in same if name.startswith(("decoder.", "post_quant_conv.")))
+    learned = [{name for name in line if name.startswith("loss_")} for line in read_log(tmp_path) if "loss" in line]
+    assert learned[4:6] == [{"loss_reconstruction", "loss_codebook", "loss_commitment"}, {"loss_reconstruction"}]
     assert [recipe.object_weight_of(step) for step in (4, 5)] == [recipe.object_weight, recipe.decoder_object_weight]
     assert [recipe.reconstruction_of(step) for step in (4, 5)] == [recipe.reconstruction, recipe.decoder_reconstruction]
 
