@@ -109,9 +109,10 @@ def draw(
     axes = figure.subplots(rows, columns, squeeze=False).ravel()
     for axis, (title, lines) in zip(axes, panels.items()):
         for label, x, y in lines:
-            whole = label.startswith("all ")
             marker = "." if len(x) < 20 else None
-            axis.plot(x, y, label=label, linewidth=2.6 if whole else 1.3, marker=marker)
+            # Means are thick, in colours that the cycle of ten lacks.
+            mean = {"all edits": "black", "all translations": "darkgrey"}.get(label)
+            axis.plot(x, y, label=label, linewidth=2.6 if mean else 1.3, marker=marker, color=mean)
         axis.set(title=title, xlabel=along, yscale="log" if title in logarithmic else "linear")
         axis.grid(alpha=0.3)
         axis.legend(fontsize=8)
