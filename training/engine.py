@@ -26,6 +26,7 @@ from torch.distributed.checkpoint.state_dict import (
 
 from training import sharded
 from training.checkpoints import CheckpointError
+from training.data.records import BadRecords
 from training.distributed import World
 from training.errors import NotFinite, OutOfMemory, TrainingError
 from training.logs import Sinks, measured_peak
@@ -84,6 +85,14 @@ class Phase:
 Prepared = TypeVar("Prepared")
 
 
+class Examples(Protocol):
+    """What a task draws its batches from, as far as the engine asks."""
+
+    @property
+    def bad(self) -> BadRecords | None:
+        """Broken records met so far; None where there can be none."""
+
+
 class Task(Protocol[Prepared]):
     """A recipe as the engine runs it."""
 
@@ -96,6 +105,10 @@ class Task(Protocol[Prepared]):
     phases: list[Phase]
     work: tuple[float, float]  # of one step, over all processes: tokens, floating-point operations
     lowers_memory: tuple[str, ...]  # options that do, besides smaller pieces and a smaller batch
+
+    @property
+    def source(self) -> Examples:
+        """Where batches come from."""
 
     def prepare(self, step: int) -> Prepared:
         """This process's share of a step's batch; draws from nothing but the seed and the step."""
@@ -238,7 +251,8 @@ class Engine(Generic[Prepared]):
                     if sinks.progress:
                         sinks.advance(done, float(self.loss), f"{counted * task.work[0] / seconds:.0f} tokens/s")
                     if done % execution.log_every == 0:
-                        run.log(done, **task.measures(done), **norms, **self._speed(counted / seconds))
+                        measures = task.measures(done) | self._bad_records()
+                        run.log(done, **measures, **norms, **self._speed(counted / seconds))
                         seconds, counted = 0.0, 0
                     with self._told_what_to_lower(step):
                         if done % execution.save_every == 0 or done == last:
@@ -249,6 +263,11 @@ class Engine(Generic[Prepared]):
                             task.show(done, self.average, sinks)
         finally:
             sinks.close()
+
+    def _bad_records(self) -> dict[str, float]:
+        """How many all processes have met; every process asks."""
+        bad = self.task.source.bad
+        return {} if bad is None else {"bad_records": self.world.sum(torch.tensor(float(bad.total))).item()}
 
     def _step(self, step: int, prepared: Prepared) -> dict[str, float]:
         # Dropout is drawn from the global generator, each process's in its own way.

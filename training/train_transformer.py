@@ -304,8 +304,6 @@ class TransformerTask:
         values["samples"] = float(done * self.recipe.pictures * self.source.examples)
         for label, (all_of_them, right) in zip(self.source.labels, counts.tolist()):
             values[f"changed_right_{label}"] = right / max(1.0, all_of_them)
-        if self.source.bad is not None:
-            values["bad_records"] = self.world.sum(torch.tensor(float(self.source.bad.total))).item()
         return values
 
     def describe(self, prepared: Share) -> str:

@@ -346,8 +346,6 @@ class VQTask:
         if not recipe.restart_every and self.quantizing(done - 1) and not recipe.drawing(done - 1):
             values_now["codebook_used_in_training"] = float((self.usage > 0).float().mean())
             self.usage.zero_()
-        if self.source.bad is not None:
-            values_now["bad_records"] = self.world.sum(torch.tensor(float(self.source.bad.total))).item()
         return values_now
 
     def describe(self, prepared: Share) -> str:
