@@ -152,15 +152,15 @@ def train(folder: Path | str, recipe: Recipe, text_encoder: Path | None = None, 
         TrainingError: CLIP without a text encoder.
     """
     preset = VISION_PRESETS[recipe.preset]
-    if learns_from_captions(preset) and text_encoder is None:
-        raise TrainingError(f"{recipe.preset} learns from captions; give the demo's text encoder with --text-encoder")
-    run = RunFolder(folder, recipe)
     torch.manual_seed(recipe.seed)
     model = build_vision_encoder(preset)
-    if text_encoder is not None and learns_from_captions(preset):
+    if not learns_from_captions(preset):
+        lesson = patches_lesson(model, recipe, preset)
+    elif text_encoder is not None:
         lesson = captions_lesson(model, recipe, preset, text_encoder)
     else:
-        lesson = patches_lesson(model, recipe, preset)
+        raise TrainingError(f"{recipe.preset} learns from captions; give the demo's text encoder with --text-encoder")
+    run = RunFolder(folder, recipe)
     matrices = [p for name, p in model.named_parameters() if p.ndim == 2 and (".layer." in name or ".layers." in name)]
     trained = nn.ModuleList([model, lesson.heads])
     optimizer = MuonAdam(trained, matrices, recipe.muon_lr, recipe.adam_lr, weight_decay=0.01)

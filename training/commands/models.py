@@ -14,6 +14,7 @@ from training.config import TRANSFORMER_PRESETS, VQ_PRESETS
 from training.distillation import TEACHERS
 from training.distributed import WAYS
 from training.engine import PRECISIONS
+from training.models.vision_encoder import VISION_PRESETS
 
 
 def execution_options(command: Callable[..., None]) -> Callable[..., None]:
@@ -93,7 +94,11 @@ def train_text(run: Path, **changes: int | None) -> None:
 
 @click.command("vision-encoder")
 @click.argument("run", type=FOLDER)
-@click.option("--preset", help="DINOv2-demo, which learns what every patch shows (default), or CLIP-demo.")
+@click.option(
+    "--preset",
+    type=click.Choice(list(VISION_PRESETS)),
+    help="DINOv2-demo, which learns what every patch shows, when not given.",
+)
 @click.option("--text-encoder", type=PRESENT_FOLDER, help="The demo's, for CLIP-demo, which learns from captions.")
 @click.option("--steps", type=click.IntRange(1), help="Optimizer steps; the recipe's number when not given.")
 @click.option("--batch", type=click.IntRange(1), help="Pictures a step.")
