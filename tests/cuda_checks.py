@@ -30,7 +30,8 @@ from editar_rt import names, selftest
 from editar_rt.backends.cuda import Device, find_runtime
 from editar_rt.bench import BundleSubject, Plan, measure
 from editar_rt.decoding import Step
-from editar_rt.errors import BackendError
+from editar_rt.errors import BackendError, EditarError
+from editar_rt.files import placing
 from tests.gpu_host.measure import hardware, run_stage
 
 REFERENCE = "reference"
@@ -97,9 +98,8 @@ def run(folder: Path, results: Path, device: str, steps: int, limit: float) -> N
 
 
 def write(report: dict[str, Any], results: Path) -> None:
-    partial = results.with_name(results.name + ".partial")
-    partial.write_text(json.dumps(report, indent=1) + "\n")
-    partial.replace(results)
+    with placing(results, EditarError) as partial:
+        partial.write_text(json.dumps(report, indent=1) + "\n")
 
 
 def outcome(arguments: list[str], limit: float) -> dict[str, Any]:

@@ -15,8 +15,18 @@ import onnx
 import onnxruntime as real
 
 from editar_rt import names
+from editar_rt.editor import Editor
+from editar_rt.sampling import Sampling
+from tests.cuda_checks import inputs
 
+SAMPLING = Sampling(cfg_scale=3.0, seed=4)
 TWIN = {onnx.TensorProto.BFLOAT16: np.float16}  # bfloat16 has no kernels on a CPU: what computes in its place
+
+
+def tokens(editor: Editor, sampling: Sampling = SAMPLING) -> np.ndarray:
+    """What is drawn for seeded inputs, [1, N]."""
+    _, states, picture = inputs(editor, 0)
+    return editor.generate(states, picture, sampling)
 
 
 class Provider:

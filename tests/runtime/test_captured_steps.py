@@ -13,29 +13,11 @@ import pytest
 
 import editar_rt
 from editar_rt import names
-from editar_rt.backends import onnxruntime as backend
 from editar_rt.backends.captured_steps import closeness
 from editar_rt.bundle import Bundle
-from editar_rt.editor import Editor
 from editar_rt.errors import BackendError
 from editar_rt.sampling import Sampling
-from tests.cuda_stand_in import Provider
-
-SAMPLING = Sampling(cfg_scale=3.0, seed=4)
-
-
-@pytest.fixture
-def provider(monkeypatch: pytest.MonkeyPatch) -> Provider:
-    stand_in = Provider()
-    monkeypatch.setattr(backend, "import_onnxruntime", lambda: stand_in)
-    return stand_in
-
-
-def tokens(editor: Editor, sampling: Sampling = SAMPLING) -> np.ndarray:
-    rng, model = np.random.default_rng(0), editor.model
-    states = rng.standard_normal((1, model.text_tokens or 0, model.text_dim or 0)).astype(np.float32)
-    picture = rng.integers(0, model.vocab_size or 1, (1, editor.picture_tokens), np.int32)
-    return editor.generate(states, picture, sampling)
+from tests.cuda_stand_in import Provider, tokens
 
 
 @pytest.fixture(scope="module")

@@ -18,26 +18,10 @@ from editar_rt.backends import onnxruntime as backend
 from editar_rt.backends.cuda import CAPABILITY
 from editar_rt.backends.cuda_provider import CudaProvider
 from editar_rt.bundle import Bundle
-from editar_rt.editor import Editor
 from editar_rt.errors import BackendError
-from editar_rt.sampling import Sampling
-from tests.cuda_stand_in import Provider
+from tests.cuda_stand_in import Provider, tokens
 
 CACHE_NAMES = (names.past_key, names.past_value, names.present_key, names.present_value)
-
-
-@pytest.fixture
-def provider(monkeypatch: pytest.MonkeyPatch) -> Provider:
-    stand_in = Provider()
-    monkeypatch.setattr(backend, "import_onnxruntime", lambda: stand_in)
-    return stand_in
-
-
-def tokens(editor: Editor) -> np.ndarray:
-    rng, model = np.random.default_rng(0), editor.model
-    states = rng.standard_normal((1, model.text_tokens or 0, model.text_dim or 0)).astype(np.float32)
-    picture = rng.integers(0, model.vocab_size or 1, (1, editor.picture_tokens), np.int32)
-    return editor.generate(states, picture, Sampling(cfg_scale=3.0, seed=4))
 
 
 def test_a_bfloat16_cache_is_held_as_its_bits_and_bound_by_its_number(

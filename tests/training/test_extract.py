@@ -19,7 +19,7 @@ from editar_rt.pixels import fit_square  # noqa: E402
 from editar_rt.prompts import build_prompt  # noqa: E402
 from tests.conftest import write_text_encoder  # noqa: E402
 from tests.training.data_sets import world_samples  # noqa: E402
-from tests.training.metric_networks import write_clip  # noqa: E402
+from tests.training.metric_networks import write_clip, write_dinov2  # noqa: E402
 from training.__main__ import cli  # noqa: E402
 from training.checkpoints import CheckpointError, open_vq  # noqa: E402
 from training.config import VQConfig  # noqa: E402
@@ -57,12 +57,7 @@ def edits(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def dinov2(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from transformers import Dinov2Config, Dinov2Model
-
-    folder = tmp_path_factory.mktemp("dinov2")
-    torch.manual_seed(0)
-    config = Dinov2Config(hidden_size=24, num_hidden_layers=2, num_attention_heads=2, image_size=28, patch_size=7)
-    Dinov2Model(config).save_pretrained(folder)
+    folder = write_dinov2(tmp_path_factory.mktemp("dinov2"))
     settings = {"crop_size": {"height": 28, "width": 28}, "image_mean": [0.4, 0.5, 0.6], "image_std": [0.2, 0.3, 0.4]}
     (folder / "preprocessor_config.json").write_text(json.dumps(settings))
     return folder
