@@ -35,6 +35,10 @@ class BackendError(EditarError):
     """A device or library that is not there, or failed."""
 
 
+class BusyError(EditarError):
+    """A session that another call is using."""
+
+
 class TraceError(EditarError):
     """A trace that cannot be read or written, or belongs to another bundle."""
 

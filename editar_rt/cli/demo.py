@@ -52,7 +52,7 @@ def demo(output: Path, bundle: Path, device: str, threads: int | None, as_json: 
     started = time.perf_counter()
     with progress("editing", "pictures") as update:
         for n, (picture, task, instruction) in enumerate(samples):
-            result = editor.edit(picture, instruction, task, sampling)
+            result = editor.edit(picture, instruction, task=task, sampling=sampling)
             path = output / f"{n:02d}-{task}.png"
             result.save(path)
             written.append(str(path))

@@ -34,7 +34,7 @@ from editar_rt.images.pixels import fit_square, open_picture
 from editar_rt.observe.preview import check_animation, half_blocks
 from editar_rt.observe.sheets import save_png
 from editar_rt.observe.trace import check_name
-from editar_rt.results import Preview
+from editar_rt.request import Preview
 from editar_rt.text.prompts import build_prompt
 
 MAX_INSTRUCTIONS_BYTES = 1 << 20

@@ -21,8 +21,8 @@ from editar_rt.images.masks import Box, Mask, outpainted, read_mask
 from editar_rt.images.pixels import fit_square, open_picture
 from editar_rt.observe.preview import save_animation
 from editar_rt.observe.sheets import Cell, contact_sheet, save_png
-from editar_rt.results import EditOptions, EditResult, Preview
-from editar_rt.session import variant_seeds
+from editar_rt.request import Options, Preview, Request, variant_seeds
+from editar_rt.results import Result
 
 SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 
@@ -44,8 +44,8 @@ class Job:
 
     def check(self) -> None:
         """Refuse bad values before a bundle is opened."""
-        EditOptions(mask_margin=self.mask_margin, preview_share=self.preview_share)
-        variant_seeds(0, self.count)
+        Request(mask_margin=self.mask_margin, preview_share=self.preview_share)
+        variant_seeds(0, 1 if self.count is None else self.count)
         if self.count is not None and len(self.instructions) > 1:
             raise OptionError("-n makes variants of one instruction; give --then another time, on the one you choose")
 
@@ -87,16 +87,28 @@ def edit_picture(
         def update(done: int, total: int, turn: int = turn) -> None:
             on_progress(turn * total + done, turns * total)
 
-        session = editor.open(picture)
-        options = EditOptions(
-            mask, job.mask_margin, job.composite, None, on_preview, preview_share=job.preview_share, trace=trace
-        )
-        results = session.run(words, job.task, job.sampling, update, states, job.count, options)
+        session = editor.session(picture)
+        options: Options = {
+            "task": job.task,
+            "sampling": job.sampling,
+            "text_states": states,
+            "mask": mask,
+            "mask_margin": job.mask_margin,
+            "composite": job.composite,
+            "on_progress": update,
+            "on_preview": on_preview,
+            "preview_share": job.preview_share,
+            "trace": trace,
+        }
+        if job.count is None:
+            results = [session.edit(words, **options)]
+        else:
+            results = session.variants(words, job.count, **options)
         if job.count is None:
             last = turn == turns - 1
             made.append(_saved(results[0], output if last else beside[turn]))
         else:
-            seeds = [result.parameters["seed"] for result in results]
+            seeds = [result.seed for result in results]
             made += [_saved(result, path) for path, result in zip(beside, results, strict=True)]
             cells = [Cell([result.image], f"seed {seed}") for seed, result in zip(seeds, results, strict=True)]
             save_png(contact_sheet([Cell([session.source], words), *cells], columns=min(4, len(cells) + 1)), output)
@@ -106,7 +118,7 @@ def edit_picture(
     return made
 
 
-def _saved(result: EditResult, path: Path) -> dict[str, Any]:
+def _saved(result: Result, path: Path) -> dict[str, Any]:
     result.save(path)
     return {"output": str(path), "timings": result.timings, "parameters": result.parameters}
 

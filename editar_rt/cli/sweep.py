@@ -27,7 +27,7 @@ from editar_rt.files import check_writable
 from editar_rt.generation.sampling import Sampling
 from editar_rt.images.pixels import open_picture
 from editar_rt.observe.sheets import Cell, contact_sheet, save_png
-from editar_rt.session import variant_seeds
+from editar_rt.request import Options, variant_seeds
 
 
 @cli.command()
@@ -67,12 +67,12 @@ def sweep(
     check_sampling(options)
     for scale in scales:
         Sampling(cfg_scale=scale)
-    seeds = variant_seeds(0, count)
+    variant_seeds(0, count)
     check_writable(output)
     picture = open_picture(image)
     editor = editar_rt.load(bundle, device, threads)
     usual = chosen_sampling(editor.default_sampling, options)
-    session = editor.open(picture)
+    session = editor.session(picture)
     cells, started = [], time.perf_counter()
     with progress("sweeping", "tokens") as update:
         for row, scale in enumerate(scales):
@@ -81,9 +81,10 @@ def sweep(
                 update(row * total + done, len(scales) * total)
 
             sampling = dataclasses.replace(usual, cfg_scale=scale)
-            results = session.edit(instruction, task, sampling, on_progress, n=len(seeds))
-            cells += [Cell([r.image], f"cfg {scale}, seed {r.parameters['seed']}") for r in results]
-    save_png(contact_sheet(cells, columns=len(seeds)), output)
+            options_of_row: Options = {"task": task, "sampling": sampling, "on_progress": on_progress}
+            results = session.variants(instruction, count, **options_of_row)
+            cells += [Cell([r.image], f"cfg {scale}, seed {r.seed}") for r in results]
+    save_png(contact_sheet(cells, columns=count), output)
     seconds = time.perf_counter() - started
     if as_json:
         click.echo(json.dumps({"output": str(output), "scales": scales, "pictures": len(cells), "seconds": seconds}))

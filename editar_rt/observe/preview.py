@@ -42,10 +42,14 @@ class Previewer:
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self._show, self._share, self._expected, self._row, self._clock = show, share, expected, row, clock
-        self._begun = clock()
+        self.begin()
         self._drawn = False  # whether there is something new to show
         self.seconds = 0.0
         """Spent on previews so far."""
+
+    def begin(self) -> None:
+        """Start the clock: the steps begin now."""
+        self._begun = self._clock()
 
     def __call__(self, step: Step, tokens: NDArray[np.int32]) -> None:
         self._drawn |= step.drawn

@@ -25,7 +25,8 @@ from editar_rt.files import placing
 from editar_rt.generation.decoding import Step
 from editar_rt.generation.sampling import Sampling, distribution, softmax
 from editar_rt.images.pixels import open_picture
-from editar_rt.results import MAX_VARIANTS, png_bytes
+from editar_rt.request import MAX_VARIANTS
+from editar_rt.results import png_bytes
 
 FORMAT, FORMAT_VERSION = "editar-trace", 1
 SUFFIXES = (".jsonl", ".npz")
@@ -123,6 +124,10 @@ class Recorder:
         self.log_probabilities = np.full((rows, count), np.nan, np.float32)
         self.entropy = np.full((rows, count), np.nan, np.float32)
         self.seconds = np.zeros(count, np.float32)
+        self.begin()
+
+    def begin(self) -> None:
+        """Start the clock: the steps begin now."""
         self._last = time.perf_counter()
 
     def __call__(self, step: Step, tokens: NDArray[np.int32]) -> None:
