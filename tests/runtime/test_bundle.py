@@ -14,11 +14,12 @@ import numpy as np
 import pytest
 
 import editar_rt
-from editar_rt.bundle.folder import Bundle, file_digest, publishing
 from editar_rt.bundle import folder as bundle_module
+from editar_rt.bundle.folder import Bundle, file_digest, publishing
 from editar_rt.bundle.manifest import FORMAT_VERSION, MAX_MANIFEST_BYTES, Manifest
 from editar_rt.cli.demo import read_samples
 from editar_rt.errors import BackendError, BundleError
+from tests.runtime.filled_rows import FilledRows
 
 
 @pytest.fixture
@@ -284,10 +285,9 @@ def test_a_decoder_that_fails_in_a_step_is_one_sentence(
     bundle = Path(shutil.copytree(request.getfixturevalue(f"golden_gpt_bundle{spelling}"), tmp_path / "bundle"))
     rewrite(bundle, lambda m: m["parts"]["decoder"].update(file=m["parts"]["prefix"]["file"]))
     editor = editar_rt.load(bundle, "cpu", 1)
-    cache = editor.backend.make_cache(1, 16)
-    prefix = np.zeros((1, 1, editor.model.dim or 0), np.float32)
+    rows = FilledRows(editor.backend, 1, 16)
     with pytest.raises(BackendError, match="ONNX Runtime failed in the part decoder"):
-        cache.forward(np.zeros((1, 1), np.int32), prefix, np.zeros(1, np.int32))
+        rows.forward(np.zeros((1, 1), np.int32))
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,7 @@ from editar_rt.backends.ort.cuda_provider import CudaProvider
 from editar_rt.bundle.folder import Bundle
 from editar_rt.errors import BackendError
 from tests.cuda_stand_in import Provider, tokens
+from tests.runtime.filled_rows import FilledRows
 
 CACHE_NAMES = (names.past_key, names.past_value, names.present_key, names.present_value)
 
@@ -148,15 +149,14 @@ def test_a_decoder_is_checked_when_it_opens(
     checked: list[Bundle] = []
     monkeypatch.setattr(CudaProvider, "check", staticmethod(checked.append))
     editor = editar_rt.load(golden_gpt_bundle_cuda, "cuda")
-    editor.backend.make_cache(1, 8)
+    editor.backend.make_decoder(1, 8)
     assert checked == [editor.bundle]
 
 
 def test_rows_are_copied_without_a_way_through_the_host(golden_gpt_bundle_cuda: Path, provider: Provider) -> None:
     editor = editar_rt.load(golden_gpt_bundle_cuda, "cuda")
-    cache = editor.backend.make_cache(3, 20)
-    none, last = np.zeros((1, 1, editor.model.dim or 0), np.float32), np.asarray([3], np.int32)
-    cache.forward(np.asarray([[5, 6, 7, 8]], np.int32), none, last, first_row=2)
+    cache = FilledRows(editor.backend, 3, 20)
+    cache.forward(np.asarray([[5, 6, 7, 8]], np.int32), first_row=2)
     cache.copy_row(2, 0)
     held = [value for value in provider.values if len(value.shape()) == 4]
     assert len(held) == 6 and not any(value.moved for value in held)

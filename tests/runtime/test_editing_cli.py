@@ -108,7 +108,7 @@ def test_previews_animation_and_trace_are_written(editar: Callable[..., Done], t
     done = editar("edit", BUNDLE, PICTURE, WORDS, "-o", tmp_path / "out.png", *arguments, "--json")
     assert done.code == 0, done.stderr
     assert {path.suffix for path in (tmp_path / "previews").iterdir()} <= {".png"}
-    assert done.document["timings"]["preview_share"] >= 0
+    assert done.document["timings"]["preview"] >= 0
     with Image.open(tmp_path / "a.gif") as animation:
         assert animation.is_animated and animation.n_frames >= 3
     replayed = editar("replay", tmp_path / "t.jsonl", "--bundle", BUNDLE, "--json")
@@ -259,7 +259,7 @@ def test_folders_that_cannot_be_edited_are_refused(editar: Callable[..., Done], 
         (("--mask", "n" * 300), 1, "File name too long"),
         (("-o", "n" * 250 + ".png", "--then", "x"), 1, "File name too long"),
         (("--instructions", "none.txt"), 2, "none.txt cannot be read"),
-        (("--cfg-scale", "steep:1,2"), 2, "cfg_scale must be 0 or more, linear:FIRST,LAST"),
+        (("--cfg-scale", "steep:1,2"), 2, "cfg_scale must be 0 to 1e+06, linear:FIRST,LAST"),
         (("--cfg-interval", "9,3"), 2, "cfg_interval must be"),
     ],
 )

@@ -49,8 +49,8 @@ def test_what_is_no_text_is_refused(editor: editar_rt.Editor) -> None:
         editor.edit(Image.new("RGB", (32, 32)), None)  # type: ignore[call-overload]
     with pytest.raises(OptionError, match="texts are a sequence of texts, got one text; put it in a list"):
         editor.encode_text("make the ball red")
-    with pytest.raises(OptionError, match="instructions are a sequence of texts, got one text; put it in a list"):
-        editor.edit_batch([Image.new("RGB", (32, 32))], "x")
+    with pytest.raises(OptionError, match="an instruction is text, got int"):
+        editar_rt.Request(Image.new("RGB", (32, 32)), 3)  # type: ignore[arg-type]
 
 
 def test_what_is_no_picture_and_no_sampling_is_refused(editor: editar_rt.Editor) -> None:
@@ -60,7 +60,7 @@ def test_what_is_no_picture_and_no_sampling_is_refused(editor: editar_rt.Editor)
     picture = Image.new("RGB", (32, 32))
     for call in (
         lambda: editor.edit(picture, "x", sampling=given),
-        lambda: editor.edit_batch([picture], ["x"], "edit", given),
+        lambda: editar_rt.Request(picture, "x", sampling=given),
     ):
         with pytest.raises(OptionError, match="sampling must be an editar_rt.Sampling, got dict"):
             call()
@@ -68,7 +68,7 @@ def test_what_is_no_picture_and_no_sampling_is_refused(editor: editar_rt.Editor)
 
 def test_a_batch_takes_an_array_of_pictures(editor: editar_rt.Editor) -> None:
     pictures = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), np.uint8)
-    batch = editor.edit_batch(pictures, ("x", "y"))  # type: ignore[arg-type]
+    batch = editor.edit_batch([editar_rt.Request(p, t) for p, t in zip(pictures, "xy")])
     assert [np.array_equal(b.tokens, editor.edit(p, t).tokens) for b, p, t in zip(batch, pictures, "xy")] == [True] * 2
 
 

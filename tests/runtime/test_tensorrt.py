@@ -21,7 +21,8 @@ import pytest
 import editar_rt
 from editar_rt import Sampling, names
 from editar_rt.backends.engines import tensorrt
-from editar_rt.backends.engines.backend import DeltaBackend, DeltaCache
+from editar_rt.backends.engines.backend import DeltaBackend
+from editar_rt.backends.engines.decoder import EngineDecoder
 from editar_rt.backends.engines.folder import BUILD_NAME, read_build
 from editar_rt.backends.engines.tensorrt import Machine, open_engines
 from editar_rt.backends.engines.tensorrt_compat import import_tensorrt
@@ -113,8 +114,13 @@ def test_a_sampling_head_is_built_tried_and_draws(
         ("sampler-2", "drawn, not guided"),
         ("sampler-2", "drawn, guided"),
     }
-    drawn, draw = [], DeltaCache.draw
-    monkeypatch.setattr(DeltaCache, "draw", lambda *call: (found := draw(*call), drawn.append(found is not None))[0])
+    drawn, draw = [], EngineDecoder._step_and_draw
+
+    def counted(*call: Any) -> Any:
+        drawn.append((found := draw(*call)) is not None)
+        return found
+
+    monkeypatch.setattr(EngineDecoder, "_step_and_draw", counted)
     tokens = run(bundle, machine, GOLDEN["text"][:1], GOLDEN["image_tokens"][:1])
     assert tokens.tolist() == GOLDEN["greedy_tokens_cfg3_interval8"][:1].tolist()
     assert drawn == [True] * 15

@@ -25,14 +25,14 @@ def traced(demo_editor: editar_rt.Editor, tmp_path_factory: pytest.TempPathFacto
     """Two variants inside a mask, guided by a schedule."""
     path = tmp_path_factory.mktemp("traces") / "t.jsonl"
     sampling = Sampling(seed=4, cfg_scale="linear:1,4", temperature=0.8)
-    demo_editor.edit(PICTURE, WORDS, sampling=sampling, n=2, mask=BALL, trace=path)
+    demo_editor.variants(PICTURE, WORDS, 2, sampling=sampling, mask=BALL, trace=path)
     return path, Trace.load(path)
 
 
 def test_a_trace_tells_what_was_drawn_with_which_probability(demo_editor: editar_rt.Editor, tmp_path: Path) -> None:
     """Against the distributions of the forced scores, computed in one pass."""
     sampling = Sampling(seed=2, temperature=0.7, top_k=50)
-    session = demo_editor.open(PICTURE)
+    session = demo_editor.session(PICTURE)
     result = session.edit(WORDS, sampling=sampling, trace=tmp_path / "t.npz")
     trace = Trace.load(tmp_path / "t.npz")
     assert np.array_equal(trace.tokens[0], result.tokens) and trace.drawn.all() and trace.header.seeds == [2]
