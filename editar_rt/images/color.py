@@ -17,7 +17,11 @@ from PIL import Image, ImageCms
 
 from editar_rt.errors import ColorProfileWarning
 
-_BLACK_POINT_COMPENSATION = 0x2000  # of lcms2.h; Pillow 10.1 has no name for it
+# Flags of lcms2.h, for which Pillow 10.1 has no names.
+_BLACK_POINT_COMPENSATION = 0x2000
+_NO_OPTIMIZATION = (
+    0x0100  # of grey the shortcut is wrong in the shadows by up to 9 levels; of 256 values it saves nothing
+)
 _MODE_OF_SPACE = {"GRAY": "L", "RGB ": "RGB", "CMYK": "CMYK"}
 
 Curves = NDArray[np.uint8]  # [256, 3]: the sRGB of every grey
@@ -79,7 +83,7 @@ def _conversion(profile: bytes, mode: str) -> Curves | ImageCms.ImageCmsTransfor
         space,
         "RGB",
         ImageCms.Intent.RELATIVE_COLORIMETRIC,
-        _BLACK_POINT_COMPENSATION,  # type: ignore[arg-type]
+        _BLACK_POINT_COMPENSATION | (_NO_OPTIMIZATION if mode == "L" else 0),  # type: ignore[arg-type]
     )
     if mode == "CMYK":
         return transform

@@ -1,8 +1,8 @@
 """What the numbers in a picture mean: which is white and which is transparent, in every mode that Pillow reads.
 
 Pillow's own conversions clip deep grey, compare transparent values with others than those in the file, and leave some
-TIFFs inverted. Here each picture becomes its colours and its transparency, right within 1/255; what cannot be read
-right is refused.
+TIFFs inverted. Here each picture becomes its colours and its transparency, each right within 1/255; what cannot
+be read right is refused. Of colours of 16 bits a channel Pillow reads the upper 8.
 """
 
 from __future__ import annotations

@@ -20,6 +20,7 @@ from editar_rt.errors import EditarWarning, PictureError
 from editar_rt.images.color import to_srgb
 from editar_rt.images.fit import fit_square
 from editar_rt.images.modes import read_planes
+from editar_rt.images.orientation import turn_of
 
 MAX_PIXELS = 64_000_000
 """Larger pictures are refused; decoded they would take hundreds of megabytes for a result of a fraction of that."""
@@ -35,17 +36,6 @@ DATA_FORMATS = ("BUFR", "FITS", "GRIB", "HDF5", "MCIDAS", "SPIDER")
 
 Pixels = NDArray[np.float32]  # [B, 3, H, W] in [-1, 1]
 Picture = str | os.PathLike[str] | bytes | IO[bytes] | Image.Image | NDArray[np.uint8]
-
-ORIENTATION = 0x0112  # EXIF's tag
-_TURNS = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}  # by EXIF's orientation
 
 
 def open_picture(picture: Picture) -> Image.Image:
@@ -150,20 +140,11 @@ def _decoded(image: Image.Image, name: str, ground: str) -> Image.Image:
         colors = colors.convert("RGB")
         colors.putalpha(planes.alpha)
         colors = Image.alpha_composite(Image.new("RGBA", colors.size, ground), colors).convert("RGB")
-    turn = _TURNS.get(_orientation(image))
+    turn = turn_of(image)
     # A new image in any case: neither the caller's own, nor one whose metadata would be applied a second time.
     upright = colors.copy() if turn is None else colors.transpose(turn)
     upright.info = {}
     return upright
-
-
-def _orientation(image: Image.Image) -> int:
-    """EXIF's orientation of a decoded picture, 1 to 8; 1 where nothing readable says another."""
-    try:
-        value = image.getexif().get(ORIENTATION)
-    except Exception:  # of damaged EXIF, of which Pillow raises many kinds; the picture itself is whole
-        return 1
-    return value if isinstance(value, int) else 1
 
 
 def _check_size(image: Image.Image, what: str) -> None:
