@@ -29,6 +29,7 @@ def main() -> None:
     warnings.showwarning = _show_warning  # type: ignore[assignment]
     logging.basicConfig(format="editar: %(message)s")  # to stderr
     logging.getLogger("editar_rt").setLevel(logging.INFO)
+    logging.getLogger("PIL").setLevel(logging.CRITICAL)  # of damaged files, which have their own sentence
     try:
         code = cli.main(prog_name="editar", standalone_mode=False)
     except click.ClickException as e:
