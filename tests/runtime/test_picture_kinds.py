@@ -118,6 +118,7 @@ def colour_tiffs() -> Iterator[Kind]:
         yield f"tiff-{mark}-lab-planes", tiff(lab, 8, LAB, order, planes=True), "separate planes"
         grey = np.stack([codes(RAMP, 8), np.full((4, 8), 128), np.full((4, 8), 128)], axis=-1)
         whole, halved = (SUBSAMPLING, [1, 1]), (SUBSAMPLING, [2, 2])
+        refused = "YCbCr colours without compression"
         yield f"tiff-{mark}-ycbcr", tiff(grey, 8, YCBCR, order, more=[whole]), shown(RAMP, 8)
         yield (
             f"tiff-{mark}-ycbcr-halved",
