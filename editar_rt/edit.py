@@ -15,12 +15,13 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from editar_rt.errors import BackendError, EmptyMaskWarning
+from editar_rt.errors import BackendError, EmptyMaskWarning, OptionError
 from editar_rt.generation.decoding import Job, Watcher, progress_watcher
 from editar_rt.generation.sampling import Sampling
 from editar_rt.generation.sequence import Context, Inputs, Sequence
+from editar_rt.images.fit import Fit, Placement
 from editar_rt.images.masks import composite, dilate, feather, read_mask, touched_cells
-from editar_rt.images.pixels import Picture, fit_square, open_picture, to_pictures, to_pixels
+from editar_rt.images.pixels import Picture, open_picture, to_pictures, to_pixels
 from editar_rt.model import Model
 from editar_rt.observe.preview import Previewer
 from editar_rt.observe.trace import Header, Recorder, Trace, check_name, states_digest
@@ -34,16 +35,23 @@ Ints = NDArray[np.int32]
 class Source:
     """A picture as the model sees it.
 
+    Args:
+        fit: how the picture is fitted to the model's square.
+        keep: whether results will be put back into the whole picture, so that it must be kept.
+
     Raises:
         PictureError: it cannot be read.
+        OptionError: an unknown fit.
     """
 
-    def __init__(self, model: Model, image: Picture) -> None:
+    def __init__(self, model: Model, image: Picture, fit: Fit | None = None, keep: bool = False) -> None:
         started = time.perf_counter()
         opened = open_picture(image)
         self.size = opened.size
         """Width and height of the picture as given, pixels."""
-        self.square = fit_square(opened, model.image_size)
+        self.placement = Placement(opened.size, model.image_size, fit or "crop")
+        self.original = opened if keep else None
+        self.square = self.placement.fit(opened)
         """The square of it that the model sees."""
         self.tokens = model.encode_pixels(to_pixels(np.asarray(self.square)[None]))[0]
         """[N]"""
@@ -111,9 +119,15 @@ class Edit:
             check_name(Path(request.trace))
         self.timings = {"encode": source.encode_seconds, **dict.fromkeys(("text", "prefill", "decode", "pixels"), 0.0)}
         self._started = time.perf_counter() - source.encode_seconds
-        mask = None if request.mask is None else read_mask(request.mask, source.size, model.image_size)
+        fit = source.placement.how
+        if request.fit not in (None, fit):
+            raise OptionError(f"the session was opened with fit {fit}; open another one for fit {request.fit}")
+        if request.restore and source.original is None:
+            raise OptionError("to put results back into the picture, open the session with restore=True")
+        mask = None if request.mask is None else read_mask(request.mask, source.size, model.image_size, fit)
         if mask is not None and not mask.any():
-            message = "the mask has no white within the picture's middle square: nothing may change, the picture stays"
+            part = "the picture's middle square" if fit == "crop" else "the picture"
+            message = f"the mask has no white within {part}: nothing may change, the picture stays"
             warnings.warn(message, EmptyMaskWarning, stacklevel=6)
         self._mask = mask if request.composite else None
         self.known = self._known(mask)
@@ -165,23 +179,23 @@ class Edit:
             self.timings["preview"] = self._previewer.seconds
         with timed(self.timings, "pixels"):
             pictures = self.source.pictures(self.model, self.tokens, self._mask)
-        self.timings["total"] = time.perf_counter() - self._started
         self.source.encode_seconds = 0.0
+        self.timings["total"] = time.perf_counter() - self._started
         results = [
-            Result(
-                Image.fromarray(picture),
-                own,
-                dict(self.timings),
-                self._parameters(seed),
-                self._done == count,
-                seed,
-                self.request,
-            )
+            self._result(Image.fromarray(picture), own, seed)
             for picture, own, seed in zip(pictures, self.tokens, self.seeds, strict=True)
         ]
         if self._recorder is not None and self.request.trace is not None:
             self._trace(self._recorder, results).save(self.request.trace)
         return Kept(self.request, self.sampling, self.tokens, self._done, self._mask, results)
+
+    def _result(self, square: Image.Image, tokens: Ints, seed: int) -> Result:
+        finished, original = self._done == self.model.picture_tokens, self.source.original
+        given = dict(self.timings), self._parameters(seed), finished, seed, self.request
+        if original is None:
+            return Result(square, tokens, *given)
+        share = None if self._mask is None else feather(self._mask, self.model.grid)
+        return Result(self.source.placement.restore(square, original, share=share), tokens, *given, square)
 
     def _known(self, mask: NDArray[np.bool_] | None) -> Ints:
         if mask is None:

@@ -13,9 +13,10 @@ from editar_rt.edit import Edit, Source
 from editar_rt.errors import OptionError
 from editar_rt.generation.decoding import run_jobs
 from editar_rt.generation.scheduler import Scheduler
+from editar_rt.images.fit import Fit
 from editar_rt.images.pixels import Picture
 from editar_rt.model import Model
-from editar_rt.request import Options, Request
+from editar_rt.request import Options, Request, make_request
 from editar_rt.results import Result, timed
 from editar_rt.session import Session
 
@@ -34,7 +35,8 @@ class Editor(Model):
         """Edit a picture, or make one from a condition picture.
 
         Args:
-            image: a path, a PIL image or a uint8 array; its middle square is used.
+            image: a path, a file object, bytes, a PIL image or a uint8 array; its middle square is used, unless `fit`
+                says otherwise.
             instruction: the change; for the other tasks a description of the picture to make.
             options: the other fields of `Request`: task, seed, cfg_scale, mask and so on. None is the bundle's
                 default.
@@ -42,15 +44,19 @@ class Editor(Model):
         Raises:
             PictureError, OptionError, MissingPartError, BackendError.
         """
-        return Session(self, image).edit(instruction, **options)
+        return self._session_for(image, options).edit(instruction, **options)
 
     def variants(self, image: Picture, instruction: str, n: int, **options: Unpack[Options]) -> list[Result]:
         """Several edits of one picture at once, with the seeds seed, seed + 1, …; arguments and errors as `edit`."""
-        return Session(self, image).variants(instruction, n, **options)
+        return self._session_for(image, options).variants(instruction, n, **options)
 
-    def session(self, image: Picture) -> Session:
-        """Prepare a picture for any number of instructions: each after the first pays the text's prefill alone."""
-        return Session(self, image)
+    def session(self, image: Picture, fit: Fit | None = None, restore: bool = False) -> Session:
+        """Prepare a picture for any number of instructions: each after the first pays the text's prefill alone.
+
+        Args:
+            fit, restore: as of `Request`, for all edits of the session.
+        """
+        return Session(self, image, fit, restore)
 
     @batch_requests
     def edit_batch(self, requests: Iterable[Request]) -> list[Result]:
@@ -82,10 +88,17 @@ class Editor(Model):
         warn("editor.open(image)", "editor.session(image)")
         return self.session(image)
 
+    def _session_for(self, image: Picture, options: Options) -> Session:
+        """A session for one request; bad options are refused before the picture is read."""
+        request = make_request(image, "", {**options})
+        request.sampling_over(self.default_sampling)
+        return Session(self, image, request.fit, request.restore)
+
     def _begin(self, request: Request) -> Edit:
         assert request.image is not None  # checked before
         sampling = request.sampling_over(self.default_sampling)
-        return Edit(self, Source(self, request.image), request, sampling, [sampling.seed])
+        source = Source(self, request.image, request.fit, request.restore)
+        return Edit(self, source, request, sampling, [sampling.seed])
 
     def _draw(self, edits: list[Edit]) -> None:
         """Run the loop for several pictures."""

@@ -16,6 +16,7 @@ from editar_rt.errors import OptionError
 from editar_rt.generation.decoding import Cancel, Progress
 from editar_rt.generation.guidance import Scale
 from editar_rt.generation.sampling import Sampling, is_whole
+from editar_rt.images.fit import FITS, Fit
 from editar_rt.images.masks import Mask
 from editar_rt.images.pixels import Picture
 from editar_rt.text.prompts import as_text, build_prompt
@@ -41,6 +42,8 @@ class Options(TypedDict, total=False):
     mask: Mask | None
     mask_margin: int
     composite: bool
+    fit: Fit | None
+    restore: bool
     cancel: Cancel | None
     on_progress: Progress | None
     on_preview: Preview | None
@@ -89,6 +92,11 @@ class Request:
     """Tokens around those that the mask touches that are drawn too; 0 or more."""
     composite: bool = True
     """Put the result back into the picture: outside of the mask its pixels stay exactly."""
+    fit: Fit | None = None
+    """How the picture is fitted to the model's square: `crop` takes its middle square, `pad` shows the whole picture
+    with its border continued, `stretch` distorts it. None is `crop`, or as the session was opened."""
+    restore: bool = False
+    """Put the result back into the whole picture, at its own size."""
     cancel: Cancel | None = None
     """Anything with `is_set()`, such as a `threading.Event`: when it is set, the edit stops within one step."""
     on_progress: Progress | None = None
@@ -112,8 +120,11 @@ class Request:
         share = self.preview_share
         if not isinstance(share, int | float | np.number) or isinstance(share, bool) or not 0 <= share <= 1:
             raise OptionError(f"preview_share must be 0 to 1, got {share!r:.60}")
-        if not isinstance(self.composite, bool | np.bool_):
-            raise OptionError(f"composite must be True or False, got {self.composite!r:.60}")
+        for name in ("composite", "restore"):
+            if not isinstance(getattr(self, name), bool | np.bool_):
+                raise OptionError(f"{name} must be True or False, got {getattr(self, name)!r:.60}")
+        if self.fit is not None and self.fit not in FITS:
+            raise OptionError(f"fit must be one of {', '.join(FITS)}, got {self.fit!r:.60}")
         for name in ("on_progress", "on_preview"):
             if not (getattr(self, name) is None or callable(getattr(self, name))):
                 raise OptionError(f"{name} must be a function, got {type(getattr(self, name)).__name__}")

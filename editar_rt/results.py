@@ -26,6 +26,7 @@ class Result:
     """An edited picture and how it came about."""
 
     image: Image.Image
+    """The edited picture: the model's square, or with `restore` the whole picture at its own size."""
     tokens: NDArray[np.int32]  # [N], row order
     timings: dict[str, float]
     """Seconds by stage: encode (of a session's first edit), text, prefill, decode, pixels, total; and preview, where
@@ -38,6 +39,8 @@ class Result:
     """The seed that the tokens were drawn with."""
     request: Request | None = None
     """The request as it was made."""
+    square: Image.Image | None = None
+    """The model's square that `image` was restored from; None where it is `image` itself."""
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write a PNG that carries its parameters as text chunks; beside and renamed into place.

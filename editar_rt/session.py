@@ -18,6 +18,7 @@ from editar_rt.generation.decoding import run_jobs
 from editar_rt.generation.sampling import is_whole
 from editar_rt.generation.scheduler import Scheduler
 from editar_rt.generation.sequence import Context
+from editar_rt.images.fit import Fit
 from editar_rt.images.pixels import Picture
 from editar_rt.model import Model
 from editar_rt.request import FIELDS, SAMPLING_FIELDS, Options, Request, make_request, variant_seeds
@@ -34,10 +35,10 @@ class Session:
     tokens as a fresh `Editor.edit`. Made by `Editor.session`. One thread at a time may use it.
     """
 
-    def __init__(self, model: Model, image: Picture) -> None:
+    def __init__(self, model: Model, image: Picture, fit: Fit | None = None, restore: bool = False) -> None:
         self.model = model
         with model.exclusive():
-            self._source = Source(model, image)
+            self._source = Source(model, image, fit, restore)
         self._busy = threading.Lock()
         self._scheduler: Scheduler | None = None
         self._contexts: list[Context] = []

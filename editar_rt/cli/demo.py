@@ -22,7 +22,8 @@ from editar_rt.cli.options import (
     sampling_options,
 )
 from editar_rt.errors import BundleError, PictureError
-from editar_rt.images.pixels import fit_square, open_picture
+from editar_rt.images.fit import fit_square
+from editar_rt.images.pixels import open_picture
 from editar_rt.text.prompts import TASKS
 
 DEMO_BUNDLE = Path("engines/demo")

@@ -30,7 +30,8 @@ from editar_rt.cli.options import (
 from editar_rt.errors import OptionError, PictureError
 from editar_rt.files import check_writable, is_file, is_folder
 from editar_rt.generation.decoding import Progress
-from editar_rt.images.pixels import fit_square, open_picture
+from editar_rt.images.fit import fit_square
+from editar_rt.images.pixels import open_picture
 from editar_rt.observe.preview import check_animation, half_blocks
 from editar_rt.observe.sheets import save_png
 from editar_rt.observe.trace import check_name
