@@ -21,6 +21,7 @@ from editar_rt.generation.sampling import is_whole
 MANIFEST_NAME = "bundle.json"
 FORMAT = "editar-bundle"
 FORMAT_VERSION = 1
+GRAPH_SUFFIX = ".onnx"  # under another one ONNX Runtime looks for another format
 MAX_MANIFEST_BYTES = 4 << 20
 MAX_DEPTH = 32  # of objects and lists in each other; a manifest has 6
 # What a field may say; unknown words would be taken for something else further on.
@@ -144,6 +145,11 @@ class Manifest:
             check_relative(path)
             if path not in manifest.files:
                 raise BundleError(f"{MANIFEST_NAME} names {path} but lists no size and hash for it")
+        for part, described in manifest.parts.items():
+            if not described.file.endswith(GRAPH_SUFFIX):
+                raise BundleError(
+                    f"{MANIFEST_NAME}: {part}: file must end with {GRAPH_SUFFIX}, got {described.file!r:.80}"
+                )
         for path, info in manifest.files.items():
             check_relative(path)
             if info.bytes < 0 or not re.fullmatch("[0-9a-f]{64}", info.sha256):

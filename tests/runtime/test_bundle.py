@@ -11,14 +11,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 
 import editar_rt
-from editar_rt.bundle.folder import Bundle, file_digest, publishing
 from editar_rt.bundle import folder as bundle_module
+from editar_rt.bundle.folder import Bundle, file_digest, publishing
 from editar_rt.bundle.manifest import FORMAT_VERSION, MAX_MANIFEST_BYTES, Manifest
 from editar_rt.cli.demo import read_samples
 from editar_rt.errors import BackendError, BundleError
+from tests.runtime import crafted
 
 
 @pytest.fixture
@@ -265,13 +267,17 @@ def test_publishing_where_nothing_can_be_written_says_so(tmp_path: Path) -> None
         pass
 
 
-def test_a_graph_that_fails_while_it_runs_is_one_sentence(bundle: Path) -> None:
-    def swap(manifest: dict[str, Any]) -> None:
-        parts = manifest["parts"]
-        first, second = parts["vq_encoder"]["file"], parts["vq_decoder"]["file"]
-        parts["vq_encoder"]["file"], parts["vq_decoder"]["file"] = second, first
+def put_failing(bundle: Path, part: str) -> None:
+    """Give a part a graph that fails when it runs."""
+    described = Bundle.open(bundle).manifest.parts[part]
+    onnx.save(crafted.failing(described), bundle / described.file)
+    rewrite(
+        bundle, lambda m: m["files"].update({described.file: dataclasses.asdict(file_digest(bundle / described.file))})
+    )
 
-    rewrite(bundle, swap)
+
+def test_a_graph_that_fails_while_it_runs_is_one_sentence(bundle: Path) -> None:
+    put_failing(bundle, "vq_encoder")
     editor = editar_rt.load(bundle, "cpu", 1)
     with pytest.raises(BackendError, match="ONNX Runtime failed in the part vq_encoder"):
         editor.encode_pixels(np.zeros((1, 3, 32, 32), np.float32))
@@ -282,7 +288,7 @@ def test_a_decoder_that_fails_in_a_step_is_one_sentence(
     request: pytest.FixtureRequest, tmp_path: Path, spelling: str
 ) -> None:
     bundle = Path(shutil.copytree(request.getfixturevalue(f"golden_gpt_bundle{spelling}"), tmp_path / "bundle"))
-    rewrite(bundle, lambda m: m["parts"]["decoder"].update(file=m["parts"]["prefix"]["file"]))
+    put_failing(bundle, "decoder")
     editor = editar_rt.load(bundle, "cpu", 1)
     cache = editor.backend.make_cache(1, 16)
     prefix = np.zeros((1, 1, editor.model.dim or 0), np.float32)
