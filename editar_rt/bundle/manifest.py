@@ -148,8 +148,10 @@ class Manifest:
         for part, described in manifest.parts.items():
             if not described.file.endswith(GRAPH_SUFFIX):
                 raise BundleError(
-                    f"{MANIFEST_NAME}: {part}: file must end with {GRAPH_SUFFIX}, got {described.file!r:.80}"
+                    f"{MANIFEST_NAME}: {part}: file must end with {GRAPH_SUFFIX}, got {described.file!r:.80}; export "
+                    "the bundle again"
                 )
+
         for path, info in manifest.files.items():
             check_relative(path)
             if info.bytes < 0 or not re.fullmatch("[0-9a-f]{64}", info.sha256):

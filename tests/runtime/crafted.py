@@ -20,7 +20,7 @@ MODEL = ModelInfo(
     grid=2,
     picture_tokens=4,
     codebook_size=8,
-    codebook_dim=2
+    codebook_dim=2,
     parameters={"vq_decoder": 1},
 )
 DECODER = Part(
@@ -54,10 +54,9 @@ def model(part: Part = DECODER, weights: TensorProto | None = None) -> onnx.Mode
 
 def failing(part: Part) -> onnx.ModelProto:
     """A graph of a part's inputs and outputs that fails when it runs."""
-    nodes = [helper.make_node("Gather", [part.inputs[0].name, "beyond"], ["none"])]
-    for tensor in part.outputs:
-        nodes.append(helper.make_node("Cast", ["none"], [tensor.name], to=_dtype(tensor)))
-    return _model(part, nodes, [numpy_helper.from_array(np.array([10**6]), "beyond")])
+    none = helper.make_node("Gather", [part.inputs[0].name, "beyond"], ["none"])
+    outputs = [helper.make_node("Cast", ["none"], [tensor.name], to=_dtype(tensor)) for tensor in part.outputs]
+    return _model(part, [none, *outputs], [numpy_helper.from_array(np.array([10**6]), "beyond")])
 
 
 def write_bundle(
@@ -93,6 +92,4 @@ def _model(part: Part, nodes: list[onnx.NodeProto], initializers: list[TensorPro
 
 
 def _dtype(tensor: TensorInfo) -> int:
-    return TensorProto.DataType.Value(
-        {"float32": "FLOAT", "float16": "FLOAT16"}.get(tensor.dtype, tensor.dtype.upper())
-    )
+    return helper.np_dtype_to_tensor_dtype(np.dtype(tensor.dtype))

@@ -271,9 +271,8 @@ def put_failing(bundle: Path, part: str) -> None:
     """Give a part a graph that fails when it runs."""
     described = Bundle.open(bundle).manifest.parts[part]
     onnx.save(crafted.failing(described), bundle / described.file)
-    rewrite(
-        bundle, lambda m: m["files"].update({described.file: dataclasses.asdict(file_digest(bundle / described.file))})
-    )
+    digest = dataclasses.asdict(file_digest(bundle / described.file))
+    rewrite(bundle, lambda m: m["files"].update({described.file: digest}))
 
 
 def test_a_graph_that_fails_while_it_runs_is_one_sentence(bundle: Path) -> None:
