@@ -18,6 +18,7 @@ from editar_rt.bundle.manifest import MANIFEST_NAME, UNPRINTABLE, FileInfo, Part
 from editar_rt.bundle.protobuf import DamagedError, Reader, Span, signed
 from editar_rt.errors import BundleError
 
+PREPACKED = "prepacked_"  # how ONNX Runtime's keys for rearranged weights begin: they name places in the file
 MAX_NAME = 4096  # bytes
 MAX_DEPTH = 64  # of messages in each other; parsers stop at 100
 MAX_RANK = 64
@@ -60,6 +61,8 @@ class GraphFile:
     inputs: list[TensorInfo]  # without those that initializers fill
     outputs: list[TensorInfo]
     external: list[ExternalData]
+    rearranged: bool
+    """Whether it has weights arranged for one machine beside the plain ones, as `backends.ort.prepacked` keeps them."""
 
 
 def read_graph(path: Path) -> GraphFile:
@@ -96,6 +99,8 @@ def check_graph(path: Path, part: Part, files: Mapping[str, FileInfo]) -> list[s
         OSError: it cannot be read.
     """
     graph, found = read_graph(path), {part.file: None}
+    if graph.rearranged:
+        raise BundleError(f"{path} has weights that were arranged for one machine; export the bundle again")
     for each in graph.external:
         name = _listed(path, part.file, each.location, files)
         if each.stop > files[name].bytes:
@@ -155,6 +160,7 @@ class _Walk:
         self._outputs: list[TensorInfo] = []
         self._filled: set[str] = set()
         self._external: list[ExternalData] = []
+        self._rearranged = False
 
     def graph_file(self) -> GraphFile:
         graphs = [span for number, span in self._reader.fields(self._reader.whole) if number == 7]
@@ -164,7 +170,7 @@ class _Walk:
             self._interface(span)
         self._collect()
         inputs = [tensor for tensor in self._inputs if tensor.name not in self._filled]
-        return GraphFile(inputs, self._outputs, self._external)
+        return GraphFile(inputs, self._outputs, self._external, self._rearranged)
 
     def _interface(self, graph: int | Span) -> None:
         """Inputs and outputs of the outermost graph, and the names of its initializers."""
@@ -206,6 +212,8 @@ class _Walk:
                     locations.append(said)
                 elif key in numbers:
                     numbers[key] = _whole(key, said)
+                elif key.startswith(PREPACKED):
+                    self._rearranged = True
         if not locations:
             return
         if min(map(signed, dims), default=1) < 0:

@@ -52,6 +52,17 @@ def model(part: Part = DECODER, weights: TensorProto | None = None) -> onnx.Mode
     return _model(part, nodes, [weights, shape])
 
 
+def wide() -> onnx.ModelProto:
+    """As `model`, over a layer of 2,048: weights of 400 kB, with nothing in them twice."""
+    rng = np.random.default_rng(0)
+    first, second = (rng.standard_normal(shape).astype(np.float32) for shape in ((4, 2048), (2048, 48)))
+    made = model(weights=numpy_helper.from_array(second, "weights"))
+    made.graph.initializer.append(numpy_helper.from_array(first, "first"))
+    made.graph.node.insert(1, helper.make_node("MatMul", ["real", "first"], ["hidden"]))
+    made.graph.node[2].input[0] = "hidden"
+    return made
+
+
 def failing(part: Part) -> onnx.ModelProto:
     """A graph of a part's inputs and outputs that fails when it runs."""
     none = helper.make_node("Gather", [part.inputs[0].name, "beyond"], ["none"])
