@@ -93,7 +93,7 @@ def remove_abandoned(root: Path) -> None:
 def _seal(folder: Path) -> None:
     seal = {}
     for path in sorted(folder.iterdir()):
-        if path.name == LOCK:
+        if path.name in (LOCK, SEAL):
             continue
         _sync(path)
         digest = file_digest(path)
