@@ -148,10 +148,7 @@ class Bundle:
         check_relative(name)
         path = self.folder / name
         if not is_kept_inside(path, self.folder):
-            raise BundleError(
-                f"{path} is a link that leaves the bundle; do not trust it, or copy the folder with its links followed "
-                f"(cp -rL) and open the copy"
-            )
+            raise BundleError(_leaves(path))
         return path
 
     def _check_file(self, name: str, hash_up_to: int | None) -> None:
@@ -185,6 +182,13 @@ class Bundle:
             raise BundleError(f"{path} is not the file the manifest describes (its SHA-256 differs); copy it again")
 
 
+def _leaves(path: Path) -> str:
+    return (
+        f"{path} is a link that leaves the bundle; do not trust it, or copy the folder with its links followed "
+        "(cp -rL) and open the copy"
+    )
+
+
 def _read_manifest(folder: Path) -> bytes:
     """
     Raises:
@@ -197,7 +201,7 @@ def _read_manifest(folder: Path) -> bytes:
     if not path.is_file():
         raise BundleError(f"{folder} holds no {MANIFEST_NAME}; make a bundle with: python -m export onnx -o BUNDLE")
     if not is_kept_inside(path, folder):
-        raise BundleError(f"{path} is a link that leaves the bundle; do not trust it")
+        raise BundleError(_leaves(path))
     with open(path, "rb") as f:
         raw = f.read(MAX_MANIFEST_BYTES + 1)
     if len(raw) > MAX_MANIFEST_BYTES:
