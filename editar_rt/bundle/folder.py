@@ -72,7 +72,10 @@ class Bundle:
 
         Raises:
             BundleError: no bundle, a damaged or altered one, one of a newer format, or a path that leaves it.
+            OptionError: `path` is not a path.
         """
+        if not isinstance(path, (str, os.PathLike)):
+            raise OptionError(f"a bundle is opened by the path of its folder, got {path!r:.80}")
         folder = Path(path)
         try:
             folder = folder.absolute()  # it may be opened further after a change of the working directory

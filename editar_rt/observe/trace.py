@@ -11,7 +11,7 @@ import json
 import os
 import time
 from base64 import b64decode, b64encode
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -218,6 +218,8 @@ def _from_npz(raw: bytes) -> Trace:
 def _header(raw: Any) -> Header:
     if not isinstance(raw, dict) or raw.get("format") != FORMAT or raw.get("format_version") != FORMAT_VERSION:
         raise ValueError(f'it does not say "format": "{FORMAT}", "format_version": {FORMAT_VERSION}')
+    if unknown := sorted(raw.keys() - {each.name for each in fields(Header)}):
+        raise ValueError(f"its header has unknown fields: {', '.join(unknown)}")
     header: Header = decode_json(Header, raw, "header")
     if not 1 <= len(header.seeds) <= MAX_VARIANTS or not 1 <= len(header.condition_tokens) <= MAX_TOKENS:
         raise ValueError(f"it must have 1 to {MAX_VARIANTS} seeds and 1 to {MAX_TOKENS} tokens a picture")

@@ -145,9 +145,7 @@ def test_a_damaged_manifest_is_one_sentence(tmp_path: Path, content: str, says: 
         (lambda m: m["model"].update(image_size=65536, downsampling=16384), "image_size must be 1 to 4096, got 65536"),
         (lambda m: m["model"].update(text_tokens=2**31 - 1), "text_tokens must be 1 to 8192, got 2147483647"),
         (
-            lambda m: m["model"].update(
-                layers=1000, text_tokens=8000, text_dim=65536, dim=65536, heads=64, head_dim=1024
-            ),
+            lambda m: m["model"].update(layers=1000, text_tokens=8000, dim=65536, heads=64, head_dim=1024),
             "keys and values of one row would be .* numbers",
         ),
         (
