@@ -19,21 +19,25 @@ def read_arrays(source: bytes | str | os.PathLike[str], most: int) -> dict[str, 
         most: bytes that all of them may take together.
 
     Raises:
-        ValueError, EOFError, zipfile.BadZipFile: not such a file, or a larger one.
+        ValueError, EOFError, zipfile.BadZipFile, zlib.error: not such a file, or a larger one.
         OSError: it cannot be read.
     """
+    try:
+        return _read(io.BytesIO(source) if isinstance(source, bytes) else source, most)
+    except (RuntimeError, NotImplementedError) as e:  # encrypted, or packed as this Python cannot unpack
+        raise ValueError(str(e)) from None
+
+
+def _read(source: IO[bytes] | str | os.PathLike[str], most: int) -> dict[str, NDArray[Any]]:
     found: dict[str, NDArray[Any]] = {}
-    with zipfile.ZipFile(io.BytesIO(source) if isinstance(source, bytes) else source) as archive:
+    with zipfile.ZipFile(source) as archive:
         if sum(member.file_size for member in archive.infolist()) > most:
             raise ValueError(f"it unpacks to more than {most >> 20} MiB")
         for name in archive.namelist():
-            try:
-                with archive.open(name) as member:
-                    _check_header(member, archive.getinfo(name).file_size)
-                with archive.open(name) as member:
-                    found[name.removesuffix(".npy")] = npy.read_array(member, allow_pickle=False)
-            except (RuntimeError, NotImplementedError) as e:  # encrypted, or a compression that is not there
-                raise ValueError(str(e)) from None
+            with archive.open(name) as member:
+                _check_header(member, archive.getinfo(name).file_size)
+            with archive.open(name) as member:
+                found[name.removesuffix(".npy")] = npy.read_array(member, allow_pickle=False)
     return found
 
 

@@ -27,8 +27,8 @@ def make_backend(bundle: Bundle, device: str, threads: int | None = None, cache:
         OptionError: an unknown device, or no number of threads.
         BackendError: a library or device that is not there, or that does not run the bundle.
     """
-    if device not in DEVICES:
-        raise OptionError(f"device must be one of {', '.join(DEVICES)}, got {device!r}")
+    if not isinstance(device, str) or device not in DEVICES:
+        raise OptionError(f"device must be one of {', '.join(DEVICES)}, got {device!r:.80}")
     if threads is not None and not (is_whole(threads) and 1 <= threads <= thread_limit()):
         raise OptionError(
             f"threads must be 1 to {thread_limit()}, as many as this machine has processors, or None for the engine's "

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import sys
 from collections.abc import Sequence
 from typing import TypeGuard
 
@@ -126,7 +127,7 @@ def is_whole(value: object) -> TypeGuard[int]:
 
 
 def _finite(value: object) -> bool:
-    return isinstance(value, int | float | np.integer | np.floating) and math.isfinite(value)
+    return isinstance(value, int | float | np.integer | np.floating) and abs(value) <= sys.float_info.max
 
 
 def _require(good: object, name: str, allowed: str, value: object) -> None:
