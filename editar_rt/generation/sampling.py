@@ -127,7 +127,8 @@ def is_whole(value: object) -> TypeGuard[int]:
 
 
 def _finite(value: object) -> bool:
-    return isinstance(value, int | float | np.integer | np.floating) and abs(value) <= sys.float_info.max
+    most = sys.float_info.max  # whole numbers may be larger
+    return isinstance(value, int | float | np.integer | np.floating) and bool(-most <= value <= most)
 
 
 def _require(good: object, name: str, allowed: str, value: object) -> None:
