@@ -81,8 +81,8 @@ def rebuild_command(bundle: Bundle, target: str) -> str:
 
 def find_folders(bundle: Bundle) -> list[Path]:
     """The folders of engines in a bundle, by name; not those that are links out of it."""
-    found = (path.parent for path in bundle.folder.glob(f"*/{BUILD_NAME}"))
-    return sorted(folder for folder in found if is_kept_inside(folder, bundle.folder))
+    found = bundle.folder.glob(f"*/{BUILD_NAME}")
+    return sorted(path.parent for path in found if is_kept_inside(path, bundle.folder))
 
 
 def read_build(folder: Path) -> BuildInfo:
