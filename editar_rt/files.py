@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
+import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -49,6 +50,22 @@ def check_writable(path: Path, error: type[EditarError] = PictureError) -> None:
         raise error(f"cannot write {path}: it is a folder")
     if not os.access(folder, os.W_OK) or (path.exists() and not os.access(path, os.W_OK)):
         raise error(f"cannot write {path}: permission denied")
+
+
+def read_regular(path: Path, most: int) -> bytes:
+    """The content of a file that holds at most `most` bytes; nothing that a reader might wait for, as a FIFO.
+
+    Raises:
+        OSError: it cannot be read, or is no such file.
+        ValueError: it is larger.
+    """
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise OSError(f"{path} is not a regular file")
+    with open(path, "rb") as file:
+        content = file.read(most + 1)
+    if len(content) > most:
+        raise ValueError(f"it is larger than {most >> 20} MiB")
+    return content
 
 
 def is_folder(path: Path) -> bool:

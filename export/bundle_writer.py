@@ -179,10 +179,10 @@ def _take_over(kept: Bundle, folder: Path) -> dict[str, Part]:
         for name, part in kept.manifest.parts.items()
         if name not in (names.PREFIX_GRAPH, names.DECODER, names.SAMPLER)
     }
-    for part in parts.values():
-        for name in kept.manifest.files:
-            if name == part.file or name.startswith(f"{part.file}."):
-                shutil.copy2(kept.path(name), folder / name)
+    for part in parts:
+        for name in kept.part_files(part):
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(kept.path(name), folder / name)
     return parts
 
 

@@ -76,7 +76,7 @@ def read_scale(scale: Scale) -> float | Schedule | Callable[[int, int], float]:
             shape, _, values = scale.partition(":")
             return Schedule(shape.strip(), tuple(float(v) for v in values.split(",")))
         number = float(scale)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise OptionError(f"cfg_scale must be {ALLOWED}, got {scale!r:.80}") from None
     if not 0 <= number <= MAX_SCALE:
         raise OptionError(f"cfg_scale must be {ALLOWED}, got {number}")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import sys
 from typing import TypeGuard
 
 import numpy as np
@@ -124,7 +125,8 @@ def is_whole(value: object) -> TypeGuard[int]:
 
 
 def _finite(value: object) -> bool:
-    return isinstance(value, int | float | np.integer | np.floating) and math.isfinite(value)
+    most = sys.float_info.max  # whole numbers may be larger
+    return isinstance(value, int | float | np.integer | np.floating) and bool(-most <= value <= most)
 
 
 def _require(good: object, name: str, allowed: str, value: object) -> None:

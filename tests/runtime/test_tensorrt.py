@@ -350,6 +350,15 @@ def test_engines_of_another_bundle_and_paths_that_leave_the_folder_are_refused(c
         open_engines(Bundle.open(copy), make_machine("10.13.0.35"))
 
 
+@pytest.mark.parametrize("name", ["decoder-2x1.engine", BUILD_NAME])
+def test_engines_behind_links_out_of_the_bundle_are_not_loaded(copy: Path, tmp_path: Path, name: str) -> None:
+    path = copy / "jetson-orin-jp6" / name
+    path.rename(tmp_path / "outside")
+    path.symlink_to(tmp_path / "outside")
+    with pytest.raises(BackendError, match="is a link that leaves the bundle|has no engines"):
+        run(Bundle.open(copy), make_machine("10.13.0.35"))
+
+
 def test_an_engine_that_does_not_load_says_what_tensorrt_says(copy: Path) -> None:
     folder = copy / "jetson-orin-jp6"
     (folder / "decoder-2x1.engine").write_bytes(b"nonsense")

@@ -201,3 +201,21 @@ def test_what_cannot_be_painted_is_refused(traced: tuple[Path, Trace]) -> None:
         heatmap(dataclasses.replace(trace, pictures=[]))
     with pytest.raises(TraceError, match="nothing was drawn"):
         heatmap(dataclasses.replace(trace, drawn=np.zeros(COUNT, bool)))
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("bundle", 5), ("backend", None), ("instruction", ["x"]), ("task", {}), ("sampling", []), ("seeds", 3),
+        ("seeds", [1.5]), ("condition_tokens", ["a"]), ("done", "all"), ("done", True), ("timings", {"decode": "long"}),
+        ("text_states", 7), ("sampling", {"top_k": "many"}), ("sampling", {"unknown": 1}),
+    ],
+)  # fmt: skip
+def test_a_header_of_other_types_is_one_sentence(
+    traced: tuple[Path, Trace], tmp_path: Path, field: str, value: object
+) -> None:
+    lines = traced[0].read_text().splitlines()
+    lines[0] = json.dumps(json.loads(lines[0]) | {field: value})
+    (tmp_path / "t.jsonl").write_text("\n".join(lines))
+    with pytest.raises(TraceError, match="is not a trace .*; make one with"):
+        Trace.load(tmp_path / "t.jsonl")

@@ -16,7 +16,7 @@ from editar_rt.backends.ort.captured_steps import ENABLE, why_not
 from editar_rt.backends.ort.cuda_provider import CudaProvider, open_session
 from editar_rt.backends.ort.decoder import OnnxRuntimeDecoder
 from editar_rt.backends.ort.pages import drop_file_pages, trim_heap
-from editar_rt.backends.ort.prepacked import prepacked
+from editar_rt.backends.ort.prepacked import forget, prepacked
 from editar_rt.bundle.folder import Bundle
 from editar_rt.errors import BackendError, MissingPartError
 
@@ -122,7 +122,14 @@ class OnnxRuntimeBackend:
                 options.enable_cpu_mem_arena = False  # it would keep what one run took
             kept = self._cache and self.device == "cpu" and prepacked(self._bundle, part, self.ort, self._open)
             self._graphs[part] = kept or self._bundle.part_path(part)
-            self._sessions[part] = self._open_part(part, options)
+            try:
+                self._sessions[part] = self._open_part(part, options)
+            except BackendError:
+                if not kept:
+                    raise
+                forget(kept)
+                self._graphs[part] = self._bundle.part_path(part)
+                self._sessions[part] = self._open_part(part, options)
             drop_file_pages(self._graphs[part])  # opening reads more than running
             trim_heap()
         return self._sessions[part]
