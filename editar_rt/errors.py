@@ -39,6 +39,10 @@ class BusyError(EditarError):
     """A session that another call is using."""
 
 
+class NotFiniteError(BackendError):
+    """Logits that are not numbers, so that no token can be drawn."""
+
+
 class TraceError(EditarError):
     """A trace that cannot be read or written, or belongs to another bundle."""
 

@@ -238,9 +238,7 @@ class Model:
             return [None] * rows
         self._check_tokens("known_tokens", np.maximum(known, 0), self.model.vocab_size)
         if len(known) != rows:
-            raise OptionError(
-                f"known_tokens and text_states must have as many rows as each other, got {len(known)} and {rows}"
-            )
+            raise OptionError(f"known_tokens and text_states must have as many rows, got {len(known)} and {rows}")
         return list(known)
 
     def _check_tokens(self, what: str, tokens: NDArray[Any], size: int | None) -> NDArray[np.int32]:

@@ -14,7 +14,7 @@ from typing import TypeGuard
 import numpy as np
 from numpy.typing import NDArray
 
-from editar_rt.errors import BackendError, OptionError
+from editar_rt.errors import NotFiniteError, OptionError
 from editar_rt.generation.guidance import Scale, Schedule, read_scale, scales_of
 
 Logits = NDArray[np.float32]
@@ -166,11 +166,11 @@ def distribution(logits: Logits, sampling: Sampling) -> tuple[NDArray[np.intp], 
     more likely than it already sum to more than `top_p`; the most likely one always stays.
 
     Raises:
-        BackendError: NaN or +∞ among the logits. −∞ is a token that is never drawn.
+        NotFiniteError: NaN or +∞ among the logits. −∞ is a token that is never drawn.
     """
     peak = float(logits.max())
     if not math.isfinite(peak):
-        raise BackendError(
+        raise NotFiniteError(
             f"the decoder's logits are not finite (the largest is {peak}); the engine or bundle is faulty"
         )
     kept = largest_tokens(logits, sampling.top_k)
@@ -210,12 +210,12 @@ def sample(logits: Logits, sampling: Sampling, number: float) -> int:
     """One token from one row [V], by the inverse of the cumulative distribution at `number` in [0, 1).
 
     Raises:
-        BackendError: NaN or +∞ among the logits.
+        NotFiniteError: NaN or +∞ among the logits.
     """
     if sampling.greedy:
         token = int(logits.argmax())
         if not math.isfinite(logits[token]):
-            raise BackendError("the decoder's logits are not finite; the engine or bundle is faulty")
+            raise NotFiniteError("the decoder's logits are not finite; the engine or bundle is faulty")
         return token
     kept, probabilities = distribution(logits, sampling)
     cumulative = np.cumsum(probabilities)

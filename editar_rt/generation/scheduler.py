@@ -186,7 +186,7 @@ class Scheduler:
         """
         fed = 0
         for row in sequence.rows():
-            while sequence.lacks(row) > 0:
+            while sequence.lacks(row) > 0 or not row.has_prefix:
                 if fed >= budget or (not row.has_prefix and any(_will_give(other, row) for other in waiting)):
                     return fed
                 fed += self._feed(row, sequence.tokens, sequence.position)

@@ -20,7 +20,7 @@ from editar_rt.backends.engines.backend import DeltaBackend
 from editar_rt.backends.engines.plan import DELTA
 from editar_rt.backends.engines.sampler import SamplerInputs
 from editar_rt.editor import Editor
-from editar_rt.errors import BundleError
+from editar_rt.errors import BundleError, NotFiniteError
 from editar_rt.generation.decoding import decode
 from editar_rt.generation.sampling import Sampling, distribution, guide, sample
 from editar_rt.generation.scheduler import Scheduler
@@ -222,10 +222,14 @@ def _transformer(editor: Editor, way: Way) -> dict[str, Any]:
     greedy, inputs = Sampling(greedy=True, cfg_scale=1.0), Inputs(first_part, second_part, second_part)
     sequences = [Sequence(scheduler.join(False), inputs, greedy, 0, None, STEPS + 1) for _ in range(way.rows)]
     sequences.sort(key=lambda sequence: sequence.context.cond.slot)
-    logits = []
-    for step in decode(scheduler, sequences):
-        assert step.logits is not None  # nothing is known
-        logits.append(step.logits[way.row].copy())
+    logits: list[NDArray[np.float32]] = []
+    try:
+        for step in decode(scheduler, sequences):
+            assert step.logits is not None  # nothing is known
+            logits.append(step.logits[way.row].copy())
+    except NotFiniteError:  # an answer too: it is none of those expected
+        nothing = np.full(vocabulary, np.nan, np.float32)
+        logits += [nothing] * (STEPS + 1 - len(logits))
     first, *_, after = logits
     margins = []
     for each in logits[:STEPS]:

@@ -15,6 +15,7 @@ import editar_rt
 from editar_rt import names
 from editar_rt.backends.engines.cuda import CAPABILITY
 from editar_rt.backends.ort import backend, cuda_provider
+from editar_rt.backends.ort import decoder as ort_decoder
 from editar_rt.backends.ort.cuda_provider import CudaProvider
 from editar_rt.bundle.folder import Bundle
 from editar_rt.errors import BackendError
@@ -54,9 +55,9 @@ def test_the_package_reads_bfloat16_from_an_array_of_its_bits() -> None:
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
     session = real.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
     numbers = np.asarray([1, 2.5, -3], np.float32)
-    bits = (numbers.view(np.uint32) >> 16).astype(backend.BFLOAT16_BITS)
+    bits = (numbers.view(np.uint32) >> 16).astype(ort_decoder.BFLOAT16_BITS)
     binding = session.io_binding()
-    binding.bind_input("bits", "cpu", 0, backend.BFLOAT16, [3], bits.ctypes.data)
+    binding.bind_input("bits", "cpu", 0, ort_decoder.BFLOAT16, [3], bits.ctypes.data)
     binding.bind_output("real")
     session.run_with_iobinding(binding)
     assert binding.copy_outputs_to_cpu()[0].tolist() == numbers.tolist()

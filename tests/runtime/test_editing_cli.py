@@ -143,7 +143,7 @@ def test_a_sweep_takes_its_scales_and_seeds_and_nothing_else_for_them(
 ) -> None:
     for arguments, says in (
         (("--cfg-scale", 2), "give each with --scale"),
-        (("--scale", "steep"), "cfg_scale must be 0 or more"),
+        (("--scale", "steep"), "cfg_scale must be 0 to 1e+06"),
         (("-n", 0), "n must be 1 to 64, got 0"),
     ):
         done = editar("sweep", BUNDLE, PICTURE, WORDS, "-o", tmp_path / "grid.png", *arguments)
