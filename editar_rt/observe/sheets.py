@@ -4,12 +4,8 @@ from __future__ import annotations
 
 import textwrap
 from dataclasses import dataclass
-from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
-
-from editar_rt.errors import PictureError
-from editar_rt.files import placing
 
 
 @dataclass(frozen=True)
@@ -40,9 +36,3 @@ def contact_sheet(cells: list[Cell], columns: int = 3, side: int = 160) -> Image
             wrapped = [*wrapped[: lines - 1], wrapped[lines - 1] + " …"]
         canvas.multiline_text((x, y + side + 4), "\n".join(wrapped), fill="black", font=font, spacing=3)
     return sheet
-
-
-def save_png(image: Image.Image, path: Path) -> None:
-    """Write a PNG beside and rename it into place."""
-    with placing(path, PictureError) as partial:
-        image.save(partial, format="PNG")

@@ -25,7 +25,8 @@ from editar_rt.files import placing
 from editar_rt.generation.decoding import Step
 from editar_rt.generation.sampling import Sampling, distribution, softmax
 from editar_rt.images.pixels import open_picture
-from editar_rt.results import MAX_VARIANTS, png_bytes
+from editar_rt.images.writing import picture_bytes
+from editar_rt.results import MAX_VARIANTS
 
 FORMAT, FORMAT_VERSION = "editar-trace", 1
 SUFFIXES = (".jsonl", ".npz")
@@ -164,7 +165,7 @@ def _line_bytes(trace: Trace) -> bytes:
             line["entropy"] = trace.entropy[:, at].tolist()
         lines.append(line | {"seconds": float(trace.seconds[at])})
     rest = trace.tokens[:, trace.header.done :].tolist()
-    lines.append({"rest": rest, "pictures": [b64encode(png_bytes(picture)).decode() for picture in trace.pictures]})
+    lines.append({"rest": rest, "pictures": [b64encode(picture_bytes(picture)).decode() for picture in trace.pictures]})
     return "".join(json.dumps(line) + "\n" for line in lines).encode()
 
 
