@@ -53,3 +53,7 @@ class TruncatedTextWarning(EditarWarning):
 
 class EmptyMaskWarning(EditarWarning):
     """A mask that leaves nothing to change."""
+
+
+class ColorProfileWarning(EditarWarning):
+    """A picture whose colour profile cannot be used."""

@@ -15,8 +15,9 @@ from PIL import Image
 from editar_rt.errors import EmptyMaskWarning, OptionError
 from editar_rt.generation.decoding import Prefix, Progress, Watcher, collect, decode, picture_chunk, progress_watcher
 from editar_rt.generation.sampling import Sampling, is_whole
+from editar_rt.images.fit import fit_square
 from editar_rt.images.masks import composite, dilate, feather, read_mask, touched_cells
-from editar_rt.images.pixels import Picture, fit_square, open_picture, to_pictures, to_pixels
+from editar_rt.images.pixels import Picture, open_picture, to_pictures, to_pixels
 from editar_rt.model import Model
 from editar_rt.observe.preview import Previewer
 from editar_rt.observe.trace import Header, Recorder, Trace, check_name, states_digest

@@ -23,6 +23,7 @@ def cli() -> None:
 
 def main() -> None:
     """Entry point: turns every expected error into one sentence and an exit code."""
+    warnings.filterwarnings("ignore", module=r"PIL\.")  # of metadata, which is not used
     warnings.simplefilter("always", EditarWarning)
     warnings.showwarning = _show_warning  # type: ignore[assignment]
     logging.basicConfig(format="editar: %(message)s")  # to stderr

@@ -25,7 +25,8 @@ from editar_rt.cli.options import (
 )
 from editar_rt.errors import BundleError
 from editar_rt.files import check_outputs
-from editar_rt.images.pixels import fit_square, open_picture
+from editar_rt.images.fit import fit_square
+from editar_rt.images.pixels import open_picture
 from editar_rt.images.writing import save_picture
 from editar_rt.text.prompts import TASKS
 

@@ -43,8 +43,8 @@ from editar_rt.cli.streams import STREAM, Given, picture_digest, read_given
 from editar_rt.errors import OptionError, TextStatesError
 from editar_rt.files import check_outputs, is_file, is_folder
 from editar_rt.generation.decoding import Progress
+from editar_rt.images.fit import fit_square
 from editar_rt.images.folders import list_pictures
-from editar_rt.images.pixels import fit_square
 from editar_rt.images.writing import save_picture
 from editar_rt.observe.preview import check_animation, half_blocks
 from editar_rt.observe.trace import check_name

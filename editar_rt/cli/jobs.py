@@ -19,9 +19,9 @@ from editar_rt.errors import EditarError, OptionError, PictureError
 from editar_rt.files import check_outputs
 from editar_rt.generation.decoding import Progress
 from editar_rt.generation.sampling import Sampling
+from editar_rt.images.fit import fit_square
 from editar_rt.images.folders import Listing, picture_endings
 from editar_rt.images.masks import Box, Mask, outpainted, read_mask
-from editar_rt.images.pixels import fit_square
 from editar_rt.images.writing import check_picture_name, read_parameters, save_picture
 from editar_rt.observe.preview import save_animation
 from editar_rt.observe.sheets import Cell, contact_sheet

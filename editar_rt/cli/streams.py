@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import sys
@@ -9,16 +10,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from editar_rt.bundle.folder import file_digest
 from editar_rt.errors import PictureError
 from editar_rt.files import is_stream
-from editar_rt.images.pixels import VECTOR_FORMATS, open_picture
+from editar_rt.images.pixels import MAX_BYTES, open_picture
 
 STREAM = Path("-")
 """As IMAGE stdin, as OUT stdout."""
-MAX_BYTES = 256 << 20  # of a picture that comes through a pipe; the largest that is opened takes less as a PNG
 
 
 @dataclass(frozen=True)
@@ -41,25 +41,15 @@ def read_given(path: Path) -> Given:
         return Given(open_picture(path), picture_digest(path))
     name = "stdin" if path == STREAM else str(path)
     try:
-        if path == STREAM:
-            raw = _binary(sys.stdin, name).read(MAX_BYTES + 1)
-        else:
-            with open(path, "rb") as stream:
-                raw = stream.read(MAX_BYTES + 1)
+        with contextlib.nullcontext(_binary(sys.stdin, name)) if path == STREAM else open(path, "rb") as stream:
+            content = stream.read(MAX_BYTES + 1)
     except OSError as e:
         raise PictureError(f"{name} cannot be read: {e.strerror or e}") from None
-    if len(raw) > MAX_BYTES:
-        raise PictureError(f"{name} gives more than {MAX_BYTES >> 20} MiB; write it into a file first")
-    try:
-        image = Image.open(io.BytesIO(raw))
-    except UnidentifiedImageError:
-        found = "nothing" if not raw else "no picture in a format that can be read (PNG, JPEG, WebP, …)"
-        raise PictureError(f"{name} holds {found}") from None
-    except Exception as e:  # Pillow's decoders raise many kinds
-        raise PictureError(f"{name} cannot be read ({e}); is it truncated?") from None
-    if image.format in VECTOR_FORMATS:
-        raise PictureError(f"{name} holds a drawing ({image.format}), not a picture; save it as a PNG first")
-    return Given(open_picture(image), hashlib.sha256(raw).hexdigest())
+    if not content:
+        raise PictureError(f"{name} holds nothing, and a picture is expected there")
+    whole = io.BytesIO(content)
+    whole.name = name  # which messages call it by
+    return Given(open_picture(whole), hashlib.sha256(content).hexdigest())
 
 
 def picture_digest(path: Path) -> str:

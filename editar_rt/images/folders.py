@@ -10,9 +10,9 @@ from pathlib import Path, PurePath
 from PIL import Image
 
 from editar_rt.errors import PictureError
-from editar_rt.images.pixels import VECTOR_FORMATS
+from editar_rt.images.pixels import DATA_FORMATS, VECTOR_FORMATS
 
-NO_PICTURES = ("BUFR", "FITS", "GRIB", "HDF5", "IPTC", "MPEG", *VECTOR_FORMATS)
+NO_PICTURES = ("IPTC", "MPEG", *DATA_FORMATS, *VECTOR_FORMATS)
 """Pillow knows their endings, but needs another program to read them, or reads no picture from them."""
 BEYOND = {".mpo": "MPO"}  # which Pillow opens as JPEG
 NAMED = 5  # of the files that are passed over

@@ -38,7 +38,7 @@ def test_masks_are_those_of_the_api(
     if kind == "outpaint":
         picture, mask = editar_rt.images.masks.outpainted(PICTURE, (8, 8, 8, 8))
         mask = editar_rt.images.masks.read_mask(mask, picture.size, SIDE)
-        picture = editar_rt.images.pixels.fit_square(picture, SIDE)
+        picture = editar_rt.images.fit.fit_square(picture, SIDE)
     assert np.array_equal(pixels(out), np.asarray(demo_editor.edit(picture, WORDS, mask=mask).image))
 
 
