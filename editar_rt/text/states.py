@@ -41,10 +41,12 @@ def load_states(path: Path) -> NDArray[np.float32]:
     except OSError as e:
         raise TextStatesError(f"{path} cannot be read: {e.strerror or e}") from None
     except (ValueError, KeyError, TypeError, AttributeError, EOFError, zipfile.BadZipFile) as e:
-        raise TextStatesError(f"{path} is no file of text states ({e}); make one with: editar text") from None
+        raise TextStatesError(
+            f"{path} is no file of text states ({e}); make one with: editar text BUNDLE 'INSTRUCTION' -o FILE.npz"
+        ) from None
     if states.dtype != np.float32 or states.ndim != 3 or len(states) != 1 or not np.isfinite(states).all():
         raise TextStatesError(
             f"{path}: states must be finite float32 [1, T, C], got {states.dtype} {list(states.shape)}; "
-            "make the file with: editar text"
+            "make the file with: editar text BUNDLE 'INSTRUCTION' -o FILE.npz"
         )
     return np.asarray(states, np.float32)

@@ -195,7 +195,7 @@ def test_a_missing_onnxruntime_is_named_with_its_command(tiny_bundle: Path, monk
 
     found = importlib.import_module
     monkeypatch.setattr(importlib, "import_module", refuse)
-    with pytest.raises(BackendError, match=r'pip install "editar-rt\[cpu\]"'):
+    with pytest.raises(BackendError, match=r'pip install "\.\[cpu\]"'):
         editar_rt.load(tiny_bundle)
 
 
