@@ -12,7 +12,7 @@ from typing import Any
 import click
 
 import editar_rt
-from editar_rt.errors import EditarError, EditarWarning, OptionError
+from editar_rt.errors import ColorProfileWarning, EditarError, EditarWarning, OptionError
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -25,9 +25,11 @@ def main() -> None:
     """Entry point: turns every expected error into one sentence and an exit code."""
     warnings.filterwarnings("ignore", module=r"PIL\.")  # of metadata, which is not used
     warnings.simplefilter("always", EditarWarning)
+    warnings.simplefilter("default", ColorProfileWarning)  # once a picture, however often it is opened
     warnings.showwarning = _show_warning  # type: ignore[assignment]
     logging.basicConfig(format="editar: %(message)s")  # to stderr
     logging.getLogger("editar_rt").setLevel(logging.INFO)
+    logging.getLogger("PIL").setLevel(logging.CRITICAL)  # of damaged files, which have their own sentence
     try:
         code = cli.main(prog_name="editar", standalone_mode=False)
     except click.ClickException as e:

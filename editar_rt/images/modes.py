@@ -16,8 +16,8 @@ from PIL import Image
 
 from editar_rt.errors import PictureError
 
-BITS_PER_SAMPLE, PHOTOMETRIC, PLANAR, SAMPLE_FORMAT = 258, 262, 284, 339  # tags of TIFF
-WHITE_IS_ZERO, TIFF_RGB, TIFF_CMYK = 0, 2, 5
+BITS_PER_SAMPLE, COMPRESSION, PHOTOMETRIC, PLANAR, SAMPLE_FORMAT, SUBSAMPLING = 258, 259, 262, 284, 339, 530  # of TIFF
+WHITE_IS_ZERO, TIFF_RGB, TIFF_CMYK, TIFF_YCBCR = 0, 2, 5, 6
 SIGNED = 2  # sample format
 
 _SPACES = {"1": "L", "YCbCr": "RGB", "HSV": "RGB", "LAB": "RGB", "RGBX": "RGB"}
@@ -132,26 +132,32 @@ def _deep_grey(image: Image.Image, white: float | None, inverted: bool) -> NDArr
 
 def _refuse_unreadable(image: Image.Image, name: str) -> None:
     """Say of what Pillow would read wrong that it cannot be read."""
-    if image.format == "TIFF":
-        tags = _tags(image)
-        bits, formats = tags.get(BITS_PER_SAMPLE, (1,)), tags.get(SAMPLE_FORMAT, (1,))
-        if SIGNED in formats:
-            raise PictureError(f"{name} has signed numbers, of which TIFF does not say which is white; {_SAVE_ANEW}")
-        if tags.get(PLANAR, 1) == 2 and len(bits) > 1:
-            if set(bits) != {8}:
-                raise PictureError(f"{name} has planes of {max(bits)} bits each, which cannot be read; {_SAVE_ANEW}")
-            if tags.get(PHOTOMETRIC) not in (TIFF_RGB, TIFF_CMYK):
-                raise PictureError(f"{name} has its colours in separate planes and not as RGB; {_SAVE_ANEW}")
-        if image.mode == "F" and _photometric(image) == WHITE_IS_ZERO:
-            raise PictureError(f"{name} has floating-point values with white at zero; {_SAVE_ANEW}")
-    elif image.format == "PNG" and _raw_mode(image) == "RGB;16B" and "transparency" in image.info:
+    if image.format == "TIFF" and (wrong := _wrong_in_tiff(image)):
+        raise PictureError(f"{name} has {wrong}; save it as a PNG, or as a plain TIFF of 8 bits")
+    if image.format == "PNG" and _raw_mode(image) == "RGB;16B" and "transparency" in image.info:
         raise PictureError(
             f"{name} marks one colour of 16 bits a channel as transparent, and is read by 8 of them; "
             "save it with an alpha channel instead"
         )
 
 
-_SAVE_ANEW = "save it as a PNG, or as a TIFF of 8 bits without separate planes"
+def _wrong_in_tiff(image: Image.Image) -> str | None:
+    tags, photometric = _tags(image), _photometric(image)
+    bits = tags.get(BITS_PER_SAMPLE, (1,))
+    if SIGNED in tags.get(SAMPLE_FORMAT, (1,)):
+        return "signed numbers, of which TIFF does not say which is white"
+    if tags.get(PLANAR, 1) == 2 and len(bits) > 1:
+        if set(bits) != {8}:
+            return f"separate planes of {max(bits)} bits"
+        if photometric not in (TIFF_RGB, TIFF_CMYK):
+            return "separate planes that are not of RGB"
+    if photometric == TIFF_YCBCR and tags.get(COMPRESSION, 1) == 1:
+        # Pillow takes all as of full resolution, and the older ones as RGB.
+        if image.mode == "RGB" or tags.get(SUBSAMPLING, (2, 2)) != (1, 1):
+            return "YCbCr colours without compression"
+    if image.mode == "F" and photometric == WHITE_IS_ZERO:
+        return "floating-point values with white at zero"
+    return None
 
 
 def _left_inverted(image: Image.Image, raw: str) -> bool:

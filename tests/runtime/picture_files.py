@@ -56,12 +56,14 @@ def tiff(
     sample_format: int = 1,
     extra: int | None = None,
     planes: bool = False,
+    more: Sequence[tuple[int, list[int]]] = (),
 ) -> bytes:
     """An uncompressed TIFF of one strip (a strip a plane).
 
     Args:
         codes: floats for sample format 3.
         extra: what the last channel is (0 anything, 1 premultiplied alpha, 2 alpha).
+        more: tags of 16-bit numbers.
     """
     samples = 1 if codes.ndim == 2 else codes.shape[2]
     height, width = codes.shape[:2]
@@ -85,6 +87,7 @@ def tiff(
     if extra is not None:
         tags.append((338, SHORT, [extra]))
     tags.append((339, SHORT, [sample_format] * samples))
+    tags = sorted([*tags, *((tag, SHORT, values) for tag, values in more)])
     body = b"".join(strips)
     body += b"\0" * (len(body) % 2)
     directory = directory_of(tags, 8 + len(body), order)

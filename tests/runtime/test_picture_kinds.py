@@ -21,6 +21,7 @@ RAMP = np.linspace(0, 1, 32).reshape(4, 8)  # shares of white
 COLOURS = np.stack([RAMP, RAMP[::-1], RAMP[:, ::-1]], axis=-1)
 ALPHA = np.linspace(1, 0, 32).reshape(4, 8).T.reshape(4, 8)
 BLACK, WHITE, RGB_PHOTO, PALETTE, CMYK, YCBCR, LAB = 1, 0, 2, 3, 5, 6, 8  # TIFF's; which one is zero
+COLOUR_MAP, SUBSAMPLING = 320, 530  # tags
 ORDERS = {"<": "II", ">": "MM"}
 
 Kind = tuple[str, bytes, np.ndarray | str]  # name, file, shares [H, W] or [H, W, 3], or what the refusal says
@@ -91,7 +92,7 @@ def colour_tiffs() -> Iterator[Kind]:
     for order, mark in ORDERS.items():
         for bits in (8, 16):
             colours, both = codes(COLOURS, bits), codes(with_alpha(COLOURS), bits)
-            planes: Any = COLOURS if bits == 8 else "planes of 16 bits each"
+            planes: Any = COLOURS if bits == 8 else "separate planes of 16 bits"
             yield f"tiff-{mark}-rgb-{bits}", tiff(colours, bits, RGB_PHOTO, order), COLOURS
             yield f"tiff-{mark}-rgb-{bits}-planes", tiff(colours, bits, RGB_PHOTO, order, planes=True), planes
             yield f"tiff-{mark}-rgb-{bits}-more", tiff(both, bits, RGB_PHOTO, order, extra=0), COLOURS
@@ -107,10 +108,22 @@ def colour_tiffs() -> Iterator[Kind]:
         yield f"tiff-{mark}-grey-premultiplied", alpha, on_white(RAMP, ALPHA)
         planes = tiff(codes(with_alpha(COLOURS), 8), 8, RGB_PHOTO, order, extra=2, planes=True)
         yield f"tiff-{mark}-rgb-8-alpha-planes", planes, on_white(COLOURS, ALPHA)
+        for bits in (1, 2, 4, 8):
+            index = codes(RAMP, bits)
+            table = np.stack([np.linspace(a, b, 2**bits) for a, b in ((0, 1), (1, 0.5), (0.3, 0.6))])
+            content = tiff(index, bits, PALETTE, order, more=[(COLOUR_MAP, codes(table, 16).ravel().tolist())])
+            yield f"tiff-{mark}-palette-{bits}", content, table.T[index]
         lab = np.stack([codes(RAMP, 8), np.zeros((4, 8)), np.zeros((4, 8))], axis=-1).astype(int)
         yield f"tiff-{mark}-lab", tiff(lab, 8, LAB, order), of_lightness(RAMP)
         yield f"tiff-{mark}-lab-planes", tiff(lab, 8, LAB, order, planes=True), "separate planes"
         grey = np.stack([codes(RAMP, 8), np.full((4, 8), 128), np.full((4, 8), 128)], axis=-1)
+        whole, halved = (SUBSAMPLING, [1, 1]), (SUBSAMPLING, [2, 2])
+        yield f"tiff-{mark}-ycbcr", tiff(grey, 8, YCBCR, order, more=[whole]), shown(RAMP, 8)
+        yield (
+            f"tiff-{mark}-ycbcr-halved",
+            tiff(grey, 8, YCBCR, order, more=[halved]),
+            "YCbCr colours without compression",
+        )
         yield f"tiff-{mark}-ycbcr-planes", tiff(grey, 8, YCBCR, order, planes=True), "separate planes"
 
 
