@@ -43,7 +43,7 @@ from editar_rt.cli.streams import STREAM, Given, picture_digest, read_given
 from editar_rt.errors import OptionError, TextStatesError
 from editar_rt.files import check_outputs, is_file, is_folder
 from editar_rt.generation.decoding import Progress
-from editar_rt.images.fit import fit_square
+from editar_rt.images.fit import FITS, Fit, fit_square
 from editar_rt.images.folders import list_pictures
 from editar_rt.images.writing import save_picture
 from editar_rt.observe.preview import check_animation, half_blocks
@@ -70,6 +70,14 @@ def editing_options(command: Callable[..., Any]) -> Callable[..., Any]:
         ),
         click.option("--mask-margin", type=int, default=1, show_default=True, help="Tokens drawn around the mask."),
         click.option("--no-composite", is_flag=True, help="Do not put the result back into IMAGE by the mask."),
+        click.option(
+            "--fit",
+            type=click.Choice(FITS),
+            default="crop",
+            show_default=True,
+            help="How IMAGE becomes the model's square: its middle, all of it with its border continued, or distorted.",
+        ),
+        click.option("--restore", is_flag=True, help="Put the result back into IMAGE, at its own size."),
         click.option("-n", "count", type=int, help="Make so many variants, with the seeds from --seed on."),
         click.option("--preview", metavar="DIR|terminal", help="Show the picture while it is being made."),
         click.option(
@@ -121,6 +129,8 @@ def edit(
     outpaint: tuple[int, int, int, int] | None,
     mask_margin: int,
     no_composite: bool,
+    fit: Fit,
+    restore: bool,
     count: int | None,
     preview: str | None,
     preview_share: float,
@@ -155,6 +165,8 @@ def edit(
         preview_share,
         quality,
         not no_metadata,
+        fit,
+        restore,
     )
     job.check(output, many)
     if sum(given is not None for given in (mask, box, outpaint)) > 1:

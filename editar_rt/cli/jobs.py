@@ -19,9 +19,9 @@ from editar_rt.errors import EditarError, OptionError, PictureError
 from editar_rt.files import check_outputs
 from editar_rt.generation.decoding import Progress
 from editar_rt.generation.sampling import Sampling
-from editar_rt.images.fit import fit_square
+from editar_rt.images.fit import Fit, Placement
 from editar_rt.images.folders import Listing, picture_endings
-from editar_rt.images.masks import Box, Mask, outpainted, read_mask
+from editar_rt.images.masks import Box, Mask, feather, outpainted, read_mask
 from editar_rt.images.writing import check_picture_name, read_parameters, save_picture
 from editar_rt.observe.preview import save_animation
 from editar_rt.observe.sheets import Cell, contact_sheet
@@ -46,6 +46,8 @@ class Job:
     preview_share: float
     quality: int | None
     metadata: bool
+    fit: Fit = "crop"
+    restore: bool = False  # put results back into their picture, at its own size
     sampling: Sampling = field(default_factory=Sampling)
     text_states: list[NDArray[np.float32] | None] = field(default_factory=list)  # of the instructions
     text_states_from: str | None = None  # hash of the file, or of the bundle, that they come from
@@ -90,7 +92,12 @@ class Job:
             found["mask_from"] = f"box {','.join(map(str, self.mask))}"
         if "mask_from" in found:
             found |= {"mask_margin": self.mask_margin, "composite": self.composite}
-        optional = {"variants": self.count, "text_states": self.text_states_from, "quality": self.quality}
+        optional: dict[str, Any] = {
+            "variants": self.count,
+            "text_states": self.text_states_from,
+            "quality": self.quality,
+        }
+        optional |= {"fit": self.fit if self.fit != "crop" else None, "restore": self.restore or None}
         return found | {name: value for name, value in optional.items() if value is not None}
 
     def expected(self, editor: Editor, digest: str) -> dict[str, str]:
@@ -124,8 +131,16 @@ def edit_picture(
     if job.outpaint is not None:
         picture, where = outpainted(picture, job.outpaint)
     if where is not None:
-        mask = read_mask(where, picture.size, side)
-    picture = fit_square(picture, side)  # later turns have no other
+        mask = read_mask(where, picture.size, side, job.fit)
+    placement = Placement(picture.size, side, job.fit)
+    whole, picture = picture, placement.fit(picture)  # later turns have no other
+    share = feather(mask, editor.grid) if mask is not None and job.composite else None
+
+    def save(result: EditResult, settings: dict[str, Any], path: Path) -> dict[str, Any]:
+        if job.restore:
+            result = replace(result, image=placement.restore(result.image, whole, share=share))
+        return _saved(job, result, settings, path)
+
     turns, made, beside = len(job.instructions), [], job.beside(output)
     for turn, (words, states) in enumerate(zip(job.instructions, job.text_states, strict=True)):
 
@@ -140,9 +155,9 @@ def edit_picture(
         settings = job.settings(given.digest, turn)
         if job.count is None:
             path = output if turn == turns - 1 else beside[turn]
-            made.append(_saved(job, results[0], settings, path))
+            made.append(save(results[0], settings, path))
         else:
-            made += [_saved(job, result, settings, path) for path, result in zip(beside, results, strict=True)]
+            made += [save(result, settings, path) for path, result in zip(beside, results, strict=True)]
             sheet = _variants_sheet(session.source, words, results)
             save_picture(sheet, output, results[0].parameters | _texts(settings), job.quality, job.metadata)
         if animate is not None:

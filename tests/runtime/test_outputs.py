@@ -60,6 +60,25 @@ def test_numbers_are_numbers_in_json(editar: Callable[..., Done], tmp_path: Path
     assert texts is not None and texts.keys() == found.keys() and float(texts["temperature"]) == found["temperature"]
 
 
+@pytest.mark.parametrize(("fit", "size"), [("crop", (96, 64)), ("pad", (96, 64)), ("stretch", (96, 64))])
+def test_a_result_goes_back_into_its_picture(
+    editar: Callable[..., Done], tmp_path: Path, fit: str, size: tuple[int, int]
+) -> None:
+    with Image.open(PICTURE) as picture:
+        wide = picture.convert("RGB").resize(size)
+    wide.save(tmp_path / "wide.png")
+    box = ("--box", "40,20,8,8", "--mask-margin", 0)
+    done = editar(
+        "edit", BUNDLE, tmp_path / "wide.png", WORDS, "-o", tmp_path / "o.png", "--fit", fit, "--restore", *box
+    )
+    assert done.code == 0, done.stderr
+    with Image.open(tmp_path / "o.png") as found:
+        assert found.size == size
+        changed = np.any(np.asarray(found) != np.asarray(wide), axis=2)
+    assert changed[20:28, 40:48].any() and not np.delete(changed, np.s_[18:30], axis=0).any()
+    assert (read_parameters(tmp_path / "o.png") or {}).get("fit", "crop") == fit
+
+
 class Stream(io.StringIO):
     """A text stream over bytes, as stdin and stdout are."""
 
