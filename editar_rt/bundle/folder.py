@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from editar_rt.arguments import as_path
 from editar_rt.bundle.manifest import MANIFEST_NAME, MAX_MANIFEST_BYTES, FileInfo, Manifest, check_relative
 from editar_rt.bundle.parts import check_parts
 from editar_rt.errors import BundleError, OptionError
@@ -50,7 +51,7 @@ class Bundle:
         Raises:
             BundleError: no bundle, a damaged or altered one, one of a newer format, or a path that leaves it.
         """
-        folder = Path(path)
+        folder = as_path("a bundle", path)
         manifest_path = folder / MANIFEST_NAME
         if not is_folder(folder):
             raise BundleError(f"{folder} is not a folder; a bundle is one that holds {MANIFEST_NAME}")

@@ -9,6 +9,7 @@ from pathlib import Path, PurePath
 
 from PIL import Image
 
+from editar_rt.arguments import as_path
 from editar_rt.errors import PictureError
 from editar_rt.images.pixels import DATA_FORMATS, VECTOR_FORMATS
 
@@ -70,7 +71,7 @@ def list_pictures(folder: Path, deep: bool = False, formats: Sequence[str] | Non
         PictureError: the folder cannot be read.
     """
     endings = picture_endings(None if formats is None else tuple(formats))
-    pictures, passed_over = [], []
+    folder, pictures, passed_over = as_path("a folder of pictures", folder), [], []
     try:
         for path in sorted(folder.rglob("*") if deep else folder.iterdir()):
             if path.is_file() and path.suffix.lower() in endings and not is_clutter(path):

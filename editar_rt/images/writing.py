@@ -16,6 +16,7 @@ from typing import Any, BinaryIO
 
 from PIL import Image, PngImagePlugin
 
+from editar_rt.arguments import as_instance, as_path, as_whole
 from editar_rt.errors import EditarWarning, OptionError, PictureError
 from editar_rt.files import is_stream, placing
 
@@ -58,14 +59,14 @@ def save_picture(
         OptionError: another suffix, a format that this Pillow does not write, or a quality that is not for it.
         PictureError: where the file cannot be written.
     """
+    as_instance("image", image, Image.Image, "a Pillow image")
+    if parameters is not None:
+        as_instance("parameters", parameters, Mapping, "a mapping of names")
     written = parameters if metadata else None
-    if isinstance(path, str | os.PathLike):
-        final = Path(path)
-    elif hasattr(path, "write"):
+    if not isinstance(path, str | os.PathLike) and hasattr(path, "write"):
         path.write(picture_bytes(image, "PNG", written))
         return
-    else:
-        raise OptionError(f"a picture is written to a path or a binary file, got {type(path).__name__}")
+    final = as_path("where a picture is written", path)
     content = picture_bytes(image, check_picture_name(final, quality), written, quality)
     with placing(final, PictureError) as partial:
         partial.write_bytes(content)
@@ -84,7 +85,7 @@ def check_picture_name(path: Path, quality: int | None = None) -> str:
     if not _is_written(name):
         raise OptionError(f"this Pillow writes no {name}, which {path.name!r} asks for; choose .png, or update Pillow")
     if quality is not None:
-        if isinstance(quality, bool) or not isinstance(quality, int) or not 1 <= quality <= 100:
+        if as_whole("quality", quality, 1) > 100:
             raise OptionError(f"quality must be 1 to 100, got {quality!r}")
         if name not in LOSSY:
             raise OptionError(
@@ -119,7 +120,7 @@ def picture_bytes(
     if parameters and name == "PNG":
         options["pnginfo"] = chunks = PngImagePlugin.PngInfo()
         for key, value in parameters.items():
-            chunks.add_itxt(f"{PREFIX}{key}", value)
+            chunks.add_itxt(f"{PREFIX}{key}", str(value))
     elif parameters:
         options["exif"] = _exif(parameters, name)
     buffer = io.BytesIO()
@@ -133,7 +134,7 @@ def picture_bytes(
 
 def _exif(parameters: Parameters, name: str) -> bytes:
     exif = Image.Exif()
-    exif[DESCRIPTION] = json.dumps({"editar": dict(parameters)})
+    exif[DESCRIPTION] = json.dumps({"editar": {key: str(value) for key, value in parameters.items()}})
     raw = exif.tobytes()
     if name == "JPEG" and len(raw) > MAX_EXIF_BYTES:
         message = f"how the picture was made takes {len(raw)} bytes, more than a JPEG holds, and is left out"

@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from editar_rt.arguments import as_path
 from editar_rt.errors import OptionError, TraceError
 from editar_rt.files import placing
 from editar_rt.generation.decoding import Step
@@ -76,7 +77,7 @@ class Trace:
             OptionError: for another suffix.
             TraceError: where the file cannot be written.
         """
-        final = Path(path)
+        final = as_path("where a trace is written", path)
         check_name(final)
         with placing(final, TraceError) as partial, open(partial, "wb") as f:
             f.write(_npz_bytes(self) if final.suffix == ".npz" else _line_bytes(self))
@@ -88,12 +89,13 @@ class Trace:
         Raises:
             TraceError: no such file, or one that holds something else.
         """
+        path = as_path("a trace", path)
         try:
-            if Path(path).stat().st_size > MAX_BYTES:
+            if path.stat().st_size > MAX_BYTES:
                 raise TraceError(f"{path} is larger than {MAX_BYTES >> 20} MiB; that is no trace")
-            raw = Path(path).read_bytes()
-        except OSError as e:
-            raise TraceError(f"{path} cannot be read: {e.strerror or e}") from None
+            raw = path.read_bytes()
+        except (OSError, ValueError) as e:  # the latter for a null character in the name
+            raise TraceError(f"{path} cannot be read: {getattr(e, 'strerror', None) or e}") from None
         try:
             trace = _from_npz(raw) if raw[:2] == b"PK" else _from_lines(raw)
             _check(trace)

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from editar_rt.arguments import as_path
 from editar_rt.errors import TextStatesError
 from editar_rt.files import placing
 
@@ -23,6 +24,7 @@ def save_states(path: Path, states: NDArray[np.float32], prompt: str) -> None:
     Raises:
         TextStatesError: where the file cannot be written.
     """
+    path = as_path("where text states are written", path)
     with placing(path, TextStatesError) as partial, open(partial, "wb") as f:
         np.savez(f, states=states, prompt=np.asarray(prompt))
 
@@ -33,6 +35,7 @@ def load_states(path: Path) -> NDArray[np.float32]:
     Raises:
         TextStatesError: no such file, or one that holds something else.
     """
+    path = as_path("a file of text states", path)
     try:
         if path.stat().st_size > MAX_BYTES:
             raise TextStatesError(f"{path} is larger than {MAX_BYTES >> 20} MiB; that is no file of text states")
