@@ -151,10 +151,10 @@ def _wrong_in_tiff(image: Image.Image) -> str | None:
             return f"separate planes of {max(bits)} bits"
         if photometric not in (TIFF_RGB, TIFF_CMYK):
             return "separate planes that are not of RGB"
-    if photometric == TIFF_YCBCR and tags.get(COMPRESSION, 1) == 1:
-        # Pillow takes all as of full resolution, and the older ones as RGB.
-        if image.mode == "RGB" or tags.get(SUBSAMPLING, (2, 2)) != (1, 1):
-            return "YCbCr colours without compression"
+    # Pillow takes uncompressed YCbCr as of full resolution, and older ones take some of it as RGB.
+    full = image.mode != "RGB" and tags.get(SUBSAMPLING, (2, 2)) == (1, 1)
+    if photometric == TIFF_YCBCR and len(bits) > 1 and tags.get(COMPRESSION, 1) == 1 and not full:
+        return "YCbCr colours without compression"
     if image.mode == "F" and photometric == WHITE_IS_ZERO:
         return "floating-point values with white at zero"
     return None
