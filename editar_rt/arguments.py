@@ -41,8 +41,9 @@ def as_wholes(name: str, value: object, count: int) -> tuple[int, ...]:
 
 def is_finite(value: object) -> bool:
     """Whether a value is a finite number, Python's or NumPy's; True and False are none."""
-    good = isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool)
-    return good and math.isfinite(value)
+    if isinstance(value, bool) or not isinstance(value, int | float | np.integer | np.floating):
+        return False
+    return math.isfinite(value)
 
 
 def as_one_of(name: str, value: object, allowed: Iterable[str]) -> str:

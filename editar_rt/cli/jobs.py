@@ -16,7 +16,7 @@ from PIL import Image
 from editar_rt.cli.streams import STREAM, Given, destination, picture_digest, read_given
 from editar_rt.editor import Editor
 from editar_rt.errors import EditarError, OptionError, PictureError
-from editar_rt.files import check_outputs
+from editar_rt.files import check_outputs, is_folder
 from editar_rt.generation.decoding import Progress
 from editar_rt.generation.sampling import Sampling
 from editar_rt.images.fit import Fit, Placement
@@ -209,7 +209,7 @@ def targets_of(listing: Listing, output: Path) -> dict[Path, Path]:
         if target in targets:
             raise PictureError(f"{targets[target]} and {path} would both become {target}; rename one of them")
         targets[target] = path
-    if output.exists() and output.samefile(folder):
+    if is_folder(output) and output.samefile(folder):
         raise PictureError(f"{output} holds the pictures to edit; give another folder for the results")
     return targets
 

@@ -60,8 +60,8 @@ def save_picture(
         PictureError: where the file cannot be written.
     """
     as_instance("image", image, Image.Image, "a Pillow image")
-    if parameters is not None:
-        as_instance("parameters", parameters, Mapping, "a mapping of names")
+    if parameters is not None and not isinstance(parameters, Mapping):
+        raise OptionError(f"parameters must be a mapping of names to values, got {type(parameters).__name__}")
     written = parameters if metadata else None
     if not isinstance(path, str | os.PathLike) and hasattr(path, "write"):
         path.write(picture_bytes(image, "PNG", written))
@@ -85,7 +85,7 @@ def check_picture_name(path: Path, quality: int | None = None) -> str:
     if not _is_written(name):
         raise OptionError(f"this Pillow writes no {name}, which {path.name!r} asks for; choose .png, or update Pillow")
     if quality is not None:
-        if as_whole("quality", quality, 1) > 100:
+        if not 1 <= as_whole("quality", quality) <= 100:
             raise OptionError(f"quality must be 1 to 100, got {quality!r}")
         if name not in LOSSY:
             raise OptionError(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import shutil
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -110,6 +111,16 @@ def test_what_stdin_lacks_is_said(
     monkeypatch.setattr(sys, "stdin", None if content is None else Stream(content))
     done = editar("edit", BUNDLE, "-", WORDS, "-o", tmp_path / "out.png")
     assert done.code == 1 and says in done.stderr and done.stderr.count("\n") == 1
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names that are not UTF-8 are Linux's")
+def test_a_name_that_is_not_utf8_is_read_and_written(tmp_path: Path) -> None:
+    source, out = tmp_path / "in-\udcff.png", tmp_path / "out-\udcff.png"
+    shutil.copy(PICTURE, source)
+    words = ("edit", BUNDLE, source, WORDS, "-o", out, *STILL)
+    command = [sys.executable, "-m", "editar_rt", *map(str, words)]
+    done = subprocess.run(command, capture_output=True, check=False, timeout=120)
+    assert done.returncode == 0 and b"out-\\udcff.png" in done.stdout and out.exists(), done.stderr
 
 
 # What is never written over.
