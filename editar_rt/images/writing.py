@@ -18,7 +18,7 @@ from PIL import Image, PngImagePlugin
 
 from editar_rt.arguments import as_instance, as_path, as_whole
 from editar_rt.errors import EditarWarning, OptionError, PictureError
-from editar_rt.files import is_stream, placing
+from editar_rt.files import is_folder, is_stream, placing
 
 FORMATS = {
     ".png": "PNG",
@@ -81,6 +81,8 @@ def check_picture_name(path: Path, quality: int | None = None) -> str:
     suffix = path.suffix.lower()
     name = FORMATS.get(suffix) or ("PNG" if is_stream(path) and not suffix else None)
     if name is None:
+        if is_folder(path):
+            raise PictureError(f"cannot write {path}: it is a folder")
         raise OptionError(f"a picture must be named {', '.join(FORMATS)}, got {path.name!r}")
     if not _is_written(name):
         raise OptionError(f"this Pillow writes no {name}, which {path.name!r} asks for; choose .png, or update Pillow")
