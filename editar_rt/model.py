@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from editar_rt import names
+from editar_rt.arguments import as_list
 from editar_rt.backends.base import Backend
 from editar_rt.bundle.folder import Bundle
 from editar_rt.errors import MissingPartError, OptionError, TruncatedTextWarning
@@ -78,8 +79,8 @@ class Model:
         Args:
             tasks: one for all, or one for each.
         """
-        if isinstance(texts, str):
-            raise OptionError("texts are a sequence of texts, got one text; put it in a list")
+        texts = as_list("texts", texts, str, "texts")
+        tasks = tasks if isinstance(tasks, str) else as_list("tasks", tasks, str, "names of tasks")
         each = [tasks] * len(texts) if isinstance(tasks, str) else list(tasks)
         if len(each) != len(texts):
             raise OptionError(f"tasks must be one name or one for each of {len(texts)} texts, got {len(each)}")
@@ -95,7 +96,7 @@ class Model:
                 )
             path = self.bundle.path(self.bundle.manifest.tokenizer)
             self._tokenizer = TextTokenizer.read(path, self.model.text_tokens or 0)
-        encoded = self._tokenizer.encode(list(prompts))
+        encoded = self._tokenizer.encode(as_list("prompts", prompts, str, "texts"))
         for count in encoded.tokens:
             if count > self._tokenizer.length:
                 message = f"the prompt has {count} tokens; only the first {self._tokenizer.length} are read"

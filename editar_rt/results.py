@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import html
-import io
 import os
 import time
 from base64 import b64encode
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, PngImagePlugin
+from PIL import Image
 
-from editar_rt.errors import PictureError
-from editar_rt.files import placing
+from editar_rt.images.writing import picture_bytes, save_picture
 from editar_rt.request import Request
 
 
@@ -32,7 +30,7 @@ class Result:
     """Seconds by stage: encode (of a session's first edit), text, prefill, decode, pixels, total; and preview, where
     previews were asked for."""
     parameters: dict[str, str] = field(default_factory=dict)
-    """The PNG's text chunks."""
+    """What a saved picture says of how it was made."""
     finished: bool = True
     """False after cancelling: tokens and picture are the source's from where it stopped."""
     seed: int = 0
@@ -42,36 +40,21 @@ class Result:
     square: Image.Image | None = None
     """The model's square that `image` was restored from; None where it is `image` itself."""
 
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write a PNG that carries its parameters as text chunks; beside and renamed into place.
-
-        Raises:
-            PictureError: where the file cannot be written.
-        """
-        chunks = PngImagePlugin.PngInfo()
-        for name, value in self.parameters.items():
-            chunks.add_itxt(f"editar:{name}", value)
-        with placing(Path(path), PictureError) as partial:
-            self.image.save(partial, format="PNG", pnginfo=chunks)
+    def save(self, path: str | os.PathLike[str] | BinaryIO, quality: int | None = None, metadata: bool = True) -> None:
+        """Write the picture with its parameters: arguments and errors as `editar_rt.images.writing.save_picture`."""
+        save_picture(self.image, path, self.parameters, quality, metadata)
 
     def _repr_png_(self) -> bytes:
-        return png_bytes(self.image)
+        return picture_bytes(self.image)
 
     def _repr_html_(self) -> str:
         words = self.parameters.get("instruction", "")
         return figure(self.image, f"{words} (seed {self.seed}{'' if self.finished else ', not finished'})")
 
 
-def png_bytes(image: Image.Image) -> bytes:
-    """A picture as the bytes of a PNG."""
-    buffer = io.BytesIO()
-    image.save(buffer, format="PNG")
-    return buffer.getvalue()
-
-
 def figure(image: Image.Image, caption: str) -> str:
     """A picture with words below, as HTML that needs no files; at least 192 pixels wide."""
-    data = b64encode(png_bytes(image)).decode()
+    data = b64encode(picture_bytes(image)).decode()
     return (
         f'<figure style="display:inline-block;margin:4px"><img width="{max(image.width, 192)}" '
         f'src="data:image/png;base64,{data}"><figcaption>{html.escape(caption)}</figcaption></figure>'

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
+from editar_rt.arguments import as_path
 from editar_rt.bundle.graph_file import check_graph
 from editar_rt.bundle.links import is_blob_of_another, is_kept_inside
 from editar_rt.bundle.manifest import MANIFEST_NAME, MAX_MANIFEST_BYTES, FileInfo, Manifest, check_relative
@@ -74,9 +75,7 @@ class Bundle:
             BundleError: no bundle, a damaged or altered one, one of a newer format, or a path that leaves it.
             OptionError: `path` is not a path.
         """
-        if not isinstance(path, (str, os.PathLike)):
-            raise OptionError(f"a bundle is opened by the path of its folder, got {path!r:.80}")
-        folder = Path(path)
+        folder = as_path("a bundle", path)
         try:
             folder = folder.absolute()  # it may be opened further after a change of the working directory
             raw = _read_manifest(folder)

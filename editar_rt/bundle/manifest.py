@@ -156,7 +156,7 @@ class Manifest:
         if version > FORMAT_VERSION:
             raise BundleError(
                 f"the bundle has format version {version}, newer than the newest this runtime knows "
-                f"({FORMAT_VERSION}); update with: pip install -U editar-rt"
+                f"({FORMAT_VERSION}); in a clone of the project run: git pull && pip install ."
             )
         check_strings(raw, MANIFEST_NAME)
         manifest: Manifest = decode_json(cls, raw, MANIFEST_NAME)

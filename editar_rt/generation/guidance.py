@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from editar_rt.arguments import is_finite
 from editar_rt.errors import OptionError
 
 SHAPES = ("linear", "cosine", "values")
@@ -29,9 +30,11 @@ class Schedule:
     values: tuple[float, ...]
 
     def __post_init__(self) -> None:
-        good = self.shape in SHAPES and (self.shape == "values" or len(self.values) == 2)
-        if not good or not self.values or not all(0 <= v <= MAX_SCALE for v in self.values):
-            raise OptionError(f"cfg_scale must be {ALLOWED}, got {self!s:.80}")
+        good = isinstance(self.shape, str) and self.shape in SHAPES and isinstance(self.values, tuple | list)
+        good = good and (self.shape == "values" or len(self.values) == 2) and len(self.values) > 0
+        if not good or not all(is_finite(v) and 0 <= v <= MAX_SCALE for v in self.values):
+            raise OptionError(f"cfg_scale must be {ALLOWED}, got {self.shape!s:.20}:{self.values!s:.60}")
+        object.__setattr__(self, "values", tuple(map(float, self.values)))
 
     def __str__(self) -> str:
         """As it is written on the command line."""

@@ -19,15 +19,16 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from editar_rt.arguments import as_path
 from editar_rt.bundle.manifest import decode_json
 from editar_rt.errors import OptionError, TraceError
 from editar_rt.files import placing, read_regular
 from editar_rt.generation.decoding import Step
 from editar_rt.generation.sampling import Sampling, distribution, softmax
 from editar_rt.images.pixels import open_picture
+from editar_rt.images.writing import picture_bytes
 from editar_rt.npz import read_arrays
 from editar_rt.request import MAX_VARIANTS
-from editar_rt.results import png_bytes
 
 FORMAT, FORMAT_VERSION = "editar-trace", 1
 SUFFIXES = (".jsonl", ".npz")
@@ -77,7 +78,7 @@ class Trace:
             OptionError: for another suffix.
             TraceError: where the file cannot be written.
         """
-        final = Path(path)
+        final = as_path("where a trace is written", path)
         check_name(final)
         with placing(final, TraceError) as partial, open(partial, "wb") as f:
             f.write(_npz_bytes(self) if final.suffix == ".npz" else _line_bytes(self))
@@ -89,11 +90,12 @@ class Trace:
         Raises:
             TraceError: no such file, or one that holds something else.
         """
+        path = as_path("a trace", path)
         try:
-            raw = read_regular(Path(path), MAX_BYTES)
+            raw = read_regular(path, MAX_BYTES)
         except OSError as e:
             raise TraceError(f"{path} cannot be read: {e.strerror or e}") from None
-        except ValueError as e:
+        except ValueError as e:  # too large, or a null character in the name
             raise TraceError(f"{path} is not a trace ({e}); make one with: editar edit --trace") from None
         try:
             trace = _from_npz(raw) if raw[:2] == b"PK" else _from_lines(raw)
@@ -170,7 +172,7 @@ def _line_bytes(trace: Trace) -> bytes:
             line["entropy"] = trace.entropy[:, at].tolist()
         lines.append(line | {"seconds": float(trace.seconds[at])})
     rest = trace.tokens[:, trace.header.done :].tolist()
-    lines.append({"rest": rest, "pictures": [b64encode(png_bytes(picture)).decode() for picture in trace.pictures]})
+    lines.append({"rest": rest, "pictures": [b64encode(picture_bytes(picture)).decode() for picture in trace.pictures]})
     return "".join(json.dumps(line) + "\n" for line in lines).encode()
 
 

@@ -72,7 +72,7 @@ def test_an_altered_file_is_named(bundle: Path) -> None:
 
 def test_a_newer_format_says_how_to_update(bundle: Path) -> None:
     rewrite(bundle, lambda m: m.update(format_version=FORMAT_VERSION + 1))
-    with pytest.raises(BundleError, match="newer than the newest this runtime knows.*pip install -U editar-rt"):
+    with pytest.raises(BundleError, match="newer than the newest this runtime knows.*git pull && pip install \\."):
         Bundle.open(bundle)
 
 

@@ -47,14 +47,14 @@ def test_an_edit_is_its_parts_put_together(editor: editar_rt.Editor) -> None:
 def test_what_is_no_text_is_refused(editor: editar_rt.Editor) -> None:
     with pytest.raises(OptionError, match="an instruction is text, got NoneType"):
         editor.edit(Image.new("RGB", (32, 32)), None)  # type: ignore[call-overload]
-    with pytest.raises(OptionError, match="texts are a sequence of texts, got one text; put it in a list"):
+    with pytest.raises(OptionError, match="texts must be a sequence of texts, got '"):
         editor.encode_text("make the ball red")
     with pytest.raises(OptionError, match="an instruction is text, got int"):
         editar_rt.Request(Image.new("RGB", (32, 32)), 3)  # type: ignore[arg-type]
 
 
 def test_what_is_no_picture_and_no_sampling_is_refused(editor: editar_rt.Editor) -> None:
-    with pytest.raises(PictureError, match="a picture is a path, a PIL image or a uint8 array, got NoneType"):
+    with pytest.raises(PictureError, match="a picture is a path, bytes, a binary file, .* array, got NoneType"):
         editor.edit(None, "x")  # type: ignore[call-overload]
     given: Any = {"seed": 1}
     picture = Image.new("RGB", (32, 32))
@@ -195,7 +195,7 @@ def test_a_missing_onnxruntime_is_named_with_its_command(tiny_bundle: Path, monk
 
     found = importlib.import_module
     monkeypatch.setattr(importlib, "import_module", refuse)
-    with pytest.raises(BackendError, match=r'pip install "editar-rt\[cpu\]"'):
+    with pytest.raises(BackendError, match=r'pip install "\.\[cpu\]"'):
         editar_rt.load(tiny_bundle)
 
 

@@ -20,7 +20,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 import editar_rt
-from editar_rt.observe.sheets import Cell, contact_sheet, save_png
+from editar_rt.images.writing import save_picture
+from editar_rt.observe.sheets import Cell, contact_sheet
 from training.data.records import BadRecord, DataError, read_picture
 
 CELLS = 24  # of the contact sheet
@@ -112,7 +113,7 @@ class ResultFolder:
 
     def write_report(self, report: Values, table: str, cells: list[Cell]) -> None:
         """The report, its table, and a contact sheet of the first results, not chosen."""
-        save_png(contact_sheet(cells), self.folder / "sheet.png")
+        save_picture(contact_sheet(cells), self.folder / "sheet.png")
         _write(self.folder / "report.json", json.dumps(report, indent=1) + "\n")
         _write(self.folder / "report.md", table + "\n")
 
@@ -174,7 +175,7 @@ def generate(
             if absent:
                 made = editor.edit_batch([t.picture for t in absent], [t.text for t in absent], name, sampling)
                 for task, result in zip(absent, made, strict=True):
-                    save_png(result.image, results.path(task.key))
+                    save_picture(result.image, results.path(task.key))
             yield from part
             done += len(part)
             on_progress(done, len(tasks))

@@ -32,7 +32,8 @@ def import_onnxruntime() -> Any:
         return importlib.import_module("onnxruntime")
     except ImportError as e:
         raise BackendError(
-            f'ONNX Runtime is not installed ({e}); run: pip install "editar-rt[cpu]", or "editar-rt[gpu]" for CUDA'
+            f'ONNX Runtime is not installed ({e}); run in a clone of the project: pip install ".[cpu]", or ".[gpu]" '
+            "for CUDA"
         ) from None
 
 
@@ -65,8 +66,8 @@ class OnnxRuntimeBackend:
                 self._why_cpu = str(e)
         if device == "cuda" and self.cuda is None:
             raise BackendError(
-                "this ONNX Runtime has no CUDA provider; "
-                'run: pip uninstall onnxruntime && pip install "editar-rt[gpu]", or choose --device cpu'
+                "this ONNX Runtime has no CUDA provider; run in a clone of the project: "
+                'pip uninstall onnxruntime && pip install ".[gpu]", or choose --device cpu'
             )
         self._device = "cpu" if self.cuda is None else "cuda"
         self._bundle = bundle
