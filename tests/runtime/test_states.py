@@ -78,13 +78,13 @@ def test_files_that_are_something_else_are_refused(tmp_path: Path) -> None:
     with pytest.raises(TextStatesError, match="No such file"):
         load_states(path)
     path.write_bytes(b"PK\x03\x04 no archive")
-    with pytest.raises(TextStatesError, match="is no file of text states"):
+    with pytest.raises(TextStatesError, match="is not a file of text states"):
         load_states(path)
     np.savez(path, other=np.zeros(3))
     with pytest.raises(TextStatesError, match="make one with: editar text"):
         load_states(path)
     np.savez(path, states=np.asarray([{"a": 1}], object))  # pickled
-    with pytest.raises(TextStatesError, match="is no file of text states"):
+    with pytest.raises(TextStatesError, match="is not a file of text states"):
         load_states(path)
     save_states(path, np.full((1, 4, 2), np.nan, np.float32), "x")
     with pytest.raises(TextStatesError, match="finite float32"):
@@ -112,8 +112,8 @@ def header(shape: str, dtype: str = "<f4") -> bytes:
         ({"states.npy": header("(1, 1000000, 1000000)") + bytes(16)}, "an array of float32 .* in [0-9]+ bytes"),
         ({"states.npy": header("(1, -5, 4)")}, "an array of float32"),
         ({"states.npy": header("(1, 1, 1)", "|O") + bytes(8)}, "an array of object"),
-        ({"states.npy": b"no array"}, "is no file of text states"),
-        ({"prompt.npy": header("(1,)") + bytes(4)}, "is no file of text states"),
+        ({"states.npy": b"no array"}, "is not a file of text states"),
+        ({"prompt.npy": header("(1,)") + bytes(4)}, "is not a file of text states"),
     ],
     ids=["bomb", "lie", "negative", "pickle", "nothing", "other"],
 )
