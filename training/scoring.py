@@ -40,7 +40,7 @@ from training.data.scenes import (
 )
 
 SHARE = 0.4  # of the way to a wrong rendering: a picture that is mixed with its source at 45 % has gone too far
-MOVED = 0.5  # of a lattice step: an object that is two pixels off is as near to the next point as to its own
+MOVED = 0.75  # of a lattice step: an object may be off by less than three of the four pixels
 OUTSIDE_PSNR = 25.0  # dB that everything an edit leaves alone must keep
 OBJECT_PSNR = 14.0  # dB around an object below which it is a blot, whatever it is nearest to
 WINDOW = 16  # side of a window, in the world's pixels
