@@ -21,21 +21,25 @@ class FeatureDistillation(nn.Module):
 
     Args:
         size: width of the teacher's features.
-        patches: the teacher's patches along one side; the convolution's kernel and stride are as many tokens as one
-            patch spans, two for 32 x 32 tokens and 16 x 16 patches.
+        patches: the teacher's patches along one side. Where they divide the grid, the convolution's kernel and stride
+            are as many tokens as one patch spans, two for 32 x 32 tokens and 16 x 16 patches. Else they are two, and
+            its output is interpolated to the patches, as the paper's ablation with CLIP does it: 32 x 32 tokens,
+            16 x 16 outputs, 14 x 14 patches.
 
     Raises:
-        TrainingError: patches that do not span a whole number of tokens.
+        TrainingError: more patches than outputs, so that interpolation would make up what they are compared with.
     """
 
     def __init__(self, model: Transformer, size: int, patches: int) -> None:
         super().__init__()
         self.grid = model.config.grid
-        span = self.grid // patches if patches else 0
-        if span * patches != self.grid or span < 1:
+        self.patches = patches
+        span = self.grid // patches if patches and self.grid % patches == 0 else 2
+        if not 0 < patches <= self.grid // span:
             raise TrainingError(
-                f"features of {patches} x {patches} patches do not fit {self.grid} x {self.grid} tokens; the side in "
-                "tokens must be a multiple of that in patches (set the size in the encoder's preprocessor_config.json)"
+                f"features of {patches} x {patches} patches are too many for {self.grid} x {self.grid} tokens; their "
+                f"side must be {self.grid} or at most {self.grid // 2} (set the size in the encoder's "
+                "preprocessor_config.json)"
             )
         self.project = nn.Conv2d(model.config.dim, size, span, span)
 
@@ -46,5 +50,7 @@ class FeatureDistillation(nn.Module):
             hidden: states after the final norm at the predicting positions, [R, N, D].
         """
         assert batch.features is not None
-        made = self.project(hidden.transpose(1, 2).unflatten(2, (self.grid, self.grid)))  # [R, F, h, w]
-        return F.mse_loss(made.float(), batch.features.permute(0, 3, 1, 2).float())
+        made = self.project(hidden.transpose(1, 2).unflatten(2, (self.grid, self.grid))).float()  # [R, F, h, w]
+        if made.shape[-1] != self.patches:
+            made = F.interpolate(made, (self.patches, self.patches), mode="bilinear", align_corners=False)
+        return F.mse_loss(made, batch.features.permute(0, 3, 1, 2).float())

@@ -95,8 +95,7 @@ def build_student(
         raise TrainingError("LoRA trains adapters beside finished weights; give those with --init FILE")
     lacking: list[str] = []
     if init is not None:
-        lacking = initialize_from(model, init)
-        report(f"{init} lacks {', '.join(lacking)}: starts untrained" if lacking else f"{init} has every weight")
+        lacking = start_from(model, init, recipe.model.null_seed, report)
     elif recipe.demo.head_start:
         if frozen.vq is None:
             raise TrainingError(
@@ -118,7 +117,26 @@ def build_student(
         add_lora(model, recipe.model.lora_rank, recipe.model.lora_alpha)
         for name, parameter in model.named_parameters():
             parameter.requires_grad_(is_trained(name, lacking))
+    if recipe.model.null_embeddings == "fixed":
+        for parameter in model.null_embeddings().values():
+            parameter.requires_grad_(False)
     return Student(model, teacher)
+
+
+def start_from(model: Transformer, path: Path, null_seed: int, report: Callable[[str], None]) -> list[str]:
+    """Give a model the weights of a file; returns the names of those that it lacks.
+
+    Args:
+        null_seed: of the stand-ins for a dropped text or picture, where the file lacks one; other weights stay as they
+            are.
+        report: is told what the file lacks.
+    """
+    lacking = initialize_from(model, path)
+    drawn = [name for name in lacking if name in model.null_embeddings()]
+    model.draw_null_embeddings(drawn, torch.Generator().manual_seed(null_seed))
+    told = [f"{name} (drawn from the seed {null_seed})" if name in drawn else f"{name} (untrained)" for name in lacking]
+    report(f"{path} lacks {', '.join(told)}" if lacking else f"{path} has every weight")
+    return lacking
 
 
 def feature_shape(recipe: Recipe, source: Source, frozen: Frozen) -> tuple[int, ...]:

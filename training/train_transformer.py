@@ -221,17 +221,22 @@ class TransformerTask:
 
     # What comes of it.
 
-    def exported(self, average: Average) -> dict[str, Tensor]:
-        """The averaged weights under the official names; every process has to ask."""
-        values = whole_state(average.values)
-        return merged(self.config, self.recipe.model.lora_rank, self.recipe.model.lora_alpha, values)
+    def _official(self, values: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Weights under the official names; every process has to ask."""
+        return merged(self.config, self.recipe.model.lora_rank, self.recipe.model.lora_alpha, whole_state(values))
 
     def publish(self, done: int, average: Average) -> None:
-        save_checkpoint(self.run, self.config, self.exported(average))
+        weights = {"model": self._official(self.averaged.state_dict())}
+        if average.kept:
+            weights["ema"] = self._official(average.kept)
+        save_checkpoint(self.run, self.config, weights, done)
 
     def averaged_model(self, average: Average) -> Transformer | None:
-        """A model of the averaged weights in the first process, None in the others; every process has to ask."""
-        weights = self.exported(average)
+        """A model of the averaged weights in the first process, None in the others; every process has to ask.
+
+        Where there is no average it has the weights themselves.
+        """
+        weights = self._official(average.values)
         if not self.world.is_first:
             return None
         model = Transformer(self.config).to(self.world.device).eval()
@@ -258,9 +263,16 @@ class TransformerTask:
         self.world.wait()
 
 
-def save_checkpoint(run: RunFolder, config: TransformerConfig, weights: dict[str, Tensor]) -> Path:
-    """The averaged weights in the official layout, with the configuration beside them."""
-    return run.save("transformer.pt", {"model": weights, "config": config.to_dict(), "recipe": run.recipe})
+def save_checkpoint(
+    run: RunFolder, config: TransformerConfig, weights: dict[str, dict[str, Tensor]], step: int
+) -> Path:
+    """Weights in the official layout, with the configuration beside them.
+
+    Args:
+        weights: `model`, those of the last step, and with an average `ema`; the file says under `weights` which it has.
+    """
+    about = {"weights": list(weights), "step": step, "config": config.to_dict(), "recipe": run.recipe}
+    return run.save("transformer.pt", {**weights, **about})
 
 
 def train(
@@ -299,7 +311,9 @@ def train(
         chosen = recipe.model
         config = TRANSFORMER_PRESETS[chosen.preset]
         source, encoder = read_source(recipe, config, tokens, data, text_encoder, vq, report)
-        model = Transformer(config, chosen.token_dropout, chosen.resid_dropout, chosen.ffn_dropout)
+        model = Transformer(
+            config, chosen.token_dropout, chosen.resid_dropout, chosen.ffn_dropout, chosen.token_dropout_on
+        )
         vq_model = open_vq(vq) if vq else None
         if vq_model and vq_model.config.codebook_size != config.vocab_size:
             raise TrainingError(

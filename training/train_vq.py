@@ -42,6 +42,7 @@ from training.vq_losses import (
 from training.vq_metrics import Scores, reconstruct
 
 SHOWN = 12  # sample pictures in a grid
+KMEANS_BATCHES, KMEANS_PICTURES = 40, 16  # whose vectors the codebook is placed on, and the pictures of each
 ENTROPY_VECTORS = 4096  # of a batch, at most, whose distances to all rows the entropy is taken over
 
 
@@ -114,6 +115,9 @@ class VQTask:
         self.perceptual = perceptual_term(recipe.losses.perceptual)
         if self.perceptual:
             self.perceptual.requires_grad_(False).to(world.device)
+        self.grid = recipe.data.picture_size // self.config.downsampling
+        if recipe.demo.continuous_steps:
+            self._check_kmeans()
         if execution.recompute:
             raise TrainingError("the tokenizer's layers are not made to be recomputed; leave --recompute out")
         if execution.compile:
@@ -131,8 +135,17 @@ class VQTask:
         self.usage = torch.zeros(self.config.codebook_size)
         self.counted = torch.zeros(self.config.codebook_size, device=world.device)
         self.terms: dict[str, Tensor] = {}
-        self.grid = recipe.data.picture_size // self.config.downsampling
         self.work = (float(recipe.data.batch * self.grid**2), self._operations() if execution.peak_tflops else 0.0)
+
+    def _check_kmeans(self) -> None:
+        """More vectors than rows, or some rows would have nowhere to start."""
+        vectors, rows = KMEANS_BATCHES * KMEANS_PICTURES * self.grid**2, self.config.codebook_size
+        if vectors < rows:
+            raise TrainingError(
+                f"k-means cannot place {rows} codebook rows on {vectors} vectors, those of "
+                f"{KMEANS_BATCHES * KMEANS_PICTURES} pictures of {self.grid} x {self.grid} tokens; choose a larger "
+                "data.picture_size, or train with the codebook from the start (--set demo.continuous_steps=0)"
+            )
 
     def _optimizer(self) -> Optimizer:
         recipe, model = self.recipe, self.averaged
@@ -304,8 +317,8 @@ class VQTask:
         """Put the codebook's rows where the encoder's vectors lie."""
         model = self.averaged
         vectors = []
-        for i in range(40):
-            pixels = self.source.batch(2**41 + i, slice(None), 16).pixels.to(self.world.device)
+        for i in range(KMEANS_BATCHES):
+            pixels = self.source.batch(2**41 + i, slice(None), KMEANS_PICTURES).pixels.to(self.world.device)
             vectors.append(F.normalize(model.encode_features(pixels), dim=1).permute(0, 2, 3, 1).flatten(0, 2).cpu())
         centres = kmeans(torch.cat(vectors), self.config.codebook_size, 12, self.generator)
         model.quantize.embedding.weight.copy_(centres)

@@ -250,8 +250,8 @@ def test_the_papers_head_is_a_convolution_over_the_predicting_positions() -> Non
         torch.testing.assert_close(made[0, :, 1, 2], features[0, 1, 2])
         wanted = (made.permute(0, 2, 3, 1) - features).square().mean()
         torch.testing.assert_close(head(hidden, batch, torch.zeros(1), torch.ones(())), wanted)
-    with pytest.raises(TrainingError, match="3 x 3 patches do not fit 8 x 8 tokens"):
-        FeatureDistillation(model, size=6, patches=3)
+    with pytest.raises(TrainingError, match="5 x 5 patches are too many for 8 x 8 tokens; their side must be 8 or at"):
+        FeatureDistillation(model, size=6, patches=5)
 
 
 def test_condition_dropout_has_the_papers_shares() -> None:

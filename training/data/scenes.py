@@ -1,8 +1,8 @@
 """The procedural world: scenes of a few shaded objects with exact ground truth.
 
 A scene is plain data; `render` makes the picture, `condition_picture` the three that EditAR translates from, and
-`caption` (in `edits.py`) the words. Two scenes that differ in one property differ in the picture by that property alone,
-which is what makes editing scoreable.
+`caption` (in `edits.py`) the words. Two scenes that differ in one property differ in the picture by that property
+alone, which is what makes editing scoreable.
 
 The world is kept learnable on two cores: at most three objects, one of each shape, standing on a 4-pixel lattice.
 """
