@@ -155,8 +155,8 @@ class ShardArray:
             if part.shape[1:] != self.row_shape:
                 found, others = (" x ".join(map(str, s)) or "one" for s in (part.shape[1:], self.row_shape))
                 raise TrainingError(
-                    f"{shard.path}: {name} has {found} values a group, in {self.shards[0].path.name} it has {others}; make all "
-                    "shards of a folder with the same models and sizes"
+                    f"{shard.path}: {name} has {found} values a group, in {self.shards[0].path.name} it has {others}; "
+                    "make all shards of a folder with the same models and sizes"
                 )
         self.ends = np.cumsum([part.shape[0] for part in self.parts])
         self._unpacked: dict[int, NDArray[Any]] = {}

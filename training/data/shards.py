@@ -28,7 +28,7 @@ def opening(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        # zipfile and NumPy raise it too, of what they find in a file: without a number, or for a place before its start.
+        # NumPy raises it without a number where a file is none of its own, zipfile for a place before a file's start.
         if error.errno in (None, errno.EINVAL):
             raise _damaged(path, error) from None
         raise _refused(path, error) from None
