@@ -14,9 +14,9 @@ import click
 
 import editar_rt
 from editar_rt.backends import DEVICES
-from editar_rt.bundle import Bundle
+from editar_rt.bundle.folder import Bundle
 from editar_rt.errors import BundleError, OptionError
-from editar_rt.sampling import Sampling
+from editar_rt.generation.sampling import Sampling
 from export.bundle_writer import Options, ParityError, Sources, write_bundle
 from export.checkpoint_reader import read_either, read_transformer, read_vq
 from export.command_line import run
@@ -278,7 +278,7 @@ def bench_reference(
     as_json: bool,
 ) -> None:
     """Measure the PyTorch model of a checkpoint; with --compare in turns with bundles, which stand first."""
-    from editar_rt.bench import BundleSubject, Plan, Subject, measure, printed
+    from editar_rt.measure.bench import BundleSubject, Plan, Subject, measure, printed
     from export.reference_bench import ReferenceSubject
 
     plan = Plan(repeats, warmup, at, steps)

@@ -11,8 +11,8 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from editar_rt.backends.shapes import Plan
-from editar_rt.bundle import ModelInfo
+from editar_rt.backends.engines.plan import Plan
+from editar_rt.bundle.manifest import ModelInfo
 from editar_rt.errors import OptionError
 
 if sys.version_info >= (3, 11):

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from editar_rt.prompts import build_prompt
+from editar_rt.text.prompts import build_prompt
 from training.config import TransformerConfig
 from training.data import mixture
 from training.data.arrays import OpenFiles, ShardArray, read_array, read_shard

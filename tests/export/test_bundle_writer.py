@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from editar_rt import names
-from editar_rt.bundle import Bundle
+from editar_rt.bundle.folder import Bundle
 from editar_rt.errors import BundleError, OptionError
 from export import parity
 from export.bundle_writer import Options, ParityError, Sources, model_info, write_bundle
