@@ -21,14 +21,12 @@ from editar_rt.text.prompts import build_prompt
 from training.config import TransformerConfig
 from training.data import mixture
 from training.data.arrays import OpenFiles, ShardArray, read_array, read_shard
-from training.data.edits import KINDS, TRANSLATION_TASKS
+from training.data.kinds import KINDS, TRANSLATION_TASKS
 from training.data.records import BadRecords, Sample
-from training.data.scenes import SHAPES
 from training.data.shards import SETTINGS_FILE, read_settings
 from training.errors import TrainingError
-from training.train_text import tokenize
+from training.models.text_encoder import tokenize
 
-OBJECT_COVER = 0.05  # share of a cell from which on it shows an object
 FEATURES_FROM = "features_from"  # the array that says what kind of model features are of; older shards have none
 TASK_LABELS = ("edit", *TRANSLATION_TASKS)
 
@@ -83,16 +81,13 @@ class TokenShards:
 
     Args:
         tokenizer: None where the shards hold text states.
-        object_weight: of tokens that show an object or that an edit changes, where the shards know what cells show.
 
     Raises:
         TrainingError: no shards, some that do not fit each other, or tokens and states of other sizes than the model's.
         DataError: a shard that is not whole, or a file beside them that does not say how they are mixed.
     """
 
-    def __init__(
-        self, folder: Path, config: TransformerConfig, tokenizer: Tokenizer | None, object_weight: float = 1.0
-    ) -> None:
+    def __init__(self, folder: Path, config: TransformerConfig, tokenizer: Tokenizer | None) -> None:
         self.paths = sorted(folder.glob("shard-*.npz"))
         if not self.paths:
             raise TrainingError(
@@ -126,7 +121,6 @@ class TokenShards:
             self.labels, self.kinds = TASK_LABELS, np.concatenate([self._kinds_of(part) for part in task.each()])
         self.first_translation = self.labels.index(TRANSLATION_TASKS[0])
         self.is_translation = self.kinds[:, 0] >= self.first_translation
-        self.object_weight = object_weight
         self.bad: BadRecords | None = None
         self.mixed = self._shares(folder, rows("source"))
         self.ids: Tensor | None = None
@@ -221,9 +215,6 @@ class TokenShards:
             batch.features = torch.from_numpy(self.features[groups]).flatten(0, 1)
         if self.meaning:
             meaning = torch.from_numpy(self.meaning[groups]).float() / 255  # [P, 1 + K, N, M]
-            objects = meaning[..., : len(SHAPES)].sum(-1) > OBJECT_COVER  # [P, 1 + K, N]
-            matters = changed | objects[:, 1:] | objects[:, :1]
-            batch.weights = (1 + (self.object_weight - 1) * matters.float()).flatten(0, 1)
             batch.condition_meaning, batch.target_meaning = meaning[:, 0], meaning[:, 1:].flatten(0, 1)
         return batch
 
@@ -295,7 +286,14 @@ def mixed_groups(source: Source, seed: int, first: int, count: int) -> NDArray[n
     return np.asarray([groups[which][record] for which, record in picked])
 
 
-def condition_dropout(rng: np.random.Generator, rows: int) -> tuple[Tensor, Tensor]:
-    """(drop picture, drop text), bool [rows]: one draw a row, with the paper's shares."""
+def condition_dropout(
+    rng: np.random.Generator, rows: int, both: float = 0.05, picture: float = 0.05, text: float = 0.05
+) -> tuple[Tensor, Tensor]:
+    """(drop picture, drop text), bool [rows]: one draw a row.
+
+    Args:
+        both, picture, text: shares of the rows that miss both, the picture alone, the text alone; the paper's if not
+            given.
+    """
     u = torch.from_numpy(rng.random(rows))
-    return u < 0.10, (u < 0.05) | (u > 0.95)
+    return u < both + picture, (u < both) | (u > 1 - text)

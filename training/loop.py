@@ -25,6 +25,7 @@ from torch.distributed.tensor import DTensor
 
 from training.checkpoints import CheckpointError
 from training.errors import first_line
+from training.recipes.fields import Ema, flat, of_checkpoint
 
 
 def cosine_schedule(step: int, steps: int, warmup: int, floor: float = 0.02) -> float:
@@ -54,17 +55,28 @@ def local(tensor: Tensor) -> Tensor:
 
 
 class Average:
-    """Exponential moving average of a model's parameters, the weights that are exported."""
+    """Exponential moving average of a model's parameters, the weights that are exported.
 
-    def __init__(self, model: nn.Module, decay: float) -> None:
-        self.decay = decay
-        self.values = {k: v.detach().clone() for k, v in model.state_dict().items()}
+    Args:
+        ema: where it keeps no average, the average's values are the model's own.
+    """
+
+    def __init__(self, model: nn.Module, ema: Ema) -> None:
+        self.model, self.ema = model, ema
+        self.kept = {k: v.detach().clone() for k, v in model.state_dict().items()} if ema.decay else {}
+
+    @property
+    def values(self) -> dict[str, Tensor]:
+        return self.kept or self.model.state_dict()
 
     @torch.no_grad()
     def update(self, model: nn.Module, step: int) -> None:
-        # Early weights are forgotten faster: an average over a tenth of the steps so far.
-        weight = max(1 - self.decay, 1 / (1 + 0.1 * step))
-        floating = [(self.values[k], v) for k, v in model.state_dict().items() if v.is_floating_point()]
+        if not self.kept:
+            return
+        weight = 1 - self.ema.decay
+        if self.ema.warmup:  # early weights are forgotten faster
+            weight = max(weight, 1 / (1 + 0.1 * step))
+        floating = [(self.kept[k], v) for k, v in model.state_dict().items() if v.is_floating_point()]
         torch._foreach_lerp_([local(a) for a, _ in floating], [local(b) for _, b in floating], weight)
 
 
@@ -85,8 +97,8 @@ class RunFolder:
         if self.folder.exists() and not self.folder.is_dir():
             raise CheckpointError(f"{folder} is a file; give the folder of a run, new or begun")
         self.folder.mkdir(parents=True, exist_ok=True)
+        self.kind = type(recipe)
         self.recipe: dict[str, Any] = dataclasses.asdict(recipe)
-        self.defaults: dict[str, Any] = dataclasses.asdict(type(recipe)())
         self.writes = writes
         self.started = time.monotonic()
         self.seconds_before = 0.0  # of earlier processes of the same run
@@ -145,16 +157,16 @@ class RunFolder:
         return state
 
     def go_on(self, path: Path, facts: dict[str, Any]) -> None:
-        """Make sure that a checkpoint is of this recipe, and take up its clock and its log.
-
-        A recipe written before a field existed has that field's default.
-        """
-        ignored = {"steps", "minutes"}  # a run may be made longer
-        theirs = {k: facts["recipe"].get(k, self.defaults[k]) for k in self.recipe}
-        differ = [k for k in self.recipe if k not in ignored and _plain(theirs[k]) != _plain(self.recipe[k])]
+        """Make sure that a checkpoint is of this recipe, and take up its clock and its log."""
+        ignored = {"steps", "minutes", "schedule.steps"}  # a run may be made longer
+        theirs, ours = of_checkpoint(self.kind, facts["recipe"]), flat(self.recipe)
+        differ = [k for k in ours if k not in ignored and _plain(theirs[k]) != _plain(ours[k])]
         if differ:
-            found = ", ".join(f"{k} {theirs[k]} instead of {self.recipe[k]}" for k in differ)
-            raise CheckpointError(f"{path} was made by another recipe ({found}); choose another folder or remove it")
+            found = ", ".join(f"{k} {theirs[k]} instead of {ours[k]}" for k in differ)
+            raise CheckpointError(
+                f"{path} was made by another recipe ({found}); choose another folder, or go on with that recipe (--set "
+                "gives a single field)"
+            )
         self.seconds_before = facts["seconds"]
         self._forget_after(facts["step"])
 

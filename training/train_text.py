@@ -20,11 +20,11 @@ from torch import Tensor, nn
 from editar_rt.text.prompts import build_prompt
 from training.data.edits import KINDS, SLOTS, random_example, slot_indices
 from training.loop import RunFolder, batch_rng
-from training.models.text_encoder import T5_PRESETS, build_text_encoder, encode
+from training.models.text_encoder import PAD, T5_PRESETS, build_text_encoder, encode, tokenize
 from training.optimizers import MuonAdam
 from training.pretraining import pretrain, replace_folder
 
-PAD, END, UNKNOWN = "<pad>", "</s>", "<unk>"  # ids 0, 1, 2, as T5 has them
+END, UNKNOWN = "</s>", "<unk>"  # ids 1 and 2, after that of padding, as T5 has them
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,14 +65,6 @@ def train_tokenizer(recipe: Recipe) -> Tokenizer:
         single=f"$A {END}", special_tokens=[(END, tokenizer.token_to_id(END))]
     )
     return tokenizer
-
-
-def tokenize(tokenizer: Tokenizer, texts: list[str], length: int) -> tuple[Tensor, Tensor]:
-    """Texts → ids and attention mask, int64 [B, length] each, truncated and padded."""
-    tokenizer.enable_truncation(length)
-    tokenizer.enable_padding(length=length, pad_id=0, pad_token=PAD)
-    encodings = tokenizer.encode_batch(texts)
-    return torch.tensor([e.ids for e in encodings]), torch.tensor([e.attention_mask for e in encodings])
 
 
 @torch.no_grad()

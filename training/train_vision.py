@@ -31,7 +31,7 @@ from training.loop import RunFolder, batch_rng
 from training.models.vision_encoder import VISION_PRESETS, build_vision_encoder, learns_from_captions
 from training.optimizers import MuonAdam
 from training.pretraining import BatchLoss, pretrain, replace_folder
-from training.recipe_checks import check_fields
+from training.recipes.fields import check_fields
 
 MEAN, DEVIATION = 0.5, 0.25  # of the pixels that the encoder is shown, in every colour
 HELD_OUT = 64  # pictures

@@ -16,6 +16,7 @@ from PIL import Image
 
 pytest.importorskip("datasets")
 
+from editar_rt.images.canny import canny_edges
 from tests.training.data_sets import (
     COCO_STUFF_ROWS,
     MAGICBRUSH_ROWS,
@@ -30,7 +31,6 @@ from tests.training.data_sets import (
 from training.data.folder import write_folder
 from training.data.layouts import open_dataset, removal
 from training.data.records import BadRecord, DataError
-from training.data.scenes import canny_edges
 
 
 @pytest.fixture(autouse=True)
