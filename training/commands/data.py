@@ -153,6 +153,7 @@ def extract(
     from training.data.features import PatchFeatures
     from training.data.sources import read_plan
     from training.distributed import pick_device, started
+    from training.provenance import fingerprint
 
     plan = read_plan(path, layout)
     rank, processes, local_rank = started()
@@ -165,7 +166,7 @@ def extract(
         frozenset(bfloat16),
     )
     models = {"vq": vq, "text_encoder": text_encoder, "features": features}
-    settings: dict[str, Any] = {k: v and extraction.fingerprint(v) for k, v in models.items()}
+    settings: dict[str, Any] = {k: v and fingerprint(v) for k, v in models.items()}
     settings["text_tokens"] = text_tokens if text_encoder else None
     settings["bfloat16"] = sorted(set(bfloat16)) or None
     with progress("encoding", "records") if rank == 0 else contextlib.nullcontext(lambda done, total: None) as update:

@@ -18,7 +18,6 @@ number, so they need not know of each other, and any number of them goes on with
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -246,14 +245,3 @@ def _agree(folder: Path, settings: dict[str, Any], mixture: dict[str, Any], rank
     partial = path.with_suffix(f".{rank}.partial")
     partial.write_text(json.dumps({**settings, **mixture}, indent=1) + "\n")
     partial.replace(path)
-
-
-def fingerprint(path: Path) -> str:
-    """First half of the sha256 of a file, or of a model folder's weights and settings."""
-    digest = hashlib.sha256()
-    for file in sorted(path.glob("*")) if path.is_dir() else [path]:
-        if file.is_file() and (not path.is_dir() or file.suffix in (".safetensors", ".bin", ".json")):
-            with open(file, "rb") as content:
-                while block := content.read(2**20):
-                    digest.update(block)
-    return digest.hexdigest()[:32]
