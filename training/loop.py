@@ -25,7 +25,11 @@ from torch.distributed.tensor import DTensor
 
 from training.checkpoints import CheckpointError
 from training.errors import first_line
+from training.locks import FolderLock
+from training.provenance import made_with
 from training.recipes.fields import Ema, flat, of_checkpoint
+
+LAST = "last.pt"
 
 
 def cosine_schedule(step: int, steps: int, warmup: int, floor: float = 0.02) -> float:
@@ -81,13 +85,15 @@ class Average:
 
 
 class RunFolder:
-    """One training run on disk.
+    """One training run on disk; in a `with` statement nobody else trains in that folder meanwhile.
 
     Args:
         recipe: the dataclass that decides what is learned.
         writes: whether this process writes; of several that train together, the first one does.
 
     Attributes:
+        inputs: what else decides what is learned, such as data and the weights to start from, by a text that differs
+            where they do (`training.provenance`). A checkpoint of others is refused.
         show: is told every line of the log as text.
         listeners: are told every line of the log: the step, and its numbers by name.
     """
@@ -100,10 +106,25 @@ class RunFolder:
         self.kind = type(recipe)
         self.recipe: dict[str, Any] = dataclasses.asdict(recipe)
         self.writes = writes
+        self.inputs: dict[str, str] = {}
+        self._lock = FolderLock(self.folder)
         self.started = time.monotonic()
         self.seconds_before = 0.0  # of earlier processes of the same run
         self.show: Callable[[str], None] = _to_terminal
         self.listeners: list[Callable[[int, dict[str, float | str]], None]] = []
+
+    def __enter__(self) -> RunFolder:
+        if self.writes:
+            self._lock.take()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.release()
+
+    @property
+    def begun(self) -> bool:
+        """Whether there is a checkpoint to go on from."""
+        return (self.folder / LAST).exists() or any(self.folder.glob("step-*/checkpoint.json"))
 
     @property
     def seconds(self) -> float:
@@ -134,30 +155,39 @@ class RunFolder:
         return path
 
     def save_last(self, step: int, **state: Any) -> None:
-        self.save("last.pt", {**self.facts(step), **state})
+        self.save(LAST, {**self.facts(step), **state})
 
     def facts(self, step: int) -> dict[str, Any]:
         """What a checkpoint says about itself."""
-        return {"step": step, "seconds": self.seconds, "recipe": self.recipe}
+        return {
+            "step": step,
+            "seconds": self.seconds,
+            "recipe": self.recipe,
+            "inputs": self.inputs,
+            "made_with": made_with(),
+        }
 
     def load_last(self) -> dict[str, Any] | None:
-        """The state to resume from, or None for a new run.
+        """The state to resume from, or None for a new run; tensors are mapped from the disk, not read.
 
         Raises:
-            CheckpointError: where the folder holds a run of another recipe, or a file that is not whole.
+            CheckpointError: where the folder holds a run of another recipe or other data, or a file that is not whole.
         """
-        path = self.folder / "last.pt"
+        path = self.folder / LAST
         if not path.exists():
             return None
         try:
-            state: dict[str, Any] = torch.load(path, weights_only=True, map_location="cpu")
+            state: dict[str, Any] = torch.load(path, weights_only=True, map_location="cpu", mmap=True)
         except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
             raise CheckpointError(f"{path} is not a whole checkpoint: {first_line(error)}") from None
         self.go_on(path, state)
         return state
 
     def go_on(self, path: Path, facts: dict[str, Any]) -> None:
-        """Make sure that a checkpoint is of this recipe, and take up its clock and its log."""
+        """Make sure that a checkpoint is of this recipe and these inputs, and take up its clock and its log.
+
+        One written before inputs were kept is taken for theirs.
+        """
         ignored = {"steps", "minutes", "schedule.steps"}  # a run may be made longer
         theirs, ours = of_checkpoint(self.kind, facts["recipe"]), flat(self.recipe)
         differ = [k for k in ours if k not in ignored and _plain(theirs[k]) != _plain(ours[k])]
@@ -166,6 +196,17 @@ class RunFolder:
             raise CheckpointError(
                 f"{path} was made by another recipe ({found}); choose another folder, or go on with that recipe (--set "
                 "gives a single field)"
+            )
+        began = facts.get("inputs", {})
+        others = [
+            f"{name} {began[name]} instead of {given}"
+            for name, given in self.inputs.items()
+            if began.get(name, given) != given
+        ]
+        if others:
+            raise CheckpointError(
+                f"{path} was trained on other inputs ({'; '.join(others)}); give those it began with, or choose "
+                "another folder"
             )
         self.seconds_before = facts["seconds"]
         self._forget_after(facts["step"])

@@ -145,7 +145,7 @@ def feature_shape(recipe: Recipe, source: Source, frozen: Frozen) -> tuple[int, 
     if isinstance(source, TokenShards) and source.features is not None:
         for path, kind in source.features_from.items():
             check_teacher(recipe, f"{path} holds features of", kind)
-        return tuple(source.features.parts[0].shape[2:])
+        return source.features.row_shape[1:]
     if isinstance(source, TokenShards):
         raise TrainingError(
             f"the teacher {teacher} needs features of the target pictures, and {source.paths[0].parent} holds "

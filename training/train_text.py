@@ -98,7 +98,11 @@ def slot_losses(heads: nn.Linear, states: Tensor, slots: Tensor) -> tuple[Tensor
 
 def train(folder: Path | str, recipe: Recipe, log_every: int = 50) -> Path:
     """Train the tokenizer and the encoder; returns the finished folder, `text_encoder/`."""
-    run = RunFolder(folder, recipe)
+    with RunFolder(folder, recipe) as run:
+        return _train(run, recipe, log_every)
+
+
+def _train(run: RunFolder, recipe: Recipe, log_every: int) -> Path:
     torch.manual_seed(recipe.seed)
     tokenizer = train_tokenizer(recipe)
     model = build_text_encoder(T5_PRESETS[recipe.preset], vocab_size=tokenizer.get_vocab_size())

@@ -15,7 +15,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from training.batches import Batch, Source, TokenShards, condition_dropout, mixed_groups
+from training import provenance
+from training.batches import Batch, PictureGroups, Source, TokenShards, condition_dropout, mixed_groups
 from training.checkpoints import open_vq
 from training.config import TRANSFORMER_PRESETS, TransformerConfig
 from training.demo import groups_of_step, hidden_targets, weigh_objects
@@ -275,6 +276,16 @@ def save_checkpoint(
     return run.save("transformer.pt", {**weights, **about})
 
 
+def described_inputs(source: Source, init: Path | None, **models: Path | None) -> dict[str, str]:
+    """What a run learns from beside its recipe, as its checkpoints say it; models that are not given are left out."""
+    found = {"init": provenance.of_model(init) if init else "no weights"}
+    if isinstance(source, TokenShards):
+        found["tokens"] = provenance.of_shards(source.shards, len(source))
+    elif isinstance(source, PictureGroups):
+        found["data"] = provenance.of_mixture(source.data)
+    return found | {name: provenance.of_model(path) for name, path in models.items() if path}
+
+
 def train(
     folder: Path | str,
     tokens: Path | None,
@@ -304,8 +315,10 @@ def train(
         TrainingError, CheckpointError: parts that do not fit each other.
     """
     execution = execution or Execution()
-    with join(execution.device, execution.parallel) as world:
-        run = RunFolder(folder, recipe, writes=world.is_first)
+    with (
+        join(execution.device, execution.parallel) as world,
+        RunFolder(folder, recipe, writes=world.is_first) as run,
+    ):
         say = report if world.is_first else lambda line: None
         torch.manual_seed(recipe.seed)
         chosen = recipe.model
@@ -324,7 +337,10 @@ def train(
         frozen = Frozen(vq_model, encoder, features)
         if source.mixed and any(stage.groups or stage.translation_share >= 0 for stage in recipe.demo.stages):
             say("the data sets have shares of their own, so the recipe's stages decide the learning rate alone")
-        student = build_student(model, recipe, source, frozen, init, say)
+        if world.is_first:  # who alone compares them, and writes them down
+            run.inputs = described_inputs(source, init, vq=vq, text_encoder=text_encoder, teacher=teacher_folder)
+        # A resumed run's weights come from its checkpoint.
+        student = build_student(model, recipe, source, frozen, init, (lambda line: None) if run.begun else say)
         for module in (frozen.vq, frozen.text_encoder):
             if module is not None:
                 module.to(world.device)

@@ -29,6 +29,7 @@ from training.loop import Average, RunFolder, cosine_schedule
 from training.models.vq import VQModel
 from training.optimizers import AdamW, MuonAdam, Optimizer
 from training.pictures import FolderPictures, Pictures, PictureSource, WorldPictures
+from training.provenance import of_files
 from training.recipes.vq import Recipe
 from training.vq_losses import (
     PatchDiscriminator,
@@ -387,13 +388,16 @@ def train(
         TrainingError, CheckpointError: parts that do not fit each other, or are missing.
     """
     execution = execution or Execution()
-    with join(execution.device, execution.parallel) as world:
-        run = RunFolder(folder, recipe, writes=world.is_first)
+    with (
+        join(execution.device, execution.parallel) as world,
+        RunFolder(folder, recipe, writes=world.is_first) as run,
+    ):
         source: PictureSource
         if pictures is None:
             source = WorldPictures(recipe.seed, recipe.data.batch, recipe.data.picture_size, recipe.object_weight_of)
         else:
             source = FolderPictures(pictures, recipe.seed, recipe.data.batch, recipe.data.picture_size, report)
+            run.inputs = {"pictures": of_files(source.paths)} if world.is_first else {}
         task = VQTask(run, recipe, execution, source, Scores(fid_encoder, inception), world)
         Engine(run, task, execution, world).run()
         del task  # with what it holds of the process group

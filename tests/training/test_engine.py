@@ -18,7 +18,7 @@ torch = pytest.importorskip("torch")
 from tests.training.metric_networks import write_dinov2  # noqa: E402
 from tests.training.tiny import EVERY_STEP, RECIPE, SIZE, Parts, make, read_log, write_recipe  # noqa: E402
 from training import train_transformer  # noqa: E402
-from training.batches import PictureGroups, Rows, TokenShards, mixed_groups, open_member  # noqa: E402
+from training.batches import PictureGroups, TokenShards, mixed_groups  # noqa: E402
 from training.checkpoints import CheckpointError, load_transformer, open_vq  # noqa: E402
 from training.config import TRANSFORMER_PRESETS  # noqa: E402
 from training.data.extract import Encoders, extract  # noqa: E402
@@ -332,17 +332,6 @@ def test_shards_with_sources_are_drawn_by_their_shares(parts: Parts, tmp_path: P
     drawn = mixed_groups(source, seed=0, first=0, count=1000)
     assert (drawn == 3).sum() == 800 and set(drawn.tolist()) == {0, 1, 2, 3}
     assert not np.array_equal(drawn, mixed_groups(source, seed=1, first=0, count=1000))
-
-
-def test_stored_arrays_stay_on_disk(parts: Parts) -> None:
-    states = open_member(parts.public / "shard-00000.npz", "text_states")
-    assert isinstance(states, np.memmap) and states.shape == (4, 1, 12, 16)
-    with np.load(parts.public / "shard-00000.npz") as shard:
-        assert np.array_equal(states, shard["text_states"])
-    read = open_member(parts.world / "shard-00000.npz", "target")
-    assert not isinstance(read, np.memmap) and read.shape == (4, 4, 64)
-    rows = Rows([np.arange(3), np.arange(3, 5)])
-    assert len(rows) == 5 and rows[np.asarray([4, 0, 3])].tolist() == [4, 0, 3]
 
 
 def test_a_data_set_that_has_a_share_and_no_group_is_refused(parts: Parts, tmp_path: Path) -> None:
