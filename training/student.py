@@ -46,6 +46,7 @@ class Piece:
     drop_picture: Tensor  # bool [R]
     drop_text: Tensor  # bool [R]
     hide: Tensor | None  # bool [R, N]
+    picture_is_dropped: bool  # in some row
 
     @property
     def dropped(self) -> Tensor:
@@ -53,7 +54,8 @@ class Piece:
 
     def to(self, device: torch.device) -> Piece:
         hide = None if self.hide is None else self.hide.to(device)
-        return Piece(self.batch.to(device), self.drop_picture.to(device), self.drop_text.to(device), hide)
+        drops = self.drop_picture.to(device), self.drop_text.to(device)
+        return Piece(self.batch.to(device), *drops, hide, self.picture_is_dropped)
 
 
 class Student(nn.Module):
@@ -75,6 +77,7 @@ class Student(nn.Module):
             piece.drop_text,
             piece.hide,
             return_hidden=True,
+            picture_is_dropped=piece.picture_is_dropped,
         )
         losses = F.cross_entropy(logits.flatten(0, 1), batch.target.flatten(), reduction="none")
         loss = (losses * batch.weights.flatten()).sum() / totals[0]

@@ -19,7 +19,7 @@ from training import provenance
 from training.batches import Batch, PictureGroups, Source, TokenShards, condition_dropout, mixed_groups
 from training.checkpoints import open_vq
 from training.config import TRANSFORMER_PRESETS, TransformerConfig
-from training.demo import groups_of_step, hidden_targets, weigh_objects
+from training.demo import StagedGroups, hidden_targets, weigh_objects
 from training.distributed import World, join, whole_state
 from training.engine import PRECISIONS, Engine, Execution, Phase
 from training.errors import TrainingError
@@ -82,6 +82,7 @@ class TransformerTask:
                 f"{recipe.data.pictures} pictures a batch are not shared evenly by {world.size} processes with "
                 f"{execution.accumulate} pieces each; choose another --pictures or --accumulate"
             )
+        self.staged = None if source.mixed else StagedGroups(recipe, source.is_translation)
         if execution.sample_every and frozen.vq is None:
             raise TrainingError("sample pictures need the tokenizer; give --vq, or set sample_every = 0")
         self.steps, self.seed, self.ema = recipe.schedule.steps, recipe.seed, recipe.ema
@@ -123,14 +124,14 @@ class TransformerTask:
             tokens = torch.empty(rows, self.config.block_size, dtype=torch.long)
             states = torch.empty(rows, self.config.cls_token_num, self.config.caption_dim)
             keep = torch.zeros(rows, dtype=torch.bool)
-            return operations(lambda: model(tokens[:pictures], states, tokens, keep, keep))
+            return operations(lambda: model(tokens[:pictures], states, tokens, keep, keep, picture_is_dropped=False))
 
     # Batches.
 
     def groups(self, step: int) -> NDArray[np.int64]:
         """All groups of a step."""
-        if self.source.mixed is None:
-            return groups_of_step(self.recipe, step, self.source.is_translation)
+        if self.staged is not None:
+            return self.staged.of_step(step)
         return mixed_groups(self.source, self.recipe.seed, step * self.recipe.data.pictures, self.recipe.data.pictures)
 
     def prepare(self, step: int) -> Share:
@@ -147,7 +148,7 @@ class TransformerTask:
             drop_text[own].chunk(count),
             hide[own].chunk(count) if hide is not None else [None] * count,
         )
-        return Share(mine, [Piece(*part) for part in parts])
+        return Share(mine, [Piece(*part, picture_is_dropped=bool(part[1].any())) for part in parts])
 
     def _batch(self, source: Source, groups: NDArray[np.int64]) -> Batch:
         batch = source.batch(groups)

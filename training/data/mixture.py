@@ -42,10 +42,10 @@ def _cycle_order(counts: tuple[int, ...], seed: int, cycle: int) -> NDArray[np.i
     return np.random.default_rng([seed, 0, cycle]).permutation(np.repeat(np.arange(len(counts)), counts))
 
 
-@functools.lru_cache(maxsize=12)
-def _epoch_order(size: int, seed: int, source: int, epoch: int) -> NDArray[np.int64]:
+@functools.lru_cache(maxsize=128)  # of every data set one, and another where its epoch ends
+def _epoch_order(size: int, seed: int, source: int, epoch: int) -> NDArray[np.int32]:
     """Order of a data set's records in an epoch, [size]."""
-    return np.random.default_rng([seed, 1, source, epoch]).permutation(size)
+    return np.random.default_rng([seed, 1, source, epoch]).permutation(size).astype(np.int32)
 
 
 def draw(seed: int, sizes: Sequence[int], shares: Sequence[float], first: int, count: int) -> NDArray[np.int64]:
