@@ -53,8 +53,8 @@ class Piece:
         return self.drop_picture | self.drop_text
 
     def to(self, device: torch.device) -> Piece:
-        hide = None if self.hide is None else self.hide.to(device)
-        drops = self.drop_picture.to(device), self.drop_text.to(device)
+        hide = None if self.hide is None else self.hide.to(device, non_blocking=True)
+        drops = (drop.to(device, non_blocking=True) for drop in (self.drop_picture, self.drop_text))
         return Piece(self.batch.to(device), *drops, hide, self.picture_is_dropped)
 
 

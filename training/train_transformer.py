@@ -103,7 +103,7 @@ class TransformerTask:
         self.work = (float(positions), self._operations() if execution.peak_tflops else 0.0)
         self.lowers_memory = ("recompute layers (--recompute)",) * (not execution.recompute)
         self.lowers_memory += ("shard the model over GPUs (--parallel fsdp)",) * (not world.sharded)
-        self.losses: list[tuple[Tensor, Tensor | None]] = []
+        self.losses: list[tuple[Tensor, Tensor | None]] = []  # of the pieces since the last line of the log
         self.right = torch.zeros(len(source.labels), 2)  # changed tokens, those predicted right
 
     def _optimizer(self) -> Optimizer:
@@ -199,12 +199,13 @@ class TransformerTask:
         count_right(self.right, piece.batch, self.source.labels, right, ~piece.dropped)
 
     def end(self, step: int, prepared: Share, average: Average) -> None:
-        del self.losses[: -len(prepared.pieces)]
+        pass
 
     def measures(self, done: int) -> dict[str, float]:
         counts = self.world.sum(self.right)
         self.right.zero_()
         losses = torch.stack([torch.stack([x for x in pair if x is not None]) for pair in self.losses]).mean(0)
+        self.losses.clear()
         losses = self.world.sum(losses) / self.world.size
         values = dict(zip(("loss", "distillation"), losses.tolist()))
         values["samples"] = float(done * self.recipe.data.pictures * self.source.examples)
@@ -253,7 +254,9 @@ class TransformerTask:
             return
         if model := self.averaged_model(average):
             dtype = PRECISIONS[self.execution.precision]
-            self.run.log(done, **validate(model, self.validation, self.source, self.completed, dtype))
+            values = validate(model, self.validation, self.source, self.completed, dtype)
+            self.run.log(done, **values)
+            self.run.keep_best("transformer.pt", "validation_loss", values["validation_loss"])
         self.world.wait()
 
     def show(self, done: int, average: Average, sinks: Sinks) -> None:
@@ -317,7 +320,7 @@ def train(
     """
     execution = execution or Execution()
     with (
-        join(execution.device, execution.parallel) as world,
+        join(execution.device, execution.parallel, PRECISIONS[execution.fsdp_precision]) as world,
         RunFolder(folder, recipe, writes=world.is_first) as run,
     ):
         say = report if world.is_first else lambda line: None
