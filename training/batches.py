@@ -29,6 +29,7 @@ from training.errors import TrainingError
 from training.models.text_encoder import tokenize
 
 FEATURES_FROM = "features_from"  # the array that says what kind of model features are of; older shards have none
+FEATURES_VIEW, EARLIER_VIEW = "features_view", "whole"  # the one that says what it was shown, and without it
 TASK_LABELS = ("edit", *TRANSLATION_TASKS)
 
 
@@ -77,8 +78,8 @@ class TokenShards:
     """The shards of a folder, as `training.data.tokens` and `training.data.extract` write them.
 
     Kinds are in memory, texts are tokenized once; all else stays on disk until a batch asks for it
-    (`training.data.arrays`). `features_from` is the type of model that each shard's features are of, by its path;
-    shards made before it was written are not in it.
+    (`training.data.arrays`). `features_from` is, by each shard's path, the type of model that its features are of and
+    what that was shown (`training.data.features`); shards made before it was written are not in it.
 
     Args:
         tokenizer: None where the shards hold text states.
@@ -112,7 +113,10 @@ class TokenShards:
         self._check(config)
         self.text_states, self.features, self.meaning = rows("text_states"), rows("features"), rows("meaning")
         self.features_from = {
-            shard.path: str(read_array(shard, FEATURES_FROM, files))
+            shard.path: tuple(
+                str(read_array(shard, name, files)) if name in shard.arrays else EARLIER_VIEW
+                for name in (FEATURES_FROM, FEATURES_VIEW)
+            )
             for shard in self.shards
             if FEATURES_FROM in shard.arrays
         }

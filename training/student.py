@@ -146,8 +146,9 @@ def feature_shape(recipe: Recipe, source: Source, frozen: Frozen) -> tuple[int, 
     """(h, w, F) of the teacher's features, cached or made on the fly."""
     teacher = recipe.distillation.teacher
     if isinstance(source, TokenShards) and source.features is not None:
-        for path, kind in source.features_from.items():
+        for path, (kind, view) in source.features_from.items():
             check_teacher(recipe, f"{path} holds features of", kind)
+            check_view(recipe, path, view)
         return source.features.row_shape[1:]
     if isinstance(source, TokenShards):
         raise TrainingError(
@@ -211,7 +212,7 @@ def read_teacher(recipe: Recipe, folder: Path | None, world: World) -> PatchFeat
     if folder is None or recipe.distillation.teacher not in ("dinov2", "clip"):
         return None
     with torch.random.fork_rng(devices=[]):  # the student starts as it would beside cached features
-        features = PatchFeatures(folder, str(world.device))
+        features = PatchFeatures(folder, str(world.device), recipe.distillation.view)
     check_teacher(recipe, f"{folder} holds", features.kind)
     return features
 
@@ -222,4 +223,13 @@ def check_teacher(recipe: Recipe, found: str, kind: str) -> None:
         raise TrainingError(
             f"{found} a model of the type {kind}, the recipe's teacher is {teacher}; choose another --teacher, or the "
             "model that the recipe names"
+        )
+
+
+def check_view(recipe: Recipe, path: Path, view: str) -> None:
+    """Refuse features of a shard whose encoder was shown another part of the pictures than the recipe says."""
+    if view not in (wanted := recipe.distillation.view, "both"):
+        raise TrainingError(
+            f"{path} holds features of the view {view}, the recipe's teacher has the view {wanted}; choose --set "
+            f"distillation.view={view}, or extract them again with --features-view {wanted}"
         )

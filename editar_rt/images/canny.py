@@ -2,8 +2,8 @@
 
 The steps are kornia's (0.7, of the model's time), in NumPy: grey of 0 … 1, a Gaussian of 1 pixel cut to 5×5 over
 mirrored borders, Sobel gradients that are not divided by 8 over repeated ones, a maximum along the direction rounded to
-45°, and weak edges kept where they touch strong ones. scikit-image and OpenCV scale, round and cut otherwise: a tenth of
-their edges lies elsewhere.
+45°, and weak edges kept where they touch strong ones. scikit-image and OpenCV scale, round and cut otherwise, and put a
+tenth of the edges elsewhere.
 """
 
 from __future__ import annotations

@@ -97,6 +97,18 @@ def test_multigen_depth_is_read_from_parquet_files_by_split(tmp_path: Path) -> N
         open_dataset(tmp_path, split="test")
 
 
+@pytest.mark.parametrize(
+    ("detailed", "words"),
+    [("two brown horses", "two brown horses"), ("", "two horses on grass"), (None, "two horses on grass")],
+)
+def test_a_segmentation_row_gives_its_detailed_prompt_where_it_has_one(
+    tmp_path: Path, detailed: str | None, words: str
+) -> None:
+    rows = [COCO_STUFF_ROWS[0] | {"detailed_prompt": detailed}]
+    sample = open_dataset(write_parquet(tmp_path, rows, ("rows.parquet",)))[0]
+    assert sample.task == "segmentation" and sample.text == words
+
+
 def test_canny_edges_are_computed_from_the_target(tmp_path: Path) -> None:
     sample = open_dataset(write_parquet(tmp_path, MULTIGEN_ROWS, ("rows.parquet",)), "multigen-canny")[1]
     assert sample.task == "canny" and np.array_equal(sample.target, picture(31))

@@ -269,7 +269,7 @@ def test_condition_dropout_has_the_papers_shares() -> None:
 def test_the_teacher_is_a_switch(parts: Parts, tmp_path: Path, teacher: str) -> None:
     recipe = changed(RECIPE, {"distillation.teacher": teacher, "schedule.steps": 1})
     kind = "clip_vision_model" if teacher == "clip" else "dinov2"
-    shards = _shards(parts, tmp_path / "shards", lambda a: a.update(features_from=kind))
+    shards = _shards(parts, tmp_path / "shards", lambda a: a.update(features_from=kind, features_view="both"))
     train_transformer.train(tmp_path / "run", shards, None, None, recipe, EVERY_STEP)
     assert ("distillation" in read_log(tmp_path / "run")[0]) == (teacher != "none")
 

@@ -193,7 +193,7 @@ def test_features_are_the_encoders_patches_in_their_places(vq: Path, edits: Path
     features = PatchFeatures(dinov2)
     extract(Plan((Source(edits),)), tmp_path, Encoders(open_vq(vq), features=features), SIZE)
     with np.load(tmp_path / "shard-folder-00000.npz") as shard:
-        assert shard["features_from"] == "dinov2"
+        assert shard["features_from"] == "dinov2" and shard["features_view"] == "both"  # nothing is cut off
         found = shard["features"]
     assert found.shape == (COUNT - 1, 1, 4, 4, 24) and found.dtype == np.float16
     picture = world_samples(1, ("recolour",))[0].target[:28, :28]  # of the encoder's own size: nothing is resized

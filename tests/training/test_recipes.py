@@ -6,7 +6,9 @@ import dataclasses
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -29,9 +31,9 @@ from training.evaluate import contact_sheet, evaluate, guidance_sweep
 from training.loop import cosine_schedule, trapezoid_schedule
 from training.models.transformer import Transformer
 from training.plots import plot_guidance, plot_log, plot_runs
-from training.recipes.fields import changed
+from training.recipes.fields import changed, flat
 from training.recipes.files import combined
-from training.recipes.transformer import Stage
+from training.recipes.transformer import EARLIER, Stage
 from training.samples import write_samples
 
 VQ, _ = combined(
@@ -172,13 +174,24 @@ def test_another_recipe_does_not_go_on_in_the_folder(made: Made) -> None:
         train_transformer.train(made.folder / "transformer", made.tokens, made.text_encoder, made.vq, other)
 
 
-def test_a_checkpoint_from_before_a_field_existed_goes_on(made: Made, tmp_path: Path) -> None:
+def _without_some_fields(recipe: dict[str, Any]) -> dict[str, Any]:
+    fewer = {name: value for name, value in recipe["optimizer"].items() if name != "clip"}
+    return recipe | {"optimizer": fewer}
+
+
+def _without_sections(recipe: dict[str, Any]) -> dict[str, Any]:
+    values = flat(recipe)
+    return {"dropout": 0.0} | {earlier: values[name] for earlier, name in EARLIER.items()}
+
+
+@pytest.mark.parametrize("earlier", [_without_some_fields, _without_sections])
+def test_a_checkpoint_with_an_earlier_recipe_goes_on(
+    made: Made, tmp_path: Path, earlier: Callable[[dict[str, Any]], dict[str, Any]]
+) -> None:
     arguments = (made.tokens, made.text_encoder, made.vq, TRANSFORMER)
     train_transformer.train(tmp_path, *arguments, dataclasses.replace(EVERY_SECOND, until=2))
     state = torch.load(tmp_path / "last.pt", weights_only=True)
-    for field in ("name", "clip"):
-        del state["recipe"]["optimizer"][field]
-    torch.save(state, tmp_path / "last.pt")
+    torch.save(state | {"recipe": earlier(state["recipe"])}, tmp_path / "last.pt")
     assert same_weights(made.transformer, train_transformer.train(tmp_path, *arguments, EVERY_SECOND))
 
 

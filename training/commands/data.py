@@ -12,6 +12,7 @@ import torch
 
 from training.commands import FILE, FOLDER, OUTPUT_FILE, PRESENT_FOLDER
 from training.config import VQ_PRESETS
+from training.data.features import VIEWS
 from training.errors import first_line
 
 
@@ -118,6 +119,13 @@ def check(path: Path, layout: str | None, limit: int, everything: bool, sheet: P
 @click.option(
     "--features", type=PRESENT_FOLDER, help="Write the targets' patch features too (a DINOv2 or CLIP folder)."
 )
+@click.option(
+    "--features-view",
+    type=click.Choice(VIEWS),
+    default="reference",
+    show_default=True,
+    help="What that model is shown: the part that its own preprocessing cuts out, or the whole picture.",
+)
 @click.option("--groups", type=click.IntRange(1), default=500, show_default=True, help="Records a shard.")
 @click.option("--batch", type=click.IntRange(1), default=16, show_default=True, help="Records encoded at once.")
 @click.option("--workers", type=click.IntRange(1), default=2, show_default=True, help="Threads that read pictures.")
@@ -139,6 +147,7 @@ def extract(
     text_encoder: Path | None,
     text_tokens: int,
     features: Path | None,
+    features_view: str,
     bfloat16: tuple[str, ...],
     device: str,
     **amounts: int | None,
@@ -162,11 +171,12 @@ def extract(
     encoders = extraction.Encoders(
         open_vq(vq, vq_preset).to(device),
         extraction.TextStates(text_encoder, text_tokens, device) if text_encoder else None,
-        PatchFeatures(features, device) if features else None,
+        PatchFeatures(features, device, features_view) if features else None,
         frozenset(bfloat16),
     )
     models = {"vq": vq, "text_encoder": text_encoder, "features": features}
     settings: dict[str, Any] = {k: v and fingerprint(v) for k, v in models.items()}
+    settings["features_view"] = features_view if features and features_view != "whole" else None
     settings["text_tokens"] = text_tokens if text_encoder else None
     settings["bfloat16"] = sorted(set(bfloat16)) or None
     with progress("encoding", "records") if rank == 0 else contextlib.nullcontext(lambda done, total: None) as update:

@@ -9,6 +9,7 @@ A shard is one `.npz`, as `training.data.tokens` writes them for the procedural 
     text_states   float16 [G, K, T, C]   only with a text encoder
     features      float16 [G, K, h, w, F]  only with a vision encoder: the target's patch features
     features_from str                    only with a vision encoder: its type of model, such as dinov2
+    features_view str                    only with a vision encoder: `reference`, `whole`, or `both` where they are one
     bad           str                    the records that were left out, one sentence each
 
 Shards are written beside and renamed, those that are there are kept: a run that was stopped goes on where it was. One
@@ -216,7 +217,7 @@ def _encode(
         arrays["task"] = np.asarray([[s.task] for s in kept], np.str_)
         arrays["source"] = np.asarray([dataset.name] * len(kept), np.str_)
         if encoders.features is not None:
-            arrays["features_from"] = np.asarray(encoders.features.kind)
+            arrays |= encoders.features.described
     return {**arrays, "bad": np.asarray(bad, np.str_)}
 
 

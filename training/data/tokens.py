@@ -148,7 +148,7 @@ def write_shard(
     if features is not None:
         targets = drawn.reshape(groups, 1 + GROUP, *drawn.shape[1:])[:, 1:]
         arrays["features"] = np.stack([features(group) for group in targets])
-        arrays["features_from"] = np.asarray(features.kind)
+        arrays |= features.described
         save = np.savez  # features hardly shrink, and what is stored as it is can be mapped
     partial = path.with_suffix(".partial")
     with open(partial, "wb") as f:

@@ -10,11 +10,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from training.config import TRANSFORMER_PRESETS
+from training.data.features import VIEWS
 from training.errors import TrainingError
 from training.recipes.fields import Ema, check_fields
 
 TEACHERS = ("world", "none", "dinov2", "clip")
-VIEWS = ("reference", "whole")  # see `training.data.features`
 
 
 @dataclasses.dataclass(frozen=True)
