@@ -207,6 +207,15 @@ def read_source(
     return source, encoder
 
 
+def read_validation(
+    recipe: Recipe, config: TransformerConfig, path: Path, text_encoder: Path | None, vq: Path | None
+) -> tuple[Source, nn.Module | None]:
+    """As `read_source`, of what is not trained on: token shards where the folder has some, and pictures otherwise."""
+    has_shards = path.is_dir() and any(path.glob("shard-*.npz"))
+    tokens, data = (path, None) if has_shards else (None, path)
+    return read_source(recipe, config, tokens, data, text_encoder, vq)
+
+
 def read_teacher(recipe: Recipe, folder: Path | None, world: World) -> PatchFeatures | None:
     """The frozen vision encoder of a folder, if it is the one that the recipe names."""
     if folder is None or recipe.distillation.teacher not in ("dinov2", "clip"):

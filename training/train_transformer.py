@@ -31,10 +31,12 @@ from training.models.text_encoder import encode
 from training.models.transformer import Transformer
 from training.optimizers import AdamW, MuonAdam, Optimizer
 from training.recipes.transformer import Recipe
-from training.student import Frozen, Piece, Student, build_student, read_source, read_teacher
+from training.release import write_release
+from training.student import Frozen, Piece, Student, build_student, read_source, read_teacher, read_validation
 from training.validation import count_right, validate
 
 SHOWN = 4  # sample pictures in a grid
+PUBLISHED = "transformer.pt"
 
 
 def learning_rate(recipe: Recipe, step: int) -> float:
@@ -71,7 +73,7 @@ class TransformerTask:
         frozen: Frozen,
         student: Student,
         world: World,
-        validation: TokenShards | None = None,
+        validation: Source | None = None,
     ) -> None:
         self.run, self.recipe, self.execution, self.world = run, recipe, execution, world
         self.source, self.frozen, self.root, self.validation = source, frozen, student, validation
@@ -256,7 +258,7 @@ class TransformerTask:
             dtype = PRECISIONS[self.execution.precision]
             values = validate(model, self.validation, self.source, self.completed, dtype)
             self.run.log(done, **values)
-            self.run.keep_best("transformer.pt", "validation_loss", values["validation_loss"])
+            self.run.keep_best(PUBLISHED, "validation_loss", values["validation_loss"])
         self.world.wait()
 
     def show(self, done: int, average: Average, sinks: Sinks) -> None:
@@ -277,7 +279,7 @@ def save_checkpoint(
         weights: `model`, those of the last step, and with an average `ema`; the file says under `weights` which it has.
     """
     about = {"weights": list(weights), "step": step, "config": config.to_dict(), "recipe": run.recipe}
-    return run.save("transformer.pt", {**weights, **about})
+    return run.save(PUBLISHED, {**weights, **about})
 
 
 def described_inputs(source: Source, init: Path | None, **models: Path | None) -> dict[str, str]:
@@ -313,7 +315,8 @@ def train(
         report: is told what those weights lack, and the first bad records of `data`, by every process its own.
         data: a mixture's TOML file, or a data set (`training.data.sources`).
         teacher_folder: the vision model that is the recipe's teacher; may be None where the shards hold its features.
-        validation: folder of token shards that are not trained on; their loss is logged with every checkpoint.
+        validation: token shards, or pictures as `data`, that are not trained on; their loss is logged with every
+            checkpoint.
 
     Raises:
         TrainingError, CheckpointError: parts that do not fit each other.
@@ -338,6 +341,10 @@ def train(
                 f"{config.vocab_size}; choose another preset"
             )
         features = read_teacher(recipe, teacher_folder, world)
+        kept = None
+        if validation is not None:
+            kept, its_encoder = read_validation(recipe, config, validation, text_encoder, vq)
+            encoder = encoder or its_encoder
         frozen = Frozen(vq_model, encoder, features)
         if source.mixed and any(stage.groups or stage.translation_share >= 0 for stage in recipe.demo.stages):
             say("the data sets have shares of their own, so the recipe's stages decide the learning rate alone")
@@ -348,9 +355,10 @@ def train(
         for module in (frozen.vq, frozen.text_encoder):
             if module is not None:
                 module.to(world.device)
-        kept = read_source(recipe, config, validation, None, text_encoder, vq)[0] if validation else None
-        assert kept is None or isinstance(kept, TokenShards)
         task = TransformerTask(run, recipe, execution, source, frozen, student, world, kept)
         Engine(run, task, execution, world).run()
+        published = run.folder / PUBLISHED
+        if world.is_first:
+            write_release(run, published)
         del task, student  # with what they hold of the process group
-    return run.folder / "transformer.pt"
+    return published

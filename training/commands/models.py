@@ -170,7 +170,11 @@ def train_vision(run: Path, text_encoder: Path | None, **changes: int | str | No
 @click.option("--text-encoder", type=PRESENT_FOLDER, help="Not needed where the shards hold text states.")
 @click.option("--vq", type=FILE, help="The tokenizer: for a head start, sample pictures and --data.")
 @click.option("--init", type=FILE, help="Weights to start from, such as LlamaGen's t2i_XL_stage2_512.pt.")
-@click.option("--validation", type=PRESENT_FOLDER, help="Token shards kept from training, to log their loss.")
+@click.option(
+    "--validation",
+    type=click.Path(exists=True, path_type=Path),
+    help="Kept from training, to log the loss on it: token shards, or a mixture or data set as --data.",
+)
 @click.option("--teacher-folder", type=PRESENT_FOLDER, help="DINOv2 or CLIP; not needed where shards hold features.")
 @click.option("--teacher", type=click.Choice(TEACHERS), help="What distillation learns from.")
 @click.option("--preset", type=click.Choice(list(TRANSFORMER_PRESETS)), help="Size of the transformer.")
