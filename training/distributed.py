@@ -17,7 +17,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
@@ -33,10 +33,14 @@ class World:
         rank, size: which process this is, of how many.
         device: where its share of the work is done.
         way: one of `WAYS`, but for `auto`.
+        gathered_in: the type that sharded layers are put together in; None keeps their own. Gradients are summed in
+            float32.
     """
 
-    def __init__(self, rank: int, size: int, device: torch.device, way: str) -> None:
-        self.rank, self.size, self.device, self.way = rank, size, device, way
+    def __init__(
+        self, rank: int, size: int, device: torch.device, way: str, gathered_in: torch.dtype | None = None
+    ) -> None:
+        self.rank, self.size, self.device, self.way, self.gathered_in = rank, size, device, way, gathered_in
 
     @property
     def is_first(self) -> bool:
@@ -93,9 +97,11 @@ class World:
             if layers is None:
                 raise TrainingError("this model is small and not made to be sharded; choose --parallel ddp")
             mesh = dist.init_device_mesh(self.device.type, (self.size,))
+            # Inputs stay as they are: sums of weights and angles must not be rounded.
+            policy = MixedPrecisionPolicy(self.gathered_in, torch.float32, cast_forward_inputs=False)
             for layer in layers:
-                fully_shard(layer, mesh=mesh)
-            return fully_shard(module, mesh=mesh)
+                fully_shard(layer, mesh=mesh, mp_policy=policy)
+            return fully_shard(module, mesh=mesh, mp_policy=policy)
         return module
 
     def accumulating(self, wrapped: nn.Module, last: bool) -> AbstractContextManager[None]:
@@ -117,6 +123,14 @@ def whole_state(values: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name: whole(tensor).cpu() for name, tensor in values.items()}
 
 
+def started() -> tuple[int, int, int]:
+    """(rank, number of processes, rank on this machine) as `torchrun` says them; of one process alone without it."""
+    rank, size, local_rank = (
+        int(os.environ.get(name, default)) for name, default in (("RANK", 0), ("WORLD_SIZE", 1), ("LOCAL_RANK", 0))
+    )
+    return rank, size, local_rank
+
+
 def pick_device(name: str, local_rank: int) -> torch.device:
     """`auto` (a GPU where there is one), `cpu` or `cuda`: one device a process."""
     if name == "auto":
@@ -135,24 +149,25 @@ def pick_device(name: str, local_rank: int) -> torch.device:
 
 
 @contextlib.contextmanager
-def join(device: str = "auto", way: str = "auto") -> Iterator[World]:
+def join(device: str = "auto", way: str = "auto", gathered_in: torch.dtype | None = None) -> Iterator[World]:
     """Meet the processes that `torchrun` started beside this one; without it this one is alone.
 
     Args:
         device: `auto`, `cpu` or `cuda`.
+        gathered_in: see `World`.
         way: one of `WAYS`; `auto` is `ddp` for several processes and `none` for one.
 
     Raises:
         TrainingError: a device that is not there, or `none` for several processes.
     """
-    rank, size = (int(os.environ.get(name, default)) for name, default in (("RANK", "0"), ("WORLD_SIZE", "1")))
-    place = pick_device(device, int(os.environ.get("LOCAL_RANK", "0")))
+    rank, size, local_rank = started()
+    place = pick_device(device, local_rank)
     if way in ("auto", "ddp"):
         way = "ddp" if size > 1 else "none"
     if way == "none" and size > 1:
         raise TrainingError(f"--parallel none is one process alone, torchrun started {size}; choose ddp or fsdp")
     if way == "none" or dist.is_initialized():  # by the caller, who meets the others once for several runs
-        yield World(rank, size, place, way)
+        yield World(rank, size, place, way, gathered_in)
         return
     backend = "cpu:gloo,cuda:nccl" if place.type == "cuda" else "gloo"
     if size > 1:
@@ -160,7 +175,7 @@ def join(device: str = "auto", way: str = "auto") -> Iterator[World]:
     else:
         dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
     try:
-        yield World(rank, size, place, way)
+        yield World(rank, size, place, way, gathered_in)
     finally:
         # What DistributedDataParallel holds of the group must go before it: threads of a group that outlives its end
         # have been seen to abort a process that had finished.
