@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from training.batches import draw
@@ -26,8 +27,8 @@ from training.prefetch import Coming
 
 TURNS = 3
 RECORDS = 3_000_000
-# One layer of GPT-B's width on full-size pictures: 1024 tokens each, 120 positions of text.
-LAYER = TransformerConfig(dim=768, n_layer=1, n_head=12, vocab_size=64, caption_dim=64)
+# Four layers on full-size pictures: 1024 tokens each, 120 positions of text, heads of 64.
+LAYERS = TransformerConfig(dim=384, n_layer=4, n_head=6, vocab_size=64, caption_dim=64)
 
 
 def compare(
@@ -55,35 +56,42 @@ def shuffled_anew(seed: int, first: int, count: int, size: int) -> np.ndarray:
     return np.asarray([orders[i // size][i % size] for i in indices])
 
 
-def train_once(model: Transformer, rows: int, shared: bool, null: bool | None) -> None:
-    """A forward and a backward pass.
-
-    Args:
-        shared: as every batch was run: pictures once, handed out to their rows, attention with a mask.
-        null: whether a dropped picture is run too.
-    """
-    config = model.config
-    tokens = torch.zeros(rows, config.block_size, dtype=torch.long)
-    states, keep = torch.zeros(rows, config.cls_token_num, config.caption_dim), torch.zeros(rows, dtype=torch.bool)
-    if not shared:
-        logits = model(tokens, states, tokens, keep, keep)
-    else:
-        logits = through_shared_pictures(model, tokens, states, keep, null)
-    logits.sum().backward()
+def batch(rows: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Tokens [rows, N], states of texts [rows, T, C], and which row drops what: none."""
+    tokens = torch.zeros(rows, LAYERS.block_size, dtype=torch.long)
+    states = torch.zeros(rows, LAYERS.cls_token_num, LAYERS.caption_dim)
+    return tokens, states, torch.zeros(rows, dtype=torch.bool)
 
 
-def through_shared_pictures(
-    model: Transformer, tokens: Tensor, states: Tensor, keep: Tensor, null: bool | None
-) -> Tensor:
-    config = model.config
+def plain(model: Transformer, rows: int) -> None:
+    tokens, states, keep = batch(rows)
+    model(tokens, states, tokens, keep, keep).sum().backward()
+
+
+def instructed(model: Transformer, pictures: int, rows: int, dropped: bool) -> None:
+    tokens, states, keep = batch(rows)
+    model(tokens[:pictures], states, tokens, keep, keep, picture_is_dropped=dropped).sum().backward()
+
+
+def through_shared_pictures(model: Transformer, rows: int) -> None:
+    """As every batch was run: pictures, and one more that stands in for them, handed out to rows with a mask."""
+    config, (tokens, states, keep) = model.config, batch(rows)
     x = torch.cat((model.project_text(states), model.embed_picture(tokens)[:, :-1]), dim=1)
-    picture, picture_of_row = model._shared_pictures(tokens, keep, null)
+    picture, picture_of_row = model._shared_pictures(tokens, keep, picture_is_dropped=True)
     end = config.block_size + x.shape[1]
     mask = causal_mask(x.shape[1], end, x.device)
     for layer in model.layers:
         first = config.cls_token_num - 1 if layer is model.layers[-1] else 0
         picture, x = layer(picture, x, picture_of_row, model.rotary_cos[:end], model.rotary_sin[:end], mask, first)
-    return model.logits(model.norm(x))
+    model.logits(model.norm(x)).sum().backward()
+
+
+def attention(masked: bool, rows: int = 4) -> None:
+    """Forward and backward, over the whole of a sequence."""
+    length, size = LAYERS.max_positions - 1, LAYERS.head_dim
+    queries, keys, values = (torch.zeros(rows, LAYERS.n_head, length, size, requires_grad=True) for _ in range(3))
+    mask = causal_mask(length, length, queries.device) if masked else None
+    F.scaled_dot_product_attention(queries, keys, values, mask, is_causal=not masked).sum().backward()
 
 
 def prepared(workers: int) -> None:
@@ -121,18 +129,19 @@ def main() -> None:
         lambda: shuffled_anew(0, next(places), 64, RECORDS),
         lambda: draw([0], next(places), 64, RECORDS),
     )
-    model = Transformer(LAYER)
+    model = Transformer(LAYERS)
     for rows in (1, 4):
         compare(
-            f"layer, {rows} row(s): shared picture and mask, plain causal",
-            lambda rows=rows: train_once(model, rows, shared=True, null=True),
-            lambda rows=rows: train_once(model, rows, shared=False, null=None),
+            f"layers, {rows} row(s): shared picture and mask, plain causal",
+            lambda rows=rows: through_shared_pictures(model, rows),
+            lambda rows=rows: plain(model, rows),
         )
     compare(
-        "layer, 4 rows with a shared path: null picture always, when asked for",
-        lambda: train_once(model, 4, shared=True, null=True),
-        lambda: train_once(model, 4, shared=True, null=False),
+        "layers, 2 rows a picture, 4 rows: null picture always, asked for",
+        lambda: instructed(model, 2, 4, dropped=True),
+        lambda: instructed(model, 2, 4, dropped=False),
     )
+    compare("attention of 4 rows: a mask, plain causal", lambda: attention(True), lambda: attention(False))
     compare("16 photographs decoded: one thread, two", lambda: prepared(1), lambda: prepared(2), time.perf_counter)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "last.pt"
