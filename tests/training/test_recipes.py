@@ -367,7 +367,7 @@ def test_published_weights_start_a_transformer_and_what_they_lack_is_said(made: 
         init=tmp_path / "t2i.pt",
         report=said.append,
     )
-    assert len(said) == 1 and "lacks img_uncond_embedding: starts untrained" in said[0]
+    assert len(said) == 1 and "lacks img_uncond_embedding (drawn from the seed 0)" in said[0]
     trained = torch.load(started, weights_only=True)["model"]
     assert all(torch.equal(trained[name], tensor) for name, tensor in weights.items())
 
