@@ -95,21 +95,22 @@ def attention(masked: bool, rows: int = 4) -> None:
 
 
 def prepared(workers: int) -> None:
-    """Sixteen steps whose batches take a photograph each to decode."""
+    """64 steps whose batches take a picture each to decode and to scale."""
     from io import BytesIO
 
     from PIL import Image
 
-    picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (512, 512, 3), np.uint8))
+    noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (512, 512, 3), np.uint8))
+    picture = noise.resize((1024, 1024))
     stream = BytesIO()
     picture.save(stream, "JPEG", quality=90)
 
     def decode(step: int) -> int:
         with Image.open(BytesIO(stream.getvalue())) as image:
-            return len(image.convert("RGB").resize((448, 448), Image.Resampling.LANCZOS).tobytes())
+            return len(image.convert("RGB").resize((512, 512), Image.Resampling.LANCZOS).tobytes())
 
-    with Coming(decode, 0, 16, 4, workers) as coming:
-        for step in range(16):
+    with Coming(decode, 0, 64, 8, workers) as coming:
+        for step in range(64):
             coming.take(step)
 
 
@@ -142,7 +143,9 @@ def main() -> None:
         lambda: instructed(model, 2, 4, dropped=False),
     )
     compare("attention of 4 rows: a mask, plain causal", lambda: attention(True), lambda: attention(False))
-    compare("16 photographs decoded: one thread, two", lambda: prepared(1), lambda: prepared(2), time.perf_counter)
+    compare(
+        "64 pictures decoded and scaled: one thread, two", lambda: prepared(1), lambda: prepared(2), time.perf_counter
+    )
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "last.pt"
         torch.save({str(i): torch.zeros(2**21) for i in range(64)}, path)  # 512 MiB
