@@ -130,6 +130,12 @@ class Task(Protocol[Prepared]):
     def measures(self, done: int) -> dict[str, float]:
         """Numbers for the log after `done` steps; every process asks."""
 
+    def unlogged(self) -> dict[str, Any]:
+        """Plain values of the steps since the last line of the log, for a checkpoint; every process asks."""
+
+    def load_unlogged(self, values: dict[str, Any]) -> None:
+        """Takes up what `unlogged` gave."""
+
     def describe(self, prepared: Prepared) -> str:
         """Names the batch, for a message."""
 
@@ -197,12 +203,12 @@ class Engine(Generic[Prepared]):
             for name, value in self.average.kept.items():
                 value.copy_(last["average"][name])
             self.task.load_state(last)
-            self._load_scale(last)
+            self._load_facts(last)
             return int(last["step"])
         if parts and facts:
             run.go_on(parts, facts)
             self._read_parts(parts)
-            self._load_scale(facts)
+            self._load_facts(facts)
             return int(facts["step"])
         return 0
 
@@ -217,13 +223,17 @@ class Engine(Generic[Prepared]):
             state |= {k: tensors[f"{phase.name}.{k}"] for k in state if f"{phase.name}.{k}" in tensors}
             set_optimizer_state_dict(self.task.root, phase.optimizer.optimizers, state, options=options)
 
-    def _load_scale(self, facts: dict[str, Any]) -> None:
+    def _load_facts(self, facts: dict[str, Any]) -> None:
+        if unlogged := facts.get("unlogged"):
+            self.task.load_unlogged(unlogged)
         if self.scale and "loss_scale" in facts:
             self.scale.value, self.scale.good = facts["loss_scale"]
 
     def save(self, done: int) -> None:
         """A checkpoint after `done` steps, whole or sharded."""
-        extra = {"loss_scale": [self.scale.value, self.scale.good]} if self.scale else {}
+        extra: dict[str, Any] = {"unlogged": self.task.unlogged()}
+        if self.scale:
+            extra["loss_scale"] = [self.scale.value, self.scale.good]
         if self.world.sharded:
             facts = self.run_folder.facts(done) | extra
             sharded.write(self.run_folder.folder, facts, self._tensors(), self.world, self.execution.keep)
