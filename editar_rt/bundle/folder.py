@@ -6,6 +6,7 @@ loaded.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import os
@@ -51,6 +52,8 @@ class Bundle:
             BundleError: no bundle, a damaged or altered one, one of a newer format, or a path that leaves it.
         """
         folder = Path(path)
+        with contextlib.suppress(OSError):  # the current folder is gone, and a path that begins there leads nowhere
+            folder = folder.absolute()  # it is read later too, wherever the process has gone
         manifest_path = folder / MANIFEST_NAME
         if not is_folder(folder):
             raise BundleError(f"{folder} is not a folder; a bundle is one that holds {MANIFEST_NAME}")
