@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 
 import editar_rt
-from editar_rt.cli import main
+from editar_rt.__main__ import main
 from tests.runtime.demo import BALL, BUNDLE, COUNT, PICTURE, SAMPLES, SIDE, WORDS
 
 

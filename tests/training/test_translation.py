@@ -16,7 +16,7 @@ pytest.importorskip("torchmetrics")
 import editar_rt  # noqa: E402
 from tests.training.data_sets import world_samples  # noqa: E402
 from tests.training.metric_networks import write_depth_estimator, write_inception, write_segmenter  # noqa: E402
-from training.__main__ import cli  # noqa: E402
+from training.cli import cli  # noqa: E402
 from training.data.folder import write_folder  # noqa: E402
 from training.data.records import DataError  # noqa: E402
 from training.data.scenes import canny_edges  # noqa: E402

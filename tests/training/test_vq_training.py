@@ -181,7 +181,7 @@ def test_pictures_follow_from_the_seed_and_bad_ones_are_passed_over(pictures: Pa
 def test_the_command_names_pictures_that_cannot_be_read_and_goes_on(pictures: Path, tmp_path: Path) -> None:
     from click.testing import CliRunner
 
-    from training.__main__ import cli
+    from training.cli import cli
 
     fields = dataclasses.asdict(dataclasses.replace(SMALL, steps=3, discriminator_weight=0.0))  # one epoch and a third
     lines = [f"{k} = {str(v).lower() if isinstance(v, bool) else repr(v)}" for k, v in fields.items()]
