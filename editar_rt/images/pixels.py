@@ -6,7 +6,6 @@ Pictures come from strangers: their size is read from the header and bounded bef
 from __future__ import annotations
 
 import os
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -53,17 +52,14 @@ def _open(picture: Picture, convert: Callable[[Image.Image], Image.Image]) -> Im
         raise PictureError(f"a picture is a path, a PIL image or a uint8 array, got {type(picture).__name__}")
     path = "the picture" if isinstance(picture, Image.Image) else str(Path(picture))
     try:
-        with warnings.catch_warnings():
-            # Its warnings are about size, which our lower bound refuses, and about metadata, which is not used.
-            warnings.simplefilter("ignore")
-            if isinstance(picture, Image.Image):
-                _check_size(picture, path)
-                return convert(picture)  # may only now read its file
-            with Image.open(path) as image:
-                if image.format in VECTOR_FORMATS:
-                    raise PictureError(f"{path} is a drawing ({image.format}), not a picture; save it as a PNG first")
-                _check_size(image, path)
-                return convert(image)
+        if isinstance(picture, Image.Image):
+            _check_size(picture, path)
+            return convert(picture)  # may only now read its file
+        with Image.open(path) as image:
+            if image.format in VECTOR_FORMATS:
+                raise PictureError(f"{path} is a drawing ({image.format}), not a picture; save it as a PNG first")
+            _check_size(image, path)
+            return convert(image)
     except PictureError:
         raise
     except FileNotFoundError:
@@ -72,7 +68,7 @@ def _open(picture: Picture, convert: Callable[[Image.Image], Image.Image]) -> Im
         raise PictureError(f"{path} is a folder, not a picture") from None
     except UnidentifiedImageError:
         raise PictureError(f"{path} is not a picture in a format that can be read (PNG, JPEG, WebP, …)") from None
-    except Image.DecompressionBombError:
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):  # the latter where warnings are errors
         raise PictureError(f"{path} has more than {MAX_PIXELS / 1e6:.0f} million pixels; make it smaller") from None
     except Exception as e:  # Pillow's decoders raise many kinds on damaged files: OSError, SyntaxError, struct.error, …
         if isinstance(e, OSError) and e.strerror:

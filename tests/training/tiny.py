@@ -106,7 +106,7 @@ def read_log(run: Path) -> list[dict[str, float]]:
 def write_recipe(path: Path) -> Path:
     """`RECIPE` as a file."""
     lines = [f"{k} = {json.dumps(v)}" for k, v in dataclasses.asdict(RECIPE).items()]  # as TOML writes them
-    path.write_text("\n".join(['model = "transformer"', "[recipe]", *lines]))
+    path.write_text("\n".join(['model = "transformer"', "[recipe]", *lines]), encoding="utf-8")
     return path
 
 

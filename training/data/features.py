@@ -84,7 +84,7 @@ def read_settings(folder: Path) -> dict[str, Any]:
     """
     path = folder / "preprocessor_config.json"
     try:
-        found: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {}
+        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
         size = found.get("crop_size") or found.get("size") or SIDE
         if isinstance(size, dict):
             size = size.get("height") or size.get("shortest_edge") or SIDE
