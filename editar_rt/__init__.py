@@ -80,6 +80,7 @@ _HOMES = {
     "request": ("Request",),
     "results": ("Result",),
     "session": ("Session",),
+    "text.states": ("TextStates", "load_states", "save_states"),
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
 
