@@ -13,6 +13,7 @@ import editar_rt
 from editar_rt.cli import main
 
 ROOT = Path(__file__).parents[2]
+PAGES = sorted(path.relative_to(ROOT).as_posix() for path in (*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")))
 # Commands run where they name the demo's bundle; measuring takes long and says nothing here.
 RUNNABLE = re.compile(r"editar (?!bench|demo).*\bengines/demo\b")
 
@@ -44,7 +45,7 @@ def test_every_command_and_snippet_of_a_page_runs(
             assert stopped.value.code == 0, f"{line}\n{capsys.readouterr().err}"
 
 
-@pytest.mark.parametrize("page", sorted(path.relative_to(ROOT).as_posix() for path in ROOT.glob("docs/**/*.md")))
+@pytest.mark.parametrize("page", PAGES)
 def test_every_file_that_a_page_links_to_is_there(page: str) -> None:
     text = (ROOT / page).read_text(encoding="utf-8")
     links = re.findall(r"(?:src=\"|\]\()([^\":)#\s]+)(?:#[^)\"]*)?[\")]", text)
@@ -53,6 +54,6 @@ def test_every_file_that_a_page_links_to_is_there(page: str) -> None:
 
 
 def test_every_name_that_the_pages_use_is_public() -> None:
-    pages = [ROOT / "README.md", *ROOT.glob("docs/**/*.md")]
-    used = {name for page in pages for name in re.findall(r"\beditar_rt\.([A-Za-z_]+)", page.read_text(encoding="utf-8"))}
+    texts = [(ROOT / page).read_text(encoding="utf-8") for page in PAGES]
+    used = {name for text in texts for name in re.findall(r"\beditar_rt\.([A-Za-z_]+)", text)}
     assert used - {"__all__", "errors"} <= set(editar_rt.__all__)
