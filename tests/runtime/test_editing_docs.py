@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import editar_rt
-from editar_rt.cli import main
+from editar_rt.__main__ import main
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted(path.relative_to(ROOT).as_posix() for path in (*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")))
