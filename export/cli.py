@@ -1,4 +1,8 @@
-"""`python -m export …`: checkpoints in, a bundle out. Results go to stdout, errors in one sentence to stderr."""
+"""`python -m export …`: checkpoints in, a bundle out. Results go to stdout, errors in one sentence to stderr.
+
+PyTorch and ONNX are imported inside the commands that need them: help and the command `tensorrt`, which runs on devices
+that have neither, do without.
+"""
 
 from __future__ import annotations
 
@@ -8,24 +12,20 @@ import shlex
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-import editar_rt
 from editar_rt.backends import DEVICES
-from editar_rt.bundle import Bundle
+from editar_rt.bundle import KV_CACHES, PRECISIONS, SPELLINGS, Bundle
 from editar_rt.errors import BundleError, OptionError
 from editar_rt.sampling import Sampling
-from export.bundle_writer import Options, ParityError, Sources, write_bundle
-from export.checkpoint_reader import read_either, read_transformer, read_vq
 from export.command_line import run
-from export.decoder_graph import SPELLINGS
-from export.precision import KV_CACHES, PRECISIONS, PROVIDERS
-from export.targets import storage, target_names
+from export.recipe import PROVIDERS, recipe_names
 from export.tensorrt_cli import tensorrt
-from export.text_reader import read_text_encoder
-from training.config import VQConfig
+
+if TYPE_CHECKING:
+    from export.bundle_writer import Options, Sources
 
 PATH = click.Path(path_type=Path)
 REFERENCE_MODES = (
@@ -53,14 +53,12 @@ cli.add_command(tensorrt)
 def storage_options(command: F) -> F:
     """How the decoder is stored: a recipe, and single options in its place."""
     options = (
-        click.option("--target", help=f"Recipe in engines/: {', '.join(target_names())}; or a .toml file."),
-        click.option("--precision", type=click.Choice(list(PRECISIONS)), help="Of the weights; fp32 when not given."),
+        click.option("--target", help=f"Recipe in engines/: {', '.join(recipe_names())}; or a .toml file."),
+        click.option("--precision", type=click.Choice(PRECISIONS), help="Of the weights; fp32 when not given."),
         click.option(
             "--kv-cache", type=click.Choice(KV_CACHES), help="int8 halves or quarters it; same when not given."
         ),
-        click.option(
-            "--spelling", type=click.Choice(list(SPELLINGS)), help="Operators of the decoder; ort by default."
-        ),
+        click.option("--spelling", type=click.Choice(SPELLINGS), help="Operators of the decoder; ort by default."),
         click.option("--provider", type=click.Choice(PROVIDERS), help="Of ONNX Runtime; cpu when not given."),
         click.option(
             "--sampling-head/--no-sampling-head",
@@ -113,6 +111,11 @@ def onnx(
 
     Every graph is compared with PyTorch before the bundle gets its name.
     """
+    from export.bundle_writer import Options, Sources
+    from export.checkpoint_reader import read_transformer, read_vq
+    from export.precision import storage
+    from export.text_reader import read_text_encoder
+
     # Bad options are said before the minutes that reading takes.
     sampling = parse_defaults(defaults)
     stored = storage(target, **choices)
@@ -134,6 +137,8 @@ def onnx(
 
 
 def _write(output: Path, sources: Sources, options: Options, force: bool) -> None:
+    from export.bundle_writer import write_bundle
+
     manifest = write_bundle(output, sources, options, force, report=click.echo)
     size = sum(file.bytes for file in manifest.files.values())
     click.echo(f"wrote {output}: {', '.join(manifest.parts)}; {size / 2**20:.1f} MiB")
@@ -153,6 +158,10 @@ def convert(
     **choices: str | bool | None,
 ) -> None:
     """Store the transformer of an fp32 BUNDLE in another way; its other parts are taken over as they are."""
+    from export.bundle_writer import Options, Sources
+    from export.checkpoint_reader import read_transformer
+    from export.precision import storage
+
     _refuse_existing(output, force)
     stored = storage(target, **choices)
     opened = Bundle.open(bundle)
@@ -189,7 +198,7 @@ def official(
 
     Without a recipe or options the precision is fp16.
     """
-    from export.official import fetch, look
+    from export.official import look
 
     if only_look:
         for line in look():
@@ -198,6 +207,12 @@ def official(
     if output is None:
         raise click.UsageError("Missing option '-o' / '--output': the bundle to write, a folder.")
     _refuse_existing(output, force)
+    from export.bundle_writer import Options, Sources
+    from export.checkpoint_reader import read_transformer, read_vq
+    from export.official import fetch
+    from export.precision import storage
+    from export.text_reader import read_text_encoder
+
     if target is None:
         choices["precision"] = choices["precision"] or "fp16"
     stored = storage(target, **choices)
@@ -232,7 +247,11 @@ def verify(
     bundle: Path, against: tuple[Path, ...], heads: int | None, steps: int, device: str | None, as_json: bool
 ) -> None:
     """Compare BUNDLE with the checkpoints it came from: every part, then greedy generations."""
+    from export.bundle_writer import ParityError, Sources
+    from export.checkpoint_reader import read_either
+    from export.text_reader import read_text_encoder
     from export.verify import verify as compare
+    from training.config import VQConfig
 
     sources = Sources()
     for path in against:
@@ -278,7 +297,9 @@ def bench_reference(
     as_json: bool,
 ) -> None:
     """Measure the PyTorch model of a checkpoint; with --compare in turns with bundles, which stand first."""
+    import editar_rt
     from editar_rt.bench import BundleSubject, Plan, Subject, measure, printed
+    from export.checkpoint_reader import read_transformer
     from export.reference_bench import ReferenceSubject
 
     plan = Plan(repeats, warmup, at, steps)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -13,6 +15,8 @@ import editar_rt
 from editar_rt.errors import OptionError
 from export import cli
 from tests.conftest import golden_weights
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -99,6 +103,18 @@ def test_help_names_every_option() -> None:
     text = CliRunner().invoke(cli.cli, ["onnx", "--help"]).output
     for option in ("--transformer", "--vq", "--text-encoder", "--heads", "--image-size", "--precision", "--default"):
         assert option in text
+
+
+def test_help_loads_neither_pytorch_nor_onnx() -> None:
+    program = (
+        "import sys\n"
+        "from export.cli import cli\n"
+        "cli.main(['onnx', '--help'], standalone_mode=False)\n"
+        "heavy = {'torch', 'onnx', 'onnx_ir', 'onnxruntime', 'transformers', 'huggingface_hub'} & sys.modules.keys()\n"
+        "print('imported:', *heavy)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "imported:"
 
 
 @pytest.mark.parametrize("text", ["temperature", "temperature=", "=1"])

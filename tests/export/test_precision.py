@@ -17,7 +17,7 @@ import editar_rt
 from editar_rt import Sampling, names, selftest
 from editar_rt.bundle import Bundle
 from editar_rt.errors import BackendError, OptionError
-from export import calibration, parity, targets
+from export import calibration, parity
 from export.bundle_writer import Options, Sources, write_bundle
 from export.checkpoint_reader import build_transformer, read_transformer
 from export.decoder_graph import spelling_of
@@ -262,38 +262,6 @@ def test_calibration_on_pictures(tiny_sources: Sources, tmp_path: Path) -> None:
         write_bundle(tmp_path / "c", tiny_sources, options)
     with pytest.raises(OptionError, match="need --vq and --text-encoder too"):
         write_bundle(tmp_path / "c", Sources(transformer=tiny_sources.transformer), options)
-
-
-@pytest.mark.parametrize("name", targets.target_names())
-def test_every_recipe_can_be_exported(name: str) -> None:
-    stored = targets.storage(name)
-    assert stored.provider in stored.providers
-
-
-def test_options_take_the_place_of_the_recipes(tmp_path: Path) -> None:
-    assert targets.storage("cpu", precision="fp32", kv_cache=None) == Storage("fp32", kv_cache="int8")
-    recipe = tmp_path / "mine.toml"
-    recipe.write_text('[onnx]\nspelling = "standard"\n')
-    assert targets.storage(str(recipe)) == Storage(spelling="standard")
-    recipe.write_text('[onnx]\nspelling = "delta"\nsampling_head = true\nprecisions = ["fp32", "fp16"]\n')
-    assert targets.storage(str(recipe)) == Storage(spelling="delta", sampling_head=True)
-    assert not targets.storage(str(recipe), sampling_head=False).sampling_head
-    for name in (str(recipe), "jetson-orin-jp5"):
-        with pytest.raises(OptionError, match="does not read precision int4; take --precision fp32 or fp16"):
-            targets.storage(name, precision="int4")
-    assert targets.storage("jetson-thor-jp7", precision="int4").numbers.blocks is not None
-    for text, message in (
-        ("[onnx", "is not TOML"),
-        ("", r"no table \[onnx\]"),
-        ("[onnx]\nprecision = 8", "allowed: fp32"),
-        ("[onnx]\nsampling_head = 1", "sampling_head = 1; allowed: true, false"),
-        ('[onnx]\nprecisions = "int4"', "precisions = 'int4'; allowed: not among precision"),
-    ):
-        recipe.write_text(text)
-        with pytest.raises(OptionError, match=message):
-            targets.storage(str(recipe))
-    with pytest.raises(OptionError, match="cannot be read .* there are: cpu, cuda"):
-        targets.storage("toaster")
 
 
 def test_pytorch_rounds_keys_and_values_as_an_int8_cache_does() -> None:
