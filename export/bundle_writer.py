@@ -51,7 +51,8 @@ from training.config import TransformerConfig, VQConfig
 TOKENIZER = "tokenizer.json"
 SAMPLES = "samples/samples.json"
 CPU, TENSORRT = "cpu", "tensorrt"
-TWIN = "decoder-twin"  # written, compared and removed
+TWIN = "decoder-twin"  # written, compared, asked for the self-test and removed
+TRANSFORMER_PARTS = (names.PREFIX_GRAPH, names.DECODER, names.SAMPLER)
 TEXT_TOKENS = 120  # of EditAR; a transformer says how many it reads
 LIBRARIES = ("torch", "onnx", "onnxscript", "onnxruntime", "transformers")  # noted in the manifest
 
@@ -127,6 +128,7 @@ def write_bundle(
         _require_parity(source, expected, bound, lambda line: report(f"{line}, the source"))
     with publishing(folder, force) as partial:
         parts = _take_over(sources.kept, partial) if sources.kept is not None else {}
+        twin: Part | None = None
         tokenizer, samples = _text_and_samples(sources, options, partial)
         for name, model, cases in _graphs(sources, options, info, report):
             path = partial / f"{name}.onnx"
@@ -139,11 +141,9 @@ def write_bundle(
             graph_writer.save(model, path)
             parts[name] = Part(path.name, _describe(model.graph.inputs), _describe(model.graph.outputs))
             if name == names.DECODER and CPU not in options.storage.providers:
-                path = _twin(sources, options.storage, partial)
+                path, twin = _twin(sources, options.storage, partial)
             bound = selftest.bound_of(name, storage.precision, storage.kv_cache, storage.spelling)
             _require_parity(path, cases(path), bound, report)
-        for leftover in partial.glob(f"{TWIN}*"):
-            leftover.unlink()
         manifest = Manifest(
             model=info,
             parts={name: parts[name] for name in names.PARTS if name in parts},
@@ -158,19 +158,40 @@ def write_bundle(
             sampling=dict(options.sampling),
             made_by=_made_by(options),
         )
-        (partial / MANIFEST_NAME).write_text(manifest.to_json(), encoding="utf-8")
-        # What the runtime would refuse is not published; what it answers here is what `editar verify` expects.
-        runnable = [part for part in parts if part != names.DECODER or CPU in manifest.providers]
-        manifest = replace(manifest, self_test=_self_test(partial, runnable))
-        (partial / MANIFEST_NAME).write_text(manifest.to_json(), encoding="utf-8")
+        # The answers of this machine are what `editar verify` expects.
+        manifest = replace(manifest, self_test=_self_test(partial, manifest, twin))
+        if twin is not None:
+            manifest = replace(manifest, files={f: d for f, d in manifest.files.items() if not _is_twins(f)})
+            for leftover in partial.glob(f"{TWIN}.*"):
+                leftover.unlink()
+        _write_manifest(partial, manifest)
+        Bundle.open(partial)  # a bundle that the runtime would refuse is not published
     return manifest
 
 
-def _self_test(folder: Path, parts: Sequence[str]) -> dict[str, Any]:
-    """What a bundle answers here, part by part, so that memory is needed for one at a time."""
+def _write_manifest(folder: Path, manifest: Manifest) -> None:
+    (folder / MANIFEST_NAME).write_text(manifest.to_json(), encoding="utf-8")
+
+
+def _self_test(folder: Path, manifest: Manifest, twin: Part | None) -> dict[str, Any]:
+    """What a bundle answers here, part by part, so that memory is needed for one at a time.
+
+    Args:
+        twin: answers in the place of a decoder that no CPU runs; its files lie in the folder and in the manifest.
+    """
+    if twin is not None:
+        own = Storage(spelling=manifest.spelling)
+        manifest = replace(
+            manifest,
+            parts=manifest.parts | {names.DECODER: twin},
+            precision=own.precision,
+            kv_cache=own.kv_cache,
+            providers=own.providers,
+        )
+    _write_manifest(folder, manifest)
     found: dict[str, Any] = {}
-    transformer = [part for part in parts if part in (names.PREFIX_GRAPH, names.DECODER, names.SAMPLER)]
-    for together in (*([part] for part in parts if part not in transformer), transformer):
+    transformer = [part for part in manifest.parts if part in TRANSFORMER_PARTS]
+    for together in (*([part] for part in manifest.parts if part not in transformer), transformer):
         editor = editar_rt.load(folder, CPU, cache=False)
         if together != transformer and isinstance(editor.backend, OnnxRuntimeBackend):
             editor.backend.prepack = False  # one run does not pay for it
@@ -182,11 +203,7 @@ def _self_test(folder: Path, parts: Sequence[str]) -> dict[str, Any]:
 
 def _take_over(kept: Bundle, folder: Path) -> dict[str, Part]:
     """The parts of a bundle that are not made anew, their files copied."""
-    parts = {
-        name: part
-        for name, part in kept.manifest.parts.items()
-        if name not in (names.PREFIX_GRAPH, names.DECODER, names.SAMPLER)
-    }
+    parts = {name: part for name, part in kept.manifest.parts.items() if name not in TRANSFORMER_PARTS}
     for part in parts.values():
         for name in kept.manifest.files:
             if name == part.file or name.startswith(f"{part.file}."):
@@ -358,13 +375,18 @@ class _RoundedToBfloat16(Mapping[str, Tensor]):
         return len(self.weights)
 
 
-def _twin(sources: Sources, storage: Storage, folder: Path) -> Path:
+def _twin(sources: Sources, storage: Storage, folder: Path) -> tuple[Path, Part]:
     """A decoder that no CPU runs, as one that every CPU runs: the same definition over the rounded weights."""
     assert sources.transformer is not None
     path = folder / f"{TWIN}.onnx"
     weights = _RoundedToBfloat16(sources.transformer.tensors)
-    graph_writer.save(decoder_graph(sources.transformer.config, weights, Storage(spelling=storage.spelling)), path)
-    return path
+    model = decoder_graph(sources.transformer.config, weights, Storage(spelling=storage.spelling))
+    graph_writer.save(model, path)
+    return path, Part(path.name, _describe(model.graph.inputs), _describe(model.graph.outputs))
+
+
+def _is_twins(file: str) -> bool:
+    return file.startswith(f"{TWIN}.")
 
 
 def _calibration(

@@ -258,7 +258,8 @@ def decoder_cases(transformer: Transformer, path: Path) -> list[Case]:
 
 def _decoder_case(transformer: Transformer, scales: Scales, label: str, rows: int, filled: bool, chunk: int) -> Case:
     config, generator = transformer.config, _generator()
-    past = config.block_size + config.cls_token_num - 2 if filled else 0
+    past = max(config.block_size + config.cls_token_num - 2, 1) if filled else 0
+    chunk = min(chunk, config.max_positions - past)
     cache = transformer.make_cache(rows)
     if scales:
         cache.extend = partial(_extend_rounded, cache, scales)  # type: ignore[method-assign]

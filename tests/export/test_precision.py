@@ -189,24 +189,33 @@ def test_a_transformer_that_blocks_do_not_fit_is_refused(tiny_sources: Sources) 
         spelling_of(Storage("int4", spelling="delta")).check(narrow)
 
 
-def test_bfloat16_is_compared_through_a_twin_and_refused_where_it_cannot_run(
-    tiny_sources: Sources, tmp_path: Path
+@pytest.mark.parametrize(
+    "storage",
+    [Storage("bf16", provider="cuda"), Storage("bf16", spelling="delta", provider="cuda", sampling_head=True)],
+    ids=str,
+)
+def test_bfloat16_is_compared_and_self_tested_through_a_twin(
+    tiny_sources: Sources, tmp_path: Path, storage: Storage
 ) -> None:
     reported: list[str] = []
     sources = Sources(transformer=tiny_sources.transformer)
-    write_bundle(tmp_path / "b", sources, Options(storage=Storage("bf16", provider="cuda")), report=reported.append)
+    write_bundle(tmp_path / "b", sources, Options(storage=storage), report=reported.append)
     compared = [line for line in reported if line.startswith(names.DECODER)]
     assert len(compared) == 2 and all(line.endswith("ok") for line in compared)
     bundle = Bundle.open(tmp_path / "b")
-    assert bundle.manifest.providers == ["cuda"]
-    assert bundle.manifest.self_test is not None and names.DECODER not in bundle.manifest.self_test
+    bundle.check()
+    assert (bundle.manifest.precision, bundle.manifest.providers) == ("bf16", ["cuda"])
+    assert bundle.manifest.self_test is not None and bundle.manifest.self_test.keys() == bundle.manifest.parts.keys()
     assert not list((tmp_path / "b").glob("*twin*"))
+
+
+def test_bfloat16_is_refused_where_it_cannot_run(golden_gpt_bundle_bf16: Path) -> None:
     # Types are inferred before kernels are looked for: the graph is right, and the CPU has no kernel for it.
     with pytest.raises(onnxruntime.capi.onnxruntime_pybind11_state.NotImplemented):
-        onnxruntime.InferenceSession(tmp_path / "b" / "decoder.onnx", providers=["CPUExecutionProvider"])
+        onnxruntime.InferenceSession(golden_gpt_bundle_bf16 / "decoder.onnx", providers=["CPUExecutionProvider"])
     golden = golden_arrays("gpt_tiny")
     with pytest.raises(BackendError, match=r"precision bf16.*is for cuda.*--provider cpu"):
-        editar_rt.load(tmp_path / "b", device="cpu").generate(golden["text"], golden["image_tokens"])
+        editar_rt.load(golden_gpt_bundle_bf16, device="cpu").generate(golden["text"], golden["image_tokens"])
 
 
 @pytest.mark.parametrize(
