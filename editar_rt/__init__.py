@@ -8,8 +8,8 @@ Importing this brings NumPy and Pillow; engines load when a bundle is opened. Py
 
 from editar_rt.editor import Editor, load
 from editar_rt.errors import EditarError
+from editar_rt.generation.sampling import Sampling
 from editar_rt.results import EditOptions, EditResult
-from editar_rt.sampling import Sampling
 from editar_rt.version import __version__
 
 __all__ = ["EditOptions", "EditResult", "EditarError", "Editor", "Sampling", "__version__", "load"]

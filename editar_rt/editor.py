@@ -1,67 +1,30 @@
-"""What users call: `load` a bundle, `edit` a picture."""
+"""The public entry: `load` a bundle, `edit` a picture."""
 
 from __future__ import annotations
 
-import math
 import os
 import time
-import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, overload
+from collections.abc import Sequence
+from typing import Any, overload
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from editar_rt import names
 from editar_rt.backends import make_backend
-from editar_rt.backends.base import Backend
-from editar_rt.bundle import Bundle
-from editar_rt.decoding import Chunk, Prefix, Step, Watcher, collect, decode, picture_chunk, score
-from editar_rt.errors import MissingPartError, OptionError, TruncatedTextWarning
-from editar_rt.pixels import Picture, read_pixels, to_pictures
-from editar_rt.prompts import as_text, build_prompt
-from editar_rt.results import EditOptions, EditResult, Progress
-from editar_rt.sampling import Sampling
-from editar_rt.text import TextTokenizer
-from editar_rt.version import __version__
-
-if TYPE_CHECKING:
-    from editar_rt.session import Session
+from editar_rt.bundle.folder import Bundle
+from editar_rt.errors import OptionError
+from editar_rt.generation.decoding import Progress, collect, progress_watcher
+from editar_rt.generation.sampling import Sampling
+from editar_rt.images.pixels import Picture, read_pixels, to_pictures
+from editar_rt.model import Model
+from editar_rt.results import EditOptions, EditResult, timed
+from editar_rt.session import Session
+from editar_rt.text.prompts import as_text
 
 
-class Editor:
+class Editor(Model):
     """A loaded bundle. Parts are opened when first needed. Not thread-safe: one editor a thread."""
-
-    def __init__(self, bundle: Bundle, backend: Backend) -> None:
-        self.bundle = bundle
-        self.backend = backend
-        self.model = bundle.manifest.model
-        self._tokenizer: TextTokenizer | None = None
-        self._nulls: tuple[NDArray[np.float32], NDArray[np.float32]] | None = None
-        self.default_sampling = bundle.default_sampling
-
-    # Sizes.
-
-    @property
-    def image_size(self) -> int:
-        """Side of the pictures in pixels."""
-        if self.model.image_size is None:
-            raise MissingPartError(f"the bundle {self.bundle.folder} has no VQ tokenizer, so no picture size")
-        return self.model.image_size
-
-    @property
-    def picture_tokens(self) -> int:
-        """N, tokens of one picture."""
-        if self.model.picture_tokens is None:
-            raise MissingPartError(f"the bundle {self.bundle.folder} holds neither a VQ tokenizer nor a transformer")
-        return self.model.picture_tokens
-
-    @property
-    def grid(self) -> int:
-        """Tokens along one side of a picture."""
-        return math.isqrt(self.picture_tokens)
 
     # The main job.
 
@@ -126,8 +89,6 @@ class Editor:
 
     def open(self, image: Picture) -> Session:
         """Prepare a picture for any number of instructions: each after the first pays the text's prefill alone."""
-        from editar_rt.session import Session
-
         return Session(self, image)
 
     def edit_batch(
@@ -173,161 +134,6 @@ class Editor:
             for picture, own, words in zip(pictures, tokens, instructions, strict=True)
         ]
 
-    def parameters(self, instruction: str, task: str, sampling: Sampling) -> dict[str, str]:
-        """What a result's PNG says of how it was made."""
-        settings = {name: str(value) for name, value in sampling.settings(self.picture_tokens).items()}
-        identity = {"bundle": self.bundle.fingerprint, "backend": self.backend.name, "version": __version__}
-        return {"instruction": instruction, "task": task, **settings, **identity}
-
-    # Its parts.
-
-    def encode_text(self, texts: Sequence[str], tasks: Sequence[str] | str = "edit") -> NDArray[np.float32]:
-        """Instructions or descriptions → the text encoder's states, float32 [B, T, C].
-
-        Args:
-            tasks: one for all, or one for each.
-        """
-        if isinstance(texts, str):
-            raise OptionError("texts are a sequence of texts, got one text; put it in a list")
-        each = [tasks] * len(texts) if isinstance(tasks, str) else list(tasks)
-        if len(each) != len(texts):
-            raise OptionError(f"tasks must be one name or one for each of {len(texts)} texts, got {len(each)}")
-        return self.encode_prompts([build_prompt(task, text) for task, text in zip(each, texts, strict=True)])
-
-    def encode_prompts(self, prompts: Sequence[str]) -> NDArray[np.float32]:
-        """Whole prompts → the text encoder's states, float32 [B, T, C]."""
-        if self._tokenizer is None:
-            if names.TEXT_ENCODER not in self.bundle.manifest.parts or self.bundle.manifest.tokenizer is None:
-                raise MissingPartError(
-                    f"the bundle {self.bundle.folder} has no text encoder; give text_states computed elsewhere, or "
-                    "export the bundle with --text-encoder"
-                )
-            path = self.bundle.path(self.bundle.manifest.tokenizer)
-            self._tokenizer = TextTokenizer.read(path, self.model.text_tokens or 0)
-        encoded = self._tokenizer.encode(list(prompts))
-        for count in encoded.tokens:
-            if count > self._tokenizer.length:
-                message = f"the prompt has {count} tokens; only the first {self._tokenizer.length} are read"
-                warnings.warn(message, TruncatedTextWarning, stacklevel=3)
-        feeds = {names.INPUT_IDS: encoded.ids, names.ATTENTION_MASK: encoded.mask}
-        return self._run(names.TEXT_ENCODER, feeds)[names.TEXT_STATES]
-
-    def encode_pixels(self, pixels: NDArray[np.float32]) -> NDArray[np.int32]:
-        """Pixels float32 [B, 3, H, W] in [-1, 1] → tokens int32 [B, N]."""
-        side, pixels = self.image_size, np.asarray(pixels)
-        if pixels.ndim != 4 or pixels.shape[1:] != (3, side, side) or not np.issubdtype(pixels.dtype, np.floating):
-            found = f"{pixels.dtype} {list(pixels.shape)}"
-            raise OptionError(f"pixels must be floats of -1 to 1, [B, 3, {side}, {side}], got {found}")
-        if not len(pixels):
-            raise OptionError("pixels must be of at least one picture, got none")
-        return self._run(names.VQ_ENCODER, {names.PIXELS: np.asarray(pixels, np.float32)})[names.TOKENS]
-
-    def decode_tokens(self, tokens: NDArray[np.int32]) -> NDArray[np.float32]:
-        """Tokens int32 [B, N] → pixels float32 [B, 3, H, W], about [-1, 1]."""
-        checked = self._check_tokens("tokens", tokens, self.model.codebook_size)
-        if not len(checked):
-            raise OptionError("tokens must be of at least one picture, got none")
-        return self._run(names.VQ_DECODER, {names.TOKENS: checked})[names.PIXELS]
-
-    def generate(
-        self,
-        text_states: NDArray[np.float32],
-        condition_tokens: NDArray[np.int32] | None,
-        sampling: Sampling | None = None,
-        on_progress: Progress | None = None,
-        known_tokens: NDArray[np.int32] | None = None,
-    ) -> NDArray[np.int32]:
-        """Draw target tokens.
-
-        Args:
-            text_states: float32 [B, T, C].
-            condition_tokens: int [B, N], or None to drop the picture.
-            sampling: the bundle's defaults when None.
-            known_tokens: int [B, N], those that are not drawn; negative where they are. None draws all.
-
-        Returns:
-            tokens int32 [B, N]; those of a picture are the same alone and in a batch.
-        """
-        tokens = np.empty((len(text_states), self.picture_tokens), np.int32)
-        sampling = Sampling.checked(sampling, self.default_sampling)
-        steps = self.steps(text_states, condition_tokens, sampling, known_tokens=known_tokens)
-        collect(steps, tokens, progress_watcher(on_progress))
-        return tokens
-
-    def score(
-        self,
-        text_states: NDArray[np.float32],
-        condition_tokens: NDArray[np.int32] | None,
-        target_tokens: NDArray[np.int32],
-    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Logits of every step with the target tokens forced: (with the text, without), float32 [B, N, V] each."""
-        target = self._check_tokens("target_tokens", target_tokens, self.model.vocab_size)
-        text, null_text, null_picture = self.project(text_states)
-        picture = picture_chunk(self.check_condition(condition_tokens, len(text)), null_picture)
-        return score(self.backend, picture, text, target), score(self.backend, picture, null_text, target)
-
-    def steps(
-        self,
-        text_states: NDArray[np.float32],
-        condition_tokens: NDArray[np.int32] | None,
-        sampling: Sampling,
-        count: int | None = None,
-        known_tokens: NDArray[np.int32] | None = None,
-    ) -> Iterator[Step]:
-        """The loop of `generate`, step by step; the prefill has run when it returns."""
-        known = None
-        if known_tokens is not None:
-            self._check_tokens("known_tokens", np.maximum(known_tokens, 0), self.model.vocab_size)
-            if len(known_tokens) != len(text_states):
-                raise OptionError(
-                    "known_tokens and text_states must have as many rows, "
-                    f"got {len(known_tokens)} and {len(text_states)}"
-                )
-            known = known_tokens[:, :count]
-        text, null_text, null_picture = self.project(text_states)
-        picture = picture_chunk(self.check_condition(condition_tokens, len(text)), null_picture)
-        owners = range(len(text)) if condition_tokens is not None else [0] * len(text)
-        prefix = self.make_prefix(picture, owners, sampling.guided)
-        first = prefix.read(text, null_text)
-        return decode(prefix, first, count or self.picture_tokens, sampling, known=known)
-
-    def make_prefix(self, picture: Chunk, picture_of_row: Sequence[int], guided: bool) -> Prefix:
-        """A cache with pictures in it, ready for texts."""
-        count = self.picture_tokens
-        return Prefix(self.backend, picture, picture_of_row, guided, self.model.text_tokens or 0, count)
-
-    def project(
-        self, text_states: NDArray[np.float32]
-    ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
-        """Text states [B, T, C] → (text [B, T, D], null text [1, T, D], null picture [1, N, D])."""
-        text_tokens, text_dim, text_states = self.model.text_tokens, self.model.text_dim, np.asarray(text_states)
-        if names.DECODER in self.bundle.manifest.parts and (
-            text_states.ndim != 3 or text_states.shape[1:] != (text_tokens, text_dim) or not len(text_states)
-        ):
-            raise OptionError(f"text_states must be [B, {text_tokens}, {text_dim}], got {list(text_states.shape)}")
-        outputs = self._run(names.PREFIX_GRAPH, {names.TEXT_STATES: np.asarray(text_states, np.float32)})
-        return outputs[names.TEXT_PREFIX], outputs[names.NULL_TEXT_PREFIX], outputs[names.NULL_PICTURE_PREFIX]
-
-    def check_condition(self, condition_tokens: NDArray[np.int32] | None, rows: int) -> NDArray[np.int32] | None:
-        """The condition's tokens [rows, N] as the decoder takes them; None stays None."""
-        if condition_tokens is None:
-            return None
-        checked = self._check_tokens("condition_tokens", condition_tokens, self.model.vocab_size)
-        if len(checked) != rows:
-            raise OptionError(f"condition_tokens and text_states must have as many rows, got {len(checked)} and {rows}")
-        return checked
-
-    def _check_tokens(self, what: str, tokens: NDArray[Any], size: int | None) -> NDArray[np.int32]:
-        count, tokens = self.picture_tokens, np.asarray(tokens)
-        if tokens.ndim != 2 or tokens.shape[1] != count or not np.issubdtype(tokens.dtype, np.integer):
-            raise OptionError(f"{what} must be integers [B, {count}], got {tokens.dtype} {list(tokens.shape)}")
-        if size is not None and tokens.size and not 0 <= int(tokens.min()) <= int(tokens.max()) < size:
-            raise OptionError(f"{what} must be 0 to {size - 1}, got {tokens.min()} to {tokens.max()}")
-        return np.ascontiguousarray(tokens, np.int32)
-
-    def _run(self, part: str, inputs: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-        return self.backend.run(part, inputs)
-
 
 def load(path: str | os.PathLike[str], device: str = "auto", threads: int | None = None, cache: bool = True) -> Editor:
     """Open a bundle.
@@ -337,7 +143,7 @@ def load(path: str | os.PathLike[str], device: str = "auto", threads: int | None
         device: `auto`, `cpu`, `cuda` or `tensorrt`.
         threads: CPU threads; the engine's choice when None.
         cache: keep large weights as this machine's processor wants them, in the folder that `EDITAR_CACHE` names, so
-            that the bundle opens faster next time (`editar_rt.backends.prepacked`).
+            that the bundle opens faster next time (`editar_rt.backends.ort.prepacked`).
 
     Raises:
         BundleError: no bundle, a damaged one, or one of a newer format.
@@ -345,17 +151,3 @@ def load(path: str | os.PathLike[str], device: str = "auto", threads: int | None
     """
     bundle = Bundle.open(path)
     return Editor(bundle, make_backend(bundle, device, threads, cache))
-
-
-def progress_watcher(on_progress: Progress | None) -> list[Watcher]:
-    """A watcher of the loop that tells a callback how far it is; none without a callback."""
-    if on_progress is None:
-        return []
-    return [lambda step, tokens: on_progress(step.stop, tokens.shape[1])]
-
-
-@contextmanager
-def timed(timings: dict[str, float], stage: str) -> Iterator[None]:
-    started = time.perf_counter()
-    yield
-    timings[stage] = time.perf_counter() - started

@@ -5,8 +5,10 @@ from __future__ import annotations
 import html
 import io
 import os
+import time
 from base64 import b64encode
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -14,14 +16,13 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, PngImagePlugin
 
-from editar_rt.decoding import Cancel
 from editar_rt.errors import OptionError, PictureError
 from editar_rt.files import placing
-from editar_rt.masks import Mask
+from editar_rt.generation.decoding import Cancel
+from editar_rt.images.masks import Mask
 
 MAX_VARIANTS = 64
 
-Progress = Callable[[int, int], None]  # (tokens done, tokens in all)
 Preview = Callable[[Image.Image, int, int], None]  # (the picture so far, tokens done, tokens in all)
 
 
@@ -48,7 +49,7 @@ class EditOptions:
     preview_share: float = 0.1
     """Previews may take this share of the time spent on steps; rows are skipped to keep it. 0 to 1."""
     trace: str | os.PathLike[str] | None = None
-    """Write a trace here, `.jsonl` or `.npz`: see `editar_rt.trace`."""
+    """Write a trace here, `.jsonl` or `.npz`: see `editar_rt.observe.trace`."""
 
     def __post_init__(self) -> None:
         if self.mask_margin < 0:
@@ -105,3 +106,10 @@ def figure(image: Image.Image, caption: str) -> str:
         f'<figure style="display:inline-block;margin:4px"><img width="{max(image.width, 192)}" '
         f'src="data:image/png;base64,{data}"><figcaption>{html.escape(caption)}</figcaption></figure>'
     )
+
+
+@contextmanager
+def timed(timings: dict[str, float], stage: str) -> Iterator[None]:
+    started = time.perf_counter()
+    yield
+    timings[stage] = time.perf_counter() - started

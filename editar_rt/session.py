@@ -6,26 +6,23 @@ import time
 import warnings
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, overload
+from typing import Any, overload
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from editar_rt.decoding import Prefix, Watcher, collect, decode, picture_chunk
-from editar_rt.editor import progress_watcher, timed
 from editar_rt.errors import EmptyMaskWarning, OptionError
-from editar_rt.masks import composite, dilate, feather, read_mask, touched_cells
-from editar_rt.pixels import Picture, fit_square, open_picture, to_pictures, to_pixels
-from editar_rt.preview import Previewer
-from editar_rt.prompts import as_text, build_prompt
-from editar_rt.results import MAX_VARIANTS, EditOptions, EditResult, Progress, figure
-from editar_rt.sampling import Sampling, is_whole
-from editar_rt.trace import Header, Recorder, Trace, check_name, states_digest
+from editar_rt.generation.decoding import Prefix, Progress, Watcher, collect, decode, picture_chunk, progress_watcher
+from editar_rt.generation.sampling import Sampling, is_whole
+from editar_rt.images.masks import composite, dilate, feather, read_mask, touched_cells
+from editar_rt.images.pixels import Picture, fit_square, open_picture, to_pictures, to_pixels
+from editar_rt.model import Model
+from editar_rt.observe.preview import Previewer
+from editar_rt.observe.trace import Header, Recorder, Trace, check_name, states_digest
+from editar_rt.results import MAX_VARIANTS, EditOptions, EditResult, figure, timed
+from editar_rt.text.prompts import as_text, build_prompt
 from editar_rt.version import __version__
-
-if TYPE_CHECKING:
-    from editar_rt.editor import Editor
 
 
 @dataclass(frozen=True)
@@ -61,7 +58,7 @@ class Session:
     tokens as a fresh `Editor.edit`. Made by `Editor.open`. Edits of one editor's sessions must not overlap.
     """
 
-    def __init__(self, editor: Editor, image: Picture) -> None:
+    def __init__(self, editor: Model, image: Picture) -> None:
         started = time.perf_counter()
         self.editor = editor
         opened = open_picture(image)

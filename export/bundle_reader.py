@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 
 from editar_rt import names
-from editar_rt.bundle import MANIFEST_NAME, Bundle
+from editar_rt.bundle.folder import Bundle
+from editar_rt.bundle.manifest import MANIFEST_NAME
 from editar_rt.errors import MissingPartError
 from training.checkpoints import CheckpointError
 

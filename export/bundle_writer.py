@@ -20,22 +20,14 @@ import torch
 from torch import Tensor
 
 import editar_rt
-from editar_rt import names, selftest
-from editar_rt.backends.onnxruntime import OnnxRuntimeBackend
-from editar_rt.backends.shapes import DELTA
-from editar_rt.bundle import (
-    MANIFEST_NAME,
-    UNPRINTABLE,
-    Bundle,
-    Manifest,
-    ModelInfo,
-    Part,
-    TensorInfo,
-    list_files,
-    publishing,
-)
+from editar_rt import names
+from editar_rt.backends.engines.plan import DELTA
+from editar_rt.backends.ort.backend import OnnxRuntimeBackend
+from editar_rt.bundle.folder import Bundle, list_files, publishing
+from editar_rt.bundle.manifest import MANIFEST_NAME, UNPRINTABLE, Manifest, ModelInfo, Part, TensorInfo
 from editar_rt.errors import EditarError, OptionError
-from editar_rt.text import TextTokenizer
+from editar_rt.measure import selftest
+from editar_rt.text.tokenizer import TextTokenizer
 from editar_rt.version import __version__
 from export import calibration, graph_writer, parity
 from export.calibration import cache_scales

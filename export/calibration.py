@@ -19,9 +19,9 @@ from torch import Tensor
 
 from editar_rt.editor import Editor
 from editar_rt.errors import EditarError, OptionError
-from editar_rt.pixels import read_pixels
-from editar_rt.prompts import build_prompt
-from editar_rt.text import TextTokenizer
+from editar_rt.images.pixels import read_pixels
+from editar_rt.text.prompts import build_prompt
+from editar_rt.text.tokenizer import TextTokenizer
 from export.text_reader import TextEncoder
 from training.config import TransformerConfig
 from training.models.text_encoder import encode

@@ -17,9 +17,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from editar_rt.backends import DEVICES
-from editar_rt.bundle import KV_CACHES, PRECISIONS, SPELLINGS, Bundle
+from editar_rt.bundle.folder import Bundle
+from editar_rt.bundle.manifest import KV_CACHES, PRECISIONS, SPELLINGS
 from editar_rt.errors import BundleError, OptionError
-from editar_rt.sampling import Sampling
+from editar_rt.generation.sampling import Sampling
 from export.command_line import run
 from export.recipe import PROVIDERS, recipe_names
 from export.tensorrt_cli import tensorrt
@@ -298,7 +299,7 @@ def bench_reference(
 ) -> None:
     """Measure the PyTorch model of a checkpoint; with --compare in turns with bundles, which stand first."""
     import editar_rt
-    from editar_rt.bench import BundleSubject, Plan, Subject, measure, printed
+    from editar_rt.measure.bench import BundleSubject, Plan, Subject, measure, printed
     from export.checkpoint_reader import read_transformer
     from export.reference_bench import ReferenceSubject
 

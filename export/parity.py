@@ -19,9 +19,10 @@ import onnxruntime
 import torch
 from torch import Tensor, nn
 
-from editar_rt import names, selftest
-from editar_rt.backends.onnxruntime import WEIGHT_ONLY
+from editar_rt import names
+from editar_rt.backends.ort.backend import WEIGHT_ONLY
 from editar_rt.errors import BackendError
+from editar_rt.measure import selftest
 from export.calibration import LARGEST
 from export.precision import dequantize
 from export.spelling import Scales, scale_names

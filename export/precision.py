@@ -96,7 +96,7 @@ class Storage:
     spelling: str = "ort"
     """A key of `decoder_graph.SPELLINGS`."""
     kv_cache: str = SAME
-    """One of `editar_rt.bundle.KV_CACHES`."""
+    """One of `editar_rt.bundle.manifest.KV_CACHES`."""
     provider: str = "cpu"
     """One of `recipe.PROVIDERS`; what whole-number weights are multiplied with differs between them."""
     sampling_head: bool = False

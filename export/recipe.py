@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from editar_rt.backends.shapes import Plan
-from editar_rt.bundle import KV_CACHES, PRECISIONS, SPELLINGS, ModelInfo
+from editar_rt.backends.engines.plan import Plan
+from editar_rt.bundle.manifest import KV_CACHES, PRECISIONS, SPELLINGS, ModelInfo
 from editar_rt.errors import OptionError
 
 if sys.version_info >= (3, 11):

@@ -1,4 +1,4 @@
-"""The PyTorch model as a subject of `editar_rt.bench`, to be measured beside bundles in one run.
+"""The PyTorch model as a subject of `editar_rt.measure.bench`, to be measured beside bundles in one run.
 
 It decodes as the research code does: both guidance rows through the whole prefix, then a step a token, all weights in
 one type. `compile` hands the forward pass to torch.compile, which takes minutes before the first step.
@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from editar_rt.bench import STEP, Plan, Timing
 from editar_rt.machine import read_bandwidth
+from editar_rt.measure.bench import STEP, Plan, Timing
 from export.checkpoint_reader import Checkpoint, build_transformer
 from training.config import TransformerConfig
 from training.models.transformer import KVCache

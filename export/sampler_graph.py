@@ -1,6 +1,6 @@
 """The sampling head of the spelling delta: the graph that draws a step's tokens from its logits, on the device.
 
-It draws what `editar_rt.sampling` draws from the same logits and the same random numbers, or says that it cannot tell.
+It draws what `editar_rt.generation.sampling` draws from the same logits and random numbers or says that it cannot tell.
 The host sums in float64, which engines do not have, and an engine may compute guidance with one rounding where NumPy
 has two. So the graph bounds what all roundings together can move, and gives `names.UNCLEAR` where the draw, or what
 top-k and top-p leave, lies closer to a border than that; the host reads those logits and draws itself. What it gives

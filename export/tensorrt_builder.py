@@ -17,10 +17,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from editar_rt import names
-from editar_rt.backends.engine_folder import BUILD_NAME, BuildInfo, EngineInfo
-from editar_rt.backends.shapes import DELTA, Shape
-from editar_rt.backends.tensorrt import Machine, TensorRTEngines
-from editar_rt.bundle import Bundle, file_digest, publishing
+from editar_rt.backends.engines.folder import BUILD_NAME, BuildInfo, EngineInfo
+from editar_rt.backends.engines.plan import DELTA, Shape
+from editar_rt.backends.engines.tensorrt import Machine, TensorRTEngines
+from editar_rt.bundle.folder import Bundle, file_digest, publishing
 from editar_rt.errors import BackendError, OptionError
 from editar_rt.version import __version__
 from export.recipe import EngineRecipe

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import click
 
-from editar_rt.backends.tensorrt import this_machine
-from editar_rt.bundle import Bundle
+from editar_rt.backends.engines.tensorrt import this_machine
+from editar_rt.bundle.folder import Bundle
 from export.recipe import TENSORRT, read_engines, recipe_names
 from export.tensorrt_builder import Watcher, build_engines, check_bundle
 

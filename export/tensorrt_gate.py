@@ -11,13 +11,14 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from editar_rt import names, selftest
-from editar_rt.backends.delta import DeltaBackend
-from editar_rt.backends.device import Engines
-from editar_rt.backends.shapes import Plan, Shape
-from editar_rt.bundle import Bundle
+from editar_rt import names
+from editar_rt.backends.engines.backend import DeltaBackend
+from editar_rt.backends.engines.device import Engines
+from editar_rt.backends.engines.plan import Plan, Shape
+from editar_rt.bundle.folder import Bundle
 from editar_rt.editor import Editor
 from editar_rt.errors import BundleError, EditarError
+from editar_rt.measure import selftest
 
 
 class GateError(EditarError):

@@ -24,11 +24,11 @@ from polygraphy.logger import G_LOGGER
 
 import editar_rt
 from editar_rt import names
-from editar_rt.backends.engine_folder import find_folders
-from editar_rt.bundle import Bundle
+from editar_rt.backends.engines.folder import find_folders
+from editar_rt.bundle.folder import Bundle
 from editar_rt.errors import BackendError, OptionError
-from editar_rt.sampling import Sampling
-from editar_rt.selftest import bound_of
+from editar_rt.generation.sampling import Sampling
+from editar_rt.measure.selftest import bound_of
 from export import parity
 from export.bundle_writer import Sources
 from export.checkpoint_reader import build_transformer, build_vq

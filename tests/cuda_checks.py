@@ -26,12 +26,13 @@ import click
 import numpy as np
 
 import editar_rt
-from editar_rt import names, selftest
-from editar_rt.backends.cuda import Device, find_runtime
-from editar_rt.bench import BundleSubject, Plan, measure
-from editar_rt.decoding import Step
+from editar_rt import names
+from editar_rt.backends.engines.cuda import Device, find_runtime
 from editar_rt.errors import BackendError, EditarError
 from editar_rt.files import placing
+from editar_rt.generation.decoding import Step
+from editar_rt.measure import selftest
+from editar_rt.measure.bench import BundleSubject, Plan, measure
 from tests.gpu_host.measure import hardware, run_stage
 
 REFERENCE = "reference"

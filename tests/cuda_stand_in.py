@@ -16,7 +16,7 @@ import onnxruntime as real
 
 from editar_rt import names
 from editar_rt.editor import Editor
-from editar_rt.sampling import Sampling
+from editar_rt.generation.sampling import Sampling
 from tests.cuda_checks import inputs
 
 SAMPLING = Sampling(cfg_scale=3.0, seed=4)

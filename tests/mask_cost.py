@@ -18,8 +18,8 @@ import click
 import numpy as np
 
 import editar_rt
-from editar_rt.decoding import Prefix, decode, picture_chunk
-from editar_rt.masks import dilate
+from editar_rt.generation.decoding import Prefix, decode, picture_chunk
+from editar_rt.images.masks import dilate
 
 BLOCKS = 8  # places in the picture at which steps are timed when not all of them are
 

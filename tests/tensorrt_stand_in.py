@@ -18,10 +18,10 @@ import numpy as np
 import onnx
 import onnxruntime
 
-from editar_rt.backends.emulated import NumpyMemory
-from editar_rt.backends.onnxruntime import WEIGHT_ONLY
-from editar_rt.backends.tensorrt import Machine
-from editar_rt.backends.tensorrt_compat import TensorRT
+from editar_rt.backends.engines.emulated import NumpyMemory
+from editar_rt.backends.engines.tensorrt import Machine
+from editar_rt.backends.engines.tensorrt_compat import TensorRT
+from editar_rt.backends.ort.backend import WEIGHT_ONLY
 
 API: dict[str, dict[str, list[str]]] = json.loads((Path(__file__).parent / "runtime/tensorrt_api.json").read_text())
 VERSIONS = list(API)

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from editar_rt.decoding import Step
+from editar_rt.generation.decoding import Step
 from tests import cuda_checks
 from tests.cuda_checks import cli, first_difference, outcome
 

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from editar_rt.prompts import build_prompt
+from editar_rt.text.prompts import build_prompt
 from training.config import TransformerConfig
 from training.data import mixture
 from training.data.edits import KINDS, TRANSLATION_TASKS

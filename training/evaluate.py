@@ -15,8 +15,8 @@ from PIL import Image, ImageDraw, ImageFont
 
 import editar_rt
 from editar_rt.files import placing
-from editar_rt.masks import composite, dilate, feather, touched_cells
-from editar_rt.pixels import to_pictures, to_pixels
+from editar_rt.images.masks import composite, dilate, feather, touched_cells
+from editar_rt.images.pixels import to_pictures, to_pixels
 from training.data.edits import EDIT_KINDS, KINDS, TRANSLATION_TASKS, Example, held_out
 from training.data.scenes import render
 from training.errors import TrainingError

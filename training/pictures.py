@@ -153,7 +153,7 @@ class FolderPictures:
         return square[:, ::-1] if rng.random() < 0.5 else square
 
     def held_out(self) -> Tensor:
-        from editar_rt.pixels import fit_square
+        from editar_rt.images.pixels import fit_square
 
         opened = (self._open(path) for path in self.held)
         readable = [np.asarray(fit_square(picture, self.size)) for picture in opened if picture]

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
 from torch import Tensor, nn
 
-from editar_rt.prompts import build_prompt
+from editar_rt.text.prompts import build_prompt
 from training.data.edits import KINDS, SLOTS, random_example, slot_indices
 from training.loop import RunFolder, batch_rng
 from training.models.text_encoder import T5_PRESETS, build_text_encoder, encode

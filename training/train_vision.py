@@ -21,7 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from editar_rt.prompts import build_prompt
+from editar_rt.text.prompts import build_prompt
 from training import train_text
 from training.data.edits import caption
 from training.data.extract import TextStates

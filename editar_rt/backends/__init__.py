@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from editar_rt.backends.base import Backend
-from editar_rt.backends.engine_folder import find_folders
-from editar_rt.backends.shapes import DELTA, Plan
-from editar_rt.bundle import Bundle
+from editar_rt.backends.engines.folder import find_folders
+from editar_rt.backends.engines.plan import DELTA, Plan
+from editar_rt.bundle.folder import Bundle
 from editar_rt.errors import BackendError, OptionError
-from editar_rt.sampling import is_whole
+from editar_rt.generation.sampling import is_whole
 
 DEVICES = ("auto", "cpu", "cuda", "tensorrt", "emulated")
 
@@ -34,17 +34,17 @@ def make_backend(bundle: Bundle, device: str, threads: int | None = None, cache:
     if is_delta != (device in ("tensorrt", "emulated")) and device not in ("auto", "cpu"):
         raise BackendError(_wrong_device(bundle, device))
     if not is_delta:
-        from editar_rt.backends.onnxruntime import OnnxRuntimeBackend
+        from editar_rt.backends.ort.backend import OnnxRuntimeBackend
 
         return OnnxRuntimeBackend(bundle, device, threads, cache)
-    from editar_rt.backends.delta import DeltaBackend
+    from editar_rt.backends.engines.backend import DeltaBackend
 
     if device == "tensorrt" or (device == "auto" and find_folders(bundle)):
-        from editar_rt.backends.tensorrt import open_engines
+        from editar_rt.backends.engines.tensorrt import open_engines
 
         engines = open_engines(bundle)
         return DeltaBackend(bundle, engines, engines.info.plan)
-    from editar_rt.backends.emulated import EmulatedEngines
+    from editar_rt.backends.engines.emulated import EmulatedEngines
 
     return DeltaBackend(bundle, EmulatedEngines(bundle, threads, cache), Plan.usual(bundle.manifest.model))
 

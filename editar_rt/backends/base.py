@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
-from editar_rt.sampling import Draw
+from editar_rt.generation.sampling import Draw
 
 Arrays = Mapping[str, NDArray[Any]]
 
@@ -65,7 +65,7 @@ class DrawingCache(Cache, Protocol):
     def draw(
         self, tokens: NDArray[np.int32], null_rows: NDArray[np.int32], draw: Draw, first_row: int = 0
     ) -> Drawn | None:
-        """`forward` of one position, and what `editar_rt.sampling` draws from its logits.
+        """`forward` of one position, and what `editar_rt.generation.sampling` draws from its logits.
 
         Args:
             tokens: [R, 1], none negative.

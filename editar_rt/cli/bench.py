@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from editar_rt.backends import make_backend
-from editar_rt.bundle import Bundle
+from editar_rt.bundle.folder import Bundle
 from editar_rt.cli.app import cli
 from editar_rt.cli.options import (
     bundle_argument,
@@ -51,13 +51,13 @@ def bench(
     **options: Any,
 ) -> None:
     """Measure BUNDLE on this machine, stage by stage; with --compare in turns with others, and their ratios."""
-    from editar_rt.bench import BundleSubject, Plan, measure, printed
+    from editar_rt.measure.bench import BundleSubject, Plan, measure, printed
 
     check_sampling(options)
     plan = Plan(repeats, warmup, at, steps)
     bundles = [Bundle.open(path) for path in (bundle, *compare)]
     if chart is not None:
-        from editar_rt.profile import check_chart
+        from editar_rt.measure.profile import check_chart
 
         check_writable(chart)
         check_chart(chart, bundles)
@@ -70,7 +70,7 @@ def bench(
         report = measure(subjects, plan, update)
     del subjects  # their memory goes before the profiles are made
     if chart is not None:
-        from editar_rt.profile import draw_chart, limit_ms, profile_steps
+        from editar_rt.measure.profile import draw_chart, limit_ms, profile_steps
 
         profiled = dataclasses.replace(plan, steps=min(plan.steps or 32, 32), warmup=0, repeats=1)
         bars = []

@@ -10,7 +10,8 @@ from typing import Any
 import click
 
 import editar_rt
-from editar_rt.bundle import Bundle, check_strings
+from editar_rt.bundle.folder import Bundle
+from editar_rt.bundle.manifest import check_strings
 from editar_rt.cli.app import cli
 from editar_rt.cli.options import (
     check_sampling,
@@ -21,8 +22,8 @@ from editar_rt.cli.options import (
     sampling_options,
 )
 from editar_rt.errors import BundleError, PictureError
-from editar_rt.pixels import fit_square, open_picture
-from editar_rt.prompts import TASKS
+from editar_rt.images.pixels import fit_square, open_picture
+from editar_rt.text.prompts import TASKS
 
 DEMO_BUNDLE = Path("engines/demo")
 
@@ -35,7 +36,7 @@ DEMO_BUNDLE = Path("engines/demo")
 @json_option
 def demo(output: Path, bundle: Path, device: str, threads: int | None, as_json: bool, **options: Any) -> None:
     """Do every task on the bundle's sample pictures and make a contact sheet."""
-    from editar_rt.sheets import Cell, contact_sheet, save_png
+    from editar_rt.observe.sheets import Cell, contact_sheet, save_png
 
     check_sampling(options)
     if bundle == DEMO_BUNDLE and not bundle.exists():

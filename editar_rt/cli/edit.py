@@ -29,12 +29,13 @@ from editar_rt.cli.options import (
 )
 from editar_rt.errors import OptionError, PictureError
 from editar_rt.files import check_writable, is_file, is_folder
-from editar_rt.pixels import fit_square, open_picture
-from editar_rt.preview import check_animation, half_blocks
-from editar_rt.prompts import build_prompt
-from editar_rt.results import Preview, Progress
-from editar_rt.sheets import save_png
-from editar_rt.trace import check_name
+from editar_rt.generation.decoding import Progress
+from editar_rt.images.pixels import fit_square, open_picture
+from editar_rt.observe.preview import check_animation, half_blocks
+from editar_rt.observe.sheets import save_png
+from editar_rt.observe.trace import check_name
+from editar_rt.results import Preview
+from editar_rt.text.prompts import build_prompt
 
 MAX_INSTRUCTIONS_BYTES = 1 << 20
 FILE = click.Path(path_type=Path)
@@ -237,7 +238,7 @@ def _terminal(image: Path) -> Iterator[tuple[Progress, Preview]]:
 
 def _text_states(source: Path, instruction: str, task: str, device: str, threads: int | None) -> Any:
     """Text states from a file, or from the encoder of another bundle, which is closed again."""
-    from editar_rt.states import load_states
+    from editar_rt.text.states import load_states
 
     if is_folder(source):
         return editar_rt.load(source, device, threads).encode_text([instruction], task)
@@ -252,7 +253,7 @@ def _text_states(source: Path, instruction: str, task: str, device: str, threads
 @device_options
 def text(bundle: Path, instruction: str, output: Path, task: str, device: str, threads: int | None) -> None:
     """Run BUNDLE's text encoder on INSTRUCTION alone, for: editar edit --text-states."""
-    from editar_rt.states import save_states
+    from editar_rt.text.states import save_states
 
     check_writable(output)
     states = editar_rt.load(bundle, device, threads).encode_text([instruction], task)

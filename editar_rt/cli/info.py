@@ -9,11 +9,11 @@ from pathlib import Path
 import click
 
 import editar_rt
-from editar_rt.bundle import Bundle
+from editar_rt.bundle.folder import Bundle
 from editar_rt.cli.app import cli
 from editar_rt.cli.options import bundle_argument, device_options, json_option
 from editar_rt.errors import BackendError
-from editar_rt.memory import memory_needs
+from editar_rt.measure.memory import memory_needs
 
 
 @cli.command()
@@ -76,7 +76,7 @@ def info(bundle: Path, check: bool, as_json: bool) -> None:
 @json_option
 def verify(bundle: Path, device: str, threads: int | None, as_json: bool) -> None:
     """Repeat BUNDLE's self-test on this machine: does it answer as where it was exported?"""
-    from editar_rt.selftest import verify as run_self_test
+    from editar_rt.measure.selftest import verify as run_self_test
 
     editor = editar_rt.load(bundle, device, threads)
     editor.bundle.check()

@@ -15,13 +15,14 @@ from numpy.typing import NDArray
 from editar_rt.editor import Editor
 from editar_rt.errors import EditarError, OptionError, PictureError
 from editar_rt.files import check_writable
-from editar_rt.masks import Box, Mask, outpainted, read_mask
-from editar_rt.pixels import fit_square, open_picture
-from editar_rt.preview import save_animation
-from editar_rt.results import EditOptions, EditResult, Preview, Progress
-from editar_rt.sampling import Sampling
+from editar_rt.generation.decoding import Progress
+from editar_rt.generation.sampling import Sampling
+from editar_rt.images.masks import Box, Mask, outpainted, read_mask
+from editar_rt.images.pixels import fit_square, open_picture
+from editar_rt.observe.preview import save_animation
+from editar_rt.observe.sheets import Cell, contact_sheet, save_png
+from editar_rt.results import EditOptions, EditResult, Preview
 from editar_rt.session import variant_seeds
-from editar_rt.sheets import Cell, contact_sheet, save_png
 
 SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 

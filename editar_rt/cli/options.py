@@ -14,11 +14,11 @@ from typing import Any, TypeVar
 import click
 
 from editar_rt.backends import DEVICES
-from editar_rt.backends.prepacked import OFF
-from editar_rt.backends.prepacked import VARIABLE as CACHE
+from editar_rt.backends.ort.prepacked import OFF
+from editar_rt.backends.ort.prepacked import VARIABLE as CACHE
 from editar_rt.errors import OptionError
-from editar_rt.prompts import TASKS
-from editar_rt.sampling import Sampling
+from editar_rt.generation.sampling import Sampling
+from editar_rt.text.prompts import TASKS
 
 F = TypeVar("F", bound=Callable[..., Any])
 

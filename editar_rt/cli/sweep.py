@@ -24,10 +24,10 @@ from editar_rt.cli.options import (
 )
 from editar_rt.errors import OptionError
 from editar_rt.files import check_writable
-from editar_rt.pixels import open_picture
-from editar_rt.sampling import Sampling
+from editar_rt.generation.sampling import Sampling
+from editar_rt.images.pixels import open_picture
+from editar_rt.observe.sheets import Cell, contact_sheet, save_png
 from editar_rt.session import variant_seeds
-from editar_rt.sheets import Cell, contact_sheet, save_png
 
 
 @cli.command()

@@ -12,11 +12,11 @@ import editar_rt
 from editar_rt.cli.app import cli
 from editar_rt.cli.options import device_options, json_option, progress
 from editar_rt.files import check_writable
-from editar_rt.heatmap import MEASURES, heatmap
-from editar_rt.sheets import save_png
-from editar_rt.states import load_states
-from editar_rt.trace import Trace
-from editar_rt.trace import replay as run_again
+from editar_rt.observe.heatmap import MEASURES, heatmap
+from editar_rt.observe.replay import replay as run_again
+from editar_rt.observe.sheets import save_png
+from editar_rt.observe.trace import Trace
+from editar_rt.text.states import load_states
 
 trace_argument = click.argument("trace", type=click.Path(path_type=Path))
 

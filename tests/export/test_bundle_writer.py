@@ -13,9 +13,10 @@ import pytest
 import torch
 
 import editar_rt
-from editar_rt import names, selftest
-from editar_rt.bundle import Bundle
+from editar_rt import names
+from editar_rt.bundle.folder import Bundle
 from editar_rt.errors import BundleError, OptionError
+from editar_rt.measure import selftest
 from export import parity
 from export.bundle_writer import Options, ParityError, Sources, model_info, write_bundle
 from export.checkpoint_reader import Checkpoint, read_transformer

@@ -12,7 +12,7 @@ import pytest
 
 import editar_rt
 from editar_rt import names
-from editar_rt.bundle import Bundle
+from editar_rt.bundle.folder import Bundle
 from editar_rt.errors import MissingPartError
 from export.bundle_reader import transformer_tensors
 from export.checkpoint_reader import read_transformer

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from editar_rt.bundle import Bundle
+from editar_rt.bundle.folder import Bundle
 from export import official
 from export.official import REPOSITORIES, DownloadError, check_disk
 from tests.conftest import golden_weights, write_text_encoder

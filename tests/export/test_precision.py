@@ -14,9 +14,10 @@ import torch
 from PIL import Image
 
 import editar_rt
-from editar_rt import Sampling, names, selftest
-from editar_rt.bundle import Bundle
+from editar_rt import Sampling, names
+from editar_rt.bundle.folder import Bundle
 from editar_rt.errors import BackendError, OptionError
+from editar_rt.measure import selftest
 from export import calibration, parity
 from export.bundle_writer import Options, Sources, write_bundle
 from export.checkpoint_reader import build_transformer, read_transformer

@@ -11,9 +11,10 @@ import onnx_ir as ir
 import pytest
 
 import editar_rt
-from editar_rt import names, selftest
-from editar_rt.backends.shapes import Plan
-from editar_rt.bundle import Bundle
+from editar_rt import names
+from editar_rt.backends.engines.plan import Plan
+from editar_rt.bundle.folder import Bundle
+from editar_rt.measure import selftest
 from export.bundle_writer import Options, Sources, write_bundle
 from export.precision import Storage
 from tests.export import tensorrt_operators as table

@@ -14,7 +14,7 @@ import safetensors.torch
 import torch
 
 from editar_rt import names
-from editar_rt.text import TextTokenizer
+from editar_rt.text.tokenizer import TextTokenizer
 from export import graph_writer
 from export.module_graphs import half_copy, text_encoder_graph
 from export.text_reader import read_text_encoder

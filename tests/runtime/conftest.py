@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from editar_rt.backends import onnxruntime as backend
+from editar_rt.backends.ort import backend
 from tests.cuda_stand_in import Provider
 
 

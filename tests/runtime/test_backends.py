@@ -10,8 +10,8 @@ import pytest
 import editar_rt
 from editar_rt import Sampling
 from editar_rt.backends.base import Backend
-from editar_rt.decoding import decode, picture_chunk
 from editar_rt.editor import Editor
+from editar_rt.generation.decoding import decode, picture_chunk
 from tests.conftest import golden_arrays
 
 # Bundle, device; largest error of the logits over their spread: float32 measured at 5e-7, float16 at 7e-4.

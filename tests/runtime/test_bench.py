@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 
 import editar_rt
-from editar_rt import bench
-from editar_rt.backends import rows
-from editar_rt.backends.delta import DeltaCache
-from editar_rt.bench import STEP, BundleSubject, Plan, Timing, measure
+from editar_rt.backends.engines.backend import DeltaCache
+from editar_rt.backends.ort import rows
 from editar_rt.errors import OptionError
-from editar_rt.sampling import Sampling
+from editar_rt.generation.sampling import Sampling
+from editar_rt.measure import bench
+from editar_rt.measure.bench import STEP, BundleSubject, Plan, Timing, measure
 
 
 class Known:

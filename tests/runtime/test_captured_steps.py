@@ -13,10 +13,10 @@ import pytest
 
 import editar_rt
 from editar_rt import names
-from editar_rt.backends.captured_steps import closeness
-from editar_rt.bundle import Bundle
+from editar_rt.backends.ort.captured_steps import closeness
+from editar_rt.bundle.folder import Bundle
 from editar_rt.errors import BackendError
-from editar_rt.sampling import Sampling
+from editar_rt.generation.sampling import Sampling
 from tests.cuda_stand_in import Provider, tokens
 
 

@@ -157,7 +157,7 @@ def test_ctrl_c_exits_130_and_leaves_nothing(tiny_bundle: Path, picture: Path, t
 
 def add_samples(bundle: Path, picture: Path, count: int) -> None:
     """Give a bundle sample pictures, as the exporter does with --samples."""
-    from editar_rt.bundle import list_files
+    from editar_rt.bundle.folder import list_files
 
     (bundle / "samples").mkdir()
     shutil.copy(picture, bundle / "samples" / "a.png")

@@ -12,9 +12,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from editar_rt.backends import cuda
-from editar_rt.backends.cuda import CtypesRuntime, CudaMemory, Device, find_runtime, memory_in_use
-from editar_rt.backends.device import CaptureError
+from editar_rt.backends.engines import cuda
+from editar_rt.backends.engines.cuda import CtypesRuntime, CudaMemory, Device, find_runtime, memory_in_use
+from editar_rt.backends.engines.device import CaptureError
 from editar_rt.errors import BackendError
 
 pytestmark = pytest.mark.skipif(shutil.which("gcc") is None, reason="the stand-in for libcudart is compiled with gcc")

@@ -13,11 +13,10 @@ from onnx import TensorProto, helper
 
 import editar_rt
 from editar_rt import names
-from editar_rt.backends import cuda_provider
-from editar_rt.backends import onnxruntime as backend
-from editar_rt.backends.cuda import CAPABILITY
-from editar_rt.backends.cuda_provider import CudaProvider
-from editar_rt.bundle import Bundle
+from editar_rt.backends.engines.cuda import CAPABILITY
+from editar_rt.backends.ort import backend, cuda_provider
+from editar_rt.backends.ort.cuda_provider import CudaProvider
+from editar_rt.bundle.folder import Bundle
 from editar_rt.errors import BackendError
 from tests.cuda_stand_in import Provider, tokens
 

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from editar_rt.decoding import Prefix, decode, picture_chunk, score
-from editar_rt.sampling import Sampling, guide, pick_tokens
+from editar_rt.generation.decoding import Prefix, decode, picture_chunk, score
+from editar_rt.generation.sampling import Sampling, guide, pick_tokens
 
 VOCABULARY, DIM, COUNT = 50, 4, 9
 

@@ -10,11 +10,11 @@ import pytest
 
 import editar_rt
 from editar_rt import Sampling, names
-from editar_rt.backends.delta import DeltaBackend
-from editar_rt.backends.device import CaptureError
-from editar_rt.backends.emulated import EmulatedEngines, NumpyMemory
-from editar_rt.backends.shapes import Plan, Shape
-from editar_rt.bundle import Bundle
+from editar_rt.backends.engines.backend import DeltaBackend
+from editar_rt.backends.engines.device import CaptureError
+from editar_rt.backends.engines.emulated import EmulatedEngines, NumpyMemory
+from editar_rt.backends.engines.plan import Plan, Shape
+from editar_rt.bundle.folder import Bundle
 from editar_rt.editor import Editor
 from editar_rt.errors import BackendError, MissingPartError, OptionError
 from tests.conftest import golden_arrays

@@ -55,16 +55,16 @@ def test_masks_are_those_of_the_api(
     editar: Callable[..., Done], demo_editor: editar_rt.Editor, tmp_path: Path, kind: str
 ) -> None:
     box, out = BALL, tmp_path / "out.png"
-    mask = editar_rt.masks.box_mask(box, (SIDE, SIDE))
+    mask = editar_rt.images.masks.box_mask(box, (SIDE, SIDE))
     Image.fromarray(mask).save(tmp_path / "mask.png")
     value = {"mask": tmp_path / "mask.png", "box": ",".join(map(str, BALL)), "outpaint": "8,8,8,8"}[kind]
     done = editar("edit", BUNDLE, PICTURE, WORDS, "-o", out, f"--{kind}", value, "--threads", 1)
     assert done.code == 0, done.stderr
     picture = PICTURE
     if kind == "outpaint":
-        picture, mask = editar_rt.masks.outpainted(PICTURE, (8, 8, 8, 8))
-        mask = editar_rt.masks.read_mask(mask, picture.size, SIDE)
-        picture = editar_rt.pixels.fit_square(picture, SIDE)
+        picture, mask = editar_rt.images.masks.outpainted(PICTURE, (8, 8, 8, 8))
+        mask = editar_rt.images.masks.read_mask(mask, picture.size, SIDE)
+        picture = editar_rt.images.pixels.fit_square(picture, SIDE)
     assert np.array_equal(pixels(out), np.asarray(demo_editor.edit(picture, WORDS, mask=mask).image))
 
 

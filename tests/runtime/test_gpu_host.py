@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from editar_rt.bundle import Bundle
+from editar_rt.bundle.folder import Bundle
 from editar_rt.errors import BundleError
 from tests.gpu_host import measure, seeds
 

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 import editar_rt
-from editar_rt.decoding import decode
 from editar_rt.errors import OptionError
-from editar_rt.guidance import Schedule
-from editar_rt.sampling import Sampling
+from editar_rt.generation.decoding import decode
+from editar_rt.generation.guidance import Schedule
+from editar_rt.generation.sampling import Sampling
 from tests.runtime.demo import PICTURE, WORDS
 from tests.runtime.test_decoding import COUNT, KNOWN, NULL_TEXT, TEXT, FakeBackend, make_prefix, plain_tokens, tokens
 from tests.runtime.watching import forwarded_positions

@@ -21,7 +21,7 @@ def test_importing_every_module_loads_nothing_heavy() -> None:
         "    if not m.name.endswith('__main__'): importlib.import_module(m.name)\n"
     )
     loaded = modules_after(code)
-    assert "editar_rt.cli" in loaded and "editar_rt.backends.onnxruntime" in loaded
+    assert "editar_rt.cli" in loaded and "editar_rt.backends.ort.backend" in loaded
     assert not loaded & {*HEAVY, "export", "training"}
 
 

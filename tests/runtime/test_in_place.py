@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 import editar_rt
-from editar_rt.backends import onnxruntime
 from editar_rt.backends.base import Cache
+from editar_rt.backends.ort import backend as onnxruntime
 from editar_rt.editor import Editor
 
 ROWS = 2

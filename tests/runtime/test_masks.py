@@ -10,7 +10,7 @@ from PIL import Image
 
 import editar_rt
 from editar_rt.errors import EmptyMaskWarning, OptionError, PictureError
-from editar_rt.masks import box_mask, composite, dilate, feather, outpainted, read_mask, touched_cells
+from editar_rt.images.masks import box_mask, composite, dilate, feather, outpainted, read_mask, touched_cells
 from tests.runtime.demo import BALL, CELL, COUNT, GRID, PICTURE, SIDE, WORDS
 from tests.runtime.watching import forwarded_positions
 
@@ -160,7 +160,7 @@ def test_pixels_outside_the_mask_are_the_sources_exactly(demo_editor: editar_rt.
 def test_without_composite_the_picture_is_what_the_tokens_decode_to(demo_editor: editar_rt.Editor) -> None:
     result = demo_editor.edit(PICTURE, WORDS, mask=BALL, composite=False)
     decoded = demo_editor.decode_tokens(result.tokens[None])
-    assert np.array_equal(np.asarray(result.image), editar_rt.pixels.to_pictures(decoded)[0])
+    assert np.array_equal(np.asarray(result.image), editar_rt.images.pixels.to_pictures(decoded)[0])
 
 
 def test_the_seam_lies_inside_the_mask_and_not_at_the_pictures_edge() -> None:

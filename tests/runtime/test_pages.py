@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from editar_rt.backends import pages
-from editar_rt.backends.pages import WORTH, drop_file_pages, mappings, trim_heap
+from editar_rt.backends.ort import pages
+from editar_rt.backends.ort.pages import WORTH, drop_file_pages, mappings, trim_heap
 
 needs_linux = pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells what is mapped where")
 

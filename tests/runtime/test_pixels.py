@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from editar_rt.errors import PictureError
-from editar_rt.pixels import fit_square, open_picture, read_pixels, to_pictures, to_pixels
+from editar_rt.images.pixels import fit_square, open_picture, read_pixels, to_pictures, to_pixels
 
 
 def test_pixels_and_pictures_are_inverse_for_all_values() -> None:

@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 
 import editar_rt
-from editar_rt.backends import pages, prepacked
+from editar_rt.backends.ort import pages, prepacked
 
 RUN = (
-    "import editar_rt.backends.prepacked as p, editar_rt, sys; p.PAYS_FROM = 0; "
+    "import editar_rt.backends.ort.prepacked as p, editar_rt, sys; p.PAYS_FROM = 0; "
     "print(editar_rt.load(sys.argv[1], 'cpu').backend.session('decoder') is not None)"
 )
 

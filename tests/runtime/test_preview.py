@@ -9,10 +9,10 @@ import pytest
 from PIL import Image
 
 import editar_rt
-from editar_rt.decoding import Step
 from editar_rt.errors import OptionError, PictureError
-from editar_rt.pixels import to_pictures
-from editar_rt.preview import Previewer, half_blocks, save_animation
+from editar_rt.generation.decoding import Step
+from editar_rt.images.pixels import to_pictures
+from editar_rt.observe.preview import Previewer, half_blocks, save_animation
 from tests.runtime.demo import BALL, COUNT, GRID, PICTURE, WORDS
 
 

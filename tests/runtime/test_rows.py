@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from editar_rt.backends import rows
-from editar_rt.backends.rows import PAGE, RowBuffer, bytes_counted_twice, peak_memory_bytes
+from editar_rt.backends.ort import rows
+from editar_rt.backends.ort.rows import PAGE, RowBuffer, bytes_counted_twice, peak_memory_bytes
 from editar_rt.machine import peak_resident_bytes
 
 WIDTH = 32  # float32: 128 bytes a position

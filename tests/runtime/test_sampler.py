@@ -16,15 +16,16 @@ import pytest
 import editar_rt
 from editar_rt import Sampling, names
 from editar_rt.backends.base import DrawingCache
-from editar_rt.backends.delta import DeltaBackend, DeltaCache
-from editar_rt.backends.emulated import EmulatedEngines, NumpyMemory
-from editar_rt.backends.shapes import Plan, Shape
-from editar_rt.bundle import Bundle
-from editar_rt.decoding import Step, collect, decode, picture_chunk
+from editar_rt.backends.engines.backend import DeltaBackend, DeltaCache
+from editar_rt.backends.engines.emulated import EmulatedEngines, NumpyMemory
+from editar_rt.backends.engines.plan import Plan, Shape
+from editar_rt.bundle.folder import Bundle
 from editar_rt.editor import Editor
 from editar_rt.errors import BackendError, OptionError
-from editar_rt.sampling import Draw, guide, pick_tokens
-from editar_rt.trace import Trace, replay
+from editar_rt.generation.decoding import Step, collect, decode, picture_chunk
+from editar_rt.generation.sampling import Draw, guide, pick_tokens
+from editar_rt.observe.replay import replay
+from editar_rt.observe.trace import Trace
 from export.bundle_writer import Options, Sources, write_bundle
 from export.precision import Storage
 from export.sampler_graph import sampler_graph

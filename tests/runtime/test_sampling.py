@@ -6,7 +6,16 @@ import numpy as np
 import pytest
 
 from editar_rt.errors import BackendError, OptionError
-from editar_rt.sampling import Sampling, distribution, draw, guide, largest_tokens, pick_tokens, softmax, uniform
+from editar_rt.generation.sampling import (
+    Sampling,
+    distribution,
+    draw,
+    guide,
+    largest_tokens,
+    pick_tokens,
+    softmax,
+    uniform,
+)
 
 
 def test_guidance_moves_away_from_the_null_logits() -> None:

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 import editar_rt
-from editar_rt import names, selftest
+from editar_rt import names
 from editar_rt.errors import BundleError
+from editar_rt.measure import selftest
 from tests.runtime.test_cli import editar, refused
 
 

@@ -9,9 +9,9 @@ import pytest
 from PIL import Image
 
 import editar_rt
-from editar_rt.bundle import MANIFEST_NAME, Manifest
+from editar_rt.bundle.manifest import MANIFEST_NAME, Manifest
 from editar_rt.errors import TextStatesError
-from editar_rt.states import load_states, save_states
+from editar_rt.text.states import load_states, save_states
 from tests.runtime.test_cli import editar, refused
 
 

@@ -20,12 +20,12 @@ import pytest
 
 import editar_rt
 from editar_rt import Sampling, names
-from editar_rt.backends import tensorrt
-from editar_rt.backends.delta import DeltaBackend, DeltaCache
-from editar_rt.backends.engine_folder import BUILD_NAME, read_build
-from editar_rt.backends.tensorrt import Machine, open_engines
-from editar_rt.backends.tensorrt_compat import import_tensorrt
-from editar_rt.bundle import Bundle
+from editar_rt.backends.engines import tensorrt
+from editar_rt.backends.engines.backend import DeltaBackend, DeltaCache
+from editar_rt.backends.engines.folder import BUILD_NAME, read_build
+from editar_rt.backends.engines.tensorrt import Machine, open_engines
+from editar_rt.backends.engines.tensorrt_compat import import_tensorrt
+from editar_rt.bundle.folder import Bundle
 from editar_rt.editor import Editor
 from editar_rt.errors import BackendError, OptionError
 from export.recipe import EngineRecipe
@@ -347,7 +347,7 @@ def test_engines_of_another_bundle_and_paths_that_leave_the_folder_are_refused(c
 def test_an_engine_that_does_not_load_says_what_tensorrt_says(copy: Path) -> None:
     folder = copy / "jetson-orin-jp6"
     (folder / "decoder-2x1.engine").write_bytes(b"nonsense")
-    digest = editar_rt.bundle.file_digest(folder / "decoder-2x1.engine")
+    digest = editar_rt.bundle.folder.file_digest(folder / "decoder-2x1.engine")
     files = json.loads((folder / BUILD_NAME).read_text())["files"]
     change(copy, files=files | {"decoder-2x1.engine": {"sha256": digest.sha256, "bytes": digest.bytes}})
     with pytest.raises(BackendError, match=f"magicTagRead failed; {COMMAND}"):

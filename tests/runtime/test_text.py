@@ -9,7 +9,7 @@ import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
 from editar_rt.errors import BundleError
-from editar_rt.text import TextTokenizer
+from editar_rt.text.tokenizer import TextTokenizer
 
 WORDS = {"<pad>": 0, "</s>": 1, "<unk>": 2, "make": 3, "the": 4, "ball": 5, "red": 6, "Red": 7, "<void>": 8}
 

@@ -12,8 +12,9 @@ import pytest
 
 import editar_rt
 from editar_rt.errors import OptionError, TraceError
-from editar_rt.heatmap import COLOURS, heatmap
-from editar_rt.trace import Trace, replay, uncertainty
+from editar_rt.observe.heatmap import COLOURS, heatmap
+from editar_rt.observe.replay import replay
+from editar_rt.observe.trace import Trace, uncertainty
 from tests.runtime.demo import BALL, COUNT, PICTURE, WORDS
 
 Sampling = editar_rt.Sampling

@@ -104,7 +104,7 @@ def test_canny_edges_are_computed_from_the_target(tmp_path: Path) -> None:
 
 
 def test_pictures_are_fitted_as_the_runtime_does_it_and_edges_found_afterwards(tmp_path: Path) -> None:
-    from editar_rt.pixels import fit_square
+    from editar_rt.images.pixels import fit_square
 
     folder = write_parquet(tmp_path, MULTIGEN_ROWS, ("rows.parquet",))
     fitted = np.asarray(fit_square(Image.fromarray(picture(30)), 16))

@@ -77,7 +77,7 @@ def device_option(what: str) -> Any:
 def check(path: Path, layout: str | None, limit: int, everything: bool, sheet: Path | None, as_json: bool) -> None:
     """Say what PATH holds: a data set, a mixture's TOML file, or a folder of token shards."""
     from editar_rt.cli.options import progress
-    from editar_rt.sheets import contact_sheet, save_png
+    from editar_rt.observe.sheets import contact_sheet, save_png
     from training.data import check as checking
     from training.data.sources import read_plan
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from editar_rt.sheets import Cell
+from editar_rt.observe.sheets import Cell
 from training.data.layouts import RowDataset
 from training.data.records import BadRecord, BadRecords, DataError
 from training.data.shards import opening

@@ -29,8 +29,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from editar_rt.prompts import build_prompt
-from editar_rt.text import TextTokenizer
+from editar_rt.text.prompts import build_prompt
+from editar_rt.text.tokenizer import TextTokenizer
 from training.data.features import PatchFeatures
 from training.data.records import BadRecord, BadRecords, DataError, Dataset, Sample
 from training.data.shards import SETTINGS_FILE, opening, read_settings

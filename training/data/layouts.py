@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from editar_rt.pixels import fit_square
+from editar_rt.images.pixels import fit_square
 from training.data.records import BadRecord, DataError, Sample, check
 from training.data.rows import ANNOTATIONS, Rows, open_rows, picture_of, text_of
 from training.data.scenes import canny_edges

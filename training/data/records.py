@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from editar_rt.errors import EditarError
-from editar_rt.pixels import open_picture
-from editar_rt.prompts import TASKS
+from editar_rt.images.pixels import open_picture
+from editar_rt.text.prompts import TASKS
 from training.errors import first_line
 
 PICTURE_FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF")
@@ -42,7 +42,7 @@ class Sample:
     condition: NDArray[np.uint8]  # [H, W, 3]
     target: NDArray[np.uint8]  # [H, W, 3], of the same shape of picture as the condition, if not of the same size
     text: str  # the instruction or the description, without the task's prompt
-    task: str  # one of `editar_rt.prompts.TASKS`
+    task: str  # one of `editar_rt.text.prompts.TASKS`
     source: str  # name of the data set
 
 

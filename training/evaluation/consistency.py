@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from PIL import Image
 
-from editar_rt.pixels import fit_square
+from editar_rt.images.pixels import fit_square
 from training.data.features import read_settings
 from training.data.records import DataError
 from training.data.scenes import canny_edges

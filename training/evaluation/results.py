@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 import editar_rt
-from editar_rt.sheets import Cell, contact_sheet, save_png
+from editar_rt.observe.sheets import Cell, contact_sheet, save_png
 from training.data.records import BadRecord, DataError, read_picture
 
 CELLS = 24  # of the contact sheet

@@ -9,7 +9,7 @@ from typing import Any
 from PIL import Image
 
 import editar_rt
-from editar_rt.sheets import Cell
+from editar_rt.observe.sheets import Cell
 from training.data.extract import fingerprint
 from training.data.records import BadRecords, DataError
 from training.evaluation import pie_bench

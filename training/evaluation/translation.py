@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 import editar_rt
-from editar_rt.pixels import fit_square
-from editar_rt.sheets import Cell
+from editar_rt.images.pixels import fit_square
+from editar_rt.observe.sheets import Cell
 from training.data.extract import fingerprint
 from training.data.records import BadRecord, BadRecords, DataError, Sample
 from training.data.sources import Plan

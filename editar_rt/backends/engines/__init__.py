@@ -1,0 +1,1 @@
+"""Engines of fixed shapes: TensorRT on a GPU, or its emulation."""

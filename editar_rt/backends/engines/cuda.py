@@ -1,0 +1,291 @@
+"""CUDA for `device.DeviceMemory`: memory, one stream, graphs. Through cuda-bindings, else libcudart by ctypes.
+
+Only the runtime's C functions are used, by their names, so that both ways are one list of calls.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import importlib
+import importlib.util
+import weakref
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, ClassVar, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from editar_rt.backends.engines.device import CaptureError
+from editar_rt.errors import BackendError
+
+LIBRARIES = ("libcudart.so.13", "libcudart.so.12", "libcudart.so.11.0", "libcudart.so")
+# Values of the C enumerations, the same in every version.
+OUT_OF_MEMORY, INSUFFICIENT_DRIVER, NO_DEVICE = 2, 35, 100
+TO_DEVICE, TO_HOST, ON_DEVICE = 1, 2, 3
+NON_BLOCKING = 1  # a stream that does not wait for the default one
+RELAXED = 2  # capture lets other threads allocate
+CAPABILITY = (75, 76)  # attributes: major, minor
+# Results of each function that has some; they are the first arguments in C, but for `RESULT_LAST`.
+RESULTS = {
+    "cudaDriverGetVersion": 1,
+    "cudaRuntimeGetVersion": 1,
+    "cudaGetDeviceCount": 1,
+    "cudaGetDevice": 1,
+    "cudaDeviceGetAttribute": 1,
+    "cudaMemGetInfo": 2,
+    "cudaMalloc": 1,
+    "cudaHostAlloc": 1,
+    "cudaStreamCreateWithFlags": 1,
+    "cudaStreamEndCapture": 1,
+    "cudaGraphInstantiateWithFlags": 1,
+}
+RESULT_LAST = {"cudaStreamEndCapture"}
+
+
+class CudaError(BackendError):
+    """A CUDA function that failed."""
+
+    def __init__(self, function: str, code: int, text: str) -> None:
+        super().__init__(f"CUDA: {function} failed with error {code} ({text})")
+        self.code = code
+
+
+class Runtime(Protocol):
+    """CUDA's runtime functions."""
+
+    def call(self, function: str, *arguments: int) -> Any:
+        """What a function gives, None, one number or a tuple; its arguments are numbers and addresses.
+
+        Raises:
+            CudaError: it failed.
+        """
+
+    def device_name(self, device: int) -> str: ...
+
+
+class CtypesRuntime:
+    """libcudart through ctypes."""
+
+    def __init__(self, library: ctypes.CDLL) -> None:
+        self._library = library
+        library.cudaGetErrorString.restype = ctypes.c_char_p
+
+    def call(self, function: str, *arguments: int) -> Any:
+        results = [ctypes.c_size_t() for _ in range(RESULTS.get(function, 0))]
+        given = [ctypes.c_size_t(argument) for argument in arguments]
+        pointers = [ctypes.byref(result) for result in results]
+        order = (*given, *pointers) if function in RESULT_LAST else (*pointers, *given)
+        self._check(function, getattr(self._library, function)(*order))
+        values = tuple(result.value for result in results)
+        return values[0] if len(values) == 1 else values or None
+
+    def device_name(self, device: int) -> str:
+        properties = ctypes.create_string_buffer(8192)  # a structure that grows with versions and begins with the name
+        names = ("cudaGetDeviceProperties_v2", "cudaGetDeviceProperties")
+        function = next(name for name in names if hasattr(self._library, name))
+        self._check(function, getattr(self._library, function)(properties, ctypes.c_int(device)))
+        return properties.raw[:256].split(b"\0")[0].decode(errors="replace")
+
+    def _check(self, function: str, code: int) -> None:
+        if code:
+            text = self._library.cudaGetErrorString(ctypes.c_int(code)) or b"unknown"
+            raise CudaError(function, code, text.decode(errors="replace"))
+
+
+class BindingsRuntime:
+    """The cuda-bindings package."""
+
+    NAMES: ClassVar = {"cudaGraphInstantiateWithFlags": "cudaGraphInstantiate"}  # what it calls the same function
+    ENUMS: ClassVar = {  # arguments that it wants as members of an enumeration, by place
+        "cudaMemcpyAsync": (3, "cudaMemcpyKind"),
+        "cudaMemcpy2DAsync": (6, "cudaMemcpyKind"),
+        "cudaStreamBeginCapture": (1, "cudaStreamCaptureMode"),
+        "cudaDeviceGetAttribute": (0, "cudaDeviceAttr"),
+    }
+
+    def __init__(self, module: Any) -> None:
+        self._module = module
+
+    def call(self, function: str, *arguments: int) -> Any:
+        given: list[Any] = list(arguments)
+        if function in self.ENUMS:
+            place, enumeration = self.ENUMS[function]
+            given[place] = getattr(self._module, enumeration)(given[place])
+        code, *values = getattr(self._module, self.NAMES.get(function, function))(*given)
+        self._check(function, code)
+        numbers = tuple(int(value) for value in values)
+        return numbers[0] if len(numbers) == 1 else numbers or None
+
+    def device_name(self, device: int) -> str:
+        code, properties = self._module.cudaGetDeviceProperties(device)
+        self._check("cudaGetDeviceProperties", code)
+        name: bytes = properties.name
+        return name.split(b"\0")[0].decode(errors="replace")
+
+    def _check(self, function: str, code: Any) -> None:
+        if int(code):
+            _, text = self._module.cudaGetErrorString(code)
+            raise CudaError(function, int(code), text.decode(errors="replace") if text else "unknown")
+
+
+def find_runtime() -> Runtime:
+    """CUDA's runtime on this machine.
+
+    Raises:
+        BackendError: there is none.
+    """
+    for name in ("cuda.bindings.runtime", "cuda.cudart"):
+        try:
+            return BindingsRuntime(importlib.import_module(name))
+        except ImportError:
+            continue
+    too_new: Runtime | None = None
+    for library in _libraries():
+        try:
+            runtime = CtypesRuntime(ctypes.CDLL(library))
+            runtime.call("cudaGetDeviceCount")
+        except OSError:
+            continue
+        except CudaError as error:
+            if error.code == INSUFFICIENT_DRIVER:  # an older one may lie beside it
+                too_new = too_new or runtime
+                continue
+        return runtime
+    if too_new is not None:
+        return too_new
+    raise BackendError(
+        "neither the package cuda-bindings nor CUDA's libcudart is here; run: pip install cuda-bindings, or put the "
+        "folder of libcudart.so into LD_LIBRARY_PATH"
+    )
+
+
+def _libraries() -> Iterator[str]:
+    yield from LIBRARIES
+    spec = importlib.util.find_spec("nvidia")  # where pip puts NVIDIA's libraries
+    for folder in spec.submodule_search_locations or () if spec is not None else ():
+        yield from sorted(str(path) for path in Path(folder).glob("*/lib/libcudart.so.*"))
+
+
+def memory_in_use() -> int | None:
+    """Bytes of the GPU's memory that are taken now, by all that runs on it; None where CUDA does not tell."""
+    try:
+        free, total = find_runtime().call("cudaMemGetInfo")
+    except BackendError:
+        return None
+    return int(total - free)
+
+
+class Device:
+    """The GPU in use."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        """
+        Raises:
+            BackendError: no GPU, or a driver that is older than the CUDA in use.
+        """
+        try:
+            count = runtime.call("cudaGetDeviceCount")
+        except CudaError as error:
+            if error.code == INSUFFICIENT_DRIVER:
+                raise BackendError(_old_driver(runtime)) from None
+            if error.code != NO_DEVICE:
+                raise
+            count = 0
+        if not count:
+            raise BackendError("CUDA finds no GPU on this machine; run the bundle with --device cpu")
+        self.index = runtime.call("cudaGetDevice")
+        self.name = runtime.device_name(self.index)
+        major, minor = (runtime.call("cudaDeviceGetAttribute", attribute, self.index) for attribute in CAPABILITY)
+        self.capability = f"{major}.{minor}"
+        self.cuda = _version(runtime.call("cudaRuntimeGetVersion"))
+
+
+def _old_driver(runtime: Runtime) -> str:
+    driver = runtime.call("cudaDriverGetVersion")
+    wanted = _version(runtime.call("cudaRuntimeGetVersion"))
+    if not driver:
+        return "there is no NVIDIA driver on this machine; install one, or run the bundle with --device cpu"
+    return (
+        f"the NVIDIA driver is for CUDA {_version(driver)} and older, and this is CUDA {wanted}; install a newer "
+        "driver, or packages for the older CUDA"
+    )
+
+
+def _version(number: int) -> str:
+    return f"{number // 1000}.{number % 1000 // 10}"
+
+
+class CudaMemory:
+    """`device.DeviceMemory` on a GPU."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        self._runtime = runtime
+        self.stream: int = runtime.call("cudaStreamCreateWithFlags", NON_BLOCKING)
+
+    def allocate(self, size: int) -> int:
+        try:
+            return int(self._runtime.call("cudaMalloc", size))  # at multiples of 256 and more
+        except CudaError as error:
+            if error.code != OUT_OF_MEMORY:
+                raise
+            free, total = self._runtime.call("cudaMemGetInfo")
+            raise BackendError(
+                f"out of memory on the GPU: {size >> 20} MiB are needed and {free >> 20} MiB of {total >> 20} are "
+                "free; close what else uses it, edit fewer pictures at once, or take a smaller bundle"
+            ) from None
+
+    def free(self, address: int) -> None:
+        self._runtime.call("cudaFree", address)
+
+    def host_array(self, size: int) -> NDArray[Any]:
+        address = self._runtime.call("cudaHostAlloc", max(size, 1), 0)
+        # The array is written over before the first copy of it, but for what stays zero.
+        buffer = (ctypes.c_uint8 * size).from_address(address)
+        weakref.finalize(buffer, self._runtime.call, "cudaFreeHost", address)  # arrays of it keep the buffer
+        array = np.ctypeslib.as_array(buffer)
+        array[:] = 0
+        return array
+
+    def zero(self, address: int, size: int) -> None:
+        self._runtime.call("cudaMemsetAsync", address, 0, size, self.stream)
+
+    def to_device(self, address: int, source: NDArray[Any]) -> None:
+        self._runtime.call("cudaMemcpyAsync", address, source.ctypes.data, source.nbytes, TO_DEVICE, self.stream)
+
+    def to_host(self, target: NDArray[Any], address: int) -> None:
+        self._runtime.call("cudaMemcpyAsync", target.ctypes.data, address, target.nbytes, TO_HOST, self.stream)
+
+    def copy_2d(self, target: int, target_pitch: int, source: int, source_pitch: int, width: int, height: int) -> None:
+        places = (target, target_pitch, source, source_pitch, width, height)
+        self._runtime.call("cudaMemcpy2DAsync", *places, ON_DEVICE, self.stream)
+
+    def capture(self, work: Callable[[], None]) -> Callable[[], None]:
+        call, graph = self._runtime.call, 0
+        try:
+            call("cudaStreamBeginCapture", self.stream, RELAXED)
+            try:
+                work()
+            finally:
+                graph = call("cudaStreamEndCapture", self.stream)  # also ends one that failed
+            executable = call("cudaGraphInstantiateWithFlags", graph, 0)
+        except BackendError as error:
+            raise CaptureError(str(error)) from None
+        finally:
+            if graph:
+                call("cudaGraphDestroy", graph)
+        return Recorded(self._runtime, executable, self.stream)
+
+    def synchronize(self) -> None:
+        self._runtime.call("cudaStreamSynchronize", self.stream)
+
+
+class Recorded:
+    """A CUDA graph that is launched by calling it."""
+
+    def __init__(self, runtime: Runtime, executable: int, stream: int) -> None:
+        self._runtime, self._executable, self._stream = runtime, executable, stream
+        weakref.finalize(self, runtime.call, "cudaGraphExecDestroy", executable)
+
+    def __call__(self) -> None:
+        self._runtime.call("cudaGraphLaunch", self._executable, self._stream)

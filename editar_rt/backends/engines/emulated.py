@@ -1,0 +1,170 @@
+"""A device of NumPy arrays and ONNX Runtime on the CPU, in place of CUDA and TensorRT.
+
+`device="emulated"` runs `delta`'s loop with the same offsets, copies and recorded steps as on a GPU, so that all but
+the engines themselves can be tried without one. Addresses are the arrays' own; what touches any other is refused.
+"""
+
+from __future__ import annotations
+
+import bisect
+import ctypes
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from editar_rt.backends.engines.device import ALIGNMENT, CaptureError
+from editar_rt.backends.engines.plan import Shape
+from editar_rt.backends.failures import running
+from editar_rt.backends.ort.backend import OnnxRuntimeBackend
+from editar_rt.bundle.folder import Bundle
+from editar_rt.errors import BackendError
+
+Work = Callable[[], None]
+
+
+class NumpyMemory:
+    """`device.DeviceMemory` in host memory. Work is done when it is queued."""
+
+    def __init__(self) -> None:
+        self._blocks: dict[int, NDArray[np.uint8]] = {}  # by address
+        self._sizes: dict[int, int] = {}
+        self._starts: list[int] = []
+        self._record: list[Work] | None = None
+
+    def allocate(self, size: int) -> int:
+        try:
+            block = np.full(size + ALIGNMENT, 0xFF, np.uint8)  # NaN: what is to be zero must be made so
+        except (MemoryError, ValueError):  # the second for more than any array may have
+            raise BackendError(f"out of memory: {size >> 20} MiB were asked for") from None
+        address = -(-block.ctypes.data // ALIGNMENT) * ALIGNMENT
+        self._blocks[address], self._sizes[address] = block, size
+        bisect.insort(self._starts, address)
+        return address
+
+    def free(self, address: int) -> None:
+        del self._blocks[address], self._sizes[address]
+        self._starts.remove(address)
+
+    def host_array(self, size: int) -> NDArray[Any]:
+        return np.zeros(size, np.uint8)
+
+    def submit(self, work: Work) -> None:
+        """Do it, or record it."""
+        if self._record is None:
+            work()
+        else:
+            self._record.append(work)
+
+    def zero(self, address: int, size: int) -> None:
+        self.submit(lambda: self._bytes(address, size).fill(0))
+
+    def to_device(self, address: int, source: NDArray[Any]) -> None:
+        self.submit(lambda: np.copyto(self._bytes(address, source.nbytes), _flat(source)))
+
+    def to_host(self, target: NDArray[Any], address: int) -> None:
+        self.submit(lambda: np.copyto(_flat(target), self._bytes(address, target.nbytes)))
+
+    def copy_2d(self, target: int, target_pitch: int, source: int, source_pitch: int, width: int, height: int) -> None:
+        def lines(address: int, pitch: int) -> NDArray[np.uint8]:
+            if width > pitch:
+                raise BackendError(f"lines of {width} bytes do not fit a pitch of {pitch}")
+            flat = self._bytes(address, (height - 1) * pitch + width)
+            return np.lib.stride_tricks.as_strided(flat, (height, width), (pitch, 1))
+
+        self.submit(lambda: np.copyto(lines(target, target_pitch), lines(source, source_pitch)))
+
+    def capture(self, work: Work) -> Work:
+        if self._record is not None:
+            raise CaptureError("work is being recorded already")
+        recorded = self._record = []
+        try:
+            work()
+        finally:
+            self._record = None
+
+        def replay() -> None:
+            for each in recorded:
+                each()
+
+        return replay
+
+    def synchronize(self) -> None:
+        if self._record is not None:
+            raise CaptureError("waiting cannot be recorded")
+
+    def check(self, address: int, size: int) -> None:
+        """Refuse what does not lie in one allocated block."""
+        place = bisect.bisect_right(self._starts, address) - 1
+        if place < 0 or address + size > self._starts[place] + self._sizes[self._starts[place]]:
+            raise BackendError(f"{size} bytes at {address:#x} lie outside of what was allocated")
+
+    def _bytes(self, address: int, size: int) -> NDArray[np.uint8]:
+        self.check(address, size)
+        return np.ctypeslib.as_array((ctypes.c_uint8 * size).from_address(address))
+
+
+def _flat(array: NDArray[Any]) -> NDArray[np.uint8]:
+    if not array.flags.c_contiguous:
+        raise BackendError("an array that is copied must lie in one piece")
+    return array.reshape(-1).view(np.uint8)
+
+
+class OnnxRuntimeEngine:
+    """`device.Engine`: a session with fixed shapes and addresses."""
+
+    def __init__(self, session: Any, shape: Shape, bundle: Bundle, memory: NumpyMemory) -> None:
+        part = bundle.manifest.parts[shape.part]
+        self._session, self._memory, self._part = session, memory, shape.part
+        self._inputs = {tensor.name: (np.dtype(tensor.dtype), shape.of(tensor)) for tensor in part.inputs}
+        self._outputs = {tensor.name: (np.dtype(tensor.dtype), shape.of(tensor)) for tensor in part.outputs}
+        self._addresses: dict[str, int] = {}
+        self._binding: Any = None
+
+    def bind(self, addresses: Mapping[str, int]) -> None:
+        for name, address in addresses.items():
+            dtype, shape = (self._inputs | self._outputs)[name]
+            self._memory.check(address, int(np.prod(shape)) * dtype.itemsize)
+            if address % ALIGNMENT:
+                raise BackendError(f"{name} lies at {address:#x}, which is no multiple of {ALIGNMENT}")
+            self._addresses[name] = address
+        self._binding = None
+
+    def enqueue(self) -> None:
+        if self._binding is None:
+            binding = self._session.io_binding()
+            with running(self._part):
+                for name, (dtype, shape) in self._inputs.items():
+                    binding.bind_input(name, "cpu", 0, dtype, shape, self._addresses[name])
+                for name, (dtype, shape) in self._outputs.items():
+                    binding.bind_output(name, "cpu", 0, dtype, shape, self._addresses[name])
+            self._binding = binding
+        binding = self._binding  # what is recorded keeps its addresses
+        run = running(self._part)(self._session.run_with_iobinding)
+        self._memory.submit(lambda: run(binding))
+
+
+class EmulatedEngines:
+    """`device.Engines` of ONNX Runtime's sessions; all shapes of a part share one."""
+
+    device = "cpu"
+
+    def __init__(self, bundle: Bundle, threads: int | None = None, cache: bool = False) -> None:
+        self._bundle = bundle
+        self._sessions = OnnxRuntimeBackend(bundle, "cpu", threads, cache)
+        self._memory = NumpyMemory()
+
+    @property
+    def name(self) -> str:
+        return f"{self._sessions.name}, in TensorRT's place"
+
+    def read_bandwidth(self) -> float | None:
+        return self._sessions.read_bandwidth()
+
+    @property
+    def memory(self) -> NumpyMemory:
+        return self._memory
+
+    def open(self, shape: Shape) -> OnnxRuntimeEngine:
+        return OnnxRuntimeEngine(self._sessions.session(shape.part), shape, self._bundle, self._memory)

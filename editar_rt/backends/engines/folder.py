@@ -1,0 +1,149 @@
+"""Built engines on disk: a folder in the bundle's own, with a `build.json` that says where they run.
+
+An engine is native code for one GPU and one version of TensorRT. It is built on the device by `python -m export
+tensorrt` and loaded from nowhere else; what does not fit is refused with the command that builds it again.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shlex
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from editar_rt.backends.engines.plan import Plan
+from editar_rt.bundle.folder import Bundle, file_digest
+from editar_rt.bundle.manifest import FileInfo, check_relative, decode_json
+from editar_rt.errors import BackendError, BundleError
+
+BUILD_NAME = "build.json"
+FORMAT = "editar-engines"
+FORMAT_VERSION = 1
+MAX_BYTES = 4 << 20
+
+
+@dataclass(frozen=True)
+class EngineInfo:
+    """One engine of a folder."""
+
+    file: str
+    profile: int = 0
+    """Which of the file's profiles, where several engines share one."""
+    scratch_bytes: int = 0
+    """Device memory that a pass needs besides weights, inputs and outputs."""
+
+
+@dataclass(frozen=True)
+class BuildInfo:
+    """All of `build.json`."""
+
+    bundle: str
+    """SHA-256 of the bundle.json that the engines were built from."""
+    target: str
+    tensorrt: str
+    cuda: str
+    gpu: str
+    compute_capability: str
+    rows: list[int]
+    chunks: list[int]
+    engines: dict[str, EngineInfo]
+    """By `Shape.name`."""
+    files: dict[str, FileInfo]
+    graphs: dict[str, str]
+    """SHA-256 of the ONNX files, by name."""
+    flags: dict[str, Any] = field(default_factory=dict)
+    """How the builder was set."""
+    seconds: dict[str, float] = field(default_factory=dict)
+    """What building took, by file."""
+    parity: list[dict[str, Any]] = field(default_factory=list)
+    """What the gate compared."""
+    made_by: dict[str, str] = field(default_factory=dict)
+    format: str = FORMAT
+    format_version: int = FORMAT_VERSION
+
+    @property
+    def plan(self) -> Plan:
+        return Plan(tuple(self.rows), tuple(self.chunks))
+
+    def to_json(self) -> str:
+        return json.dumps(dataclasses.asdict(self), indent=1) + "\n"
+
+
+def rebuild_command(bundle: Bundle, target: str) -> str:
+    """What builds a bundle's engines anew."""
+    return shlex.join(["python", "-m", "export", "tensorrt", str(bundle.folder), "--target", target, "--force"])
+
+
+def find_folders(bundle: Bundle) -> list[Path]:
+    """The folders of engines in a bundle, by name."""
+    return sorted(path.parent for path in bundle.folder.glob(f"*/{BUILD_NAME}"))
+
+
+def read_build(folder: Path) -> BuildInfo:
+    """Read a `build.json`; nothing of TensorRT is needed.
+
+    Raises:
+        BackendError: not one, or of a newer format.
+    """
+    path = folder / BUILD_NAME
+    try:
+        with open(path, "rb") as f:
+            raw = json.loads(f.read(MAX_BYTES + 1))
+    except OSError as error:
+        raise BackendError(f"{path} cannot be read: {error.strerror}") from None
+    except (ValueError, RecursionError) as error:
+        raise BackendError(f"{path} is not JSON ({error}); build the engines again") from None
+    if not isinstance(raw, dict) or raw.get("format") != FORMAT or raw.get("format_version") != FORMAT_VERSION:
+        raise BackendError(
+            f'{path} does not say "format": "{FORMAT}" in version {FORMAT_VERSION}; build the engines again'
+        )
+    try:
+        info: BuildInfo = decode_json(BuildInfo, raw, BUILD_NAME)
+        for name in info.files:
+            check_relative(name)
+    except BundleError as error:
+        raise BackendError(f"{path} is damaged ({error}); build the engines again") from None
+    if not info.rows or not info.chunks or min(*info.rows, *info.chunks) < 1:
+        raise BackendError(f"{path} is damaged (it has no rows or chunks); build the engines again")
+    return info
+
+
+def check_build(info: BuildInfo, folder: Path, bundle: Bundle, tensorrt: str, gpu: str, capability: str) -> None:
+    """Refuse engines that were built from or for something else.
+
+    Raises:
+        BackendError: what they are for, what is here, and the command that builds them.
+    """
+    command = rebuild_command(bundle, info.target)
+    if info.bundle != bundle.fingerprint:
+        raise BackendError(f"the engines in {folder} were built from another bundle than this one; run: {command}")
+    here = {"TensorRT": tensorrt, "GPU": f"{gpu} ({capability})"}
+    there = {"TensorRT": info.tensorrt, "GPU": f"{info.gpu} ({info.compute_capability})"}
+    for what, value in here.items():
+        if there[what] != value:
+            raise BackendError(
+                f"the engines in {folder} are for {what} {there[what]}, and here is {value}; run: {command}"
+            )
+
+
+def read_engine(folder: Path, info: BuildInfo, name: str, bundle: Bundle) -> bytes:
+    """An engine's file, compared with its size and hash.
+
+    Raises:
+        BackendError: it is missing, truncated or altered.
+    """
+    path, command = folder / name, rebuild_command(bundle, info.target)
+    expected = info.files.get(name)
+    if expected is None or not path.is_file():
+        raise BackendError(f"{folder} lacks the engine {name}; run: {command}")
+    size = path.stat().st_size
+    if size != expected.bytes:
+        raise BackendError(
+            f"the engine {path} has {size} bytes where {BUILD_NAME} says {expected.bytes}: truncated or altered; "
+            f"run: {command}"
+        )
+    if file_digest(path).sha256 != expected.sha256:
+        raise BackendError(f"the engine {path} was altered (its SHA-256 differs); run: {command}")
+    return path.read_bytes()

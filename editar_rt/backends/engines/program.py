@@ -1,0 +1,92 @@
+"""An engine with its buffers on both sides, for `delta`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from editar_rt import names
+from editar_rt.backends.engines.device import Engines, aligned
+from editar_rt.backends.engines.plan import Shape
+from editar_rt.bundle.folder import Bundle
+from editar_rt.bundle.manifest import TensorInfo
+from editar_rt.generation.sampling import Draw
+
+
+class Program:
+    """An engine, and buffers for all its tensors but the cache, at addresses that stay.
+
+    Inputs lie in one block on both sides and cross in one copy, the decoder's prefix last: a step leaves it out.
+
+    Args:
+        lent: addresses of inputs that are another program's outputs.
+    """
+
+    def __init__(self, bundle: Bundle, engines: Engines, shape: Shape, lent: Mapping[str, int]) -> None:
+        part, self.memory = bundle.manifest.parts[shape.part], engines.memory
+        self.passes = 0
+        """How often inputs were set for a step."""
+        self.engine = engines.open(shape)
+        own = [t for t in part.inputs if t.name not in lent and not t.name.startswith(names.PAST_BEGINNINGS)]
+        own.sort(key=lambda tensor: tensor.name == names.PREFIX)
+        self._in, self._out = Block(shape, own), Block(shape, part.outputs)
+        self._in_address, out_address = (self.memory.allocate(block.size) for block in (self._in, self._out))
+        self.addresses = {**self._in.addresses(self._in_address), **self._out.addresses(out_address), **lent}
+        self.engine.bind(self.addresses)
+        self._sent = self.memory.host_array(self._in.size)
+        self.inputs = self._in.views(self._sent)
+        returned = Block(shape, [tensor for tensor in part.outputs if tensor.name != names.NEW_ROWS])
+        self.outputs = returned.views(self.memory.host_array(returned.size))
+        if names.LOGIT_POSITIONS in self.inputs:
+            self.inputs[names.LOGIT_POSITIONS][:] = np.arange(shape.positions)
+        self.upload()
+        self.memory.synchronize()
+
+    def set_draw(self, taken: slice, null_rows: NDArray[np.int32], draw: Draw) -> None:
+        """A sampler's inputs, for some of its rows; the others get what does no harm."""
+        inputs = self.inputs
+        inputs[names.NULL_ROWS][:] = np.arange(len(inputs[names.NULL_ROWS]))
+        inputs[names.NULL_ROWS][taken] = null_rows
+        inputs[names.NUMBERS][:] = 0
+        for name, value in draw.inputs.items():
+            inputs[name][taken if name == names.NUMBERS else slice(None)] = value
+
+    def upload(self, prefix: bool = True) -> None:
+        """Queue the inputs' copy to the device.
+
+        Args:
+            prefix: the decoder's too; without it the device's stays what it was.
+        """
+        end = self._in.size if prefix else self._in.offsets.get(names.PREFIX, self._in.size)
+        self.memory.to_device(self._in_address, self._sent[:end])
+
+    def download(self) -> None:
+        """Queue the outputs' copy to the host, but for the new rows'."""
+        for name, array in self.outputs.items():
+            self.memory.to_host(array, self.addresses[name])
+
+
+class Block:
+    """Where tensors lie in one block of bytes, each at a good address."""
+
+    def __init__(self, shape: Shape, tensors: Sequence[TensorInfo]) -> None:
+        self.tensors = {tensor.name: (shape.of(tensor), np.dtype(tensor.dtype)) for tensor in tensors}
+        self.offsets: dict[str, int] = {}
+        self.size = 0
+        for name, (dimensions, dtype) in self.tensors.items():
+            self.offsets[name] = self.size
+            self.size += aligned(math.prod(dimensions) * dtype.itemsize)
+
+    def addresses(self, start: int) -> dict[str, int]:
+        return {name: start + offset for name, offset in self.offsets.items()}
+
+    def views(self, block: NDArray[np.uint8]) -> dict[str, NDArray[Any]]:
+        """The tensors in a block on the host."""
+        return {
+            name: block[offset:][: math.prod(dimensions) * dtype.itemsize].view(dtype).reshape(dimensions)
+            for (name, (dimensions, dtype)), offset in zip(self.tensors.items(), self.offsets.values())
+        }

@@ -1,0 +1,173 @@
+"""Decode steps through ONNX Runtime's CUDA provider as CUDA graphs: one launch a step instead of hundreds.
+
+A graph replays kernels with the addresses and the numbers from the host that it was captured with. So everything that
+changes from step to step lies on the device, in buffers that stay, and is written over before each replay; the one
+number that GroupQueryAttention reads on the host, `total_length`, is held at the cache's capacity: the operator sizes
+its launches by it and takes how far each row is filled from `last_row`, on the device.
+
+A graph is captured one place further than its first step, where the cache holds nothing yet; then a replay of the step
+itself must give what an ordinary step gives, whose `total_length` is what is filled. If not, something was frozen, or
+the number held changes what is attended to. Where capture fails, at opening, at the first step or in that comparison,
+steps go on as plain runs, and `OnnxRuntimeBackend.name` says why.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from editar_rt import names
+from editar_rt.backends.engines.device import CaptureError
+from editar_rt.bundle.manifest import Manifest
+
+GRAPH_ID = "gpu_graph_id"  # of ONNX Runtime's run options; 0 is its own
+NO_GRAPH = "-1"
+ENABLE = {"enable_cuda_graph": "1"}  # of the CUDA provider's options
+# How far a replay may be from an ordinary step, as a share of the largest logit, by the type computed in: about ten
+# roundings. Attention splits its sums by `total_length`; another place in the sequence is further away.
+CLOSE = {"float16": 1e-2, "bfloat16": 8e-2}
+INT8_CACHE = 2  # times as far: what differs by a rounding may be stored as the next whole number
+
+
+def run_options(ort: Any, graph: str) -> Any:
+    """Options of a run that belongs to a graph."""
+    options = ort.RunOptions()
+    options.add_run_config_entry(GRAPH_ID, graph)
+    return options
+
+
+class Graph(NamedTuple):
+    """The step of some rows, bound to buffers that stay."""
+
+    binding: Any
+    options: Any
+    tokens: Any  # int32 [R, 1], on the device
+    last_row: Any  # int32 [R], on the device
+    logits: Any  # float32 [R, 1, V], on the device
+    held: list[Any]  # what else is bound
+
+
+class CapturedSteps:
+    """The steps of one cache.
+
+    Args:
+        ort: the onnxruntime module.
+        ids: of graphs, unused so far.
+        capacity: positions that a row of the cache has room for.
+        width: of hidden states.
+        close: how far a replay may be from an ordinary step, as a share of the largest logit.
+    """
+
+    def __init__(
+        self, ort: Any, ids: Iterator[int], session: Any, capacity: int, width: int, vocab: int, close: float
+    ) -> None:
+        self._ort, self._unused_ids, self._session = ort, ids, session
+        self._capacity, self._width, self._vocab, self._close = capacity, width, vocab, close
+        self._graphs: dict[tuple[int, int], Graph] = {}  # by first row and number of rows
+        self._ids: list[int] = []
+        weakref.finalize(self, _release, session, self._ids)
+
+    def run(
+        self,
+        bind: Callable[[], Any],
+        ordinary: Callable[[], NDArray[np.float32]],
+        first_row: int,
+        tokens: NDArray[np.int32],
+        past: NDArray[np.int32],
+    ) -> NDArray[np.float32]:
+        """One step, [R, 1] -> logits [R, 1, V], an array of their own.
+
+        Args:
+            bind: makes a binding with the rows' cache bound, when they come for the first time.
+            ordinary: the same step without this class; called then too.
+            past: positions filled, [R].
+
+        Raises:
+            CaptureError: it cannot be captured. What the cache held is as it was.
+        """
+        key = first_row, len(tokens)
+        try:
+            if key not in self._graphs:
+                self._graphs[key] = self._bind(bind(), len(tokens))
+                self._launch(self._graphs[key], tokens, np.minimum(past + 1, self._capacity - 1))
+                self._check(self._launch(self._graphs[key], tokens, past).copy(), ordinary())
+            return self._launch(self._graphs[key], tokens, past)
+        except CaptureError:
+            raise
+        except Exception as e:  # the binding raises its own classes, all of them direct Exceptions
+            raise CaptureError(str(e)) from None
+
+    def _bind(self, binding: Any, rows: int) -> Graph:
+        make = self._ort.OrtValue.ortvalue_from_numpy
+
+        def on_device(shape: tuple[int, ...], dtype: type) -> Any:
+            return make(np.zeros(shape, dtype), "cuda", 0)
+
+        tokens, last_row = on_device((rows, 1), np.int32), on_device((rows,), np.int32)
+        logits = on_device((rows, 1, self._vocab), np.float32)
+        prefix, positions = on_device((1, 1, self._width), np.float32), on_device((1,), np.int32)
+        total = make(np.asarray(self._capacity, np.int32))  # stays on the host
+        for name, value in (
+            (names.TOKENS, tokens),
+            (names.LAST_ROW, last_row),
+            (names.PREFIX, prefix),
+            (names.LOGIT_POSITIONS, positions),
+            (names.TOTAL_LENGTH, total),
+        ):
+            binding.bind_ortvalue_input(name, value)
+        binding.bind_ortvalue_output(names.LOGITS, logits)
+        self._ids.append(next(self._unused_ids))
+        options = run_options(self._ort, str(self._ids[-1]))
+        return Graph(binding, options, tokens, last_row, logits, [prefix, positions, total])
+
+    def _launch(self, graph: Graph, tokens: NDArray[np.int32], past: NDArray[np.int32]) -> NDArray[np.float32]:
+        graph.tokens.update_inplace(np.ascontiguousarray(tokens))
+        graph.last_row.update_inplace(past.copy())  # of one position: the last row is the one behind those filled
+        self._session.run_with_iobinding(graph.binding, graph.options)
+        logits: NDArray[np.float32] = graph.logits.numpy()
+        return logits
+
+    def _check(self, found: NDArray[np.float32], expected: NDArray[np.float32]) -> None:
+        """Compare a replay's logits with those of an ordinary step."""
+        error = float(np.abs(found - expected).max() / max(float(np.abs(expected).max()), 1e-9))
+        if not error <= self._close:
+            raise CaptureError(
+                f"a replay differs from an ordinary step by {error:.1e} of the largest logit, and {self._close:g} is "
+                "allowed"
+            )
+
+
+def _release(session: Any, ids: list[int]) -> None:
+    """Let a cache's graphs go; older versions keep them as long as the session."""
+    if hasattr(session, "release_captured_graph"):
+        for graph in ids:
+            with suppress(Exception):  # where capture failed there is none
+                session.release_captured_graph(graph)
+
+
+def closeness(manifest: Manifest) -> float:
+    """How far a replay may be from an ordinary step, as a share of the largest logit."""
+    computed = "bfloat16" if manifest.precision == "bf16" else "float16"
+    return CLOSE[computed] * (INT8_CACHE if manifest.kv_cache == "int8" else 1)
+
+
+def why_not(wanted: bool, inputs: Iterator[str]) -> str | None:
+    """Why a decoder's steps cannot be captured, without asking the provider.
+
+    Args:
+        wanted: whether they may.
+        inputs: the graph's, by name.
+    """
+    if not wanted:
+        return "it was not asked for"
+    if names.LAST_ROW not in inputs:
+        return (
+            "its graph computes lengths on the host, which a CUDA graph would freeze; export it with --provider cuda "
+            "and the spelling ort"
+        )
+    return None

@@ -1,0 +1,1 @@
+"""A bundle: the folder of graphs, its manifest, and the rules for both."""

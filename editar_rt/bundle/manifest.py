@@ -1,0 +1,251 @@
+"""The schema of `bundle.json`, which describes a bundle's graphs. Export writes it and the runtime reads it.
+
+Manifests come from strangers: every value is checked before anything is made by it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import re
+import types
+import typing
+from dataclasses import dataclass, field
+from pathlib import PurePosixPath, PureWindowsPath
+from typing import Any
+
+from editar_rt.errors import BundleError
+from editar_rt.generation.sampling import is_whole
+
+MANIFEST_NAME = "bundle.json"
+FORMAT = "editar-bundle"
+FORMAT_VERSION = 1
+MAX_MANIFEST_BYTES = 4 << 20
+MAX_DEPTH = 32  # of objects and lists in each other; a manifest has 6
+# What a field may say; unknown words would be taken for something else further on.
+PRECISIONS = ("fp32", "fp16", "bf16", "int8", "int4")
+SPELLINGS = ("ort", "standard", "delta")
+KV_CACHES = ("same", "int8")
+DTYPES = ("bfloat16", "bool", "float16", "float32", "int32", "int64", "int8", "uint8")
+# Controls move a terminal's cursor or recolour it, and lone surrogates are in no encoding: both come from strangers.
+UNPRINTABLE = re.compile("[\\x00-\\x1f\\x7f-\\x9f\\u2028-\\u202e\\u2066-\\u2069\\ud800-\\udfff]")
+
+
+@dataclass(frozen=True)
+class TensorInfo:
+    """An input or output of a graph."""
+
+    name: str
+    dtype: str  # NumPy's name: float32, float16, int32
+    shape: list[int | str]  # a symbolic dimension by its name
+
+
+@dataclass(frozen=True)
+class Part:
+    """One graph of a bundle."""
+
+    file: str
+    inputs: list[TensorInfo]
+    outputs: list[TensorInfo]
+
+
+@dataclass(frozen=True)
+class FileInfo:
+    """What a file of the bundle must be."""
+
+    sha256: str
+    bytes: int
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """Sizes of the models inside; None for what a missing part would say."""
+
+    image_size: int | None = None  # side of the square picture, pixels
+    downsampling: int | None = None  # pixels a token spans along one side
+    grid: int | None = None  # tokens along one side
+    picture_tokens: int | None = None  # N
+    codebook_size: int | None = None
+    codebook_dim: int | None = None
+    vocab_size: int | None = None  # V
+    dim: int | None = None  # D
+    layers: int | None = None
+    heads: int | None = None
+    head_dim: int | None = None
+    text_tokens: int | None = None  # T
+    text_dim: int | None = None  # C
+    parameters: dict[str, int] = field(default_factory=dict)  # by part
+    activations: dict[str, int] = field(default_factory=dict)  # by part: bytes of its largest operation, one row
+    step_weight_bytes: dict[str, int] = field(default_factory=dict)  # by provider: weights that a decode step reads
+
+    def check(self) -> None:
+        """Refuse sizes that are not positive or contradict each other; buffers are made by them."""
+        sizes = {name: size for name, size in dataclasses.asdict(self).items() if is_whole(size)}
+        for name, size in sizes.items():
+            if not 1 <= size < 2**31:
+                raise BundleError(f"{MANIFEST_NAME}: model: {name} must be 1 to 2^31 - 1, got {size}")
+        for name, factors in (
+            ("image_size", ("grid", "downsampling")),
+            ("picture_tokens", ("grid", "grid")),
+            ("dim", ("heads", "head_dim")),
+        ):
+            if {name, *factors} <= sizes.keys() and sizes[name] != math.prod(sizes[f] for f in factors):
+                values = ", ".join(f"{n} {sizes[n]}" for n in dict.fromkeys((name, *factors)))
+                raise BundleError(f"{MANIFEST_NAME}: {name} is not {' · '.join(factors)} ({values})")
+        if {"codebook_size", "vocab_size"} <= sizes.keys() and self.codebook_size != self.vocab_size:
+            raise BundleError(
+                f"{MANIFEST_NAME}: model: codebook_size and vocab_size must be equal, got {self.codebook_size} and "
+                f"{self.vocab_size}; export the bundle again"
+            )
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """All of `bundle.json`."""
+
+    model: ModelInfo
+    parts: dict[str, Part]
+    files: dict[str, FileInfo]  # by path inside the bundle, every file but the manifest
+    precision: str = "fp32"
+    spelling: str = "ort"
+    kv_cache: str = "same"  # as the precision's products, or int8
+    sampler_top_k: int | None = None  # the largest top_k that the part sampler draws with; None without one
+    providers: list[str] = field(default_factory=lambda: ["cpu", "cuda"])  # of ONNX Runtime, that run the decoder
+    tokenizer: str | None = None
+    samples: str | None = None
+    # Defaults that differ from `Sampling`'s. Whole numbers first: decoding takes the first type that fits.
+    sampling: dict[str, int | float] = field(default_factory=dict)
+    self_test: dict[str, Any] | None = None
+    made_by: dict[str, str] = field(default_factory=dict)
+    format: str = FORMAT
+    format_version: int = FORMAT_VERSION
+
+    @classmethod
+    def from_json(cls, text: str) -> Manifest:
+        """Parse and validate; raises BundleError with one sentence."""
+        try:
+            raw = json.loads(text)
+        except (ValueError, RecursionError) as e:  # ValueError also for whole numbers of thousands of digits
+            raise BundleError(f"{MANIFEST_NAME} is not JSON ({e}); export the bundle again") from None
+        if not isinstance(raw, dict) or raw.get("format") != FORMAT:
+            raise BundleError(f'{MANIFEST_NAME} does not say "format": "{FORMAT}": this is no EditAR bundle')
+        version = raw.get("format_version")
+        if not is_whole(version) or version < 1:
+            raise BundleError(f"{MANIFEST_NAME} has format_version {version!r:.40}; 1 to {FORMAT_VERSION} are known")
+        if version > FORMAT_VERSION:
+            raise BundleError(
+                f"the bundle has format version {version}, newer than the newest this runtime knows "
+                f"({FORMAT_VERSION}); update with: pip install -U editar-rt"
+            )
+        check_strings(raw, MANIFEST_NAME)
+        manifest: Manifest = decode_json(cls, raw, MANIFEST_NAME)
+        for path in manifest.paths():
+            check_relative(path)
+            if path not in manifest.files:
+                raise BundleError(f"{MANIFEST_NAME} names {path} but lists no size and hash for it")
+        for path, info in manifest.files.items():
+            check_relative(path)
+            if info.bytes < 0 or not re.fullmatch("[0-9a-f]{64}", info.sha256):
+                raise BundleError(f"{MANIFEST_NAME} gives {path} no valid size and SHA-256; export the bundle again")
+        manifest._check_words()
+        manifest.model.check()
+        return manifest
+
+    def _check_words(self) -> None:
+        """Refuse what is none of the words that a field may say."""
+        tensors = [tensor for part in self.parts.values() for tensor in (*part.inputs, *part.outputs)]
+        for name, value, allowed in (
+            ("precision", self.precision, PRECISIONS),
+            ("spelling", self.spelling, SPELLINGS),
+            ("kv_cache", self.kv_cache, KV_CACHES),
+            *((f"{tensor.name}: dtype", tensor.dtype, DTYPES) for tensor in tensors),
+        ):
+            if value not in allowed:
+                raise BundleError(f"{MANIFEST_NAME}: {name} must be one of {', '.join(allowed)}, got {value!r:.40}")
+
+    def to_json(self) -> str:
+        return json.dumps(dataclasses.asdict(self), indent=1) + "\n"
+
+    def paths(self) -> list[str]:
+        """Every file that the manifest refers to by role."""
+        optional = [p for p in (self.tokenizer, self.samples) if p is not None]
+        return [part.file for part in self.parts.values()] + optional
+
+
+def decode_json(kind: Any, value: Any, where: str) -> Any:
+    """JSON values to the type `kind`, checked all the way down."""
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if isinstance(kind, type) and dataclasses.is_dataclass(kind):
+        if not isinstance(value, dict):
+            raise BundleError(f"{where} must be an object, got {type(value).__name__}")
+        hints = typing.get_type_hints(kind)
+        # Unknown keys are left alone: a later 1.x writer may add some.
+        given = {k: decode_json(hints[k], v, f"{where}: {k}") for k, v in value.items() if k in hints}
+        needed = {
+            f.name
+            for f in dataclasses.fields(kind)
+            if f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
+        }
+        if missing := sorted(needed - set(given)):
+            raise BundleError(f"{where} lacks {', '.join(missing)}; export the bundle again")
+        return kind(**given)
+    if origin is dict:
+        if not isinstance(value, dict):
+            raise BundleError(f"{where} must be an object, got {type(value).__name__}")
+        return {k: decode_json(arguments[1], v, f"{where}: {k}") for k, v in value.items()}
+    if origin is list:
+        if not isinstance(value, list):
+            raise BundleError(f"{where} must be a list, got {type(value).__name__}")
+        return [decode_json(arguments[0], v, f"{where}[{i}]") for i, v in enumerate(value)]
+    if origin in (types.UnionType, typing.Union):
+        if value is None and type(None) in arguments:
+            return None
+        for option in (a for a in arguments if a is not type(None)):
+            try:
+                return decode_json(option, value, where)
+            except BundleError as e:
+                last = e
+        raise last
+    if kind is Any:
+        return value
+    if is_whole(value) and abs(value) >= 2**63:  # JSON has no limit, and no field needs more
+        raise BundleError(f"{where} is a number of {len(str(value))} digits; export the bundle again")
+    if kind is float and is_whole(value):
+        return float(value)
+    if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
+        raise BundleError(f"{where} must be {kind.__name__}, got {value!r:.80}")
+    return value
+
+
+def check_strings(value: Any, where: str) -> None:
+    """Refuse JSON values with strings that are not to be shown, or nested so deep that copying them would fail."""
+    level = [value]
+    for _ in range(MAX_DEPTH):
+        below: list[Any] = []
+        for each in level:
+            if isinstance(each, str) and UNPRINTABLE.search(each):
+                raise BundleError(f"{where} has control characters in the string {each!a:.80}; do not trust it")
+            if isinstance(each, dict):
+                below += [*each, *each.values()]
+            elif isinstance(each, list):
+                below += each
+        if not below:
+            return
+        level = below
+    raise BundleError(f"{where} is nested more than {MAX_DEPTH} levels deep; export the bundle again")
+
+
+def check_relative(path: str) -> None:
+    """Refuse a path that could leave the bundle."""
+    posix, windows = PurePosixPath(path), PureWindowsPath(path)
+    if (
+        not path
+        or posix.is_absolute()
+        or windows.drive
+        or windows.root
+        or ".." in posix.parts
+        or ".." in windows.parts
+        or "\0" in path
+    ):
+        raise BundleError(f"{MANIFEST_NAME} names {path!r}, which is not a path inside the bundle; do not trust it")

@@ -1,0 +1,130 @@
+"""What a manifest must say of the parts that the runtime runs: their tensors, and shapes that fit the model's sizes.
+
+Buffers are made by those sizes and loops run over them, so that a contradiction is found before a graph is loaded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NoReturn
+
+from editar_rt import names
+from editar_rt.bundle.manifest import Manifest, Part, TensorInfo
+from editar_rt.errors import BundleError
+
+SYMBOL = None  # a dimension that a call chooses
+Shape = tuple[int | str | None, ...]  # of numbers, fields of `ModelInfo` and `SYMBOL`
+
+PIXELS: Shape = (SYMBOL, 3, "image_size", "image_size")
+PICTURE: Shape = (SYMBOL, "picture_tokens")
+TEXT: Shape = (SYMBOL, "text_tokens")
+STATES: Shape = (SYMBOL, "text_tokens", "text_dim")
+
+# By part: inputs, outputs.
+TENSORS: dict[str, tuple[dict[str, Shape], dict[str, Shape]]] = {
+    names.VQ_ENCODER: ({names.PIXELS: PIXELS}, {names.TOKENS: PICTURE}),
+    names.VQ_DECODER: ({names.TOKENS: PICTURE}, {names.PIXELS: PIXELS}),
+    names.TEXT_ENCODER: ({names.INPUT_IDS: TEXT, names.ATTENTION_MASK: TEXT}, {names.TEXT_STATES: STATES}),
+    names.PREFIX_GRAPH: (
+        {names.TEXT_STATES: STATES},
+        {
+            names.TEXT_PREFIX: (SYMBOL, "text_tokens", "dim"),
+            names.NULL_TEXT_PREFIX: (1, "text_tokens", "dim"),
+            names.NULL_PICTURE_PREFIX: (1, "picture_tokens", "dim"),
+        },
+    ),
+    names.DECODER: (
+        {names.TOKENS: (SYMBOL, SYMBOL), names.PREFIX: (SYMBOL, SYMBOL, "dim")},
+        {names.LOGITS: (SYMBOL, SYMBOL, "vocab_size")},
+    ),
+    names.SAMPLER: ({names.LOGITS: (SYMBOL, 1, "vocab_size")}, {names.DRAWN: (SYMBOL,)}),
+}
+DELTA = "delta"  # the spelling whose shapes are all fixed when an engine is made
+# What such an engine fixes.
+CALLED = (names.ROWS_DIM, names.POSITIONS_DIM, names.WANTED_DIM, names.PREFIX_ROWS_DIM, names.PREFIX_POSITIONS_DIM)
+
+
+def check_parts(manifest: Manifest, where: str) -> None:
+    """Refuse parts whose tensors are not those that the runtime binds, or do not fit the model's sizes.
+
+    Args:
+        where: the manifest's name, for messages.
+    """
+    for name, part in manifest.parts.items():
+        if name not in TENSORS:
+            continue
+        expected = list(zip(("input", "output"), (part.inputs, part.outputs), TENSORS[name], strict=True))
+        for kind, tensors, shapes in expected:
+            given = {tensor.name: tensor for tensor in tensors}
+            for tensor, shape in shapes.items():
+                _check_tensor(manifest, f"{where}: {name}", kind, given, tensor, shape)
+        if name == names.DECODER:
+            _check_cache(manifest, part, f"{where}: {name}")
+        for tensor_info in (*part.inputs, *part.outputs):
+            unknown = [d for d in tensor_info.shape if isinstance(d, str) and d not in CALLED]
+            if manifest.spelling == DELTA and unknown:
+                _refuse(
+                    f"{where}: {name}: {tensor_info.name} has the dimension {unknown[0]!r:.40}, which the spelling "
+                    f"{DELTA} does not have"
+                )
+
+
+def _check_cache(manifest: Manifest, part: Part, where: str) -> None:
+    """The decoder's keys and values, two tensors a layer."""
+    layers, delta = manifest.model.layers, manifest.spelling == DELTA
+    if layers is None:
+        _refuse(f"{where} needs the size layers, which model lacks")
+    held = sum(tensor.name.startswith(names.PAST_BEGINNINGS) for tensor in part.inputs)
+    if held != 2 * layers:
+        _refuse(f"{where} must have keys and values of {layers} layers as model says, got {held} tensors of them")
+    shape: Shape = (SYMBOL, "heads", SYMBOL, "head_dim")
+    inputs, outputs = ({tensor.name: tensor for tensor in tensors} for tensors in (part.inputs, part.outputs))
+    for past, present in _cache_names(layers):
+        _check_tensor(manifest, where, "input", inputs, past, shape, fixed_too=delta)
+        if not delta:
+            _check_tensor(manifest, where, "output", outputs, present, shape)
+    if delta:
+        rows: Shape = (2 * layers, SYMBOL, "heads", SYMBOL, "head_dim")
+        _check_tensor(manifest, where, "output", outputs, names.NEW_ROWS, rows)
+
+
+def _cache_names(layers: int) -> Iterator[tuple[str, str]]:
+    for layer in range(layers):
+        yield names.past_key(layer), names.present_key(layer)
+        yield names.past_value(layer), names.present_value(layer)
+
+
+def _check_tensor(
+    manifest: Manifest,
+    where: str,
+    kind: str,
+    given: dict[str, TensorInfo],
+    name: str,
+    shape: Shape,
+    fixed_too: bool = False,
+) -> None:
+    """One tensor by its name.
+
+    Args:
+        fixed_too: numbers are allowed in place of symbols.
+    """
+    tensor = given.get(name)
+    if tensor is None:
+        _refuse(f"{where} lacks the {kind} {name}")
+    wanted: list[int | None] = []
+    for dimension in shape:
+        size = getattr(manifest.model, dimension) if isinstance(dimension, str) else dimension
+        if isinstance(dimension, str) and size is None:
+            _refuse(f"{where} needs the size {dimension}, which model lacks")
+        wanted.append(size)
+    fits = len(tensor.shape) == len(wanted) and all(
+        found == size if size is not None else isinstance(found, str) or (fixed_too and found > 0)
+        for found, size in zip(tensor.shape, wanted, strict=True)
+    )
+    if not fits:
+        shown = ", ".join("any" if size is None else str(size) for size in wanted)
+        _refuse(f"{where}: {name} must be [{shown}] as model says, got {tensor.shape!s:.80}")
+
+
+def _refuse(what: str) -> NoReturn:
+    raise BundleError(f"{what}; export the bundle again")

@@ -1,0 +1,61 @@
+"""How much memory a bundle needs while it runs, from the manifest alone: nothing is loaded.
+
+Estimates, for choosing a device: weights and cache are exact but for what engines pad and pack; activations are the
+largest that one operation reads and writes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from editar_rt import names
+from editar_rt.bundle.manifest import Manifest
+
+FLOAT32 = 4
+DECODER_WIDTHS = 13  # a position's largest working set in the decoder, in widths of the model: SwiGLU's two and more
+
+
+@dataclass(frozen=True)
+class Need:
+    """Bytes on one kind of device."""
+
+    weights: int
+    cache: int
+    activations: int
+
+    @property
+    def total(self) -> int:
+        return self.weights + self.cache + self.activations
+
+
+def cache_bytes_per_position(manifest: Manifest) -> int:
+    """Bytes that keys and values of one position of one row take, in all layers; 0 without a decoder."""
+    model = manifest.model
+    cache_type = next(
+        (t.dtype for part in manifest.parts.values() for t in part.inputs if t.name == names.past_key(0)), None
+    )
+    if cache_type is None:
+        return 0
+    element = 2 if cache_type == "bfloat16" else np.dtype(cache_type).itemsize
+    return 2 * (model.layers or 0) * (model.dim or 0) * element
+
+
+def memory_needs(manifest: Manifest, rows: int = 2) -> dict[str, Need]:
+    """By device, `cpu` and `cuda`, with every part loaded.
+
+    Args:
+        rows: rows of the decoder; two with guidance.
+    """
+    model, needs = manifest.model, {}
+    positions = 2 * (model.picture_tokens or 0) + (model.text_tokens or 0)
+    cache = rows * positions * cache_bytes_per_position(manifest)
+    chunk = rows * (positions - (model.picture_tokens or 0)) * (model.dim or 0) * DECODER_WIDTHS * FLOAT32
+    activations = max([*model.activations.values(), chunk if names.DECODER in manifest.parts else 0], default=0)
+    stored = sum(f.bytes for name, f in manifest.files.items() if name.endswith((".onnx", ".onnx.data")))
+    # CPUs have no 16-bit products: ONNX Runtime widens such weights when it loads them.
+    widened = FLOAT32 * sum(model.parameters.values()) if manifest.precision in ("fp16", "bf16") else stored
+    for device, weights in (("cpu", widened), ("cuda", stored)):
+        needs[device] = Need(weights, cache, activations)
+    return needs

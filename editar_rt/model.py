@@ -1,0 +1,215 @@
+"""A loaded bundle: its parts and its loop as functions from arrays to arrays. `editor` adds pictures and files."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from editar_rt import names
+from editar_rt.backends.base import Backend
+from editar_rt.bundle.folder import Bundle
+from editar_rt.errors import MissingPartError, OptionError, TruncatedTextWarning
+from editar_rt.generation.decoding import (
+    Chunk,
+    Prefix,
+    Progress,
+    Step,
+    collect,
+    decode,
+    picture_chunk,
+    progress_watcher,
+    score,
+)
+from editar_rt.generation.sampling import Sampling
+from editar_rt.text.prompts import build_prompt
+from editar_rt.text.tokenizer import TextTokenizer
+from editar_rt.version import __version__
+
+
+class Model:
+    """A loaded bundle as functions from arrays to arrays. Parts are opened when first needed."""
+
+    def __init__(self, bundle: Bundle, backend: Backend) -> None:
+        self.bundle = bundle
+        self.backend = backend
+        self.model = bundle.manifest.model
+        self._tokenizer: TextTokenizer | None = None
+        self.default_sampling = bundle.default_sampling
+
+    # Sizes.
+
+    @property
+    def image_size(self) -> int:
+        """Side of the pictures in pixels."""
+        if self.model.image_size is None:
+            raise MissingPartError(f"the bundle {self.bundle.folder} has no VQ tokenizer, so no picture size")
+        return self.model.image_size
+
+    @property
+    def picture_tokens(self) -> int:
+        """N, tokens of one picture."""
+        if self.model.picture_tokens is None:
+            raise MissingPartError(f"the bundle {self.bundle.folder} holds neither a VQ tokenizer nor a transformer")
+        return self.model.picture_tokens
+
+    @property
+    def grid(self) -> int:
+        """Tokens along one side of a picture."""
+        return math.isqrt(self.picture_tokens)
+
+    def parameters(self, instruction: str, task: str, sampling: Sampling) -> dict[str, str]:
+        """What a result's PNG says of how it was made."""
+        settings = {name: str(value) for name, value in sampling.settings(self.picture_tokens).items()}
+        identity = {"bundle": self.bundle.fingerprint, "backend": self.backend.name, "version": __version__}
+        return {"instruction": instruction, "task": task, **settings, **identity}
+
+    # Its parts.
+
+    def encode_text(self, texts: Sequence[str], tasks: Sequence[str] | str = "edit") -> NDArray[np.float32]:
+        """Instructions or descriptions → the text encoder's states, float32 [B, T, C].
+
+        Args:
+            tasks: one for all, or one for each.
+        """
+        if isinstance(texts, str):
+            raise OptionError("texts are a sequence of texts, got one text; put it in a list")
+        each = [tasks] * len(texts) if isinstance(tasks, str) else list(tasks)
+        if len(each) != len(texts):
+            raise OptionError(f"tasks must be one name or one for each of {len(texts)} texts, got {len(each)}")
+        return self.encode_prompts([build_prompt(task, text) for task, text in zip(each, texts, strict=True)])
+
+    def encode_prompts(self, prompts: Sequence[str]) -> NDArray[np.float32]:
+        """Whole prompts → the text encoder's states, float32 [B, T, C]."""
+        if self._tokenizer is None:
+            if names.TEXT_ENCODER not in self.bundle.manifest.parts or self.bundle.manifest.tokenizer is None:
+                raise MissingPartError(
+                    f"the bundle {self.bundle.folder} has no text encoder; give text_states computed elsewhere, or "
+                    "export the bundle with --text-encoder"
+                )
+            path = self.bundle.path(self.bundle.manifest.tokenizer)
+            self._tokenizer = TextTokenizer.read(path, self.model.text_tokens or 0)
+        encoded = self._tokenizer.encode(list(prompts))
+        for count in encoded.tokens:
+            if count > self._tokenizer.length:
+                message = f"the prompt has {count} tokens; only the first {self._tokenizer.length} are read"
+                warnings.warn(message, TruncatedTextWarning, stacklevel=3)
+        feeds = {names.INPUT_IDS: encoded.ids, names.ATTENTION_MASK: encoded.mask}
+        return self.backend.run(names.TEXT_ENCODER, feeds)[names.TEXT_STATES]
+
+    def encode_pixels(self, pixels: NDArray[np.float32]) -> NDArray[np.int32]:
+        """Pixels float32 [B, 3, H, W] in [-1, 1] → tokens int32 [B, N]."""
+        side, pixels = self.image_size, np.asarray(pixels)
+        if pixels.ndim != 4 or pixels.shape[1:] != (3, side, side) or not np.issubdtype(pixels.dtype, np.floating):
+            found = f"{pixels.dtype} {list(pixels.shape)}"
+            raise OptionError(f"pixels must be floats of -1 to 1, [B, 3, {side}, {side}], got {found}")
+        if not len(pixels):
+            raise OptionError("pixels must be of at least one picture, got none")
+        return self.backend.run(names.VQ_ENCODER, {names.PIXELS: np.asarray(pixels, np.float32)})[names.TOKENS]
+
+    def decode_tokens(self, tokens: NDArray[np.int32]) -> NDArray[np.float32]:
+        """Tokens int32 [B, N] → pixels float32 [B, 3, H, W], about [-1, 1]."""
+        checked = self._check_tokens("tokens", tokens, self.model.codebook_size)
+        if not len(checked):
+            raise OptionError("tokens must be of at least one picture, got none")
+        return self.backend.run(names.VQ_DECODER, {names.TOKENS: checked})[names.PIXELS]
+
+    def generate(
+        self,
+        text_states: NDArray[np.float32],
+        condition_tokens: NDArray[np.int32] | None,
+        sampling: Sampling | None = None,
+        on_progress: Progress | None = None,
+        known_tokens: NDArray[np.int32] | None = None,
+    ) -> NDArray[np.int32]:
+        """Draw target tokens.
+
+        Args:
+            text_states: float32 [B, T, C].
+            condition_tokens: int [B, N], or None to drop the picture.
+            sampling: the bundle's defaults when None.
+            known_tokens: int [B, N], those that are not drawn; negative where they are. None draws all.
+
+        Returns:
+            tokens int32 [B, N]; those of a picture are the same alone and in a batch.
+        """
+        tokens = np.empty((len(text_states), self.picture_tokens), np.int32)
+        sampling = Sampling.checked(sampling, self.default_sampling)
+        steps = self.steps(text_states, condition_tokens, sampling, known_tokens=known_tokens)
+        collect(steps, tokens, progress_watcher(on_progress))
+        return tokens
+
+    def score(
+        self,
+        text_states: NDArray[np.float32],
+        condition_tokens: NDArray[np.int32] | None,
+        target_tokens: NDArray[np.int32],
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Logits of every step with the target tokens forced: (with the text, without), float32 [B, N, V] each."""
+        target = self._check_tokens("target_tokens", target_tokens, self.model.vocab_size)
+        text, null_text, null_picture = self.project(text_states)
+        picture = picture_chunk(self.check_condition(condition_tokens, len(text)), null_picture)
+        return score(self.backend, picture, text, target), score(self.backend, picture, null_text, target)
+
+    def steps(
+        self,
+        text_states: NDArray[np.float32],
+        condition_tokens: NDArray[np.int32] | None,
+        sampling: Sampling,
+        count: int | None = None,
+        known_tokens: NDArray[np.int32] | None = None,
+    ) -> Iterator[Step]:
+        """The loop of `generate`, step by step; the prefill has run when it returns."""
+        known = None
+        if known_tokens is not None:
+            self._check_tokens("known_tokens", np.maximum(known_tokens, 0), self.model.vocab_size)
+            if len(known_tokens) != len(text_states):
+                raise OptionError(
+                    "known_tokens and text_states must have as many rows, "
+                    f"got {len(known_tokens)} and {len(text_states)}"
+                )
+            known = known_tokens[:, :count]
+        text, null_text, null_picture = self.project(text_states)
+        picture = picture_chunk(self.check_condition(condition_tokens, len(text)), null_picture)
+        owners = range(len(text)) if condition_tokens is not None else [0] * len(text)
+        prefix = self.make_prefix(picture, owners, sampling.guided)
+        first = prefix.read(text, null_text)
+        return decode(prefix, first, count or self.picture_tokens, sampling, known=known)
+
+    def make_prefix(self, picture: Chunk, picture_of_row: Sequence[int], guided: bool) -> Prefix:
+        """A cache with pictures in it, ready for texts."""
+        count = self.picture_tokens
+        return Prefix(self.backend, picture, picture_of_row, guided, self.model.text_tokens or 0, count)
+
+    def project(
+        self, text_states: NDArray[np.float32]
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
+        """Text states [B, T, C] → (text [B, T, D], null text [1, T, D], null picture [1, N, D])."""
+        text_tokens, text_dim, text_states = self.model.text_tokens, self.model.text_dim, np.asarray(text_states)
+        if names.DECODER in self.bundle.manifest.parts and (
+            text_states.ndim != 3 or text_states.shape[1:] != (text_tokens, text_dim) or not len(text_states)
+        ):
+            raise OptionError(f"text_states must be [B, {text_tokens}, {text_dim}], got {list(text_states.shape)}")
+        outputs = self.backend.run(names.PREFIX_GRAPH, {names.TEXT_STATES: np.asarray(text_states, np.float32)})
+        return outputs[names.TEXT_PREFIX], outputs[names.NULL_TEXT_PREFIX], outputs[names.NULL_PICTURE_PREFIX]
+
+    def check_condition(self, condition_tokens: NDArray[np.int32] | None, rows: int) -> NDArray[np.int32] | None:
+        """The condition's tokens [rows, N] as the decoder takes them; None stays None."""
+        if condition_tokens is None:
+            return None
+        checked = self._check_tokens("condition_tokens", condition_tokens, self.model.vocab_size)
+        if len(checked) != rows:
+            raise OptionError(f"condition_tokens and text_states must have as many rows, got {len(checked)} and {rows}")
+        return checked
+
+    def _check_tokens(self, what: str, tokens: NDArray[Any], size: int | None) -> NDArray[np.int32]:
+        count, tokens = self.picture_tokens, np.asarray(tokens)
+        if tokens.ndim != 2 or tokens.shape[1] != count or not np.issubdtype(tokens.dtype, np.integer):
+            raise OptionError(f"{what} must be integers [B, {count}], got {tokens.dtype} {list(tokens.shape)}")
+        if size is not None and tokens.size and not 0 <= int(tokens.min()) <= int(tokens.max()) < size:
+            raise OptionError(f"{what} must be 0 to {size - 1}, got {tokens.min()} to {tokens.max()}")
+        return np.ascontiguousarray(tokens, np.int32)

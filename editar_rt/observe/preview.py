@@ -1,0 +1,102 @@
+"""The picture while it is being made: previews within a time budget, in a terminal, and as an animation."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from editar_rt.errors import OptionError, PictureError
+from editar_rt.files import placing
+from editar_rt.generation.decoding import Step
+
+if TYPE_CHECKING:
+    from rich.text import Text
+
+ANIMATIONS = {".png": "PNG", ".gif": "GIF"}  # by suffix
+FRAME_MS, LAST_FRAME_MS = 120, 1500
+
+
+class Previewer:
+    """A watcher of the loop that shows the tokens so far after a row of them, as often as its budget allows.
+
+    Args:
+        show: decodes tokens [B, N], the source's where none are done yet, and shows them; called with the number done.
+        share: of the time spent on steps, that previews may take; rows are skipped to keep it.
+        expected: seconds that the first one may take; later ones are expected to take what the last one took.
+        row: tokens in a row.
+        clock: seconds; for tests.
+    """
+
+    def __init__(
+        self,
+        show: Callable[[NDArray[np.int32], int], None],
+        share: float,
+        expected: float,
+        row: int,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        self._show, self._share, self._expected, self._row, self._clock = show, share, expected, row, clock
+        self._begun = clock()
+        self._drawn = False  # whether there is something new to show
+        self.seconds = 0.0
+        """Spent on previews so far."""
+
+    def __call__(self, step: Step, tokens: NDArray[np.int32]) -> None:
+        self._drawn |= step.drawn
+        whole_row = step.stop // self._row > step.position // self._row
+        if not (whole_row and self._drawn) or step.stop == tokens.shape[1]:
+            return
+        started = self._clock()
+        if self.seconds + self._expected > self._share * (started - self._begun - self.seconds):
+            return
+        self._show(tokens, step.stop)
+        self._expected = self._clock() - started
+        self.seconds += self._expected
+        self._drawn = False
+
+
+def half_blocks(picture: Image.Image, columns: int) -> Text:
+    """A picture in characters of two pixels each, one above the other, for a terminal of 24-bit colour."""
+    from rich.color import Color
+    from rich.style import Style
+    from rich.text import Text
+
+    lines = max(1, round(columns * picture.height / picture.width / 2))
+    shown = np.asarray(picture.convert("RGB").resize((columns, 2 * lines), Image.Resampling.BOX))
+    text = Text(no_wrap=True)
+    for upper, lower in zip(shown[::2].tolist(), shown[1::2].tolist(), strict=True):
+        for above, below in zip(upper, lower, strict=True):
+            text.append("▀", Style(color=Color.from_rgb(*above), bgcolor=Color.from_rgb(*below)))
+        text.append("\n")
+    return text
+
+
+def check_animation(path: Path) -> None:
+    """Refuse a name whose suffix is none of an animated format."""
+    if path.suffix.lower() not in ANIMATIONS:
+        raise OptionError(f"an animation must be named .png or .gif, got {path.name}")
+
+
+def save_animation(frames: Sequence[Image.Image], path: Path) -> None:
+    """Write an animated PNG or GIF that is repeated for ever, its last frame held; beside and renamed into place.
+
+    Raises:
+        OptionError: for another suffix.
+        PictureError: where the file cannot be written.
+    """
+    check_animation(path)
+    with placing(path, PictureError) as partial:
+        frames[0].save(
+            partial,
+            format=ANIMATIONS[path.suffix.lower()],
+            save_all=True,
+            append_images=list(frames[1:]),
+            duration=[FRAME_MS] * (len(frames) - 1) + [LAST_FRAME_MS],
+            loop=0,
+        )

@@ -1,0 +1,89 @@
+"""Runs a trace again: the same tokens must be drawn, or the first that differs is named."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from editar_rt.errors import TraceError
+from editar_rt.generation.decoding import decode, picture_chunk
+from editar_rt.generation.sampling import Sampling
+from editar_rt.model import Model
+from editar_rt.observe.trace import Trace, states_digest, uncertainty
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Where a replay first draws another token than the trace has."""
+
+    variant: int
+    position: int
+    traced: int
+    found: int
+    margin: float
+    """Guided logit of the token found, less that of the one traced: how close the call was."""
+
+
+@dataclass(frozen=True)
+class Replay:
+    """What became of running a trace again."""
+
+    backend: str  # here
+    compared: int  # positions that were drawn, up to the first difference
+    difference: Difference | None
+    largest_error: float  # of the log-probabilities of equal tokens
+    seconds: float
+
+
+def replay(
+    model: Model,
+    trace: Trace,
+    text_states: NDArray[np.float32] | None = None,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> Replay:
+    """Draw a trace's tokens again, up to the first that differs.
+
+    Args:
+        text_states: [1, T, C], where those of the edit came from elsewhere.
+
+    Raises:
+        TraceError: the trace is another bundle's, or was made with other text states.
+        MissingPartError, BackendError.
+    """
+    header = trace.header
+    if header.bundle != model.bundle.fingerprint:
+        raise TraceError(
+            f"the trace was made with another bundle (fingerprint {header.bundle[:12]}…) than {model.bundle.folder} "
+            f"({model.bundle.fingerprint[:12]}…); replay it on the bundle that made it"
+        )
+    if header.text_states is not None and (text_states is None or states_digest(text_states) != header.text_states):
+        raise TraceError("the trace was made with text states from elsewhere; give the same with --text-states")
+    sampling, count, rows = Sampling(**header.sampling), trace.tokens.shape[1], len(header.seeds)
+    states = model.encode_text([header.instruction], header.task) if text_states is None else text_states
+    condition = model.check_condition(np.asarray([header.condition_tokens]), 1)
+    text, null_text, null_picture = model.project(states)
+    begun = time.perf_counter()
+    prefix = model.make_prefix(picture_chunk(condition, null_picture), [0] * rows, sampling.guided)
+    known = np.where(trace.drawn, np.int32(-1), trace.tokens)
+    compared, error = 0, 0.0
+    for step in decode(prefix, prefix.read(text, null_text), count, sampling, header.seeds, known):
+        if step.position >= header.done:
+            break
+        if on_progress is not None:
+            on_progress(step.stop, count)
+        if step.logits is None:
+            continue
+        traced, found = trace.tokens[:, step.position], step.tokens[:, 0]
+        for row in np.flatnonzero(traced != found).tolist():
+            margin = float(step.logits[row, found[row]] - step.logits[row, traced[row]])
+            difference = Difference(row, step.position, int(traced[row]), int(found[row]), margin)
+            return Replay(model.backend.name, compared, difference, error, time.perf_counter() - begun)
+        compared += 1
+        for row, token in enumerate(found.tolist()):
+            here, _ = uncertainty(step.logits[row], token, sampling)
+            error = max(error, abs(here - float(trace.log_probabilities[row, step.position])))
+    return Replay(model.backend.name, compared, None, error, time.perf_counter() - begun)

@@ -1,0 +1,1 @@
+"""Text: prompts, their tokens, and the text encoder's states in files."""
