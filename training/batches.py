@@ -7,8 +7,6 @@ else is drawn for them.
 from __future__ import annotations
 
 import dataclasses
-import struct
-import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -22,15 +20,15 @@ from torch import Tensor
 from editar_rt.text.prompts import build_prompt
 from training.config import TransformerConfig
 from training.data import mixture
-from training.data.edits import KINDS, TRANSLATION_TASKS
+from training.data.arrays import OpenFiles, ShardArray, read_array, read_shard
+from training.data.kinds import KINDS, TRANSLATION_TASKS
 from training.data.records import BadRecords, Sample
-from training.data.scenes import SHAPES
-from training.data.shards import SETTINGS_FILE, opening, read_settings
+from training.data.shards import SETTINGS_FILE, read_settings
 from training.errors import TrainingError
-from training.train_text import tokenize
+from training.models.text_encoder import tokenize
 
-OBJECT_COVER = 0.05  # share of a cell from which on it shows an object
 FEATURES_FROM = "features_from"  # the array that says what kind of model features are of; older shards have none
+FEATURES_VIEW, EARLIER_VIEW = "features_view", "whole"  # the one that says what it was shown, and without it
 TASK_LABELS = ("edit", *TRANSLATION_TASKS)
 
 
@@ -75,86 +73,37 @@ class Source(Protocol):
         """Where they lie, for a message."""
 
 
-class Rows:
-    """An array that lies in parts, one a shard, in memory or on disk; indexed by its first axis."""
-
-    def __init__(self, parts: list[NDArray[Any]]) -> None:
-        self.parts = parts
-        self.ends = np.cumsum([len(p) for p in parts])
-
-    def __len__(self) -> int:
-        return int(self.ends[-1])
-
-    def place(self, index: int) -> tuple[int, int]:
-        """(part, row of it)."""
-        part = int(np.searchsorted(self.ends, index, side="right"))
-        return part, int(index - (self.ends[part - 1] if part else 0))
-
-    def __getitem__(self, indices: NDArray[np.int64]) -> NDArray[Any]:
-        places = [self.place(int(i)) for i in indices]
-        return np.stack([self.parts[part][row] for part, row in places])
-
-
-def open_member(path: Path, name: str) -> NDArray[Any]:
-    """An array of an `.npz`: mapped from disk where it is stored as it is, read where it is compressed."""
-    with opening(path), zipfile.ZipFile(path) as archive:
-        member = archive.getinfo(f"{name}.npy")
-        if member.compress_type != zipfile.ZIP_STORED:
-            with np.load(path) as shard:
-                return np.asarray(shard[name])
-        with open(path, "rb") as file:
-            file.seek(member.header_offset + 26)  # lengths of the name and the extra field, which the data follow
-            file.seek(member.header_offset + 30 + sum(struct.unpack("<HH", file.read(4))))
-            version = np.lib.format.read_magic(file)
-            read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-            shape, fortran, dtype = read(file)
-            if dtype.hasobject or fortran or not all(shape):
-                raise TrainingError(f"{path}: {name} is not a plain array")
-            return np.memmap(file, dtype, "r", offset=file.tell(), shape=shape)
-
-
-def array_names(path: Path) -> set[str]:
-    """Names of the arrays of an `.npz`."""
-    with opening(path), zipfile.ZipFile(path) as archive:
-        return {name.removesuffix(".npy") for name in archive.namelist()}
-
-
 class TokenShards:
     """The shards of a folder, as `training.data.tokens` and `training.data.extract` write them.
 
-    Small arrays are in memory, texts are tokenized once; states and features stay on disk. `features_from` is the type
-    of model that each shard's features are of, by its path; shards made before it was written are not in it.
+    Kinds are in memory, texts are tokenized once; all else stays on disk until a batch asks for it
+    (`training.data.arrays`). `features_from` is, by each shard's path, the type of model that its features are of and
+    what that was shown (`training.data.features`); shards made before it was written are not in it.
 
     Args:
         tokenizer: None where the shards hold text states.
-        object_weight: of tokens that show an object or that an edit changes, where the shards know what cells show.
 
     Raises:
         TrainingError: no shards, some that do not fit each other, or tokens and states of other sizes than the model's.
         DataError: a shard that is not whole, or a file beside them that does not say how they are mixed.
     """
 
-    def __init__(
-        self, folder: Path, config: TransformerConfig, tokenizer: Tokenizer | None, object_weight: float = 1.0
-    ) -> None:
+    def __init__(self, folder: Path, config: TransformerConfig, tokenizer: Tokenizer | None) -> None:
         self.paths = sorted(folder.glob("shard-*.npz"))
         if not self.paths:
             raise TrainingError(
                 f"{folder} holds no shard-*.npz; make them with: python -m training tokens, or python -m training data "
                 "extract"
             )
-        names = [array_names(path) for path in self.paths]
-        everywhere = set.intersection(*names)
+        self.shards = [read_shard(path) for path in self.paths]
+        everywhere = set.intersection(*(set(shard.arrays) for shard in self.shards))
         lacking = {"condition", "target", "text", "task"} - everywhere
         if lacking:
             raise TrainingError(f"{folder}: not every shard has {', '.join(sorted(lacking))}: no token shards")
+        files = OpenFiles()
 
-        def rows(name: str) -> Rows | None:
-            if name not in everywhere:
-                return None
-            parts = [open_member(path, name) for path in self.paths]
-            self._check_alike(name, parts)
-            return Rows(parts)
+        def rows(name: str) -> ShardArray | None:
+            return ShardArray(self.shards, name, files) if name in everywhere else None
 
         condition, target, text, task = (rows(name) for name in ("condition", "target", "text", "task"))
         assert condition and target and text and task
@@ -163,64 +112,58 @@ class TokenShards:
         self._check(config)
         self.text_states, self.features, self.meaning = rows("text_states"), rows("features"), rows("meaning")
         self.features_from = {
-            path: str(open_member(path, FEATURES_FROM))
-            for path, held in zip(self.paths, names)
-            if FEATURES_FROM in held
+            shard.path: tuple(
+                str(read_array(shard, name, files)) if name in shard.arrays else EARLIER_VIEW
+                for name in (FEATURES_FROM, FEATURES_VIEW)
+            )
+            for shard in self.shards
+            if FEATURES_FROM in shard.arrays
         }
-        tasks = np.concatenate(task.parts)
         if kinds := rows("kind"):
-            self.labels, self.kinds = KINDS, np.concatenate(kinds.parts)
+            self.labels, self.kinds = KINDS, np.concatenate(list(kinds.each()))
         else:
-            unknown = sorted(set(tasks.ravel().tolist()) - set(TASK_LABELS))
-            if unknown:
-                raise TrainingError(f"{folder} has tasks {', '.join(unknown)}; allowed: {', '.join(TASK_LABELS)}")
-            self.labels = TASK_LABELS
-            self.kinds = np.stack([tasks == label for label in TASK_LABELS]).argmax(0).astype(np.uint8)
+            self.labels, self.kinds = TASK_LABELS, np.concatenate([self._kinds_of(part) for part in task.each()])
         self.first_translation = self.labels.index(TRANSLATION_TASKS[0])
         self.is_translation = self.kinds[:, 0] >= self.first_translation
-        self.object_weight = object_weight
         self.bad: BadRecords | None = None
         self.mixed = self._shares(folder, rows("source"))
         self.ids: Tensor | None = None
         if self.text_states is None:
             if tokenizer is None:
                 raise TrainingError(f"{folder} holds no text states; give the text encoder, --text-encoder FOLDER")
-            self._tokenize(np.concatenate(text.parts), tasks, tokenizer, config.cls_token_num)
-        elif self.text_states.parts[0].shape[2:] != (config.cls_token_num, config.caption_dim):
-            found = " x ".join(map(str, self.text_states.parts[0].shape[2:]))
+            self._tokenize(text, task, tokenizer, config.cls_token_num)
+        elif self.text_states.row_shape[1:] != (config.cls_token_num, config.caption_dim):
+            found = " x ".join(map(str, self.text_states.row_shape[1:]))
             raise TrainingError(
                 f"{folder} holds text states of {found}, the transformer takes {config.cls_token_num} x "
                 f"{config.caption_dim}; extract them with the text encoder it is trained for"
             )
 
-    def _check_alike(self, name: str, parts: list[NDArray[Any]]) -> None:
-        """Every shard has an array in the same shape, but for how many groups there are."""
-        for path, part in zip(self.paths, parts):
-            if part.shape[1:] != parts[0].shape[1:]:
-                found, others = (" x ".join(map(str, p.shape[1:])) or "one" for p in (part, parts[0]))
-                raise TrainingError(
-                    f"{path}: {name} has {found} values a group, in {self.paths[0].name} it has {others}; make all "
-                    "shards of a folder with the same models and sizes"
-                )
+    def _kinds_of(self, tasks: NDArray[Any]) -> NDArray[np.uint8]:
+        """Tasks [G, K] as indices into the labels."""
+        unknown = sorted(set(tasks.ravel().tolist()) - set(TASK_LABELS))
+        if unknown:
+            folder = self.paths[0].parent
+            raise TrainingError(f"{folder} has tasks {', '.join(unknown)}; allowed: {', '.join(TASK_LABELS)}")
+        return np.stack([tasks == label for label in TASK_LABELS]).argmax(0).astype(np.uint8)
 
     def _check(self, config: TransformerConfig) -> None:
-        for path, condition, target in zip(self.paths, self.condition.parts, self.target.parts):
-            for name, tokens in (("condition", condition), ("target", target)):
-                if tokens.shape[-1] != config.block_size:
-                    raise TrainingError(
-                        f"{path}: a {name} has {tokens.shape[-1]} tokens, the transformer's pictures have "
-                        f"{config.block_size} ({config.grid} x {config.grid}); extract pictures of another size, or "
-                        "choose another preset"
-                    )
+        for name, tokens in (("condition", self.condition), ("target", self.target)):
+            if tokens.row_shape[-1] != config.block_size:
+                raise TrainingError(
+                    f"{self.paths[0]}: a {name} has {tokens.row_shape[-1]} tokens, the transformer's pictures have "
+                    f"{config.block_size} ({config.grid} x {config.grid}); extract pictures of another size, or "
+                    "choose another preset"
+                )
 
     @property
     def examples(self) -> int:
-        return int(self.target.parts[0].shape[1])
+        return self.target.row_shape[0]
 
     def __len__(self) -> int:
         return len(self.condition)
 
-    def _shares(self, folder: Path, sources: Rows | None) -> Any:
+    def _shares(self, folder: Path, sources: ShardArray | None) -> Any:
         """Groups of each data set and its share, where the shards were made with a mixture."""
         settings = None if sources is None else read_settings(folder)
         if sources is None or settings is None:
@@ -231,7 +174,7 @@ class TokenShards:
                 f"{folder / SETTINGS_FILE} does not say the shares of the data sets; run `python -m training data "
                 "extract` again as it was run for these shards, which writes them"
             )
-        names = np.concatenate(sources.parts)
+        names = np.concatenate(list(sources.each()))
         groups = {name: np.flatnonzero(names == name) for name in shares}
         # To go on without it would give its share to the others.
         if lacking := [f"{name} (share {shares[name]:g})" for name, found in groups.items() if not len(found)]:
@@ -241,13 +184,17 @@ class TokenShards:
             )
         return list(groups.values()), list(shares.values())
 
-    def _tokenize(self, texts: NDArray[Any], tasks: NDArray[Any], tokenizer: Tokenizer, length: int) -> None:
-        prompts = [build_prompt(task, text) for task, text in zip(tasks.ravel().tolist(), texts.ravel().tolist())]
+    def _tokenize(self, text: ShardArray, task: ShardArray, tokenizer: Tokenizer, length: int) -> None:
+        prompts = [
+            build_prompt(of_task, words)
+            for tasks, texts in zip(task.each(), text.each())
+            for of_task, words in zip(tasks.ravel().tolist(), texts.ravel().tolist())
+        ]
         distinct = sorted(set(prompts))
         place = {text: i for i, text in enumerate(distinct)}
         ids, mask = tokenize(tokenizer, distinct, length)
         self.ids, self.mask = ids.to(torch.int32), mask.to(torch.int8)
-        self.text = np.asarray([place[p] for p in prompts], np.int32).reshape(texts.shape)
+        self.text = np.asarray([place[p] for p in prompts], np.int32).reshape(-1, *text.row_shape)
 
     def batch(self, groups: NDArray[np.int64]) -> Batch:
         condition = torch.from_numpy(self.condition[groups].astype(np.int64))
@@ -272,9 +219,6 @@ class TokenShards:
             batch.features = torch.from_numpy(self.features[groups]).flatten(0, 1)
         if self.meaning:
             meaning = torch.from_numpy(self.meaning[groups]).float() / 255  # [P, 1 + K, N, M]
-            objects = meaning[..., : len(SHAPES)].sum(-1) > OBJECT_COVER  # [P, 1 + K, N]
-            matters = changed | objects[:, 1:] | objects[:, :1]
-            batch.weights = (1 + (self.object_weight - 1) * matters.float()).flatten(0, 1)
             batch.condition_meaning, batch.target_meaning = meaning[:, 0], meaning[:, 1:].flatten(0, 1)
         return batch
 
@@ -346,7 +290,14 @@ def mixed_groups(source: Source, seed: int, first: int, count: int) -> NDArray[n
     return np.asarray([groups[which][record] for which, record in picked])
 
 
-def condition_dropout(rng: np.random.Generator, rows: int) -> tuple[Tensor, Tensor]:
-    """(drop picture, drop text), bool [rows]: one draw a row, with the paper's shares."""
+def condition_dropout(
+    rng: np.random.Generator, rows: int, both: float = 0.05, picture: float = 0.05, text: float = 0.05
+) -> tuple[Tensor, Tensor]:
+    """(drop picture, drop text), bool [rows]: one draw a row.
+
+    Args:
+        both, picture, text: shares of the rows that miss both, the picture alone, the text alone; the paper's if not
+            given.
+    """
     u = torch.from_numpy(rng.random(rows))
-    return u < 0.10, (u < 0.05) | (u > 0.95)
+    return u < both + picture, (u < both) | (u > 1 - text)

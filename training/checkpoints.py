@@ -1,7 +1,8 @@
 """Reading weights: ours and published ones, in any layout, safely.
 
-A file is a `torch.save` dict (weights under `model`, `module` or `state_dict`, or the dict itself) or safetensors; keys
-may carry `module.` and `_orig_mod.` prefixes. Files come from strangers, so nothing pickled is ever executed.
+A file is a `torch.save` dict (weights under `model`, `module` or `state_dict`, or the dict itself; their moving average
+beside them under `ema`) or safetensors; keys may carry `module.` and `_orig_mod.` prefixes. Files come from strangers,
+so nothing pickled is ever executed.
 """
 
 from __future__ import annotations
@@ -25,6 +26,8 @@ from training.models.transformer import Transformer
 from training.models.vq import VQModel
 
 WEIGHT_KEYS = ("model", "module", "state_dict")
+AVERAGE_KEY = "ema"
+WEIGHTS = (AVERAGE_KEY, "model")  # which of the two a file is read for
 PREFIXES = re.compile(r"^(?:module\.|_orig_mod\.)+")
 # The distillation head of EditAR's training, and usage statistics of the codebook: neither is used at inference.
 IGNORED = re.compile(r"^(?:alignment\.|quantize\.codebook_used$)")
@@ -60,10 +63,10 @@ def open_vq(path: Path, preset: str | None = None) -> VQModel:
 
 
 def load_transformer(path: Path | str) -> Transformer:
-    """A transformer written by `training.train_transformer`, in evaluation mode."""
+    """A transformer written by `training.train_transformer`, in evaluation mode; averaged weights where it has them."""
     state = torch.load(path, weights_only=True, map_location="cpu")
     model = Transformer(TransformerConfig.from_dict(state["config"]))
-    model.load_state_dict(state["model"])
+    model.load_state_dict(state.get(AVERAGE_KEY) or state["model"])
     return model.eval()
 
 
@@ -92,16 +95,24 @@ def initialize_from(model: Transformer, path: Path) -> list[str]:
     return [name for name in own if name not in shared]
 
 
-def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any] | None]:
-    """Tensors by official name, and the configuration stored beside them, if any."""
+def read_tensors(path: Path, weights: str | None = None) -> tuple[dict[str, Tensor], dict[str, Any] | None]:
+    """Tensors by official name, and the configuration stored beside them, if any.
+
+    Args:
+        weights: one of `WEIGHTS`, of a file that holds both: the moving average, or what was trained. None takes the
+            average where there is one.
+
+    Raises:
+        CheckpointError: a file that cannot be read, or that lacks the weights asked for.
+    """
     if not path.is_file():
         raise CheckpointError(f"{path} is not a file; give a .pt, .pth or .safetensors file")
     if path.suffix == ".safetensors":
-        weights, config = _read_safetensors(path)
+        found, config = _read_safetensors(path)
     else:
-        weights, config = _read_pickle(path)
+        found, config = _read_pickle(path, weights)
     tensors: dict[str, Tensor] = {}
-    for key, value in weights.items():
+    for key, value in found.items():
         name = PREFIXES.sub("", key)
         if isinstance(value, Tensor) and not IGNORED.match(name):
             tensors[name] = value
@@ -118,7 +129,7 @@ def _read_safetensors(path: Path) -> tuple[Mapping[str, Any], dict[str, Any] | N
         raise CheckpointError(f"{path} is not a whole safetensors file: {first_line(error)}") from None
 
 
-def _read_pickle(path: Path) -> tuple[Mapping[str, Any], dict[str, Any] | None]:
+def _read_pickle(path: Path, weights: str | None) -> tuple[Mapping[str, Any], dict[str, Any] | None]:
     # Official files hold their training arguments as argparse.Namespace: a plain record, safe to allow.
     try:
         with torch.serialization.safe_globals([argparse.Namespace]):
@@ -141,7 +152,10 @@ def _read_pickle(path: Path) -> tuple[Mapping[str, Any], dict[str, Any] | None]:
     if not isinstance(content, Mapping):
         raise CheckpointError(f"{path} holds a {type(content).__name__}, not a dictionary of tensors")
     config = content.get("config")
-    for key in WEIGHT_KEYS:
+    averaged = isinstance(content.get(AVERAGE_KEY), Mapping)
+    if weights == AVERAGE_KEY and not averaged:
+        raise CheckpointError(f"{path} holds no averaged weights; take those that it has, with --weights model")
+    for key in WEIGHT_KEYS if weights == "model" else (AVERAGE_KEY, *WEIGHT_KEYS):
         if isinstance(content.get(key), Mapping):
             return content[key], config if isinstance(config, dict) else None
     return content, None

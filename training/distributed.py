@@ -117,6 +117,14 @@ def whole_state(values: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name: whole(tensor).cpu() for name, tensor in values.items()}
 
 
+def started() -> tuple[int, int, int]:
+    """(rank, number of processes, rank on this machine) as `torchrun` says them; of one process alone without it."""
+    rank, size, local_rank = (
+        int(os.environ.get(name, default)) for name, default in (("RANK", 0), ("WORLD_SIZE", 1), ("LOCAL_RANK", 0))
+    )
+    return rank, size, local_rank
+
+
 def pick_device(name: str, local_rank: int) -> torch.device:
     """`auto` (a GPU where there is one), `cpu` or `cuda`: one device a process."""
     if name == "auto":
@@ -145,8 +153,8 @@ def join(device: str = "auto", way: str = "auto") -> Iterator[World]:
     Raises:
         TrainingError: a device that is not there, or `none` for several processes.
     """
-    rank, size = (int(os.environ.get(name, default)) for name, default in (("RANK", "0"), ("WORLD_SIZE", "1")))
-    place = pick_device(device, int(os.environ.get("LOCAL_RANK", "0")))
+    rank, size, local_rank = started()
+    place = pick_device(device, local_rank)
     if way in ("auto", "ddp"):
         way = "ddp" if size > 1 else "none"
     if way == "none" and size > 1:

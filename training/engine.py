@@ -32,6 +32,7 @@ from training.errors import NotFinite, OutOfMemory, TrainingError
 from training.logs import Sinks, measured_peak
 from training.loop import Average, RunFolder
 from training.optimizers import LossScale, Optimizer
+from training.recipes.fields import Ema
 
 NO_MEMORY = "can't allocate memory"  # in what PyTorch says on a CPU
 PRECISIONS = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -99,7 +100,7 @@ class Task(Protocol[Prepared]):
     steps: int
     seed: int
     averaged: nn.Module  # what is exported
-    decay: float  # of its average
+    ema: Ema  # of its average
     modules: dict[str, nn.Module]  # what a checkpoint holds, by its name there
     root: nn.Module  # holds all that is trained
     phases: list[Phase]
@@ -149,7 +150,7 @@ class Engine(Generic[Prepared]):
 
     def __init__(self, run: RunFolder, task: Task[Prepared], execution: Execution, world: World) -> None:
         self.run_folder, self.task, self.execution, self.world = run, task, execution, world
-        self.average = Average(task.averaged, task.decay)
+        self.average = Average(task.averaged, task.ema)
         self.scale = LossScale() if execution.precision == "float16" else None
         self.loss = torch.zeros(())  # of the last step's first phase
         self.first = self.saved = self._resume()
@@ -162,7 +163,7 @@ class Engine(Generic[Prepared]):
     def _tensors(self) -> dict[str, Tensor]:
         """Everything a sharded checkpoint holds, by name."""
         tensors = {f"{name}.{k}": v for name, m in self.task.modules.items() for k, v in m.state_dict().items()}
-        tensors |= {f"average.{k}": v for k, v in self.average.values.items()}
+        tensors |= {f"average.{k}": v for k, v in self.average.kept.items()}
         for phase in self.task.phases:
             tensors |= {f"{phase.name}.{k}": v for k, v in self._optimizer_state(phase).items() if torch.is_tensor(v)}
         return tensors
@@ -186,7 +187,7 @@ class Engine(Generic[Prepared]):
                 module.load_state_dict(last[name])
             for phase in self.task.phases:
                 phase.optimizer.load_state_dict(last[phase.name])
-            for name, value in self.average.values.items():
+            for name, value in self.average.kept.items():
                 value.copy_(last["average"][name])
             self.task.load_state(last)
             self._load_scale(last)
@@ -221,7 +222,7 @@ class Engine(Generic[Prepared]):
         elif self.world.is_first:
             state = {name: module.state_dict() for name, module in self.task.modules.items()}
             state |= {phase.name: phase.optimizer.state_dict() for phase in self.task.phases}
-            self.run_folder.save_last(done, **state, average=self.average.values, **self.task.state(), **extra)
+            self.run_folder.save_last(done, **state, average=self.average.kept, **self.task.state(), **extra)
         self.world.wait()
         self.saved = done
 

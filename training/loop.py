@@ -25,6 +25,11 @@ from torch.distributed.tensor import DTensor
 
 from training.checkpoints import CheckpointError
 from training.errors import first_line
+from training.locks import FolderLock
+from training.provenance import made_with
+from training.recipes.fields import Ema, flat, of_checkpoint
+
+LAST = "last.pt"
 
 
 def cosine_schedule(step: int, steps: int, warmup: int, floor: float = 0.02) -> float:
@@ -54,28 +59,41 @@ def local(tensor: Tensor) -> Tensor:
 
 
 class Average:
-    """Exponential moving average of a model's parameters, the weights that are exported."""
+    """Exponential moving average of a model's parameters, the weights that are exported.
 
-    def __init__(self, model: nn.Module, decay: float) -> None:
-        self.decay = decay
-        self.values = {k: v.detach().clone() for k, v in model.state_dict().items()}
+    Args:
+        ema: where it keeps no average, the average's values are the model's own.
+    """
+
+    def __init__(self, model: nn.Module, ema: Ema) -> None:
+        self.model, self.ema = model, ema
+        self.kept = {k: v.detach().clone() for k, v in model.state_dict().items()} if ema.decay else {}
+
+    @property
+    def values(self) -> dict[str, Tensor]:
+        return self.kept or self.model.state_dict()
 
     @torch.no_grad()
     def update(self, model: nn.Module, step: int) -> None:
-        # Early weights are forgotten faster: an average over a tenth of the steps so far.
-        weight = max(1 - self.decay, 1 / (1 + 0.1 * step))
-        floating = [(self.values[k], v) for k, v in model.state_dict().items() if v.is_floating_point()]
+        if not self.kept:
+            return
+        weight = 1 - self.ema.decay
+        if self.ema.warmup:  # early weights are forgotten faster
+            weight = max(weight, 1 / (1 + 0.1 * step))
+        floating = [(self.kept[k], v) for k, v in model.state_dict().items() if v.is_floating_point()]
         torch._foreach_lerp_([local(a) for a, _ in floating], [local(b) for _, b in floating], weight)
 
 
 class RunFolder:
-    """One training run on disk.
+    """One training run on disk; in a `with` statement nobody else trains in that folder meanwhile.
 
     Args:
         recipe: the dataclass that decides what is learned.
         writes: whether this process writes; of several that train together, the first one does.
 
     Attributes:
+        inputs: what else decides what is learned, such as data and the weights to start from, by a text that differs
+            where they do (`training.provenance`). A checkpoint of others is refused.
         show: is told every line of the log as text.
         listeners: are told every line of the log: the step, and its numbers by name.
     """
@@ -85,13 +103,28 @@ class RunFolder:
         if self.folder.exists() and not self.folder.is_dir():
             raise CheckpointError(f"{folder} is a file; give the folder of a run, new or begun")
         self.folder.mkdir(parents=True, exist_ok=True)
+        self.kind = type(recipe)
         self.recipe: dict[str, Any] = dataclasses.asdict(recipe)
-        self.defaults: dict[str, Any] = dataclasses.asdict(type(recipe)())
         self.writes = writes
+        self.inputs: dict[str, str] = {}
+        self._lock = FolderLock(self.folder)
         self.started = time.monotonic()
         self.seconds_before = 0.0  # of earlier processes of the same run
         self.show: Callable[[str], None] = _to_terminal
         self.listeners: list[Callable[[int, dict[str, float | str]], None]] = []
+
+    def __enter__(self) -> RunFolder:
+        if self.writes:
+            self._lock.take()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.release()
+
+    @property
+    def begun(self) -> bool:
+        """Whether there is a checkpoint to go on from."""
+        return (self.folder / LAST).exists() or any(self.folder.glob("step-*/checkpoint.json"))
 
     @property
     def seconds(self) -> float:
@@ -122,39 +155,59 @@ class RunFolder:
         return path
 
     def save_last(self, step: int, **state: Any) -> None:
-        self.save("last.pt", {**self.facts(step), **state})
+        self.save(LAST, {**self.facts(step), **state})
 
     def facts(self, step: int) -> dict[str, Any]:
         """What a checkpoint says about itself."""
-        return {"step": step, "seconds": self.seconds, "recipe": self.recipe}
+        return {
+            "step": step,
+            "seconds": self.seconds,
+            "recipe": self.recipe,
+            "inputs": self.inputs,
+            "made_with": made_with(),
+        }
 
     def load_last(self) -> dict[str, Any] | None:
-        """The state to resume from, or None for a new run.
+        """The state to resume from, or None for a new run; tensors are mapped from the disk, not read.
 
         Raises:
-            CheckpointError: where the folder holds a run of another recipe, or a file that is not whole.
+            CheckpointError: where the folder holds a run of another recipe or other data, or a file that is not whole.
         """
-        path = self.folder / "last.pt"
+        path = self.folder / LAST
         if not path.exists():
             return None
         try:
-            state: dict[str, Any] = torch.load(path, weights_only=True, map_location="cpu")
+            state: dict[str, Any] = torch.load(path, weights_only=True, map_location="cpu", mmap=True)
         except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
             raise CheckpointError(f"{path} is not a whole checkpoint: {first_line(error)}") from None
         self.go_on(path, state)
         return state
 
     def go_on(self, path: Path, facts: dict[str, Any]) -> None:
-        """Make sure that a checkpoint is of this recipe, and take up its clock and its log.
+        """Make sure that a checkpoint is of this recipe and these inputs, and take up its clock and its log.
 
-        A recipe written before a field existed has that field's default.
+        One written before inputs were kept is taken for theirs.
         """
-        ignored = {"steps", "minutes"}  # a run may be made longer
-        theirs = {k: facts["recipe"].get(k, self.defaults[k]) for k in self.recipe}
-        differ = [k for k in self.recipe if k not in ignored and _plain(theirs[k]) != _plain(self.recipe[k])]
+        ignored = {"steps", "minutes", "schedule.steps"}  # a run may be made longer
+        theirs, ours = of_checkpoint(self.kind, facts["recipe"]), flat(self.recipe)
+        differ = [k for k in ours if k not in ignored and _plain(theirs[k]) != _plain(ours[k])]
         if differ:
-            found = ", ".join(f"{k} {theirs[k]} instead of {self.recipe[k]}" for k in differ)
-            raise CheckpointError(f"{path} was made by another recipe ({found}); choose another folder or remove it")
+            found = ", ".join(f"{k} {theirs[k]} instead of {ours[k]}" for k in differ)
+            raise CheckpointError(
+                f"{path} was made by another recipe ({found}); choose another folder, or go on with that recipe (--set "
+                "gives a single field)"
+            )
+        began = facts.get("inputs", {})
+        others = [
+            f"{name} {began[name]} instead of {given}"
+            for name, given in self.inputs.items()
+            if began.get(name, given) != given
+        ]
+        if others:
+            raise CheckpointError(
+                f"{path} was trained on other inputs ({'; '.join(others)}); give those it began with, or choose "
+                "another folder"
+            )
         self.seconds_before = facts["seconds"]
         self._forget_after(facts["step"])
 

@@ -28,8 +28,11 @@ def add_lora(model: Transformer, rank: int, alpha: float) -> None:
 
 
 def is_trained(name: str, lacking: Iterable[str]) -> bool:
-    """Whether a parameter is trained beside frozen weights: an adapter's, or one those weights had nothing for."""
-    return ".lora_" in name or name in lacking
+    """Whether a parameter is trained beside frozen weights: an adapter's, or one those weights had nothing for.
+
+    What stands in for a dropped text or picture is neither: guidance subtracts what the frozen weights make of it.
+    """
+    return ".lora_" in name or (name in lacking and not name.endswith("uncond_embedding"))
 
 
 def merged(config: TransformerConfig, rank: int, alpha: float, values: dict[str, Tensor]) -> dict[str, Tensor]:

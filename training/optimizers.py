@@ -67,7 +67,14 @@ class Optimizer:
 
     def load_state_dict(self, states: list[dict[str, Any]]) -> None:
         for optimizer, state in zip(self.optimizers, states, strict=True):
-            optimizer.load_state_dict(state)
+            # In memory of its own: a checkpoint that is mapped may be replaced while the run goes on.
+            optimizer.load_state_dict(_copied(state))
+
+
+def _copied(state: Any) -> Any:
+    if isinstance(state, dict):
+        return {name: _copied(value) for name, value in state.items()}
+    return state.clone() if isinstance(state, Tensor) else state
 
 
 class AdamW(Optimizer):

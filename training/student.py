@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -18,7 +17,7 @@ from training.checkpoints import initialize_from, open_vq
 from training.config import TransformerConfig
 from training.data.features import PatchFeatures
 from training.data.sources import read_plan
-from training.distillation import FeatureDistillation, WorldDistillation
+from training.distillation import FeatureDistillation
 from training.distributed import World
 from training.errors import TrainingError, first_line
 from training.head_start import aim_heads, start_tokens, token_features
@@ -26,9 +25,8 @@ from training.lora import add_lora, is_trained
 from training.models.text_encoder import load_text_encoder
 from training.models.transformer import Transformer
 from training.models.vq import VQModel
-
-if TYPE_CHECKING:
-    from training.train_transformer import Recipe
+from training.recipes.transformer import Recipe
+from training.world_distillation import WorldDistillation
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,47 +91,69 @@ def build_student(
     report: Callable[[str], None],
 ) -> Student:
     """A new model as training starts it: from weights, with a head start, or from nothing; with its teacher."""
-    if recipe.lora_rank and init is None:
+    if recipe.model.lora_rank and init is None:
         raise TrainingError("LoRA trains adapters beside finished weights; give those with --init FILE")
     lacking: list[str] = []
     if init is not None:
-        lacking = initialize_from(model, init)
-        report(f"{init} lacks {', '.join(lacking)}: starts untrained" if lacking else f"{init} has every weight")
-    elif recipe.head_start:
+        lacking = start_from(model, init, recipe.model.null_seed, report)
+    elif recipe.demo.head_start:
         if frozen.vq is None:
-            raise TrainingError("a head start needs to see what tokens look like; give --vq, or set head_start = false")
+            raise TrainingError(
+                "a head start needs to see what tokens look like; give --vq, or --set demo.head_start=false"
+            )
         start_tokens(model, token_features(frozen.vq))
         aim_heads(model)
     else:
         report("training starts from random weights: no --init, and the recipe has no head start")
     teacher: nn.Module | None = None
-    if recipe.teacher == "world":
+    if recipe.distillation.teacher == "world":
         if not isinstance(source, TokenShards):
             raise TrainingError("the teacher world knows the procedural world alone; choose none, dinov2 or clip")
         teacher = WorldDistillation(model, source.meaning_deviation())
-    elif recipe.teacher != "none":
+    elif recipe.distillation.teacher != "none":
         shape = feature_shape(recipe, source, frozen)
         teacher = FeatureDistillation(model, size=shape[-1], patches=shape[0])
-    if recipe.lora_rank:
-        add_lora(model, recipe.lora_rank, recipe.lora_alpha)
+    if recipe.model.lora_rank:
+        add_lora(model, recipe.model.lora_rank, recipe.model.lora_alpha)
         for name, parameter in model.named_parameters():
             parameter.requires_grad_(is_trained(name, lacking))
+    if recipe.model.null_embeddings == "fixed":
+        for parameter in model.null_embeddings().values():
+            parameter.requires_grad_(False)
     return Student(model, teacher)
+
+
+def start_from(model: Transformer, path: Path, null_seed: int, report: Callable[[str], None]) -> list[str]:
+    """Give a model the weights of a file; returns the names of those that it lacks.
+
+    Args:
+        null_seed: of the stand-ins for a dropped text or picture, where the file lacks one; other weights stay as they
+            are.
+        report: is told what the file lacks.
+    """
+    lacking = initialize_from(model, path)
+    drawn = [name for name in lacking if name in model.null_embeddings()]
+    model.draw_null_embeddings(drawn, torch.Generator().manual_seed(null_seed))
+    told = [f"{name} (drawn from the seed {null_seed})" if name in drawn else f"{name} (untrained)" for name in lacking]
+    report(f"{path} lacks {', '.join(told)}" if lacking else f"{path} has every weight")
+    return lacking
 
 
 def feature_shape(recipe: Recipe, source: Source, frozen: Frozen) -> tuple[int, ...]:
     """(h, w, F) of the teacher's features, cached or made on the fly."""
+    teacher = recipe.distillation.teacher
     if isinstance(source, TokenShards) and source.features is not None:
-        for path, kind in source.features_from.items():
+        for path, (kind, view) in source.features_from.items():
             check_teacher(recipe, f"{path} holds features of", kind)
-        return tuple(source.features.parts[0].shape[2:])
+            check_view(recipe, path, view)
+        return source.features.row_shape[1:]
     if isinstance(source, TokenShards):
         raise TrainingError(
-            f"the teacher {recipe.teacher} needs features of the target pictures, and {source.paths[0].parent} holds "
+            f"the teacher {teacher} needs features of the target pictures, and {source.paths[0].parent} holds "
             "none; extract them with: python -m training data extract … --features FOLDER, or choose --teacher none"
         )
     if frozen.features is None:
-        raise TrainingError(f"the teacher {recipe.teacher} is a local model; give its folder with --teacher-folder")
+        raise TrainingError(f"the teacher {teacher} is a local model; give its folder with --teacher-folder")
     side = frozen.features.side
     return frozen.features(np.zeros((1, side, side, 3), np.uint8)).shape[1:]
 
@@ -164,7 +184,7 @@ def read_source(
     tokenizer = read_tokenizer(text_encoder) if text_encoder else None
     source: Source
     if tokens is not None:
-        source = TokenShards(tokens, config, tokenizer, recipe.object_weight)
+        source = TokenShards(tokens, config, tokenizer)
         if source.text_states is not None:
             return source, None
     elif data is None or vq is None or tokenizer is None:
@@ -186,18 +206,27 @@ def read_source(
 
 def read_teacher(recipe: Recipe, folder: Path | None, world: World) -> PatchFeatures | None:
     """The frozen vision encoder of a folder, if it is the one that the recipe names."""
-    if folder is None or recipe.teacher not in ("dinov2", "clip"):
+    if folder is None or recipe.distillation.teacher not in ("dinov2", "clip"):
         return None
     with torch.random.fork_rng(devices=[]):  # the student starts as it would beside cached features
-        features = PatchFeatures(folder, str(world.device))
+        features = PatchFeatures(folder, str(world.device), recipe.distillation.view)
     check_teacher(recipe, f"{folder} holds", features.kind)
     return features
 
 
 def check_teacher(recipe: Recipe, found: str, kind: str) -> None:
     """Refuse a vision encoder, or features of one, of another type than the recipe's teacher."""
-    if not kind.startswith(recipe.teacher):
+    if not kind.startswith(teacher := recipe.distillation.teacher):
         raise TrainingError(
-            f"{found} a model of the type {kind}, the recipe's teacher is {recipe.teacher}; choose another --teacher, "
-            "or the model that the recipe names"
+            f"{found} a model of the type {kind}, the recipe's teacher is {teacher}; choose another --teacher, or the "
+            "model that the recipe names"
+        )
+
+
+def check_view(recipe: Recipe, path: Path, view: str) -> None:
+    """Refuse features of a shard whose encoder was shown another part of the pictures than the recipe says."""
+    if view not in (wanted := recipe.distillation.view, "both"):
+        raise TrainingError(
+            f"{path} holds features of the view {view}, the recipe's teacher has the view {wanted}; choose --set "
+            f"distillation.view={view}, or extract them again with --features-view {wanted}"
         )

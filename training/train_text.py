@@ -20,11 +20,11 @@ from torch import Tensor, nn
 from editar_rt.text.prompts import build_prompt
 from training.data.edits import KINDS, SLOTS, random_example, slot_indices
 from training.loop import RunFolder, batch_rng
-from training.models.text_encoder import T5_PRESETS, build_text_encoder, encode
+from training.models.text_encoder import PAD, T5_PRESETS, build_text_encoder, encode, tokenize
 from training.optimizers import MuonAdam
 from training.pretraining import pretrain, replace_folder
 
-PAD, END, UNKNOWN = "<pad>", "</s>", "<unk>"  # ids 0, 1, 2, as T5 has them
+END, UNKNOWN = "</s>", "<unk>"  # ids 1 and 2, after that of padding, as T5 has them
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,14 +67,6 @@ def train_tokenizer(recipe: Recipe) -> Tokenizer:
     return tokenizer
 
 
-def tokenize(tokenizer: Tokenizer, texts: list[str], length: int) -> tuple[Tensor, Tensor]:
-    """Texts → ids and attention mask, int64 [B, length] each, truncated and padded."""
-    tokenizer.enable_truncation(length)
-    tokenizer.enable_padding(length=length, pad_id=0, pad_token=PAD)
-    encodings = tokenizer.encode_batch(texts)
-    return torch.tensor([e.ids for e in encodings]), torch.tensor([e.attention_mask for e in encodings])
-
-
 @torch.no_grad()
 def look_at_neighbours(model: nn.Module) -> None:
     """Start the heads on near words: the one before, the two before, the one after, and all with distance.
@@ -106,7 +98,11 @@ def slot_losses(heads: nn.Linear, states: Tensor, slots: Tensor) -> tuple[Tensor
 
 def train(folder: Path | str, recipe: Recipe, log_every: int = 50) -> Path:
     """Train the tokenizer and the encoder; returns the finished folder, `text_encoder/`."""
-    run = RunFolder(folder, recipe)
+    with RunFolder(folder, recipe) as run:
+        return _train(run, recipe, log_every)
+
+
+def _train(run: RunFolder, recipe: Recipe, log_every: int) -> Path:
     torch.manual_seed(recipe.seed)
     tokenizer = train_tokenizer(recipe)
     model = build_text_encoder(T5_PRESETS[recipe.preset], vocab_size=tokenizer.get_vocab_size())

@@ -1,14 +1,7 @@
 """Trains the transformer as EditAR is trained, the demo's and the paper's by different recipes.
 
 The loss is cross-entropy on the target tokens plus distillation (`training.distillation`). One uniform draw a row
-decides the condition dropout that guidance needs. What follows is the demo's alone, and off where a recipe says so.
-
-Tokens of objects weigh more than those of the background, which is most of a picture and learned first. (With more
-weight on changed tokens alone, all objects get edited: what stays must weigh as much as what changes.)
-
-Later the model is blindfolded: in half of the rows it does not see some of the target tokens that it has made. With all
-of them in sight, only an object's first cell needs the text, the others continue what is there; which
-colour the text gives to which shape is then learned from one cell in ten.
+decides the condition dropout that guidance needs. The demo's recipe adds what `training.demo` describes.
 """
 
 from __future__ import annotations
@@ -16,17 +9,17 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from pathlib import Path
-from typing import ClassVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from training.batches import Batch, Source, TokenShards, condition_dropout, draw, mixed_groups
+from training import provenance
+from training.batches import Batch, PictureGroups, Source, TokenShards, condition_dropout, mixed_groups
 from training.checkpoints import open_vq
 from training.config import TRANSFORMER_PRESETS, TransformerConfig
-from training.distillation import TEACHERS
+from training.demo import groups_of_step, hidden_targets, weigh_objects
 from training.distributed import World, join, whole_state
 from training.engine import PRECISIONS, Engine, Execution, Phase
 from training.errors import TrainingError
@@ -37,119 +30,24 @@ from training.lora import merged
 from training.models.text_encoder import encode
 from training.models.transformer import Transformer
 from training.optimizers import AdamW, MuonAdam, Optimizer
-from training.recipe_checks import check_fields
+from training.recipes.transformer import Recipe
 from training.student import Frozen, Piece, Student, build_student, read_source, read_teacher
 from training.validation import count_right, validate
 
 SHOWN = 4  # sample pictures in a grid
 
 
-@dataclasses.dataclass(frozen=True)
-class Stage:
-    """From which step on a run draws what."""
-
-    begins: int = 0  # step
-    translation_share: float = -1.0  # of the pictures; below 0 the shards' own
-    groups: int = 0  # only the first so many are drawn from; 0 is all of them
-    restarts: bool = False  # the learning rate, fallen to zero, starts again
-
-
-DEMO_SHARDS = (20, 0.72), (100, 0.4)  # up to this number, of 500 groups each; the share of edits in them
-DEMO_STAGES = (
-    Stage(0, groups=10_000),
-    Stage(1250, 0.5, groups=10_000),  # which colour goes with which shape is learned last
-    Stage(4750, 0.7, groups=10_000, restarts=True),
-    Stage(6400, 0.625, restarts=True),  # of ten thousand groups' translations no more was to be learned
-)
-
-
-@dataclasses.dataclass(frozen=True)
-class Recipe:
-    """How a transformer is trained; the defaults are the demo's."""
-
-    preset: str = "GPT-demo"
-    seed: int = 3
-    head_start: bool = True  # see `training.head_start`
-    steps: int = 17000
-    stages: tuple[Stage, ...] = DEMO_STAGES  # in their order; none: all groups as the shards share them
-    pictures: int = 8  # condition pictures a batch, each with all its instructions
-    blindfolded: float = 0.5  # share of the rows
-    blindfold_from: int = 1750  # step
-    muon_lr: float = 4e-3  # of the layers' matrices
-    adam_lr: float = 2e-3  # of embeddings, norms and the output; of everything where the optimizer is adamw
-    weight_decay: float = 0.02
-    warmup: int = 60
-    object_weight: float = 3.0  # of target tokens where the condition or the target shows an object, or both differ
-    distillation: float = 1.0  # weight of that loss
-    dropout: float = 0.0
-    decay: float = 0.35  # share of the steps between two restarts, at their end, in which the rate falls to zero
-    ema: float = 0.999
-    optimizer: str = "muon"  # or adamw, which decays matrices alone
-    schedule: str = "trapezoid"  # or cosine, or constant; all of them after the warm-up
-    clip: float = 1.0  # the gradient's largest norm, with adamw
-    teacher: str = "world"  # of the distillation: the world's ground truth, none, dinov2 or clip
-    lora_rank: int = 0  # above 0 trains adapters of this rank and leaves the weights that they stand beside
-    lora_alpha: float = 16.0  # over the rank: the adapters' factor
-
-    TABLES: ClassVar[dict[str, type]] = {"stages": Stage}  # what a file's arrays of tables are
-
-    def __post_init__(self) -> None:
-        begins = [stage.begins for stage in self.stages]
-        if begins[:1] not in ([], [0]) or begins != sorted(set(begins)):
-            raise TrainingError(f"stages begin at step 0 and then later and later, got {begins}")
-        choices = {
-            "preset": tuple(TRANSFORMER_PRESETS),
-            "optimizer": ("muon", "adamw"),
-            "schedule": ("trapezoid", "cosine", "constant"),
-            "teacher": TEACHERS,
-        }
-        check_fields(self, choices, at_least_one=("steps", "pictures", "warmup"))
-        if not 0 < self.decay <= 1:
-            raise TrainingError(f"decay is a share above 0 and up to 1, got {self.decay}")
-        if self.lora_rank and self.optimizer != "adamw":
-            raise TrainingError("LoRA's adapters are trained with the optimizer adamw, not muon")
-
-
-def groups_of_step(recipe: Recipe, step: int, is_translation: NDArray[np.bool_]) -> NDArray[np.int64]:
-    """Which groups a step sees, [pictures]; follows from the recipe and the step alone.
-
-    Args:
-        is_translation: bool, for every group.
-    """
-    stages, seed = recipe.stages or (Stage(0),), [recipe.seed]
-    number = max(i for i, stage in enumerate(stages) if stage.begins <= step)
-    stage, since = stages[number], step - stages[number].begins
-    among = is_translation[: stage.groups or None]
-    if stage.translation_share < 0:
-        return draw([*seed, number] if number else seed, since * recipe.pictures, recipe.pictures, len(among))
-    translations = round(recipe.pictures * stage.translation_share)
-    parts = []
-    for which, count in ((True, translations), (False, recipe.pictures - translations)):
-        pool = np.flatnonzero(among == which)
-        if len(pool) and count:
-            parts.append(pool[draw([*seed, number, which], since * count, count, len(pool))])
-    return np.concatenate(parts)
-
-
-def hidden_targets(rng: np.random.Generator, recipe: Recipe, step: int, shape: tuple[int, int]) -> Tensor | None:
-    """Which target tokens are hidden, bool [rows, N]: in a blindfolded row each with that row's own probability."""
-    if step < recipe.blindfold_from or not recipe.blindfolded:
-        return None
-    rows, tokens = shape
-    shares = rng.random(rows) * (rng.random(rows) < recipe.blindfolded)
-    return torch.from_numpy(rng.random((rows, tokens)) < shares[:, None])
-
-
 def learning_rate(recipe: Recipe, step: int) -> float:
     """Factor on the learning rates: one schedule between two restarts."""
-    restarts = [0, *(stage.begins for stage in recipe.stages if stage.restarts), recipe.steps]
+    schedule = recipe.schedule
+    restarts = [0, *(stage.begins for stage in recipe.demo.stages if stage.restarts), schedule.steps]
     begun = max(at for at in restarts[:-1] if at <= step)
     steps = min(at for at in restarts if at > step) - begun
-    if recipe.schedule == "trapezoid":
-        return trapezoid_schedule(step - begun, steps, recipe.warmup, recipe.decay)
-    if recipe.schedule == "cosine":
-        return cosine_schedule(step - begun, steps, recipe.warmup)
-    return min(1.0, (step - begun + 1) / max(1, recipe.warmup))
+    if schedule.name == "trapezoid":
+        return trapezoid_schedule(step - begun, steps, schedule.warmup, schedule.decay)
+    if schedule.name == "cosine":
+        return cosine_schedule(step - begun, steps, schedule.warmup)
+    return min(1.0, (step - begun + 1) / max(1, schedule.warmup))
 
 
 @dataclasses.dataclass
@@ -179,14 +77,14 @@ class TransformerTask:
         self.source, self.frozen, self.root, self.validation = source, frozen, student, validation
         model = self.averaged = student.model
         self.config: TransformerConfig = model.config
-        if recipe.pictures % (world.size * execution.accumulate):
+        if recipe.data.pictures % (world.size * execution.accumulate):
             raise TrainingError(
-                f"{recipe.pictures} pictures a batch are not shared evenly by {world.size} processes with "
+                f"{recipe.data.pictures} pictures a batch are not shared evenly by {world.size} processes with "
                 f"{execution.accumulate} pieces each; choose another --pictures or --accumulate"
             )
         if execution.sample_every and frozen.vq is None:
             raise TrainingError("sample pictures need the tokenizer; give --vq, or set sample_every = 0")
-        self.steps, self.seed, self.decay = recipe.steps, recipe.seed, recipe.ema
+        self.steps, self.seed, self.ema = recipe.schedule.steps, recipe.seed, recipe.ema
         self.modules: dict[str, nn.Module] = {"model": model}
         if student.teacher:
             self.modules["teacher"] = student.teacher
@@ -198,8 +96,8 @@ class TransformerTask:
         self.phases = [
             Phase("optimizer", self.wrapped, self._optimizer(), self.loss, lambda step: learning_rate(recipe, step))
         ]
-        rows = recipe.pictures * source.examples
-        positions = recipe.pictures * self.config.block_size + rows * (self.config.max_positions - 1)
+        rows = recipe.data.pictures * source.examples
+        positions = recipe.data.pictures * self.config.block_size + rows * (self.config.max_positions - 1)
         positions -= rows * self.config.block_size
         self.work = (float(positions), self._operations() if execution.peak_tflops else 0.0)
         self.lowers_memory = ("recompute layers (--recompute)",) * (not execution.recompute)
@@ -208,20 +106,20 @@ class TransformerTask:
         self.right = torch.zeros(len(source.labels), 2)  # changed tokens, those predicted right
 
     def _optimizer(self) -> Optimizer:
-        recipe = self.recipe
-        if recipe.optimizer == "adamw":
+        chosen = self.recipe.optimizer
+        if chosen.name == "adamw":
             fused = self.world.device.type == "cuda"
-            return AdamW(self.root.parameters(), recipe.adam_lr, recipe.weight_decay, recipe.clip, fused)
+            return AdamW(self.root.parameters(), chosen.lr, chosen.weight_decay, chosen.clip, fused)
         if self.world.sharded:
             raise TrainingError("Muon takes whole matrices, which a sharded model does not have; choose ddp or adamw")
         matrices = [p for p in self.averaged.layers.parameters() if p.ndim == 2]
-        return MuonAdam(self.root, matrices, recipe.muon_lr, recipe.adam_lr, recipe.weight_decay)
+        return MuonAdam(self.root, matrices, chosen.muon_lr, chosen.lr, chosen.weight_decay)
 
     def _operations(self) -> float:
         """Floating-point operations of a step, over all processes."""
         with torch.device("meta"):
             model = Transformer(self.config).to("meta")  # the rotary tables, too
-            pictures, rows = self.recipe.pictures, self.recipe.pictures * self.source.examples
+            pictures, rows = self.recipe.data.pictures, self.recipe.data.pictures * self.source.examples
             tokens = torch.empty(rows, self.config.block_size, dtype=torch.long)
             states = torch.empty(rows, self.config.cls_token_num, self.config.caption_dim)
             keep = torch.zeros(rows, dtype=torch.bool)
@@ -233,22 +131,29 @@ class TransformerTask:
         """All groups of a step."""
         if self.source.mixed is None:
             return groups_of_step(self.recipe, step, self.source.is_translation)
-        return mixed_groups(self.source, self.recipe.seed, step * self.recipe.pictures, self.recipe.pictures)
+        return mixed_groups(self.source, self.recipe.seed, step * self.recipe.data.pictures, self.recipe.data.pictures)
 
     def prepare(self, step: int) -> Share:
         groups, rng = self.groups(step), batch_rng(self.recipe.seed, step)
         rows = len(groups) * self.source.examples
-        drop_picture, drop_text = condition_dropout(rng, rows)
+        data = self.recipe.data
+        drop_picture, drop_text = condition_dropout(rng, rows, data.drop_both, data.drop_picture, data.drop_text)
         hide = hidden_targets(rng, self.recipe, step, (rows, self.config.block_size))
         mine, own = groups[self.world.share(len(groups))], self.world.share(rows)
         count = self.execution.accumulate
         parts = zip(
-            self.source.batch(mine).pieces(count),
+            self._batch(self.source, mine).pieces(count),
             drop_picture[own].chunk(count),
             drop_text[own].chunk(count),
             hide[own].chunk(count) if hide is not None else [None] * count,
         )
         return Share(mine, [Piece(*part) for part in parts])
+
+    def _batch(self, source: Source, groups: NDArray[np.int64]) -> Batch:
+        batch = source.batch(groups)
+        if self.recipe.demo.object_weight != 1:
+            weigh_objects(batch, self.recipe.demo.object_weight)
+        return batch
 
     def begin(self, step: int, prepared: Share, average: Average) -> None:
         weights = [(p.batch.weights, p.batch.weights * ~p.dropped[:, None]) for p in prepared.pieces]
@@ -285,7 +190,7 @@ class TransformerTask:
         loss, taught, right = self.wrapped(piece, prepared.totals)
         self.losses.append((loss.detach(), None if taught is None else taught.detach()))
         self._count(piece, right)
-        return loss if taught is None else loss + self.recipe.distillation * taught
+        return loss if taught is None else loss + self.recipe.distillation.weight * taught
 
     @torch.no_grad()
     def _count(self, piece: Piece, right: Tensor) -> None:
@@ -301,7 +206,7 @@ class TransformerTask:
         losses = torch.stack([torch.stack([x for x in pair if x is not None]) for pair in self.losses]).mean(0)
         losses = self.world.sum(losses) / self.world.size
         values = dict(zip(("loss", "distillation"), losses.tolist()))
-        values["samples"] = float(done * self.recipe.pictures * self.source.examples)
+        values["samples"] = float(done * self.recipe.data.pictures * self.source.examples)
         for label, (all_of_them, right) in zip(self.source.labels, counts.tolist()):
             values[f"changed_right_{label}"] = right / max(1.0, all_of_them)
         return values
@@ -317,17 +222,22 @@ class TransformerTask:
 
     # What comes of it.
 
-    def exported(self, average: Average) -> dict[str, Tensor]:
-        """The averaged weights under the official names; every process has to ask."""
-        values = whole_state(average.values)
-        return merged(self.config, self.recipe.lora_rank, self.recipe.lora_alpha, values)
+    def _official(self, values: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Weights under the official names; every process has to ask."""
+        return merged(self.config, self.recipe.model.lora_rank, self.recipe.model.lora_alpha, whole_state(values))
 
     def publish(self, done: int, average: Average) -> None:
-        save_checkpoint(self.run, self.config, self.exported(average))
+        weights = {"model": self._official(self.averaged.state_dict())}
+        if average.kept:
+            weights["ema"] = self._official(average.kept)
+        save_checkpoint(self.run, self.config, weights, done)
 
     def averaged_model(self, average: Average) -> Transformer | None:
-        """A model of the averaged weights in the first process, None in the others; every process has to ask."""
-        weights = self.exported(average)
+        """A model of the averaged weights in the first process, None in the others; every process has to ask.
+
+        Where there is no average it has the weights themselves.
+        """
+        weights = self._official(average.values)
         if not self.world.is_first:
             return None
         model = Transformer(self.config).to(self.world.device).eval()
@@ -335,7 +245,7 @@ class TransformerTask:
         return model
 
     def completed(self, source: Source, groups: NDArray[np.int64]) -> Batch:
-        return self.complete(source.batch(groups).to(self.world.device))
+        return self.complete(self._batch(source, groups).to(self.world.device))
 
     def score(self, done: int, average: Average, sinks: Sinks) -> None:
         if self.validation is None:
@@ -354,9 +264,26 @@ class TransformerTask:
         self.world.wait()
 
 
-def save_checkpoint(run: RunFolder, config: TransformerConfig, weights: dict[str, Tensor]) -> Path:
-    """The averaged weights in the official layout, with the configuration beside them."""
-    return run.save("transformer.pt", {"model": weights, "config": config.to_dict(), "recipe": run.recipe})
+def save_checkpoint(
+    run: RunFolder, config: TransformerConfig, weights: dict[str, dict[str, Tensor]], step: int
+) -> Path:
+    """Weights in the official layout, with the configuration beside them.
+
+    Args:
+        weights: `model`, those of the last step, and with an average `ema`; the file says under `weights` which it has.
+    """
+    about = {"weights": list(weights), "step": step, "config": config.to_dict(), "recipe": run.recipe}
+    return run.save("transformer.pt", {**weights, **about})
+
+
+def described_inputs(source: Source, init: Path | None, **models: Path | None) -> dict[str, str]:
+    """What a run learns from beside its recipe, as its checkpoints say it; models that are not given are left out."""
+    found = {"init": provenance.of_model(init) if init else "no weights"}
+    if isinstance(source, TokenShards):
+        found["tokens"] = provenance.of_shards(source.shards, len(source))
+    elif isinstance(source, PictureGroups):
+        found["data"] = provenance.of_mixture(source.data)
+    return found | {name: provenance.of_model(path) for name, path in models.items() if path}
 
 
 def train(
@@ -381,20 +308,25 @@ def train(
         init: weights to start from (`training.checkpoints.initialize_from`), such as LlamaGen's for text to image.
         report: is told what those weights lack, and the first bad records of `data`, by every process its own.
         data: a mixture's TOML file, or a data set (`training.data.sources`).
-        teacher_folder: the vision model that `recipe.teacher` names; may be None where the shards hold its features.
+        teacher_folder: the vision model that is the recipe's teacher; may be None where the shards hold its features.
         validation: folder of token shards that are not trained on; their loss is logged with every checkpoint.
 
     Raises:
         TrainingError, CheckpointError: parts that do not fit each other.
     """
     execution = execution or Execution()
-    with join(execution.device, execution.parallel) as world:
-        run = RunFolder(folder, recipe, writes=world.is_first)
+    with (
+        join(execution.device, execution.parallel) as world,
+        RunFolder(folder, recipe, writes=world.is_first) as run,
+    ):
         say = report if world.is_first else lambda line: None
         torch.manual_seed(recipe.seed)
-        config = TRANSFORMER_PRESETS[recipe.preset]
+        chosen = recipe.model
+        config = TRANSFORMER_PRESETS[chosen.preset]
         source, encoder = read_source(recipe, config, tokens, data, text_encoder, vq, report)
-        model = Transformer(config, recipe.dropout, recipe.dropout, recipe.dropout)
+        model = Transformer(
+            config, chosen.token_dropout, chosen.resid_dropout, chosen.ffn_dropout, chosen.token_dropout_on
+        )
         vq_model = open_vq(vq) if vq else None
         if vq_model and vq_model.config.codebook_size != config.vocab_size:
             raise TrainingError(
@@ -403,9 +335,12 @@ def train(
             )
         features = read_teacher(recipe, teacher_folder, world)
         frozen = Frozen(vq_model, encoder, features)
-        if source.mixed and any(stage.groups or stage.translation_share >= 0 for stage in recipe.stages):
+        if source.mixed and any(stage.groups or stage.translation_share >= 0 for stage in recipe.demo.stages):
             say("the data sets have shares of their own, so the recipe's stages decide the learning rate alone")
-        student = build_student(model, recipe, source, frozen, init, say)
+        if world.is_first:  # who alone compares them, and writes them down
+            run.inputs = described_inputs(source, init, vq=vq, text_encoder=text_encoder, teacher=teacher_folder)
+        # A resumed run's weights come from its checkpoint.
+        student = build_student(model, recipe, source, frozen, init, (lambda line: None) if run.begun else say)
         for module in (frozen.vq, frozen.text_encoder):
             if module is not None:
                 module.to(world.device)

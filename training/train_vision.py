@@ -31,7 +31,7 @@ from training.loop import RunFolder, batch_rng
 from training.models.vision_encoder import VISION_PRESETS, build_vision_encoder, learns_from_captions
 from training.optimizers import MuonAdam
 from training.pretraining import BatchLoss, pretrain, replace_folder
-from training.recipe_checks import check_fields
+from training.recipes.fields import check_fields
 
 MEAN, DEVIATION = 0.5, 0.25  # of the pixels that the encoder is shown, in every colour
 HELD_OUT = 64  # pictures
@@ -160,7 +160,11 @@ def train(folder: Path | str, recipe: Recipe, text_encoder: Path | None = None, 
         lesson = captions_lesson(model, recipe, preset, text_encoder)
     else:
         raise TrainingError(f"{recipe.preset} learns from captions; give the demo's text encoder with --text-encoder")
-    run = RunFolder(folder, recipe)
+    with RunFolder(folder, recipe) as run:
+        return _train(run, model, lesson, recipe, preset["image_size"], log_every)
+
+
+def _train(run: RunFolder, model: nn.Module, lesson: Lesson, recipe: Recipe, side: int, log_every: int) -> Path:
     matrices = [p for name, p in model.named_parameters() if p.ndim == 2 and (".layer." in name or ".layers." in name)]
     trained = nn.ModuleList([model, lesson.heads])
     optimizer = MuonAdam(trained, matrices, recipe.muon_lr, recipe.adam_lr, weight_decay=0.01)
@@ -168,7 +172,6 @@ def train(folder: Path | str, recipe: Recipe, text_encoder: Path | None = None, 
     model.eval()
     with torch.no_grad():
         run.log(recipe.steps, **lesson.validate())
-    side = preset["image_size"]
     settings = {"crop_size": {"height": side, "width": side}, "image_mean": [MEAN] * 3, "image_std": [DEVIATION] * 3}
 
     def write(partial: Path) -> None:

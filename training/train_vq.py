@@ -29,9 +29,9 @@ from training.loop import Average, RunFolder, cosine_schedule
 from training.models.vq import VQModel
 from training.optimizers import AdamW, MuonAdam, Optimizer
 from training.pictures import FolderPictures, Pictures, PictureSource, WorldPictures
-from training.recipe_checks import check_fields
+from training.provenance import of_files
+from training.recipes.vq import Recipe
 from training.vq_losses import (
-    RECONSTRUCTIONS,
     PatchDiscriminator,
     adaptive_weight,
     discriminator_hinge,
@@ -43,67 +43,8 @@ from training.vq_losses import (
 from training.vq_metrics import Scores, reconstruct
 
 SHOWN = 12  # sample pictures in a grid
+KMEANS_BATCHES, KMEANS_PICTURES = 40, 16  # whose vectors the codebook is placed on, and the pictures of each
 ENTROPY_VECTORS = 4096  # of a batch, at most, whose distances to all rows the entropy is taken over
-
-
-@dataclasses.dataclass(frozen=True)
-class Recipe:
-    """How a tokenizer is trained; the defaults are the demo's."""
-
-    preset: str = "VQ-16-demo"
-    picture_size: int = 128
-    seed: int = 1
-    steps: int = 16000
-    decoder_from: int = 4000  # step from which on the decoder alone is trained, for the averaged encoder; 0: never
-    batch: int = 8
-    muon_lr: float = 4e-3  # of the convolutions
-    adam_lr: float = 2e-3  # of norms, biases and the codebook; of everything where the optimizer is adam
-    warmup: int = 50
-    continuous_steps: int = 500  # before the codebook is placed; 0 trains with it from the start
-    commitment: float = 0.25  # weight of the squared distance that pulls vectors to their rows
-    codebook_weight: float = 1.0  # of the one that pulls rows to their vectors
-    chroma_weight: float = 1.5
-    object_weight: float = 2.0
-    decoder_object_weight: float = 8.0  # while the decoder alone is trained, as the next two
-    decoder_reconstruction: str = "l2"
-    decoder_lr_factor: float = 0.5  # on both learning rates
-    ema: float = 0.998
-    restart_every: int = 100  # steps between restarts of unused rows; 0 never does
-    optimizer: str = "muon"  # or adam
-    schedule: str = "cosine"  # or constant; both after the warm-up
-    reconstruction: str = "colour"  # l1, l2, or the demo's weighing of colours and objects
-    perceptual: str = "none"  # see `training.vq_losses.perceptual_term`
-    perceptual_weight: float = 1.0
-    entropy_weight: float = 0.0
-    discriminator_weight: float = 0.0  # 0 trains without one
-    discriminator_from: int = 20000  # step
-    discriminator_channels: int = 64
-    adaptive: bool = False  # whether gradients at the decoder's last layer scale the discriminator's weight
-
-    def __post_init__(self) -> None:
-        choices = {
-            "preset": tuple(VQ_PRESETS),
-            "optimizer": ("muon", "adam"),
-            "schedule": ("cosine", "constant"),
-            "reconstruction": RECONSTRUCTIONS,
-            "decoder_reconstruction": RECONSTRUCTIONS,
-        }
-        check_fields(self, choices, at_least_one=("steps", "batch", "picture_size", "warmup"))
-        if self.picture_size % VQ_PRESETS[self.preset].downsampling:
-            raise TrainingError(
-                f"picture_size must be a multiple of {VQ_PRESETS[self.preset].downsampling}, what a token of "
-                f"{self.preset} spans, got {self.picture_size}"
-            )
-
-    def drawing(self, step: int) -> bool:
-        """Whether the decoder alone is trained."""
-        return 0 < self.decoder_from <= step
-
-    def object_weight_of(self, step: int) -> float:
-        return self.decoder_object_weight if self.drawing(step) else self.object_weight
-
-    def reconstruction_of(self, step: int) -> str:
-        return self.decoder_reconstruction if self.drawing(step) else self.reconstruction
 
 
 @torch.no_grad()
@@ -162,19 +103,22 @@ class VQTask:
     ) -> None:
         self.run, self.recipe, self.execution, self.source, self.world = run, recipe, execution, source, world
         self.scores = scores
-        if recipe.batch % (world.size * execution.accumulate):
+        if recipe.data.batch % (world.size * execution.accumulate):
             raise TrainingError(
-                f"{recipe.batch} pictures a batch are not shared evenly by {world.size} processes with "
+                f"{recipe.data.batch} pictures a batch are not shared evenly by {world.size} processes with "
                 f"{execution.accumulate} pieces each; choose another --batch or --accumulate"
             )
         torch.manual_seed(recipe.seed)
         self.generator = torch.Generator().manual_seed(recipe.seed)
-        model = self.averaged = VQModel(VQ_PRESETS[recipe.preset]).to(memory_format=torch.channels_last)
+        model = self.averaged = VQModel(VQ_PRESETS[recipe.model.preset]).to(memory_format=torch.channels_last)
         self.config = model.config
-        self.steps, self.seed, self.decay = recipe.steps, recipe.seed, recipe.ema
-        self.perceptual = perceptual_term(recipe.perceptual)
+        self.steps, self.seed, self.ema = recipe.schedule.steps, recipe.seed, recipe.ema
+        self.perceptual = perceptual_term(recipe.losses.perceptual)
         if self.perceptual:
             self.perceptual.requires_grad_(False).to(world.device)
+        self.grid = recipe.data.picture_size // self.config.downsampling
+        if recipe.demo.continuous_steps:
+            self._check_kmeans()
         if execution.recompute:
             raise TrainingError("the tokenizer's layers are not made to be recomputed; leave --recompute out")
         if execution.compile:
@@ -184,30 +128,39 @@ class VQTask:
         self.root = Autoencoder(model)
         self.lowers_memory = ()
         # Before the codebook is placed nothing trains it.
-        self.wrapped = world.wrap(self.root, find_unused=recipe.continuous_steps > 0)
+        self.wrapped = world.wrap(self.root, find_unused=recipe.demo.continuous_steps > 0)
         self.phases = [Phase("optimizer", self.wrapped, self._optimizer(), self.loss, self._factor)]
-        if recipe.discriminator_weight:
+        if recipe.discriminator.weight:
             self._add_discriminator()
         # How often each row was chosen since the last restart round, or the last line of the log.
         self.usage = torch.zeros(self.config.codebook_size)
         self.counted = torch.zeros(self.config.codebook_size, device=world.device)
         self.terms: dict[str, Tensor] = {}
-        self.grid = recipe.picture_size // self.config.downsampling
-        self.work = (float(recipe.batch * self.grid**2), self._operations() if execution.peak_tflops else 0.0)
+        self.work = (float(recipe.data.batch * self.grid**2), self._operations() if execution.peak_tflops else 0.0)
+
+    def _check_kmeans(self) -> None:
+        """More vectors than rows, or some rows would have nowhere to start."""
+        vectors, rows = KMEANS_BATCHES * KMEANS_PICTURES * self.grid**2, self.config.codebook_size
+        if vectors < rows:
+            raise TrainingError(
+                f"k-means cannot place {rows} codebook rows on {vectors} vectors, those of "
+                f"{KMEANS_BATCHES * KMEANS_PICTURES} pictures of {self.grid} x {self.grid} tokens; choose a larger "
+                "data.picture_size, or train with the codebook from the start (--set demo.continuous_steps=0)"
+            )
 
     def _optimizer(self) -> Optimizer:
         recipe, model = self.recipe, self.averaged
-        if recipe.optimizer == "adam":
-            return AdamW(model.parameters(), recipe.adam_lr, weight_decay=0.0)
+        if recipe.optimizer.name == "adam":
+            return AdamW(model.parameters(), recipe.optimizer.lr, weight_decay=0.0)
         convolutions = [p for p in model.parameters() if p.ndim == 4]
-        return MuonAdam(model, convolutions, recipe.muon_lr, recipe.adam_lr, weight_decay=1e-3)
+        return MuonAdam(model, convolutions, recipe.optimizer.muon_lr, recipe.optimizer.lr, weight_decay=1e-3)
 
     def _add_discriminator(self) -> None:
         recipe = self.recipe
-        self.discriminator = PatchDiscriminator(recipe.discriminator_channels)
+        self.discriminator = PatchDiscriminator(recipe.discriminator.channels)
         self.modules["discriminator"] = self.discriminator
         self.wrapped_discriminator = self.world.wrap(self.discriminator)
-        optimizer = AdamW(self.discriminator.parameters(), recipe.adam_lr, weight_decay=0.0)
+        optimizer = AdamW(self.discriminator.parameters(), recipe.optimizer.lr, weight_decay=0.0)
         self.phases.append(
             Phase(
                 "discriminator_optimizer",
@@ -215,7 +168,7 @@ class VQTask:
                 optimizer,
                 self.discriminator_loss,
                 self._factor,
-                recipe.discriminator_from,
+                recipe.discriminator.begins,
                 "discriminator_gradient",
             )
         )
@@ -223,26 +176,26 @@ class VQTask:
     def _factor(self, step: int) -> float:
         recipe = self.recipe
         if recipe.drawing(step):
-            begun, end, peak = recipe.decoder_from, recipe.steps, recipe.decoder_lr_factor
+            begun, end, peak = recipe.demo.decoder_from, recipe.schedule.steps, recipe.demo.decoder_lr_factor
         else:
-            begun, end, peak = 0, min(recipe.decoder_from or recipe.steps, recipe.steps), 1.0
-        if recipe.schedule == "constant":
-            return peak * min(1.0, (step + 1) / recipe.warmup)
-        return peak * cosine_schedule(step - begun, end - begun, recipe.warmup)
+            begun, end, peak = 0, min(recipe.demo.decoder_from or recipe.schedule.steps, recipe.schedule.steps), 1.0
+        if recipe.schedule.name == "constant":
+            return peak * min(1.0, (step + 1) / recipe.schedule.warmup)
+        return peak * cosine_schedule(step - begun, end - begun, recipe.schedule.warmup)
 
     def _operations(self) -> float:
-        size = self.recipe.picture_size
+        size = self.recipe.data.picture_size
         with torch.device("meta"):
-            model, pixels = Autoencoder(VQModel(self.config)), torch.empty(self.recipe.batch, 3, size, size)
+            model, pixels = Autoencoder(VQModel(self.config)), torch.empty(self.recipe.data.batch, 3, size, size)
             return operations(lambda: model(pixels, None))
 
     def quantizing(self, step: int) -> bool:
-        return step >= self.recipe.continuous_steps
+        return step >= self.recipe.demo.continuous_steps
 
     # Steps.
 
     def prepare(self, step: int) -> Share:
-        whose = self.world.share(self.recipe.batch)
+        whose = self.world.share(self.recipe.data.batch)
         pictures = self.source.batch(step, whose)
         count = self.execution.accumulate
         weights = [None] * count if pictures.weights is None else pictures.weights.chunk(count)
@@ -250,15 +203,15 @@ class VQTask:
 
     def begin(self, step: int, prepared: Share, average: Average) -> None:
         recipe, config = self.recipe, self.config
-        if step == recipe.continuous_steps and step:
+        if step == recipe.demo.continuous_steps and step:
             self.place_codebook()
             average.values["quantize.embedding.weight"].copy_(self.averaged.quantize.embedding.weight)
         if recipe.drawing(step):
-            if step == recipe.decoder_from:  # what is exported are the averaged weights: their tokens stay
+            if step == recipe.demo.decoder_from:  # what is exported are the averaged weights: their tokens stay
                 self.averaged.load_state_dict(average.values)
             self.averaged.freeze_tokens()
         if not self.quantizing(step):
-            shape = (recipe.batch, config.codebook_dim, self.grid, self.grid)
+            shape = (recipe.data.batch, config.codebook_dim, self.grid, self.grid)
             noise = torch.randn(shape, generator=self.generator)[prepared.whose]
             prepared.noise = list(noise.to(self.world.device).chunk(len(prepared.pieces)))
 
@@ -272,12 +225,12 @@ class VQTask:
         prepared.decoded.append(decoded.detach())
         prepared.vectors = vectors.detach()
         kind = recipe.reconstruction_of(prepared.step)
-        fidelity = reconstruction_loss(kind, decoded, pictures.pixels, pictures.weights, recipe.chroma_weight)
+        fidelity = reconstruction_loss(kind, decoded, pictures.pixels, pictures.weights, recipe.demo.chroma_weight)
         self.terms = {"reconstruction": fidelity.detach()}
         if self.perceptual:
             distance = self.perceptual(decoded, pictures.pixels)
             self.terms["perceptual"] = distance.detach()
-            fidelity = fidelity + recipe.perceptual_weight * distance
+            fidelity = fidelity + recipe.losses.perceptual_weight * distance
         loss = fidelity
         if rows is not None and not recipe.drawing(prepared.step):
             assert tokens is not None
@@ -285,14 +238,14 @@ class VQTask:
             codebook_loss = (rows - vectors.detach()).square().sum(1).mean()
             commitment = (rows.detach() - vectors).square().sum(1).mean()
             self.terms |= {"codebook": codebook_loss.detach(), "commitment": commitment.detach()}
-            loss = loss + recipe.codebook_weight * codebook_loss + recipe.commitment * commitment
-            if recipe.entropy_weight:
+            loss = loss + recipe.losses.codebook * codebook_loss + recipe.losses.commitment * commitment
+            if recipe.losses.entropy:
                 some = vectors.permute(0, 2, 3, 1).flatten(0, 2)[:ENTROPY_VECTORS]
                 entropy = entropy_loss(some, self.averaged.quantize.normalized())
                 self.terms["entropy"] = entropy.detach()
-                loss = loss + recipe.entropy_weight * entropy
-        if recipe.discriminator_weight and prepared.step >= recipe.discriminator_from:
-            loss = loss + recipe.discriminator_weight * self._adversarial(decoded, fidelity)
+                loss = loss + recipe.losses.entropy * entropy
+        if recipe.discriminator.weight and prepared.step >= recipe.discriminator.begins:
+            loss = loss + recipe.discriminator.weight * self._adversarial(decoded, fidelity)
         return loss
 
     def _adversarial(self, decoded: Tensor, fidelity: Tensor) -> Tensor:
@@ -300,7 +253,7 @@ class VQTask:
         adversarial = generator_hinge(self.discriminator(decoded))
         self.discriminator.requires_grad_(True)
         self.terms["adversarial"] = adversarial.detach()
-        if self.recipe.adaptive:
+        if self.recipe.discriminator.adaptive:
             weight = adaptive_weight(fidelity, adversarial, self.averaged.decoder.conv_out.weight)
             weight = self.world.sum(weight) / self.world.size
             self.terms["adversarial_weight"] = weight
@@ -313,7 +266,7 @@ class VQTask:
         real, made = self.wrapped_discriminator(torch.cat((pixels, decoded))).chunk(2)
         loss = discriminator_hinge(real, made)
         self.terms["discriminator"] = loss.detach()
-        return self.recipe.discriminator_weight * loss
+        return self.recipe.discriminator.weight * loss
 
     def end(self, step: int, prepared: Share, average: Average) -> None:
         recipe, done = self.recipe, step + 1
@@ -321,8 +274,8 @@ class VQTask:
             return
         self.usage += self.world.sum(self.counted).cpu()
         self.counted.zero_()
-        if recipe.restart_every and done % recipe.restart_every == 0:
-            if done < 0.8 * min(recipe.decoder_from or recipe.steps, recipe.steps):
+        if recipe.demo.restart_every and done % recipe.demo.restart_every == 0:
+            if done < 0.8 * min(recipe.demo.decoder_from or recipe.schedule.steps, recipe.schedule.steps):
                 assert prepared.vectors is not None
                 self.restart_dead_rows(average, prepared.vectors)
             self.usage.zero_()
@@ -335,15 +288,15 @@ class VQTask:
         recipe = self.recipe
         weights = {
             "reconstruction": 1.0,
-            "perceptual": recipe.perceptual_weight,
-            "codebook": recipe.codebook_weight,
-            "commitment": recipe.commitment,
-            "entropy": recipe.entropy_weight,
-            "adversarial": recipe.discriminator_weight * terms.get("adversarial_weight", 1.0),
+            "perceptual": recipe.losses.perceptual_weight,
+            "codebook": recipe.losses.codebook,
+            "commitment": recipe.losses.commitment,
+            "entropy": recipe.losses.entropy,
+            "adversarial": recipe.discriminator.weight * terms.get("adversarial_weight", 1.0),
         }
         total = sum(weight * terms[name] for name, weight in weights.items() if name in terms)
         values_now = {"loss": total, **{f"loss_{name}": value for name, value in terms.items()}}
-        if not recipe.restart_every and self.quantizing(done - 1) and not recipe.drawing(done - 1):
+        if not recipe.demo.restart_every and self.quantizing(done - 1) and not recipe.drawing(done - 1):
             values_now["codebook_used_in_training"] = float((self.usage > 0).float().mean())
             self.usage.zero_()
         return values_now
@@ -365,8 +318,8 @@ class VQTask:
         """Put the codebook's rows where the encoder's vectors lie."""
         model = self.averaged
         vectors = []
-        for i in range(40):
-            pixels = self.source.batch(2**41 + i, slice(None), 16).pixels.to(self.world.device)
+        for i in range(KMEANS_BATCHES):
+            pixels = self.source.batch(2**41 + i, slice(None), KMEANS_PICTURES).pixels.to(self.world.device)
             vectors.append(F.normalize(model.encode_features(pixels), dim=1).permute(0, 2, 3, 1).flatten(0, 2).cpu())
         centres = kmeans(torch.cat(vectors), self.config.codebook_size, 12, self.generator)
         model.quantize.embedding.weight.copy_(centres)
@@ -435,13 +388,16 @@ def train(
         TrainingError, CheckpointError: parts that do not fit each other, or are missing.
     """
     execution = execution or Execution()
-    with join(execution.device, execution.parallel) as world:
-        run = RunFolder(folder, recipe, writes=world.is_first)
+    with (
+        join(execution.device, execution.parallel) as world,
+        RunFolder(folder, recipe, writes=world.is_first) as run,
+    ):
         source: PictureSource
         if pictures is None:
-            source = WorldPictures(recipe.seed, recipe.batch, recipe.picture_size, recipe.object_weight_of)
+            source = WorldPictures(recipe.seed, recipe.data.batch, recipe.data.picture_size, recipe.object_weight_of)
         else:
-            source = FolderPictures(pictures, recipe.seed, recipe.batch, recipe.picture_size, report)
+            source = FolderPictures(pictures, recipe.seed, recipe.data.batch, recipe.data.picture_size, report)
+            run.inputs = {"pictures": of_files(source.paths)} if world.is_first else {}
         task = VQTask(run, recipe, execution, source, Scores(fid_encoder, inception), world)
         Engine(run, task, execution, world).run()
         del task  # with what it holds of the process group

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from training.batches import Batch, Source, TokenShards
-from training.data.edits import TRANSLATION_TASKS
+from training.data.kinds import TRANSLATION_TASKS
 from training.models.transformer import Transformer
 
 GROUPS = 128  # at most

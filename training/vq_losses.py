@@ -17,7 +17,6 @@ from training.data.features import PatchFeatures
 from training.errors import TrainingError
 from training.lpips import Lpips
 
-RECONSTRUCTIONS = ("colour", "l1", "l2")
 # RGB to one brightness and two colour-difference channels, ITU-R BT.601.
 _YCC = torch.tensor([[0.299, 0.587, 0.114], [-0.1687, -0.3313, 0.5], [0.5, -0.4187, -0.0813]])
 

@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 
 import editar_rt
-from editar_rt.bundle.folder import Bundle, file_digest, publishing
 from editar_rt.bundle import folder as bundle_module
+from editar_rt.bundle.folder import Bundle, file_digest, publishing
 from editar_rt.bundle.manifest import FORMAT_VERSION, MAX_MANIFEST_BYTES, Manifest
 from editar_rt.cli.demo import read_samples
 from editar_rt.errors import BackendError, BundleError

@@ -16,6 +16,7 @@ from PIL import Image
 
 pytest.importorskip("datasets")
 
+from editar_rt.images.canny import canny_edges
 from tests.training.data_sets import (
     COCO_STUFF_ROWS,
     MAGICBRUSH_ROWS,
@@ -30,7 +31,6 @@ from tests.training.data_sets import (
 from training.data.folder import write_folder
 from training.data.layouts import open_dataset, removal
 from training.data.records import BadRecord, DataError
-from training.data.scenes import canny_edges
 
 
 @pytest.fixture(autouse=True)
@@ -95,6 +95,18 @@ def test_multigen_depth_is_read_from_parquet_files_by_split(tmp_path: Path) -> N
     assert len(open_dataset(tmp_path, split="validation")) == 1
     with pytest.raises(DataError, match="no split 'test'; it has: train, validation"):
         open_dataset(tmp_path, split="test")
+
+
+@pytest.mark.parametrize(
+    ("detailed", "words"),
+    [("two brown horses", "two brown horses"), ("", "two horses on grass"), (None, "two horses on grass")],
+)
+def test_a_segmentation_row_gives_its_detailed_prompt_where_it_has_one(
+    tmp_path: Path, detailed: str | None, words: str
+) -> None:
+    rows = [COCO_STUFF_ROWS[0] | {"detailed_prompt": detailed}]
+    sample = open_dataset(write_parquet(tmp_path, rows, ("rows.parquet",)))[0]
+    assert sample.task == "segmentation" and sample.text == words
 
 
 def test_canny_edges_are_computed_from_the_target(tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ from tests.training.tiny import EVERY_STEP, RECIPE, SIZE, VQ, Parts, make, read_
 from training import sharded, train_transformer, train_vq  # noqa: E402
 from training.checkpoints import CheckpointError, load_transformer  # noqa: E402
 from training.errors import TrainingError  # noqa: E402
+from training.recipes.fields import changed  # noqa: E402
 
 ROOT = Path(__file__).parents[2]
 TOLERANCE = 1e-4
@@ -159,7 +160,7 @@ def test_a_damaged_part_is_refused(parts: Parts, two: Path, tmp_path: Path) -> N
 
 
 def test_what_cannot_be_sharded_is_said(parts: Parts, tmp_path: Path) -> None:
-    muon = dataclasses.replace(RECIPE, optimizer="muon")
+    muon = changed(RECIPE, {"optimizer.name": "muon"})
     with pytest.raises(TrainingError, match="Muon takes whole matrices"):
         execution = dataclasses.replace(EVERY_STEP, parallel="fsdp")
         train_transformer.train(tmp_path, parts.public, None, None, muon, execution)

@@ -18,18 +18,20 @@ torch = pytest.importorskip("torch")
 from tests.training.metric_networks import write_dinov2  # noqa: E402
 from tests.training.tiny import EVERY_STEP, RECIPE, SIZE, Parts, make, read_log, write_recipe  # noqa: E402
 from training import train_transformer  # noqa: E402
-from training.batches import PictureGroups, Rows, TokenShards, mixed_groups, open_member  # noqa: E402
+from training.batches import PictureGroups, TokenShards, mixed_groups  # noqa: E402
 from training.checkpoints import CheckpointError, load_transformer, open_vq  # noqa: E402
 from training.config import TRANSFORMER_PRESETS  # noqa: E402
 from training.data.extract import Encoders, extract  # noqa: E402
 from training.data.folder import write_folder  # noqa: E402
 from training.data.sources import Plan, read_plan  # noqa: E402
 from training.data.sources import Source as PlanSource  # noqa: E402
+from training.demo import groups_of_step  # noqa: E402
 from training.distillation import FeatureDistillation  # noqa: E402
 from training.engine import Coming  # noqa: E402
 from training.errors import NotFinite, OutOfMemory, TrainingError  # noqa: E402
 from training.models.transformer import Transformer  # noqa: E402
 from training.optimizers import AdamW, LossScale  # noqa: E402
+from training.recipes.fields import changed  # noqa: E402
 from training.student import Student  # noqa: E402
 
 ROOT = Path(__file__).parents[2]
@@ -91,7 +93,16 @@ def test_the_log_tells_the_share_of_tokens_that_are_predicted(
 @pytest.mark.parametrize("stop", [1, 2, 3])
 def test_a_run_goes_on_from_any_step(parts: Parts, tmp_path: Path, stop: int) -> None:
     """With dropout and a falling learning rate: everything a step draws follows from the seed and the step."""
-    recipe = dataclasses.replace(RECIPE, dropout=0.1, schedule="cosine", warmup=2)
+    recipe = changed(
+        RECIPE,
+        {
+            "model.token_dropout": 0.1,
+            "model.resid_dropout": 0.1,
+            "model.ffn_dropout": 0.1,
+            "schedule.name": "cosine",
+            "schedule.warmup": 2,
+        },
+    )
     train(tmp_path / "whole", parts, recipe)
     train(tmp_path / "parts", parts, recipe, until=stop)
     train(tmp_path / "parts", parts, recipe)
@@ -138,9 +149,9 @@ def test_a_loss_that_is_not_finite_stops_and_names_step_batch_and_checkpoint(par
         if path.name == "shard-00001.npz":
             arrays["features"][1] = np.nan
         np.savez(spoilt / path.name, **arrays)
-    recipe = dataclasses.replace(RECIPE, pictures=1, steps=16)
-    seed = next(s for s in range(3, 99) if _bad_step(dataclasses.replace(recipe, seed=s)) == 3)
-    recipe = dataclasses.replace(recipe, seed=seed)
+    recipe = changed(RECIPE, {"data.pictures": 1, "schedule.steps": 16})
+    seed = next(s for s in range(3, 99) if _bad_step(changed(recipe, {"seed": s})) == 3)
+    recipe = changed(recipe, {"seed": seed})
     with pytest.raises(
         NotFinite, match=r"step 3: the loss .* the batch is shard-00001.npz 1; the checkpoint of step 2 is kept"
     ):
@@ -151,8 +162,8 @@ def test_a_loss_that_is_not_finite_stops_and_names_step_batch_and_checkpoint(par
 
 def _bad_step(recipe: train_transformer.Recipe) -> int:
     """The first step that sees group 5, the second of the second shard."""
-    steps = range(recipe.steps)
-    return next(s for s in steps if 5 in train_transformer.groups_of_step(recipe, s, np.zeros(8, bool)))
+    steps = range(recipe.schedule.steps)
+    return next(s for s in steps if 5 in groups_of_step(recipe, s, np.zeros(8, bool)))
 
 
 def test_out_of_memory_says_what_to_lower(parts: Parts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -185,11 +196,11 @@ def test_what_comes_of_a_run_is_never_older_than_its_checkpoint(
     """Killed between the two, a run would go on from the checkpoint and find nothing left to do."""
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
         patched.setattr(train_transformer.TransformerTask, "score", lambda *_: _interrupt())
-        train(tmp_path, parts, dataclasses.replace(RECIPE, steps=2))
+        train(tmp_path, parts, changed(RECIPE, {"schedule.steps": 2}))
     assert torch.load(tmp_path / "last.pt", weights_only=True)["step"] == 2
     found = torch.load(tmp_path / "transformer.pt", weights_only=True)["model"]
     (tmp_path / "transformer.pt").unlink()
-    train(tmp_path, parts, dataclasses.replace(RECIPE, steps=2))  # nothing is left to train, and yet it is made again
+    train(tmp_path, parts, changed(RECIPE, {"schedule.steps": 2}))  # nothing is left to train, and yet it is made again
     again = torch.load(tmp_path / "transformer.pt", weights_only=True)["model"]
     assert all(torch.equal(found[name], again[name]) for name in found)
 
@@ -199,7 +210,7 @@ def _interrupt() -> None:
 
 
 def test_float16_halves_its_scale_until_gradients_fit(parts: Parts, tmp_path: Path) -> None:
-    train(tmp_path, parts, dataclasses.replace(RECIPE, steps=6), precision="float16")
+    train(tmp_path, parts, changed(RECIPE, {"schedule.steps": 6}), precision="float16")
     scale, _ = torch.load(tmp_path / "last.pt", weights_only=True)["loss_scale"]
     assert 1 < scale <= 2**16
     # float16 has three decimal digits.
@@ -239,8 +250,8 @@ def test_the_papers_head_is_a_convolution_over_the_predicting_positions() -> Non
         torch.testing.assert_close(made[0, :, 1, 2], features[0, 1, 2])
         wanted = (made.permute(0, 2, 3, 1) - features).square().mean()
         torch.testing.assert_close(head(hidden, batch, torch.zeros(1), torch.ones(())), wanted)
-    with pytest.raises(TrainingError, match="3 x 3 patches do not fit 8 x 8 tokens"):
-        FeatureDistillation(model, size=6, patches=3)
+    with pytest.raises(TrainingError, match="5 x 5 patches are too many for 8 x 8 tokens; their side must be 8 or at"):
+        FeatureDistillation(model, size=6, patches=5)
 
 
 def test_condition_dropout_has_the_papers_shares() -> None:
@@ -255,9 +266,9 @@ def test_condition_dropout_has_the_papers_shares() -> None:
 
 @pytest.mark.parametrize("teacher", ["dinov2", "clip", "none"])
 def test_the_teacher_is_a_switch(parts: Parts, tmp_path: Path, teacher: str) -> None:
-    recipe = dataclasses.replace(RECIPE, teacher=teacher, steps=1)
+    recipe = changed(RECIPE, {"distillation.teacher": teacher, "schedule.steps": 1})
     kind = "clip_vision_model" if teacher == "clip" else "dinov2"
-    shards = _shards(parts, tmp_path / "shards", lambda a: a.update(features_from=kind))
+    shards = _shards(parts, tmp_path / "shards", lambda a: a.update(features_from=kind, features_view="both"))
     train_transformer.train(tmp_path / "run", shards, None, None, recipe, EVERY_STEP)
     assert ("distillation" in read_log(tmp_path / "run")[0]) == (teacher != "none")
 
@@ -267,14 +278,14 @@ def test_features_of_another_model_than_the_teacher_are_refused(
     parts: Parts, tmp_path: Path, teacher: str, kind: str
 ) -> None:
     shards = _shards(parts, tmp_path / "shards", lambda a: a.update(features_from=kind))
-    recipe = dataclasses.replace(RECIPE, teacher=teacher)
+    recipe = changed(RECIPE, {"distillation.teacher": teacher})
     message = rf"shard-0.npz holds features of a model of the type {kind}, the recipe's teacher is {teacher}; choose"
     with pytest.raises(TrainingError, match=message):
         train_transformer.train(tmp_path / "run", shards, None, None, recipe, EVERY_STEP)
 
 
 def test_features_of_shards_that_do_not_say_whose_they_are_serve_any_teacher(parts: Parts, tmp_path: Path) -> None:
-    train(tmp_path, parts, dataclasses.replace(RECIPE, teacher="clip", steps=1))
+    train(tmp_path, parts, changed(RECIPE, {"distillation.teacher": "clip", "schedule.steps": 1}))
     assert "distillation" in read_log(tmp_path)[0]
 
 
@@ -286,13 +297,13 @@ def test_pictures_encoded_meanwhile_give_the_losses_of_extracted_ones(parts: Par
     teacher = write_dinov2(tmp_path / "dinov2")
     plan = Plan((PlanSource(tmp_path / "set"),))
     extract(plan, tmp_path / "shards", Encoders(open_vq(parts.vq), features=PatchFeatures(teacher)), SIZE)
-    recipe = dataclasses.replace(RECIPE, steps=3)
+    recipe = changed(RECIPE, {"schedule.steps": 3})
     arguments = (parts.text_encoder, parts.vq, recipe, EVERY_STEP)
     train_transformer.train(tmp_path / "a", tmp_path / "shards", *arguments)
     train_transformer.train(tmp_path / "b", None, *arguments, data=tmp_path / "set", teacher_folder=teacher)
     torch.testing.assert_close(losses(tmp_path / "a"), losses(tmp_path / "b"), rtol=1e-4, atol=1e-4)
     with pytest.raises(TrainingError, match="a model of the type dinov2, the recipe's teacher is clip"):
-        other = dataclasses.replace(recipe, teacher="clip")
+        other = changed(recipe, {"distillation.teacher": "clip"})
         train_transformer.train(
             tmp_path / "c", None, parts.text_encoder, parts.vq, other, data=tmp_path / "set", teacher_folder=teacher
         )
@@ -304,7 +315,7 @@ def test_bad_records_met_while_training_are_named_and_counted(parts: Parts, tmp_
     write_folder(tmp_path / "set", world_samples(4, ("recolour",), size=SIZE))
     (tmp_path / "set/pictures/000002-target.png").write_bytes(b"no picture")
     said: list[str] = []
-    recipe = dataclasses.replace(RECIPE, teacher="none", steps=3)  # three epochs
+    recipe = changed(RECIPE, {"distillation.teacher": "none", "schedule.steps": 3})  # three epochs
     arguments = (None, parts.text_encoder, parts.vq, recipe, EVERY_STEP)
     train_transformer.train(tmp_path / "run", *arguments, data=tmp_path / "set", report=said.append)
     bad = [line for line in said if line.startswith("bad: ")]
@@ -321,17 +332,6 @@ def test_shards_with_sources_are_drawn_by_their_shares(parts: Parts, tmp_path: P
     drawn = mixed_groups(source, seed=0, first=0, count=1000)
     assert (drawn == 3).sum() == 800 and set(drawn.tolist()) == {0, 1, 2, 3}
     assert not np.array_equal(drawn, mixed_groups(source, seed=1, first=0, count=1000))
-
-
-def test_stored_arrays_stay_on_disk(parts: Parts) -> None:
-    states = open_member(parts.public / "shard-00000.npz", "text_states")
-    assert isinstance(states, np.memmap) and states.shape == (4, 1, 12, 16)
-    with np.load(parts.public / "shard-00000.npz") as shard:
-        assert np.array_equal(states, shard["text_states"])
-    read = open_member(parts.world / "shard-00000.npz", "target")
-    assert not isinstance(read, np.memmap) and read.shape == (4, 4, 64)
-    rows = Rows([np.arange(3), np.arange(3, 5)])
-    assert len(rows) == 5 and rows[np.asarray([4, 0, 3])].tolist() == [4, 0, 3]
 
 
 def test_a_data_set_that_has_a_share_and_no_group_is_refused(parts: Parts, tmp_path: Path) -> None:
@@ -391,14 +391,14 @@ def test_batches_come_in_order_from_ahead() -> None:
 
 def test_adapters_need_weights_to_stand_beside(parts: Parts, tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match="LoRA trains adapters beside finished weights; give those with --init"):
-        train(tmp_path, parts, dataclasses.replace(RECIPE, teacher="none", lora_rank=2))
+        train(tmp_path, parts, changed(RECIPE, {"distillation.teacher": "none", "model.lora_rank": 2}))
 
 
 def test_numbers_go_to_tensorboard_and_pictures_to_grids(parts: Parts, tmp_path: Path) -> None:
     from PIL import Image
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    recipe = dataclasses.replace(RECIPE, steps=2)
+    recipe = changed(RECIPE, {"schedule.steps": 2})
     train(tmp_path, parts, recipe, vq=parts.vq, tensorboard=True, sample_every=2, peak_tflops=1.0)
     events = EventAccumulator(str(tmp_path / "tensorboard"))
     events.Reload()
@@ -418,7 +418,7 @@ def test_groups_kept_from_training_tell_what_was_learned_by_heart(parts: Parts, 
     kept = tmp_path / "kept"
     kept.mkdir()
     (kept / "shard-00000.npz").symlink_to(parts.public / "shard-00001.npz")
-    recipe = dataclasses.replace(RECIPE, steps=2)
+    recipe = changed(RECIPE, {"schedule.steps": 2})
     train_transformer.train(tmp_path / "run", parts.public, None, None, recipe, EVERY_STEP, validation=kept)
     line = read_log(tmp_path / "run")[-1]
     model = Transformer(CONFIG).eval()
@@ -436,10 +436,10 @@ def test_groups_kept_from_training_tell_what_was_learned_by_heart(parts: Parts, 
     assert line["seen_loss"] == pytest.approx(sum(losses) / 2, rel=1e-5)
     logits, target = predicted(1)
     with np.load(parts.public / "shard-00001.npz") as shard:
-        edits, changed = shard["task"][:, 0] == "edit", shard["target"][:, 0] != shard["condition"]
+        edits, differs = shard["task"][:, 0] == "edit", shard["target"][:, 0] != shard["condition"]
         for task in sorted(set(shard["task"].ravel().tolist())):
             rows = torch.from_numpy(shard["task"][:, 0] == task)[:, None]
-            matters = rows & torch.from_numpy(changed | ~edits[:, None])
+            matters = rows & torch.from_numpy(differs | ~edits[:, None])
             right = ((logits.argmax(-1) == target) & matters).sum() / matters.sum()
             assert line[f"validation_right_{task}"] == pytest.approx(right.item())
 
@@ -462,7 +462,7 @@ def test_a_checkpoint_exports_and_edits(parts: Parts, plain: Path, tmp_path: Pat
 
 
 def test_adapters_are_merged_into_the_official_layout(parts: Parts, plain: Path, tmp_path: Path) -> None:
-    recipe = dataclasses.replace(RECIPE, teacher="none", lora_rank=2, lora_alpha=4.0)
+    recipe = changed(RECIPE, {"distillation.teacher": "none", "model.lora_rank": 2, "model.lora_alpha": 4.0})
     for until in (2, 0):
         train_transformer.train(
             tmp_path,
@@ -475,9 +475,9 @@ def test_adapters_are_merged_into_the_official_layout(parts: Parts, plain: Path,
         )
     begun, trained = (torch.load(f / "transformer.pt", weights_only=True)["model"] for f in (plain, tmp_path))
     assert begun.keys() == trained.keys()
-    changed = {name for name in begun if not torch.equal(begun[name], trained[name])}
-    assert changed == {name for name in begun if name.startswith("layers.") and begun[name].ndim == 2}
-    for name in changed:
+    learned = {name for name in begun if not torch.equal(begun[name], trained[name])}
+    assert learned == {name for name in begun if name.startswith("layers.") and begun[name].ndim == 2}
+    for name in learned:
         assert torch.linalg.matrix_rank(trained[name] - begun[name], rtol=1e-3) <= 2
     load_transformer(tmp_path / "transformer.pt")
 
@@ -490,14 +490,14 @@ def test_the_command_line_takes_a_recipe_and_options_before_it(parts: Parts, tmp
     recipe = write_recipe(tmp_path / "tiny.toml")
     run = tmp_path / "run"
     command = ["transformer", str(run), "--recipe", str(recipe), "--tokens", str(parts.public)]
+    settings = ["--set", "optimizer.lr=3e-4", "--set", "schedule.steps=2"]
     done = CliRunner().invoke(
-        cli, [*command, "--teacher", "none", "--steps", "2", "--accumulate", "2", "--device", "cpu"]
+        cli, [*command, "--teacher", "none", "--steps", "9", "--accumulate", "2", "--device", "cpu", *settings]
     )
     assert done.exit_code == 0 and done.stdout.strip() == str(run / "transformer.pt")
-    assert torch.load(run / "last.pt", weights_only=True)["recipe"] == dataclasses.asdict(RECIPE) | {
-        "teacher": "none",
-        "steps": 2,
-    }
+    assert torch.load(run / "last.pt", weights_only=True)["recipe"] == dataclasses.asdict(
+        changed(RECIPE, {"distillation.teacher": "none", "schedule.steps": 2, "optimizer.lr": 3e-4})
+    )
     both = CliRunner().invoke(cli, [*command, "--data", str(tmp_path)])
     assert both.exit_code == 2 and "give one of --tokens and --data" in both.output
 

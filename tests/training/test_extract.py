@@ -66,7 +66,7 @@ def dinov2(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def load(folder: Path) -> dict[str, np.ndarray]:
     """All shards of a folder as one."""
     shards = [dict(np.load(p)) for p in sorted(folder.glob("shard-*.npz"))]
-    return {name: np.concatenate([s[name] for s in shards]) for name in shards[0]}
+    return {name: np.concatenate([np.atleast_1d(s[name]) for s in shards]) for name in shards[0]}
 
 
 def test_shards_hold_the_tokens_of_the_fitted_pictures(vq: Path, edits: Path, tmp_path: Path) -> None:
@@ -97,6 +97,44 @@ def test_a_stopped_run_goes_on_with_the_shards_it_lacks(vq: Path, edits: Path, t
         assert np.array_equal(whole[name], again), name
     with pytest.raises(DataError, match=r"made in another way \(groups 2 instead of 3\)"):
         extract(plan, tmp_path, encoders, SIZE, groups=3)
+
+
+def test_several_processes_write_what_one_does(vq: Path, edits: Path, tmp_path: Path) -> None:
+    words = ["data", "extract", str(edits), "--vq", str(vq), "--size", str(SIZE), "--groups", "1"]
+    for rank in ("1", "0"):
+        environment = {"RANK": rank, "WORLD_SIZE": "2"}
+        done = CliRunner().invoke(cli, [*words, str(tmp_path / "two")], env=environment, catch_exceptions=False)
+        assert f"2 records by process {rank} of 2" in done.output
+    extract(Plan((Source(edits),)), tmp_path / "one", Encoders(open_vq(vq)), SIZE, groups=1)
+    found, wanted = ({p.name for p in (tmp_path / n).glob("*.npz")} for n in ("two", "one"))
+    assert found == wanted and len(found) == COUNT
+    for name, array in load(tmp_path / "one").items():
+        assert np.array_equal(load(tmp_path / "two")[name], array), name
+
+
+def test_any_number_of_processes_goes_on_with_what_another_left(vq: Path, edits: Path, tmp_path: Path) -> None:
+    plan, encoders = Plan((Source(edits),)), Encoders(open_vq(vq))
+    extract(plan, tmp_path, encoders, SIZE, groups=1, rank=2, processes=3)
+    first = next(tmp_path.glob("*.npz"))
+    before = first.stat().st_mtime_ns
+    written, bad = extract(plan, tmp_path, encoders, SIZE, groups=1)
+    assert (written, bad.total, len(list(tmp_path.glob("*.npz")))) == (COUNT - 1, 1, COUNT)
+    assert first.stat().st_mtime_ns == before
+
+
+def test_models_are_rounded_where_asked_and_in_no_folder_of_others(
+    vq: Path, edits: Path, dinov2: Path, tmp_path: Path
+) -> None:
+    command = ["data", "extract", str(edits), "--vq", str(vq), "--size", str(SIZE), "--features", str(dinov2)]
+    for name, more in (("exact", []), ("rounded", ["--bfloat16", "features"])):
+        CliRunner().invoke(cli, [*command, str(tmp_path / name), *more], catch_exceptions=False)
+    exact, rounded = (load(tmp_path / name) for name in ("exact", "rounded"))
+    assert np.array_equal(exact["target"], rounded["target"])
+    # bfloat16 keeps 8 bits: 1/256 of values up to 4, in each of two layers.
+    difference = np.abs(exact["features"].astype(np.float32) - rounded["features"])
+    assert 0 < difference.max() < 0.1
+    said = CliRunner().invoke(cli, [*command, str(tmp_path / "exact"), "--bfloat16", "vq"])
+    assert r"bfloat16 None instead of ['vq']" in str(said.exception)
 
 
 def test_a_folder_with_a_damaged_shard_or_note_is_not_added_to(vq: Path, edits: Path, tmp_path: Path) -> None:
@@ -155,7 +193,7 @@ def test_features_are_the_encoders_patches_in_their_places(vq: Path, edits: Path
     features = PatchFeatures(dinov2)
     extract(Plan((Source(edits),)), tmp_path, Encoders(open_vq(vq), features=features), SIZE)
     with np.load(tmp_path / "shard-folder-00000.npz") as shard:
-        assert shard["features_from"] == "dinov2"
+        assert shard["features_from"] == "dinov2" and shard["features_view"] == "both"  # nothing is cut off
         found = shard["features"]
     assert found.shape == (COUNT - 1, 1, 4, 4, 24) and found.dtype == np.float16
     picture = world_samples(1, ("recolour",))[0].target[:28, :28]  # of the encoder's own size: nothing is resized

@@ -1,8 +1,10 @@
-"""What recipes say, in files and as objects, and how those that cannot be are refused."""
+"""What recipes say, in files, on the command line and as objects, and how those that cannot be are refused."""
 
 from __future__ import annotations
 
 import dataclasses
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,62 +14,146 @@ import pytest
 pytest.importorskip("torch")
 
 from tests.training.tiny import RECIPE
-from training import recipe_files, train_transformer, train_vq
+from training import train_transformer
+from training.demo import hidden_targets
 from training.engine import Execution
 from training.errors import TrainingError
+from training.recipes import files, transformer, vq
+from training.recipes.fields import changed, flat, nearest, of_checkpoint, types
 
 
-@pytest.mark.parametrize("name", recipe_files.names())
+def combined(name: str | Path, given: dict[str, Any] | None = None) -> tuple[Any, Execution]:
+    """A transformer's recipe."""
+    return files.combined(transformer.Recipe, str(name), "transformer", given or {})
+
+
+def write(path: Path, *lines: str) -> Path:
+    path.write_text("\n".join(("trains = 'transformer'", *lines)))
+    return path
+
+
+@pytest.mark.parametrize("name", files.names())
 def test_published_recipes_are_whole(name: str) -> None:
-    kind, model = (train_vq.Recipe, "vq") if name.startswith("vq") else (train_transformer.Recipe, "transformer")
-    recipe, execution = recipe_files.combined(kind, name, model, {"steps": 7, "log_every": None})
-    assert recipe.steps == 7 and execution.log_every == 50 and execution.precision == "bfloat16"
-
-
-def test_stages_are_tables_of_a_file(tmp_path: Path) -> None:
-    (tmp_path / "r.toml").write_text(
-        "model = 'transformer'\n[[recipe.stages]]\n"
-        "[[recipe.stages]]\nbegins = 9\ntranslation_share = 1\nrestarts = true"
-    )
-    recipe, _ = recipe_files.combined(train_transformer.Recipe, str(tmp_path / "r.toml"), "transformer", {})
-    assert recipe.stages == (train_transformer.Stage(), train_transformer.Stage(9, 1.0, restarts=True))
+    kind, model = (vq.Recipe, "vq") if name.startswith("vq") else (transformer.Recipe, "transformer")
+    recipe, execution = files.combined(kind, name, model, {"schedule.steps": 7, "execution.log_every": None})
+    assert recipe.schedule.steps == 7 and execution.log_every == 50
+    assert execution.precision == ("float32" if name in ("demo", "vq-demo") else "bfloat16")
 
 
 def test_the_papers_recipe_says_what_the_paper_does() -> None:
-    recipe, _ = recipe_files.combined(train_transformer.Recipe, "editar", "transformer", {})
+    recipe, _ = combined("editar")
+    assert recipe == transformer.Recipe()  # the defaults are the paper's
     paper = {
-        "preset": "GPT-XL", "steps": 40_000, "pictures": 64, "adam_lr": 1e-4, "weight_decay": 0.05, "clip": 1.0,
-        "dropout": 0.1, "distillation": 0.5, "teacher": "dinov2", "optimizer": "adamw", "object_weight": 1.0,
+        "model.preset": "GPT-XL", "model.token_dropout": 0.1, "model.token_dropout_on": "text",
+        "model.resid_dropout": 0.1, "model.ffn_dropout": 0.1, "model.null_embeddings": "fixed", "data.pictures": 64,
+        "optimizer.name": "adamw", "optimizer.lr": 1e-4, "optimizer.weight_decay": 0.05, "optimizer.clip": 1.0,
+        "schedule.steps": 40_000, "distillation.teacher": "dinov2", "distillation.weight": 0.5,
+        "distillation.view": "reference", "ema.decay": 0.0,
     }  # fmt: skip
-    assert {name: getattr(recipe, name) for name in paper} == paper
+    said = flat(dataclasses.asdict(recipe))
+    assert {name: said[name] for name in paper} == paper
     assert train_transformer.learning_rate(recipe, 0) == train_transformer.learning_rate(recipe, 39_999) == 1.0
-    assert train_transformer.hidden_targets(np.random.default_rng(0), recipe, 20_000, (2, 4)) is None
+
+
+def test_the_papers_recipe_has_none_of_the_demos_tricks() -> None:
+    recipe, _ = combined("editar")
+    assert recipe.demo == transformer.Demo(False, 1.0, 0.0, 0, ())
+    assert hidden_targets(np.random.default_rng(0), recipe, 20_000, (2, 4)) is None
+
+
+def test_a_recipe_begins_with_the_one_it_extends(tmp_path: Path) -> None:
+    write(tmp_path / "base.toml", "extends = 'editar'", "seed = 4", "[optimizer]", "lr = 2e-4", "clip = 2")
+    write(tmp_path / "mine.toml", "extends = 'base.toml'", "[optimizer]", "lr = 3e-4", "[execution]", "log_every = 9")
+    recipe, execution = combined(tmp_path / "mine.toml")
+    editar, how = combined("editar")
+    assert recipe == changed(editar, {"seed": 4, "optimizer.lr": 3e-4, "optimizer.clip": 2.0})
+    assert execution == dataclasses.replace(how, log_every=9)
+
+
+def test_a_recipe_that_extends_itself_is_refused(tmp_path: Path) -> None:
+    write(tmp_path / "a.toml", "extends = 'b.toml'")
+    write(tmp_path / "b.toml", "extends = 'a.toml'")
+    with pytest.raises(TrainingError, match=r"a.toml extends itself; name a recipe that does not begin with this one"):
+        combined(tmp_path / "a.toml")
+
+
+def test_stages_are_tables_of_a_file(tmp_path: Path) -> None:
+    stages = "[[demo.stages]]", "[[demo.stages]]", "begins = 9", "translation_share = 1", "restarts = true"
+    recipe, _ = combined(write(tmp_path / "r.toml", *stages))
+    assert recipe.demo.stages == (transformer.Stage(), transformer.Stage(9, 1.0, restarts=True))
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "value"),
+    [
+        ("optimizer.lr=3e-4", "optimizer.lr", 3e-4),
+        (" schedule.steps = 9 ", "schedule.steps", 9),
+        ("model.preset=GPT-B", "model.preset", "GPT-B"),  # a word alone needs no quotes
+        ("execution.recompute=true", "execution.recompute", True),
+        ("demo.stages=[{groups = 5}]", "demo.stages", [{"groups": 5}]),
+    ],
+)
+def test_a_single_field_is_set(text: str, name: str, value: Any) -> None:
+    assert files.assignments([text]) == {name: value}
+    recipe, execution = combined("editar", {name: value})
+    found = flat({**dataclasses.asdict(recipe), "execution": dataclasses.asdict(execution)})[name]
+    assert found == value or found == (dataclasses.asdict(transformer.Stage(groups=5)),)
+
+
+def test_every_field_of_a_recipe_can_be_set() -> None:
+    """To the value it has: what is tested is that none is out of reach, of either recipe."""
+    for kind in (transformer.Recipe, vq.Recipe):
+        values = flat(dataclasses.asdict(kind()))
+        assert values.keys() == types(kind).keys() and changed(kind(), values) == kind()
+
+
+@pytest.mark.parametrize("text", ["optimizer.lr", "=3", "optimizer.lr 3"])
+def test_what_assigns_nothing_is_refused(text: str) -> None:
+    with pytest.raises(TrainingError, match="--set takes section.field=value, such as optimizer.lr=3e-4, got"):
+        files.assignments([text])
+
+
+@pytest.mark.parametrize(
+    ("unknown", "known"),
+    [
+        ("optimizer.learning", "optimizer.lr"),
+        ("optimiser.lr", "optimizer.lr"),
+        ("lr", "optimizer.lr"),
+        ("weight_decay", "optimizer.weight_decay"),
+        ("execution.log_evry", "execution.log_every"),
+        ("steps", "schedule.steps"),
+    ],
+)
+def test_an_unknown_field_is_refused_with_the_nearest_known_one(unknown: str, known: str) -> None:
+    if unknown != "optimizer.learning":  # where several are as near, any of its section will do
+        assert nearest(unknown, files.known_fields(transformer.Recipe)) == known
+    with pytest.raises(TrainingError, match=rf"--set: {unknown} is not a field of this recipe; the nearest one is"):
+        combined("editar", {unknown: 1})
 
 
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("model = 'vq'", 'is a recipe for model = "vq", this command trains transformer'),
-        ("model = 'transformer'\n[recipe]\nrate = 1", "'rate' is none of preset, seed"),
-        ("model = 'transformer'\n[recipe]\nsteps = '9'", "steps = '9' must be of type int"),
-        ("model = 'transformer'\n[recipe]\nteacher = 'vgg'", "teacher is one of world, none, dinov2, clip, got 'vgg'"),
-        ("model = 'transformer'\n[recipe]\nstages = 3", "stages = 3 must be of type array of tables"),
-        ("model = 'transformer'\n[[recipe.stages]]\nsteps = 3", "stages: 'steps' is none of begins, translation_share"),
-        ("model = 'transformer'\n[[recipe.stages]]\nbegins = 'now'", "stages: begins = 'now' must be of type int"),
-        ("model = 'transformer'\n[[recipe.stages]]\nbegins = 3", "stages begin at step 0 and then later"),
-        ("model = 'transformer'\n[extra]", "sets extra; allowed: model"),
-        ("model =", "is not TOML"),
+        ("trains = 'vq'", "is a recipe that trains 'vq', this command trains 'transformer'"),
+        ("", "is a recipe that trains None, this command"),
+        ("trains = 'transformer'\nextends = 'editr'", "cannot be read .*; the nearest recipe is editar; there"),
+        ("trains = 'transformer'\nextends = 3", "extends = 3 must be the name of a recipe or a path"),
+        ("trains = 'transformer'\n[optimizer]\nrate = 1", "optimizer.rate is not a field of this recipe; the nearest"),
+        ("trains = 'transformer'\n[schedule]\nsteps = '9'", "schedule.steps = '9' must be of type int"),
+        ("trains = 'transformer'\n[schedule]\nsteps = true", "schedule.steps = True must be of type int"),
+        ("trains = 'transformer'\n[distillation]\nteacher = 'vgg'", "distillation.teacher is one of world, none"),
+        ("trains = 'transformer'\n[demo]\nstages = 3", "demo.stages = 3 must be of type array of tables"),
+        ("trains = 'transformer'\n[[demo.stages]]\nbegin = 3", "stages: begin is not a field .* nearest one is begins"),
+        ("trains = 'transformer'\n[[demo.stages]]\nbegins = 'now'", "demo.stages: begins = 'now' must be of type int"),
+        ("trains = 'transformer'\n[[demo.stages]]\nbegins = 3", "demo.stages begin at step 0 and then later"),
+        ("model = 'transformer'\n[recipe]\nsteps = 3", r"has a table \[recipe\], as earlier versions had it; give"),
+        ("trains =", "is not TOML"),
     ],
-)
+)  # fmt: skip
 def test_recipes_that_say_something_else_are_refused(tmp_path: Path, content: str, message: str) -> None:
     (tmp_path / "r.toml").write_text(content)
     with pytest.raises(TrainingError, match=message):
-        recipe_files.combined(train_transformer.Recipe, str(tmp_path / "r.toml"), "transformer", {})
-
-
-def test_a_recipe_that_is_not_there_names_those_that_are() -> None:
-    with pytest.raises(TrainingError, match="there are: editar, editar-lora, vq-16, vq-8"):
-        recipe_files.read("edit", "transformer")
+        combined(tmp_path / "r.toml")
 
 
 def test_precisions_and_compilers_that_do_not_exist_are_refused() -> None:
@@ -80,14 +166,67 @@ def test_precisions_and_compilers_that_do_not_exist_are_refused() -> None:
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"pictures": 0}, "pictures must be at least 1, got 0"),
-        ({"warmup": 0}, "warmup must be at least 1, got 0"),
+        ({"data.pictures": 0}, "data.pictures must be at least 1, got 0"),
+        ({"data.drop_text": 0.95}, "and data.drop_text are shares, together at most 1"),
+        ({"schedule.warmup": 0}, "schedule.warmup must be at least 1, got 0"),
         ({"seed": -1}, "seed must be at least 0, got -1"),
-        ({"adam_lr": float("nan")}, "adam_lr must be at least 0, got nan"),
-        ({"decay": 0.0}, "decay is a share above 0 and up to 1, got 0.0"),
-        ({"lora_rank": -1}, "lora_rank must be at least 0, got -1"),
+        ({"optimizer.lr": float("nan")}, "optimizer.lr must be at least 0, got nan"),
+        ({"schedule.decay": 0.0}, "schedule.decay is a share above 0 and up to 1, got 0.0"),
+        ({"ema.decay": 1.0}, "ema.decay must be below 1, got 1.0; 0 keeps no average"),
+        ({"model.lora_rank": -1}, "model.lora_rank must be at least 0, got -1"),
+        ({"model.lora_rank": 2, "optimizer.name": "muon"}, "LoRA's adapters are trained with optimizer.name = adamw"),
     ],
-)
+)  # fmt: skip
 def test_recipes_that_cannot_be_are_refused(fields: dict[str, Any], message: str) -> None:
     with pytest.raises(TrainingError, match=message):
-        dataclasses.replace(RECIPE, **fields)
+        changed(RECIPE, fields)
+
+
+# As the demo's checkpoints held their recipes before these had sections.
+FLAT_DEMO = {
+    "preset": "GPT-demo", "seed": 3, "head_start": True, "steps": 17000, "pictures": 8, "blindfolded": 0.5,
+    "blindfold_from": 1750, "muon_lr": 4e-3, "adam_lr": 2e-3, "weight_decay": 0.02, "warmup": 60, "object_weight": 3.0,
+    "distillation": 1.0, "dropout": 0.0, "decay": 0.35, "ema": 0.999, "optimizer": "muon", "schedule": "trapezoid",
+    "clip": 1.0, "teacher": "world", "lora_rank": 0, "lora_alpha": 16.0,
+    "stages": (
+        {"begins": 0, "translation_share": -1.0, "groups": 10_000, "restarts": False},
+        {"begins": 1250, "translation_share": 0.5, "groups": 10_000, "restarts": False},
+        {"begins": 4750, "translation_share": 0.7, "groups": 10_000, "restarts": True},
+        {"begins": 6400, "translation_share": 0.625, "groups": 0, "restarts": True},
+    ),
+}  # fmt: skip
+FLAT_DEMO_VQ = {
+    "preset": "VQ-16-demo", "picture_size": 128, "seed": 1, "steps": 16000, "decoder_from": 4000, "batch": 8,
+    "muon_lr": 4e-3, "adam_lr": 2e-3, "warmup": 50, "continuous_steps": 500, "commitment": 0.25,
+    "codebook_weight": 1.0, "chroma_weight": 1.5, "object_weight": 2.0, "decoder_object_weight": 8.0,
+    "decoder_reconstruction": "l2", "decoder_lr_factor": 0.5, "ema": 0.998, "restart_every": 100, "optimizer": "muon",
+    "schedule": "cosine", "reconstruction": "colour", "perceptual": "none", "perceptual_weight": 1.0,
+    "entropy_weight": 0.0, "discriminator_weight": 0.0, "discriminator_from": 20000, "discriminator_channels": 64,
+    "adaptive": False,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "model", "earlier"),
+    [(transformer.Recipe, "demo", "transformer", FLAT_DEMO), (vq.Recipe, "vq-demo", "vq", FLAT_DEMO_VQ)],
+)
+def test_the_demos_recipe_is_the_one_that_earlier_checkpoints_hold(
+    kind: type, name: str, model: str, earlier: dict[str, Any]
+) -> None:
+    recipe, _ = files.combined(kind, name, model, {})
+    assert of_checkpoint(kind, earlier) == flat(dataclasses.asdict(recipe))
+
+
+@pytest.mark.parametrize(
+    ("module", "strangers"),
+    [
+        ("training.batches", ("training.train_", "training.student", "training.data.scenes", "training.data.edits")),
+        ("training.data.layouts", ("training.train_", "training.data.scenes", "training.data.edits")),
+        ("training.recipes.transformer", ("training.train_", "training.student", "training.batches")),
+        ("training.student", ("training.train_",)),
+    ],
+)
+def test_modules_do_not_import_what_stands_above_them(module: str, strangers: tuple[str, ...]) -> None:
+    command = f"import sys, {module}; print(*(m for m in sys.modules if m.startswith({strangers!r})))"
+    done = subprocess.run([sys.executable, "-c", command], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == ""

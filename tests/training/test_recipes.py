@@ -6,7 +6,9 @@ import dataclasses
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,20 +24,45 @@ from training.config import TRANSFORMER_PRESETS
 from training.data.features import PatchFeatures
 from training.data.scenes import MEANINGS, random_scene, render
 from training.data.tokens import GROUP, write_shards
+from training.demo import groups_of_step, hidden_targets
 from training.engine import Execution
 from training.errors import TrainingError
 from training.evaluate import contact_sheet, evaluate, guidance_sweep
 from training.loop import cosine_schedule, trapezoid_schedule
 from training.models.transformer import Transformer
 from training.plots import plot_guidance, plot_log, plot_runs
+from training.recipes.fields import changed, flat
+from training.recipes.files import combined
+from training.recipes.transformer import EARLIER, Stage
 from training.samples import write_samples
-from training.train_transformer import Stage
 
-VQ = train_vq.Recipe(steps=6, decoder_from=5, batch=2, continuous_steps=3, restart_every=2)
+VQ, _ = combined(
+    train_vq.Recipe,
+    "vq-demo",
+    "vq",
+    {
+        "schedule.steps": 6,
+        "data.batch": 2,
+        "demo.decoder_from": 5,
+        "demo.continuous_steps": 3,
+        "demo.restart_every": 2,
+    },
+)
 TEXT = train_text.Recipe(steps=2, batch=4)
 EVERY_SECOND, EVERY_THIRD = Execution(log_every=2, save_every=2), Execution(log_every=2, save_every=3)
 STAGES = Stage(0), Stage(2, 0.7, restarts=True)
-TRANSFORMER = train_transformer.Recipe(steps=4, stages=STAGES, blindfold_from=2, pictures=2, warmup=2)
+TRANSFORMER, _ = combined(
+    train_transformer.Recipe,
+    "demo",
+    "transformer",
+    {
+        "schedule.steps": 4,
+        "schedule.warmup": 2,
+        "data.pictures": 2,
+        "demo.stages": STAGES,
+        "demo.blindfold_from": 2,
+    },
+)
 
 
 @dataclasses.dataclass
@@ -53,7 +80,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
     folder = tmp_path_factory.mktemp("demo")
     vq = train_vq.train(folder / "vq", VQ, EVERY_THIRD)
     text_encoder = train_text.train(folder / "text", TEXT, log_every=1)
-    write_shards(folder / "tokens", vq, VQ.picture_size, seed=4, shards=2, groups=5, workers=1)
+    write_shards(folder / "tokens", vq, VQ.data.picture_size, seed=4, shards=2, groups=5, workers=1)
     transformer = train_transformer.train(
         folder / "transformer", folder / "tokens", text_encoder, vq, TRANSFORMER, EVERY_SECOND
     )
@@ -74,12 +101,12 @@ def test_shards_hold_what_they_say(made: Made) -> None:
 
 
 def test_shards_are_repeatable_and_kept(made: Made, tmp_path: Path) -> None:
-    write_shards(tmp_path, made.vq, VQ.picture_size, seed=4, shards=1, groups=5, workers=1)
+    write_shards(tmp_path, made.vq, VQ.data.picture_size, seed=4, shards=1, groups=5, workers=1)
     path = tmp_path / "shard-00000.npz"
     with np.load(path) as again, np.load(made.tokens / path.name) as first:
         assert all(np.array_equal(again[k], first[k]) for k in first.files)
     stamp = path.stat().st_mtime_ns
-    write_shards(tmp_path, made.vq, VQ.picture_size, seed=4, shards=1, groups=5, workers=1)
+    write_shards(tmp_path, made.vq, VQ.data.picture_size, seed=4, shards=1, groups=5, workers=1)
     assert path.stat().st_mtime_ns == stamp
 
 
@@ -110,11 +137,11 @@ def test_a_vision_encoder_of_the_world_teaches_in_dinov2s_place(made: Made, tmp_
     torch.testing.assert_close(shown, pixels, atol=1e-5, rtol=0)
 
     tokens = tmp_path / "tokens"
-    write_shards(tokens, made.vq, VQ.picture_size, seed=4, shards=1, groups=5, workers=1, vision_encoder=folder)
+    write_shards(tokens, made.vq, VQ.data.picture_size, seed=4, shards=1, groups=5, workers=1, vision_encoder=folder)
     with np.load(tokens / "shard-00000.npz") as shard, np.load(made.tokens / "shard-00000.npz") as without:
         assert shard["features"].shape == (5, GROUP, 8, 8, 96) and shard["features_from"] == "dinov2"
         assert all(np.array_equal(shard[k], without[k]) for k in without.files)
-    taught = dataclasses.replace(TRANSFORMER, teacher="dinov2", distillation=0.5)
+    taught = changed(TRANSFORMER, {"distillation.teacher": "dinov2", "distillation.weight": 0.5})
     train_transformer.train(tmp_path / "run", tokens, made.text_encoder, made.vq, taught, EVERY_SECOND)
     assert all(line["distillation"] > 0 for line in read_log(tmp_path / "run"))
 
@@ -142,24 +169,35 @@ def test_pictures_and_captions_that_belong_together_are_matched() -> None:
 
 
 def test_another_recipe_does_not_go_on_in_the_folder(made: Made) -> None:
-    other = dataclasses.replace(TRANSFORMER, decay=0.34)
-    with pytest.raises(CheckpointError, match=r"decay 0.35 instead of 0.34"):
+    other = changed(TRANSFORMER, {"schedule.decay": 0.34})
+    with pytest.raises(CheckpointError, match=r"schedule.decay 0.35 instead of 0.34"):
         train_transformer.train(made.folder / "transformer", made.tokens, made.text_encoder, made.vq, other)
 
 
-def test_a_checkpoint_from_before_a_field_existed_goes_on(made: Made, tmp_path: Path) -> None:
+def _without_some_fields(recipe: dict[str, Any]) -> dict[str, Any]:
+    fewer = {name: value for name, value in recipe["optimizer"].items() if name != "clip"}
+    return recipe | {"optimizer": fewer}
+
+
+def _without_sections(recipe: dict[str, Any]) -> dict[str, Any]:
+    values = flat(recipe)
+    return {"dropout": 0.0} | {earlier: values[name] for earlier, name in EARLIER.items()}
+
+
+@pytest.mark.parametrize("earlier", [_without_some_fields, _without_sections])
+def test_a_checkpoint_with_an_earlier_recipe_goes_on(
+    made: Made, tmp_path: Path, earlier: Callable[[dict[str, Any]], dict[str, Any]]
+) -> None:
     arguments = (made.tokens, made.text_encoder, made.vq, TRANSFORMER)
     train_transformer.train(tmp_path, *arguments, dataclasses.replace(EVERY_SECOND, until=2))
     state = torch.load(tmp_path / "last.pt", weights_only=True)
-    for field in ("optimizer", "teacher", "lora_rank"):
-        del state["recipe"][field]
-    torch.save(state, tmp_path / "last.pt")
+    torch.save(state | {"recipe": earlier(state["recipe"])}, tmp_path / "last.pt")
     assert same_weights(made.transformer, train_transformer.train(tmp_path, *arguments, EVERY_SECOND))
 
 
 def test_a_stopped_tokenizer_goes_on_as_if_it_had_not(made: Made, tmp_path: Path) -> None:
     last = torch.load(made.vq.parent / "last.pt", weights_only=True)
-    assert last["step"] == VQ.steps
+    assert last["step"] == VQ.schedule.steps
     again = train_vq.train(tmp_path, VQ, EVERY_THIRD)
     assert same_weights(again, made.vq)  # the same seed, the same weights
 
@@ -211,9 +249,9 @@ def test_checkpoints_become_a_bundle_that_can_be_scored(made: Made, tmp_path: Pa
     from export.checkpoint_reader import read_transformer, read_vq
     from export.text_reader import read_text_encoder
 
-    write_samples(tmp_path / "samples", VQ.picture_size)
+    write_samples(tmp_path / "samples", VQ.data.picture_size)
     sources = Sources(read_transformer(made.transformer), read_vq(made.vq), read_text_encoder(made.text_encoder))
-    options = Options(image_size=VQ.picture_size, samples=tmp_path / "samples")
+    options = Options(image_size=VQ.data.picture_size, samples=tmp_path / "samples")
     write_bundle(tmp_path / "bundle", sources, options)
     report, shown = evaluate(tmp_path / "bundle", count=1, kinds=("recolour", "depth"))
     assert set(report["kinds"]) == {"recolour", "depth"}
@@ -243,42 +281,49 @@ def test_schedules_rise_stay_and_fall() -> None:
 
 def test_stages_say_what_is_drawn_and_where_the_learning_rate_starts_again() -> None:
     stages = Stage(0, groups=8), Stage(5, 0.5), Stage(20, 0.8, groups=20, restarts=True)
-    recipe = train_transformer.Recipe(steps=30, stages=stages, warmup=2, decay=0.5, pictures=10)
+    recipe = changed(
+        TRANSFORMER,
+        {
+            "schedule.steps": 30,
+            "schedule.warmup": 2,
+            "schedule.decay": 0.5,
+            "demo.stages": stages,
+            "data.pictures": 10,
+        },
+    )
     rates = [train_transformer.learning_rate(recipe, step) for step in range(30)]
     assert rates[:20] == [trapezoid_schedule(step, 20, 2, 0.5) for step in range(20)]
     assert rates[20:] == [trapezoid_schedule(step, 10, 2, 0.5) for step in range(10)]
-    alone = dataclasses.replace(recipe, stages=())
+    alone = changed(recipe, {"demo.stages": ()})
     assert [train_transformer.learning_rate(alone, s) for s in range(30)] == [
         trapezoid_schedule(s, 30, 2, 0.5) for s in range(30)
     ]
     translations = np.arange(40) % 2 == 0
-    drawn = [train_transformer.groups_of_step(recipe, step, translations) for step in range(30)]
+    drawn = [groups_of_step(recipe, step, translations) for step in range(30)]
     assert [int(translations[groups].sum()) for groups in drawn[5:]] == [5] * 15 + [8] * 10
     assert set(np.concatenate(drawn[:4]).tolist()) == set(range(8))  # every group as often as another: whole epochs
     assert set(np.concatenate(drawn[5:20]).tolist()) == set(range(40))
     assert set(np.concatenate(drawn[20:]).tolist()) == set(range(20))
-    assert set(np.concatenate([train_transformer.groups_of_step(alone, s, translations) for s in range(4)])) == set(
-        range(40)
-    )
+    assert set(np.concatenate([groups_of_step(alone, s, translations) for s in range(4)])) == set(range(40))
 
 
 def test_stages_out_of_order_are_refused() -> None:
     for stages in ((Stage(5),), (Stage(0), Stage(9), Stage(9))):
         with pytest.raises(TrainingError, match="begin at step 0 and then later"):
-            train_transformer.Recipe(stages=stages)
+            changed(TRANSFORMER, {"demo.stages": stages})
 
 
 def test_half_of_the_rows_are_blindfolded_from_a_step_on() -> None:
-    recipe = train_transformer.Recipe(blindfold_from=20, blindfolded=0.5)
+    recipe = changed(TRANSFORMER, {"demo.blindfold_from": 20, "demo.blindfolded": 0.5})
     rng, shape = np.random.default_rng(0), (400, 64)
-    assert train_transformer.hidden_targets(rng, recipe, 19, shape) is None
-    hidden = train_transformer.hidden_targets(rng, recipe, 20, shape)
+    assert hidden_targets(rng, recipe, 19, shape) is None
+    hidden = hidden_targets(rng, recipe, 20, shape)
     assert hidden is not None and hidden.shape == shape
     shares = hidden.float().mean(1)
     assert 0.4 < (shares == 0).float().mean() < 0.6  # about half of the rows see everything
     assert shares.max() > 0.9 and 0.2 < shares.mean() < 0.3  # the others anything from little to all
-    never = dataclasses.replace(recipe, blindfolded=0.0)
-    assert train_transformer.hidden_targets(rng, never, 20, shape) is None
+    never = changed(recipe, {"demo.blindfolded": 0.0})
+    assert hidden_targets(rng, never, 20, shape) is None
 
 
 def test_published_weights_start_a_transformer_and_what_they_lack_is_said(made: Made, tmp_path: Path) -> None:
@@ -291,7 +336,7 @@ def test_published_weights_start_a_transformer_and_what_they_lack_is_said(made: 
         made.tokens,
         made.text_encoder,
         made.vq,
-        dataclasses.replace(TRANSFORMER, steps=1, muon_lr=0.0, adam_lr=0.0),
+        changed(TRANSFORMER, {"schedule.steps": 1, "optimizer.muon_lr": 0.0, "optimizer.lr": 0.0}),
         init=tmp_path / "t2i.pt",
         report=said.append,
     )

@@ -15,14 +15,16 @@ torch = pytest.importorskip("torch")
 from PIL import Image  # noqa: E402
 
 from tests.training.metric_networks import write_dinov2, write_inception, write_lpips_network  # noqa: E402
-from tests.training.tiny import EVERY_STEP, VQ, read_log  # noqa: E402
-from training import recipe_files, train_vq  # noqa: E402
+from tests.training.tiny import EVERY_STEP, VQ, read_log, write_toml  # noqa: E402
+from training import train_vq  # noqa: E402
 from training.checkpoints import CheckpointError, open_vq  # noqa: E402
 from training.config import VQ_PRESETS  # noqa: E402
 from training.data.records import DataError  # noqa: E402
 from training.data.scenes import random_scene, render  # noqa: E402
 from training.errors import NotFinite, TrainingError  # noqa: E402
 from training.pictures import FolderPictures  # noqa: E402
+from training.recipes import files  # noqa: E402
+from training.recipes.fields import changed  # noqa: E402
 from training.vq_losses import (  # noqa: E402
     EdgeDistance,
     PatchDiscriminator,
@@ -35,18 +37,20 @@ from training.vq_losses import (  # noqa: E402
 )
 from training.vq_metrics import Scores, psnr, ssim  # noqa: E402
 
-LLAMAGEN, _ = recipe_files.combined(train_vq.Recipe, "vq-16", "vq", {})
-SMALL = dataclasses.replace(
+LLAMAGEN, _ = files.combined(train_vq.Recipe, "vq-16", "vq", {})
+SMALL = changed(
     LLAMAGEN,
-    preset="VQ-tiny",
-    picture_size=32,
-    batch=4,
-    steps=4,
-    perceptual="edges",
-    entropy_weight=0.1,
-    discriminator_from=2,
-    discriminator_channels=4,
-    adaptive=True,
+    {
+        "model.preset": "VQ-tiny",
+        "data.picture_size": 32,
+        "data.batch": 4,
+        "schedule.steps": 4,
+        "losses.perceptual": "edges",
+        "losses.entropy": 0.1,
+        "discriminator.begins": 2,
+        "discriminator.channels": 4,
+        "discriminator.adaptive": True,
+    },
 )
 
 
@@ -158,7 +162,7 @@ def test_a_tokenizer_goes_on_from_any_step(trained: Path, pictures: Path, tmp_pa
 
 def test_pieces_of_a_batch_add_up(pictures: Path, tmp_path: Path) -> None:
     """Without the discriminator, whose batch normalization sees a piece alone."""
-    recipe = dataclasses.replace(SMALL, discriminator_weight=0.0, entropy_weight=0.0, steps=2)
+    recipe = changed(SMALL, {"discriminator.weight": 0.0, "losses.entropy": 0.0, "schedule.steps": 2})
     for pieces in (1, 2):
         train_vq.train(tmp_path / str(pieces), recipe, dataclasses.replace(EVERY_STEP, accumulate=pieces), pictures)
     one, two = (torch.load(tmp_path / str(n) / "vq.pt", weights_only=True)["model"] for n in (1, 2))
@@ -183,9 +187,8 @@ def test_the_command_names_pictures_that_cannot_be_read_and_goes_on(pictures: Pa
 
     from training.__main__ import cli
 
-    fields = dataclasses.asdict(dataclasses.replace(SMALL, steps=3, discriminator_weight=0.0))  # one epoch and a third
-    lines = [f"{k} = {str(v).lower() if isinstance(v, bool) else repr(v)}" for k, v in fields.items()]
-    (tmp_path / "tiny.toml").write_text("\n".join(['model = "vq"', "[recipe]", *lines]))
+    recipe = changed(SMALL, {"schedule.steps": 3, "discriminator.weight": 0.0})  # one epoch and a third
+    write_toml(tmp_path / "tiny.toml", recipe, "vq")
     words = ["vq", str(tmp_path / "run"), "--recipe", str(tmp_path / "tiny.toml"), "--pictures", str(pictures)]
     done = CliRunner().invoke(cli, [*words, "--device", "cpu", "--log-every", "1"], catch_exceptions=False)
     named = [line for line in done.stderr.splitlines() if line.startswith("bad: ")]
@@ -245,7 +248,9 @@ def test_perceptual_terms_that_are_not_there_are_named(name: str, message: str) 
 
 
 def test_at_last_the_decoder_alone_is_trained_and_tokens_stay(tmp_path: Path) -> None:
-    recipe = dataclasses.replace(VQ, steps=8, decoder_from=5, continuous_steps=2, warmup=1)
+    recipe = changed(
+        VQ, {"schedule.steps": 8, "demo.decoder_from": 5, "demo.continuous_steps": 2, "schedule.warmup": 1}
+    )
     train_vq.train(tmp_path, recipe, dataclasses.replace(EVERY_STEP, until=5))
     before = torch.load(tmp_path / "last.pt", weights_only=True)["average"]
     train_vq.train(tmp_path, recipe, dataclasses.replace(EVERY_STEP, until=7))
@@ -255,8 +260,8 @@ def test_at_last_the_decoder_alone_is_trained_and_tokens_stay(tmp_path: Path) ->
     assert not any(same[name] for name in same if name.startswith(("decoder.", "post_quant_conv.")))
     learned = [{name for name in line if name.startswith("loss_")} for line in read_log(tmp_path) if "loss" in line]
     assert learned[4:6] == [{"loss_reconstruction", "loss_codebook", "loss_commitment"}, {"loss_reconstruction"}]
-    assert [recipe.object_weight_of(step) for step in (4, 5)] == [recipe.object_weight, recipe.decoder_object_weight]
-    assert [recipe.reconstruction_of(step) for step in (4, 5)] == [recipe.reconstruction, recipe.decoder_reconstruction]
+    assert [recipe.object_weight_of(step) for step in (4, 5)] == [2.0, 8.0]
+    assert [recipe.reconstruction_of(step) for step in (4, 5)] == ["colour", "l2"]
 
 
 def test_lpips_is_a_perceptual_term(tmp_path: Path) -> None:
@@ -275,7 +280,7 @@ def test_without_torchmetrics_lpips_says_what_it_needs(tmp_path: Path, monkeypat
 
 
 def test_a_learning_rate_that_breaks_the_tokenizer_stops_with_its_step(pictures: Path, tmp_path: Path) -> None:
-    recipe = dataclasses.replace(SMALL, adam_lr=1e30, discriminator_weight=0.0, ema=0.5)
+    recipe = changed(SMALL, {"optimizer.lr": 1e30, "discriminator.weight": 0.0, "ema.decay": 0.5})
     with pytest.raises(NotFinite, match=r"step 1: the loss of optimizer is not finite; the batch is .*png"):
         train_vq.train(tmp_path, recipe, EVERY_STEP, pictures)
 
@@ -283,19 +288,24 @@ def test_a_learning_rate_that_breaks_the_tokenizer_stops_with_its_step(pictures:
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"picture_size": 30}, "picture_size must be a multiple of 4, what a token of VQ-tiny spans, got 30"),
-        ({"reconstruction": "l3"}, "reconstruction is one of colour, l1, l2, got 'l3'"),
-        ({"decoder_reconstruction": "l3"}, "decoder_reconstruction is one of colour, l1, l2, got 'l3'"),
+        (
+            {"data.picture_size": 30},
+            "data.picture_size must be a multiple of 4, the side of a token of VQ-tiny in pixels",
+        ),
+        ({"losses.reconstruction": "l3"}, "losses.reconstruction is one of l1, l2, colour, got 'l3'"),
+        ({"demo.decoder_reconstruction": "l3"}, "demo.decoder_reconstruction is one of l1, l2, colour, got 'l3'"),
     ],
 )
 def test_recipes_that_cannot_be_are_refused(fields: dict[str, Any], message: str) -> None:
     with pytest.raises(TrainingError, match=message):
-        dataclasses.replace(SMALL, **fields)
+        changed(SMALL, fields)
 
 
 def test_the_published_recipe_says_that_it_lacks_a_perceptual_network(pictures: Path, tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match="LPIPS needs torchvision's VGG-16 weights in a file"):
-        train_vq.train(tmp_path, dataclasses.replace(SMALL, perceptual=LLAMAGEN.perceptual), EVERY_STEP, pictures)
+        train_vq.train(
+            tmp_path, changed(SMALL, {"losses.perceptual": LLAMAGEN.losses.perceptual}), EVERY_STEP, pictures
+        )
 
 
 def test_what_a_tokenizer_cannot_do_is_refused(pictures: Path, tmp_path: Path) -> None:
@@ -309,7 +319,7 @@ def test_a_compiled_tokenizer_learns_the_same_and_shows_it(trained: Path, pictur
     assert len(found) == 4 and found == pytest.approx(wanted, rel=1e-4)
     assert sorted(path.name for path in tmp_path.glob("samples-*")) == ["samples-00000002.png", "samples-00000004.png"]
     with Image.open(tmp_path / "samples-00000004.png") as shown:
-        assert shown.height == 2 * SMALL.picture_size
+        assert shown.height == 2 * SMALL.data.picture_size
 
 
 def test_a_finished_tokenizer_that_was_removed_is_made_again(trained: Path, pictures: Path, tmp_path: Path) -> None:

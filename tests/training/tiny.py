@@ -7,6 +7,7 @@ import dataclasses
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,6 +19,8 @@ from training.config import TRANSFORMER_PRESETS, VQ_PRESETS, TransformerConfig, 
 from training.data.tokens import write_shard
 from training.engine import Execution
 from training.models.vq import VQModel
+from training.recipes import files
+from training.recipes.fields import changed, flat
 
 SIZE = 32  # pixels
 VQ_PRESETS["VQ-tiny"] = VQConfig(
@@ -27,36 +30,43 @@ TRANSFORMER_PRESETS["GPT-tiny"] = TransformerConfig(
     dim=32, n_layer=2, n_head=2, vocab_size=64, block_size=64, cls_token_num=12, caption_dim=16, multiple_of=8
 )
 # What the published recipe is, but for sizes, rates and what needs files.
-RECIPE = train_transformer.Recipe(
-    preset="GPT-tiny",
-    head_start=False,
-    steps=4,
-    blindfolded=0.0,
-    stages=(),
-    pictures=4,
-    optimizer="adamw",
-    adam_lr=3e-3,
-    weight_decay=0.05,
-    schedule="constant",
-    warmup=1,
-    object_weight=1.0,
-    teacher="dinov2",
-    distillation=0.5,
+RECIPE = changed(
+    train_transformer.Recipe(),
+    {
+        "model.preset": "GPT-tiny",
+        "model.token_dropout": 0.0,
+        "model.resid_dropout": 0.0,
+        "model.ffn_dropout": 0.0,
+        "schedule.steps": 4,
+        "data.pictures": 4,
+        "optimizer.lr": 3e-3,
+    },
 )
 # The demo's tokenizer, through both of its stages; and LlamaGen's with a discriminator.
-VQ = train_vq.Recipe(
-    preset="VQ-tiny", picture_size=SIZE, batch=4, steps=4, decoder_from=0, continuous_steps=2, restart_every=0
+VQ = changed(
+    files.combined(train_vq.Recipe, "vq-demo", "vq", {})[0],
+    {
+        "model.preset": "VQ-tiny",
+        "data.picture_size": SIZE,
+        "data.batch": 4,
+        "schedule.steps": 4,
+        "demo.decoder_from": 0,
+        "demo.continuous_steps": 2,
+        "demo.restart_every": 0,
+    },
 )
-GAN = dataclasses.replace(
+GAN = changed(
     VQ,
-    continuous_steps=0,
-    optimizer="adam",
-    reconstruction="l2",
-    perceptual="edges",
-    discriminator_weight=0.5,
-    discriminator_from=1,
-    discriminator_channels=4,
-    adaptive=True,
+    {
+        "demo.continuous_steps": 0,
+        "optimizer.name": "adam",
+        "losses.reconstruction": "l2",
+        "losses.perceptual": "edges",
+        "discriminator.weight": 0.5,
+        "discriminator.begins": 1,
+        "discriminator.channels": 4,
+        "discriminator.adaptive": True,
+    },
 )
 EVERY_STEP = Execution(device="cpu", log_every=1, save_every=2)
 
@@ -105,8 +115,13 @@ def read_log(run: Path) -> list[dict[str, float]]:
 
 def write_recipe(path: Path) -> Path:
     """`RECIPE` as a file."""
-    lines = [f"{k} = {json.dumps(v)}" for k, v in dataclasses.asdict(RECIPE).items()]  # as TOML writes them
-    path.write_text("\n".join(['model = "transformer"', "[recipe]", *lines]))
+    return write_toml(path, RECIPE, "transformer")
+
+
+def write_toml(path: Path, recipe: Any, trains: str) -> Path:
+    """A recipe as a file, every field by its dotted name."""
+    lines = [f"{name} = {json.dumps(value)}" for name, value in flat(dataclasses.asdict(recipe)).items()]
+    path.write_text("\n".join([f'trains = "{trains}"', *lines]))
     return path
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import torch
 
 from training.commands import FILE, FOLDER, OUTPUT_FILE, PRESENT_FOLDER
 from training.config import VQ_PRESETS
+from training.data.features import VIEWS
 from training.errors import first_line
 
 
@@ -117,10 +119,23 @@ def check(path: Path, layout: str | None, limit: int, everything: bool, sheet: P
 @click.option(
     "--features", type=PRESENT_FOLDER, help="Write the targets' patch features too (a DINOv2 or CLIP folder)."
 )
+@click.option(
+    "--features-view",
+    type=click.Choice(VIEWS),
+    default="reference",
+    show_default=True,
+    help="What that model is shown: the part that its own preprocessing cuts out, or the whole picture.",
+)
 @click.option("--groups", type=click.IntRange(1), default=500, show_default=True, help="Records a shard.")
 @click.option("--batch", type=click.IntRange(1), default=16, show_default=True, help="Records encoded at once.")
 @click.option("--workers", type=click.IntRange(1), default=2, show_default=True, help="Threads that read pictures.")
 @click.option("--limit", type=click.IntRange(1), help="Records of each data set at most.")
+@click.option(
+    "--bfloat16",
+    type=click.Choice(["vq", "text", "features"]),
+    multiple=True,
+    help="Round this model's products to bfloat16; may be given several times.",
+)
 @device_option("the models")
 def extract(
     path: Path,
@@ -132,30 +147,46 @@ def extract(
     text_encoder: Path | None,
     text_tokens: int,
     features: Path | None,
+    features_view: str,
+    bfloat16: tuple[str, ...],
     device: str,
     **amounts: int | None,
 ) -> None:
-    """Turn PATH (a data set or a mixture's TOML file) into token shards in FOLDER; goes on where it was stopped."""
+    """Turn PATH (a data set or a mixture's TOML file) into token shards in FOLDER; goes on where it was stopped.
+
+    Under torchrun every process writes its share of the shards, with --device cuda on a GPU of its own.
+    """
     from editar_rt.cli.options import progress
     from training.checkpoints import open_vq
     from training.data import extract as extraction
     from training.data.features import PatchFeatures
     from training.data.sources import read_plan
+    from training.distributed import pick_device, started
+    from training.provenance import fingerprint
 
     plan = read_plan(path, layout)
+    rank, processes, local_rank = started()
+    if device == "cuda":
+        device = str(pick_device(device, local_rank))
     encoders = extraction.Encoders(
         open_vq(vq, vq_preset).to(device),
         extraction.TextStates(text_encoder, text_tokens, device) if text_encoder else None,
-        PatchFeatures(features, device) if features else None,
+        PatchFeatures(features, device, features_view) if features else None,
+        frozenset(bfloat16),
     )
     models = {"vq": vq, "text_encoder": text_encoder, "features": features}
-    settings: dict[str, Any] = {k: v and extraction.fingerprint(v) for k, v in models.items()}
+    settings: dict[str, Any] = {k: v and fingerprint(v) for k, v in models.items()}
+    settings["features_view"] = features_view if features and features_view != "whole" else None
     settings["text_tokens"] = text_tokens if text_encoder else None
-    with progress("encoding", "records") as update:
-        written, bad = extraction.extract(plan, folder, encoders, size, settings, **amounts, on_progress=update)
+    settings["bfloat16"] = sorted(set(bfloat16)) or None
+    with progress("encoding", "records") if rank == 0 else contextlib.nullcontext(lambda done, total: None) as update:
+        written, bad = extraction.extract(
+            plan, folder, encoders, size, settings, **amounts, on_progress=update, rank=rank, processes=processes
+        )
     for message in bad.messages:
         click.echo(f"bad: {message}", err=True)
-    click.echo(f"{folder}: {written} records, {bad.total} bad ones left out")
+    by = f" by process {rank} of {processes}" if processes > 1 else ""
+    click.echo(f"{folder}: {written} records{by}, {bad.total} bad ones left out")
 
 
 COMMANDS = (write_tokens, make_samples, data)

@@ -11,10 +11,10 @@ import click
 
 from training.commands import FILE, FOLDER, OUTPUT_FILE, PRESENT_FOLDER, replaced
 from training.config import TRANSFORMER_PRESETS, VQ_PRESETS
-from training.distillation import TEACHERS
 from training.distributed import WAYS
 from training.engine import PRECISIONS
 from training.models.vision_encoder import VISION_PRESETS
+from training.recipes.transformer import TEACHERS
 
 
 def execution_options(command: Callable[..., None]) -> Callable[..., None]:
@@ -50,14 +50,53 @@ def _report(line: str) -> None:
     click.echo(line, err=True)
 
 
-recipe_option = click.option(
-    "--recipe", help="A file in training/recipes, by name, or a path to a .toml; the demo's recipe when not given."
-)
+def recipe_options(default: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Which recipe, and single fields of it."""
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        setting = click.option(
+            "--set",
+            "settings",
+            metavar="FIELD=VALUE",
+            multiple=True,
+            help="A field of the recipe or its execution, such as optimizer.lr=3e-4; goes before all else. Repeatable.",
+        )
+        which = "A file in training/recipes, by name, or a path to a .toml."
+        return click.option("--recipe", default=default, show_default=True, help=which)(setting(command))
+
+    return decorate
+
+
+# Fields of the recipes that have options of their own; all other options are of the execution.
+VQ_FIELDS = {
+    "preset": "model.preset",
+    "steps": "schedule.steps",
+    "batch": "data.batch",
+    "picture_size": "data.picture_size",
+    "perceptual": "losses.perceptual",
+}
+TRANSFORMER_FIELDS = {
+    "preset": "model.preset",
+    "steps": "schedule.steps",
+    "pictures": "data.pictures",
+    "teacher": "distillation.teacher",
+    "lora_rank": "model.lora_rank",
+}
+
+
+def _chosen(
+    kind: type, recipe: str, model: str, fields: dict[str, str], given: dict[str, Any], settings: tuple[str, ...]
+) -> tuple[Any, Any]:
+    """The recipe and its execution, as a file and the command line say them."""
+    from training.recipes.files import EXECUTION, assignments, combined
+
+    options = {fields.get(name, EXECUTION + name): value for name, value in given.items()}
+    return combined(kind, recipe, model, options | assignments(settings))
 
 
 @click.command("vq")
 @click.argument("run", type=FOLDER)
-@recipe_option
+@recipe_options("vq-demo")
 @click.option("--pictures", type=PRESENT_FOLDER, help="Folder of pictures; the procedural world when not given.")
 @click.option("--preset", type=click.Choice(list(VQ_PRESETS)), help="Size of the tokenizer.")
 @click.option("--steps", type=click.IntRange(1), help="Optimizer steps.")
@@ -68,16 +107,21 @@ recipe_option = click.option(
 @click.option("--fid-encoder", type=PRESENT_FOLDER, help="Vision model (DINOv2, CLIP) for another distance.")
 @execution_options
 def train_vq(
-    run: Path, recipe: str | None, pictures: Path | None, inception: Path | None, fid_encoder: Path | None, **given: Any
+    run: Path,
+    recipe: str,
+    settings: tuple[str, ...],
+    pictures: Path | None,
+    inception: Path | None,
+    fid_encoder: Path | None,
+    **given: Any,
 ) -> None:
     """Train the VQ tokenizer into the folder RUN (resumes what lies there).
 
-    Options go before the recipe's values, and those before the demo's.
+    Options go before the recipe's values, and --set before the options.
     """
     from training import train_vq as trainer
-    from training.recipe_files import combined
 
-    chosen, execution = combined(trainer.Recipe, recipe, "vq", given)
+    chosen, execution = _chosen(trainer.Recipe, recipe, "vq", VQ_FIELDS, given, settings)
     _tell(trainer.train(run, chosen, execution, pictures, fid_encoder, inception, _report))
 
 
@@ -111,7 +155,7 @@ def train_vision(run: Path, text_encoder: Path | None, **changes: int | str | No
 
 @click.command("transformer")
 @click.argument("run", type=FOLDER)
-@recipe_option
+@recipe_options("demo")
 @click.option("--tokens", type=PRESENT_FOLDER, help="Token shards: of `tokens`, or of `data extract`.")
 @click.option("--data", type=click.Path(exists=True, path_type=Path), help="In place of shards: a mixture or data set.")
 @click.option("--text-encoder", type=PRESENT_FOLDER, help="Not needed where the shards hold text states.")
@@ -127,7 +171,8 @@ def train_vision(run: Path, text_encoder: Path | None, **changes: int | str | No
 @execution_options
 def train_transformer(
     run: Path,
-    recipe: str | None,
+    recipe: str,
+    settings: tuple[str, ...],
     tokens: Path | None,
     data: Path | None,
     text_encoder: Path | None,
@@ -139,14 +184,13 @@ def train_transformer(
 ) -> None:
     """Train the transformer into the folder RUN (resumes what lies there).
 
-    Options go before the recipe's values, and those before the demo's.
+    Options go before the recipe's values, and --set before the options.
     """
     from training import train_transformer as trainer
-    from training.recipe_files import combined
 
     if (tokens is None) == (data is None):
         raise click.UsageError("give one of --tokens and --data")
-    chosen, execution = combined(trainer.Recipe, recipe, "transformer", given)
+    chosen, execution = _chosen(trainer.Recipe, recipe, "transformer", TRANSFORMER_FIELDS, given, settings)
     made = trainer.train(
         run,
         tokens,
@@ -196,33 +240,36 @@ def plot(runs: tuple[Path, ...], output: Path) -> None:
 @click.option("--compile", default="", help="Backend of torch.compile for the transformer, such as inductor.")
 def train_demo(run: Path, workers: int, **execution: str) -> None:
     """Make the demo's three models from nothing into RUN, and say how to export them (resumes what lies there)."""
-    from training import train_text, train_transformer, train_vq
+    from training import demo, train_text, train_transformer, train_vq
     from training.data.tokens import write_shards
     from training.engine import Execution
+    from training.recipes.files import combined
 
-    vq_recipe = train_vq.Recipe()
+    vq_recipe, _ = combined(train_vq.Recipe, "vq-demo", "vq", {})
+    recipe, _ = combined(train_transformer.Recipe, "demo", "transformer", {})
+    size = vq_recipe.data.picture_size
     vq = run / "vq" / "vq.pt"
     if not vq.exists():
         train_vq.train(run / "vq", vq_recipe)
     text_encoder = run / "text" / "text_encoder"
     if not text_encoder.exists():
         train_text.train(run / "text", train_text.Recipe())
-    for shards, edit_share in train_transformer.DEMO_SHARDS:
-        write_shards(run / "tokens", vq, vq_recipe.picture_size, 4, shards, 500, workers=workers, edit_share=edit_share)
-    write_shards(run / "validation", vq, vq_recipe.picture_size, 5, 1, 128, workers=1, edit_share=0.4)
+    for shards, edit_share in demo.SHARDS:
+        write_shards(run / "tokens", vq, size, 4, shards, 500, workers=workers, edit_share=edit_share)
+    write_shards(run / "validation", vq, size, 5, 1, 128, workers=1, edit_share=0.4)
     transformer = train_transformer.train(
         run / "transformer",
         run / "tokens",
         text_encoder,
         vq,
-        train_transformer.Recipe(),
+        recipe,
         Execution(**execution),
         validation=run / "validation",
     )
     click.echo(f"python -m training samples {run}/samples")
     click.echo(
         f"python -m export onnx --transformer {transformer} --vq {vq} --text-encoder {text_encoder} "
-        f"--image-size {vq_recipe.picture_size} --samples {run}/samples "
+        f"--image-size {size} --samples {run}/samples "
         "--default cfg_scale=2.0 --default temperature=0.3 -o engines/demo"
     )
 

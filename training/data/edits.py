@@ -11,6 +11,7 @@ import dataclasses
 import numpy as np
 from numpy.typing import NDArray
 
+from training.data.kinds import EDIT_KINDS, KINDS, TRANSLATION_TASKS
 from training.data.scenes import (
     BACKGROUNDS,
     COLOURS,
@@ -25,10 +26,6 @@ from training.data.scenes import (
     random_scene,
     render,
 )
-
-EDIT_KINDS = ("recolour", "retexture", "replace", "remove", "add", "background")
-TRANSLATION_TASKS = ("depth", "canny", "segmentation")
-KINDS = (*EDIT_KINDS, *TRANSLATION_TASKS)
 
 PLACE_PHRASES = {
     "left": ("on the left", "at the left", "to the left"),

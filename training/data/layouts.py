@@ -14,10 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from editar_rt.images.canny import canny_edges
 from editar_rt.images.pixels import fit_square
 from training.data.records import BadRecord, DataError, Sample, check
-from training.data.rows import ANNOTATIONS, Rows, open_rows, picture_of, text_of
-from training.data.scenes import canny_edges
+from training.data.rows import ANNOTATIONS, Row, Rows, open_rows, picture_of, text_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,6 +29,7 @@ class Layout:
     condition: str | None = None  # None: Canny edges of the target, computed when they are read
     task: str | None = None  # None: each row says its own, in the column `task`
     both_ways: bool = False  # every row also in reverse, as a removal
+    better_text: str | None = None  # taken in place of `text` by the rows that have it
 
 
 LAYOUTS: dict[str, Layout] = {
@@ -46,8 +47,11 @@ LAYOUTS: dict[str, Layout] = {
     # Hugging Face limingcv/MultiGen-20M_depth, as ControlNet++ (arXiv 2404.07987) trains and evaluates with it.
     "multigen-depth": Layout(condition="control_depth", target="image", text="text", task="depth"),
     "multigen-canny": Layout(target="image", text="text", task="canny"),
-    # Hugging Face limingcv/Captioned_COCOStuff and Captioned_ADE20K: colour masks beside captioned pictures.
-    "segmentation": Layout(condition="control_seg", target="image", text="prompt", task="segmentation"),
+    # Hugging Face limingcv/Captioned_COCOStuff and Captioned_ADE20K: colour masks beside captioned pictures. EditAR's
+    # copy has longer captions too.
+    "segmentation": Layout(
+        condition="control_seg", target="image", text="prompt", better_text="detailed_prompt", task="segmentation"
+    ),
 }
 
 
@@ -76,7 +80,7 @@ class RowDataset:
         layout, row, label = self.layout, self.rows[number], self.rows.label(number)
         given = None if layout.condition is None else picture_of(self.rows, row, layout.condition, label)
         target = picture_of(self.rows, row, layout.target, label)
-        text = text_of(row, layout.text, label)
+        text = text_of(row, self._text_column(row), label)
         task = layout.task or text_of(row, "task", label)
         source = text_of(row, "source", label) if layout.task is None and "source" in row else self.name
         check(target if given is None else given, target, text, task, label)
@@ -85,6 +89,10 @@ class RowDataset:
         if reverse:
             condition, target, text = target, condition, removal(text, label)
         return Sample(condition, target, text, task, source)
+
+    def _text_column(self, row: Row) -> str:
+        better = self.layout.better_text
+        return better if better and isinstance(row.get(better), str | bytes) and row[better] else self.layout.text
 
     def _fitted(self, picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
         return picture if self.size is None else np.asarray(fit_square(Image.fromarray(picture), self.size))

@@ -1,8 +1,8 @@
 """The procedural world: scenes of a few shaded objects with exact ground truth.
 
-A scene is plain data; `render` makes the picture and `depth_map`, `segmentation`, `canny_edges` make the three
-condition pictures EditAR translates from, and `caption` (in `edits.py`) the words. Two scenes that differ in one
-property differ in the picture by that property alone, which is what makes editing scoreable.
+A scene is plain data; `render` makes the picture, `condition_picture` the three that EditAR translates from, and
+`caption` (in `edits.py`) the words. Two scenes that differ in one property differ in the picture by that property
+alone, which is what makes editing scoreable.
 
 The world is kept learnable on two cores: at most three objects, one of each shape, standing on a 4-pixel lattice.
 """
@@ -15,6 +15,8 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+
+from editar_rt.images.canny import canny_edges
 
 Array = NDArray[np.float32]
 Pixels = NDArray[np.uint8]
@@ -360,14 +362,6 @@ def segmentation(scene: Scene, size: int = SIZE) -> NDArray[np.uint8]:
         picture[object_mask(o)] = CLASS_COLOURS[o.shape]
     step = SIZE // size
     return picture[step // 2 :: step, step // 2 :: step]  # classes do not mix: the middle pixel's, not a mean
-
-
-def canny_edges(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """White Canny edges on black, uint8 [H, W, 3]; thresholds 0.1 and 0.2 as EditAR's recipe has them."""
-    from skimage.feature import canny
-
-    grey = picture.astype(np.float32) @ np.asarray([0.299, 0.587, 0.114], np.float32) / 255
-    return _grey(canny(grey, sigma=1.0, low_threshold=0.1, high_threshold=0.2).astype(np.float32))
 
 
 def condition_picture(scene: Scene, task: str, size: int = SIZE) -> NDArray[np.uint8]:

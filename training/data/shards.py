@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import struct
 import zipfile
@@ -19,17 +20,32 @@ SETTINGS_FILE = "extraction.json"
 
 @contextlib.contextmanager
 def opening(path: Path) -> Iterator[None]:
-    """While a shard is read: what NumPy and zipfile say of one that is not whole becomes a sentence.
+    """While a shard is read: what NumPy, zipfile and the operating system say of it becomes a sentence.
 
     Raises:
-        DataError: no `.npz`, or one that is cut off or damaged.
+        DataError: no `.npz`, one that is cut off or damaged, or one that the operating system does not let be read.
     """
     try:
         yield
-    except (OSError, ValueError, KeyError, EOFError, RuntimeError, struct.error, zlib.error, zipfile.BadZipFile) as e:
-        raise DataError(
-            f"{path} is no whole token shard ({first_line(e)}); remove it and run the command that made it again"
-        ) from None
+    except OSError as error:
+        # NumPy raises it without a number where a file is none of its own, zipfile for a place before a file's start.
+        if error.errno in (None, errno.EINVAL):
+            raise _damaged(path, error) from None
+        raise _refused(path, error) from None
+    except (ValueError, KeyError, EOFError, RuntimeError, struct.error, zlib.error, zipfile.BadZipFile) as error:
+        raise _damaged(path, error) from None
+
+
+def _damaged(path: Path, error: Exception) -> DataError:
+    return DataError(
+        f"{path} is no whole token shard ({first_line(error)}); remove it and run the command that made it again"
+    )
+
+
+def _refused(path: Path, error: OSError) -> DataError:
+    """A limit or a right of the operating system says nothing about the shard."""
+    way = "; allow this process more open files (ulimit -n)" if error.errno in (errno.EMFILE, errno.ENFILE) else ""
+    return DataError(f"{path} cannot be read: the operating system says {error.strerror}{way}")
 
 
 def read_settings(folder: Path) -> dict[str, Any] | None:

@@ -85,17 +85,25 @@ def group_meanings(examples: list[Example], grid: int) -> NDArray[np.uint8]:
 
 
 @torch.inference_mode()
-def encode_pictures(vq: VQModel, pictures: NDArray[np.uint8], batch: int = 8) -> NDArray[np.int64]:
+def encode_pictures(
+    vq: VQModel, pictures: NDArray[np.uint8], batch: int | None = None, dtype: torch.dtype | None = None
+) -> NDArray[np.int64]:
     """uint8 [B, H, W, 3] → tokens [B, N], on the device where the tokenizer is.
 
     Args:
-        batch: pictures at a time; what more of them need no longer fits a core's cache, and takes twice as long.
+        batch: pictures at a time; when None all of them on a GPU, and 8 on a CPU, where more no longer fit a core's
+            cache and take twice as long.
+        dtype: of the encoder's products under autocast; None leaves them as they are. The codebook row is always
+            looked up in float32.
     """
     device = next(vq.parameters()).device
+    batch = batch or (8 if device.type == "cpu" else len(pictures))
     out = []
     for i in range(0, len(pictures), batch):
         pixels = torch.from_numpy(pictures[i : i + batch]).to(device).permute(0, 3, 1, 2).float() / 127.5 - 1
-        out.append(vq.encode(pixels.contiguous(memory_format=torch.channels_last)).cpu().numpy())
+        with torch.autocast(device.type, dtype, enabled=dtype is not None):
+            features = vq.encode_features(pixels.contiguous(memory_format=torch.channels_last))
+        out.append(vq.quantize_features(features.float()).cpu().numpy())
     return np.concatenate(out)
 
 
@@ -140,7 +148,7 @@ def write_shard(
     if features is not None:
         targets = drawn.reshape(groups, 1 + GROUP, *drawn.shape[1:])[:, 1:]
         arrays["features"] = np.stack([features(group) for group in targets])
-        arrays["features_from"] = np.asarray(features.kind)
+        arrays |= features.described
         save = np.savez  # features hardly shrink, and what is stored as it is can be mapped
     partial = path.with_suffix(".partial")
     with open(partial, "wb") as f:

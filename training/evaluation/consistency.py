@@ -18,10 +18,10 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from PIL import Image
 
+from editar_rt.images.canny import canny_edges
 from editar_rt.images.pixels import fit_square
 from training.data.features import read_settings
 from training.data.records import DataError
-from training.data.scenes import canny_edges
 from training.local_networks import blank, load_network
 
 Picture = NDArray[np.uint8]  # [H, W, 3]

@@ -16,10 +16,10 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from training.data.extract import fingerprint
 from training.data.features import IMAGENET_MEAN, IMAGENET_STD
 from training.local_networks import blank, load_from, load_network
 from training.lpips import Lpips
+from training.provenance import fingerprint
 
 Picture = NDArray[np.uint8]  # [H, W, 3]
 

@@ -10,11 +10,11 @@ from PIL import Image
 
 import editar_rt
 from editar_rt.observe.sheets import Cell
-from training.data.extract import fingerprint
 from training.data.records import BadRecords, DataError
 from training.evaluation import pie_bench
 from training.evaluation.networks import Networks
 from training.evaluation.results import CELLS, Progress, ResultFolder, Task, fitted, generate, spread
+from training.provenance import fingerprint
 
 
 @dataclasses.dataclass(frozen=True)

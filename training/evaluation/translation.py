@@ -15,7 +15,6 @@ from PIL import Image
 import editar_rt
 from editar_rt.images.pixels import fit_square
 from editar_rt.observe.sheets import Cell
-from training.data.extract import fingerprint
 from training.data.records import BadRecord, BadRecords, DataError, Sample
 from training.data.sources import Plan
 from training.evaluation import consistency
@@ -23,6 +22,7 @@ from training.evaluation.consistency import DepthEstimator, Segmenter
 from training.evaluation.frechet import ENOUGH, InceptionFeatures, frechet_distance
 from training.evaluation.results import CELLS, Progress, ResultFolder, Task, fitted, generate, spread
 from training.evaluation.runs import Outcome, describe
+from training.provenance import fingerprint
 
 FID_PAPER = {"depth": 15.97, "canny": 13.91, "segmentation": 16.13}  # arXiv 2501.04699
 SHOWN = {

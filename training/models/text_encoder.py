@@ -1,7 +1,7 @@
 """The text encoder: the encoder half of a T5, from the `transformers` library.
 
 EditAR reads Flan-T5-XL; the demo has a small one of the same kind. Here is only what training and export need: build
-one, load one, run one.
+one, load one, run one, and make ids of text for it.
 """
 
 from __future__ import annotations
@@ -10,10 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from tokenizers import Tokenizer
 from torch import Tensor, nn
 
 from training.checkpoints import CheckpointError
 from training.errors import first_line
+
+PAD = "<pad>"  # id 0
 
 # Arguments of transformers.T5Config; the vocabulary's size comes from the tokenizer.
 T5_PRESETS: dict[str, dict[str, Any]] = {
@@ -59,3 +62,11 @@ def encode(model: nn.Module, ids: Tensor, mask: Tensor) -> Tensor:
     """Token ids and attention mask [B, T] → states [B, T, C] float32, those of the padding too."""
     states: Tensor = model(input_ids=ids, attention_mask=mask).last_hidden_state
     return states.float()
+
+
+def tokenize(tokenizer: Tokenizer, texts: list[str], length: int) -> tuple[Tensor, Tensor]:
+    """Texts → ids and attention mask, int64 [B, length] each, truncated and padded."""
+    tokenizer.enable_truncation(length)
+    tokenizer.enable_padding(length=length, pad_id=0, pad_token=PAD)
+    encodings = tokenizer.encode_batch(texts)
+    return torch.tensor([e.ids for e in encodings]), torch.tensor([e.attention_mask for e in encodings])

@@ -15,6 +15,8 @@ encoder's width, D the model's width, H heads, V tokens in the vocabulary.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -198,6 +200,8 @@ class Transformer(nn.Module):
     Args:
         token_dropout, resid_dropout, ffn_dropout: dropout rates while training, of the embedded sequence, of each
             attention's output and of each feed-forward's output. The paper trains with 0.1 in all three.
+        token_dropout_on: `all` of the sequence, or the projected `text` alone, as the paper's code has it: a tenth of
+            a picture's elements zeroed is a tenth less of what is to be copied exactly.
 
     Attributes:
         recompute: run every layer again in the backward pass in place of keeping what is inside of it: a third more
@@ -213,6 +217,7 @@ class Transformer(nn.Module):
         token_dropout: float = 0.0,
         resid_dropout: float = 0.0,
         ffn_dropout: float = 0.0,
+        token_dropout_on: str = "all",
     ) -> None:
         super().__init__()
         self.config = config
@@ -221,6 +226,7 @@ class Transformer(nn.Module):
         self.cls_embedding = CaptionEmbedding(config)
         self.tok_embeddings = nn.Embedding(config.vocab_size, config.dim)
         self.tok_dropout = nn.Dropout(token_dropout)
+        self.picture_dropout = nn.Dropout(token_dropout if token_dropout_on == "all" else 0.0)
         self.layers = nn.ModuleList(Block(config, resid_dropout, ffn_dropout) for _ in range(config.n_layer))
         self.norm = nn.RMSNorm(config.dim, eps=config.norm_eps)
         self.output = nn.Linear(config.dim, config.vocab_size, bias=False)
@@ -234,9 +240,21 @@ class Transformer(nn.Module):
         for module in self.modules():
             if isinstance(module, nn.Linear | nn.Embedding):
                 nn.init.normal_(module.weight, std=0.02)
-        for parameter in (self.img_uncond_embedding, self.cls_embedding.uncond_embedding):
-            nn.init.normal_(parameter, std=parameter.shape[-1] ** -0.5)
+        self.draw_null_embeddings(self.null_embeddings())
         nn.init.zeros_(self.output.weight)
+
+    def null_embeddings(self) -> dict[str, nn.Parameter]:
+        """What stands in for a dropped picture and a dropped text, by name; guidance subtracts what follows from it."""
+        return {
+            "img_uncond_embedding": self.img_uncond_embedding,
+            "cls_embedding.uncond_embedding": self.cls_embedding.uncond_embedding,
+        }
+
+    def draw_null_embeddings(self, names: Iterable[str], generator: torch.Generator | None = None) -> None:
+        """Random stand-ins, of the given names, with rows of about length 1."""
+        for name, parameter in self.null_embeddings().items():
+            if name in names:
+                nn.init.normal_(parameter, std=parameter.shape[-1] ** -0.5, generator=generator)
 
     # Embedding.
 
@@ -398,9 +416,9 @@ class Transformer(nn.Module):
         null_states = self.cls_embedding.uncond_embedding
         text = self.project_text(torch.where(drop_text[:, None, None], null_states, text_states.to(null_states.dtype)))
         target = self.embed_picture(target_tokens, hide_target)[:, :-1]  # the last token predicts nothing
-        x = self.tok_dropout(torch.cat((text, target), dim=1))  # [P * K, T + N - 1, D]
+        x = torch.cat((self.tok_dropout(text), self.picture_dropout(target)), dim=1)  # [P * K, T + N - 1, D]
         picture = torch.cat((self.embed_picture(condition_tokens), self.embed_picture(None)))
-        picture = self.tok_dropout(picture)  # [P + 1, N, D]
+        picture = self.picture_dropout(picture)  # [P + 1, N, D]
 
         split, end = config.block_size, config.max_positions - 1
         cos, sin = self.rotary_cos[:end], self.rotary_sin[:end]

@@ -174,6 +174,8 @@ class Codebook(nn.Module):
     def __init__(self, config: VQConfig) -> None:
         super().__init__()
         self.embedding = nn.Embedding(config.codebook_size, config.codebook_dim)
+        with torch.no_grad():  # of length 1 from the start, as LlamaGen's: how far a row turns in a step depends on it
+            self.embedding.weight.copy_(self.normalized())
         # Usage statistics of the official training, of this length whatever the codebook's size; kept to load strictly.
         self.register_buffer("codebook_used", torch.zeros(65536))
 
