@@ -27,6 +27,7 @@ from export.tensorrt_cli import tensorrt
 
 if TYPE_CHECKING:
     from export.bundle_writer import Options, Sources
+    from export.checkpoint_reader import Checkpoint
 
 PATH = click.Path(path_type=Path)
 REFERENCE_MODES = (
@@ -35,7 +36,9 @@ REFERENCE_MODES = (
     "compiled-fp32",
     "compiled-bf16",
 )  # of `reference_bench`, which loads when it is used
+WEIGHTS = ("ema", "model")  # of `training.weights_file`, which loads when it is used
 F = TypeVar("F", bound=Callable[..., Any])
+Read = TypeVar("Read", bound="Checkpoint[Any]")
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -75,12 +78,30 @@ def storage_options(command: F) -> F:
     return command
 
 
+weights_option = click.option(
+    "--weights",
+    type=click.Choice(WEIGHTS),
+    help="Which weights of a checkpoint to take: the moving average (ema, the default where there is one) or model.",
+)
+
+
+def _read(reader: Callable[..., Read], path: Path | None, *options: object) -> Read | None:
+    """A checkpoint, where one was given; what was chosen and passed over in it is said on stderr."""
+    if path is None:
+        return None
+    checkpoint = reader(path, *options)
+    for note in checkpoint.notes:
+        click.echo(note, err=True)
+    return checkpoint
+
+
 @cli.command("onnx")
 @click.option("--transformer", type=PATH, help="Checkpoint of the transformer (.pt or .safetensors).")
 @click.option("--vq", type=PATH, help="Checkpoint of the VQ tokenizer (.pt or .safetensors).")
 @click.option("--text-encoder", type=PATH, help="Hugging Face folder of a T5 and its tokenizer.")
 @click.option("-o", "--output", type=PATH, required=True, help="The bundle to write, a folder.")
 @click.option("--heads", type=click.IntRange(1), help="Attention heads, for sizes outside the published ones.")
+@weights_option
 @click.option("--image-size", type=click.IntRange(1), help="Side of the pictures in pixels, for a VQ tokenizer alone.")
 @click.option("--text-tokens", type=click.IntRange(1), help="Positions of a text, for a text encoder alone.")
 @storage_options
@@ -99,6 +120,7 @@ def onnx(
     text_encoder: Path | None,
     output: Path,
     heads: int | None,
+    weights: str | None,
     image_size: int | None,
     text_tokens: int | None,
     target: str | None,
@@ -121,8 +143,8 @@ def onnx(
     sampling = parse_defaults(defaults)
     stored = storage(target, **choices)
     sources = Sources(
-        transformer=read_transformer(transformer, heads) if transformer is not None else None,
-        vq=read_vq(vq) if vq is not None else None,
+        transformer=_read(read_transformer, transformer, heads, weights),
+        vq=_read(read_vq, vq, weights),
         text_encoder=read_text_encoder(text_encoder) if text_encoder is not None else None,
     )
     options = Options(
@@ -219,8 +241,8 @@ def official(
     stored = storage(target, **choices)
     parts = fetch(output, 1.0 if stored.precision == "fp32" else 0.5, report=click.echo)
     sources = Sources(
-        transformer=read_transformer(parts.transformer),
-        vq=read_vq(parts.vq),
+        transformer=_read(read_transformer, parts.transformer),
+        vq=_read(read_vq, parts.vq),
         text_encoder=read_text_encoder(parts.text_encoder),
     )
     options = Options(storage=stored, calibration=calibration, command=command_line(sys.argv[1:]))
@@ -237,6 +259,7 @@ def official(
     help="A checkpoint (.pt, .safetensors) or the folder of the text encoder; may be repeated.",
 )
 @click.option("--heads", type=click.IntRange(1), help="Attention heads, for sizes outside the published ones.")
+@weights_option
 @click.option("--steps", type=click.IntRange(0), default=16, show_default=True, help="Tokens to generate; 0: none.")
 @click.option(
     "--device",
@@ -245,7 +268,13 @@ def official(
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document as the last line.")
 def verify(
-    bundle: Path, against: tuple[Path, ...], heads: int | None, steps: int, device: str | None, as_json: bool
+    bundle: Path,
+    against: tuple[Path, ...],
+    heads: int | None,
+    weights: str | None,
+    steps: int,
+    device: str | None,
+    as_json: bool,
 ) -> None:
     """Compare BUNDLE with the checkpoints it came from: every part, then greedy generations."""
     from export.bundle_writer import ParityError, Sources
@@ -259,7 +288,8 @@ def verify(
         if path.is_dir():
             sources = dataclasses.replace(sources, text_encoder=read_text_encoder(path))
             continue
-        checkpoint = read_either(path, heads)
+        checkpoint = _read(read_either, path, heads, weights)
+        assert checkpoint is not None  # a path was given
         if isinstance(checkpoint.config, VQConfig):
             sources = dataclasses.replace(sources, vq=checkpoint)
         else:
@@ -279,6 +309,7 @@ def verify(
 @click.option("--mode", "modes", type=click.Choice(REFERENCE_MODES), multiple=True, default=["fp32"], show_default=True)
 @click.option("--compare", type=PATH, multiple=True, help="A bundle, measured in turns.")
 @click.option("--heads", type=click.IntRange(1), help="Attention heads, for sizes outside the published ones.")
+@weights_option
 @click.option("--repeats", type=click.IntRange(1), default=3, show_default=True)
 @click.option("--warmup", type=click.IntRange(0), default=1, show_default=True, help="Repeats that do not count.")
 @click.option("--steps", type=click.IntRange(1), help="Decode steps a repeat; to the end of the picture by default.")
@@ -290,6 +321,7 @@ def bench_reference(
     modes: tuple[str, ...],
     compare: tuple[Path, ...],
     heads: int | None,
+    weights: str | None,
     repeats: int,
     warmup: int,
     steps: int | None,
@@ -305,7 +337,8 @@ def bench_reference(
 
     plan = Plan(repeats, warmup, at, steps)
     bundles: list[Subject] = [BundleSubject(editar_rt.load(path, device), Sampling()) for path in compare]
-    checkpoint = read_transformer(transformer, heads)
+    checkpoint = _read(read_transformer, transformer, heads, weights)
+    assert checkpoint is not None  # a path was given
     report = measure([*bundles, *(ReferenceSubject(checkpoint, mode, device) for mode in modes)], plan)
     click.echo(printed(report, as_json))
 

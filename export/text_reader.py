@@ -12,8 +12,8 @@ import transformers
 from tokenizers import Tokenizer
 from torch import nn
 
-from training.checkpoints import CheckpointError, listed
 from training.errors import first_line
+from training.weights_file import CheckpointError, listed
 
 
 @dataclass(frozen=True)
