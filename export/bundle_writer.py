@@ -38,6 +38,7 @@ from export.precision import INT8, Storage
 from export.sampler_graph import MOST, sampler_graph
 from export.spelling import Scales
 from export.text_reader import TextEncoder
+from export.weight_ranges import decoder_types, largest_values, require_range, text_types
 from training.config import TransformerConfig, VQConfig
 
 TOKENIZER = "tokenizer.json"
@@ -111,6 +112,8 @@ def write_bundle(
         BundleError: `folder` exists, or cannot be written.
     """
     info, storage = model_info(sources, options), options.storage
+    listed = _listed_examples(sources, options)
+    _check_weights(sources, storage)
     if options.samples is not None and not (options.samples / Path(SAMPLES).name).is_file():
         raise OptionError(f"{options.samples} holds no {Path(SAMPLES).name}, which says what the sample pictures are")
     if sources.kept is not None and sources.transformer is not None:
@@ -122,7 +125,7 @@ def write_bundle(
         parts = _take_over(sources.kept, partial) if sources.kept is not None else {}
         twin: Part | None = None
         tokenizer, samples = _text_and_samples(sources, options, partial)
-        for name, model, cases in _graphs(sources, options, info, report):
+        for name, model, cases in _graphs(sources, options, info, listed, report):
             path = partial / f"{name}.onnx"
             if name in (names.VQ_ENCODER, names.VQ_DECODER, names.TEXT_ENCODER):
                 info.activations[name] = graph_writer.working_set(model)
@@ -298,7 +301,11 @@ Cases = Callable[[Path], Sequence[parity.Case]]
 
 
 def _graphs(
-    sources: Sources, options: Options, info: ModelInfo, report: Callable[[str], None]
+    sources: Sources,
+    options: Options,
+    info: ModelInfo,
+    listed: Sequence[calibration.Listed],
+    report: Callable[[str], None],
 ) -> Iterator[tuple[str, ir.Model, Cases]]:
     """Every part's name and graph, and its cases; one at a time, so that memory is needed for one."""
     if sources.vq is not None:
@@ -332,7 +339,7 @@ def _graphs(
         )
         scales: Scales = ()
         if storage.kv_cache == INT8:
-            examples = _calibration(sources, options, info, report)
+            examples = _examples(sources, info, listed, report)
             scales = cache_scales(build_transformer(checkpoint), examples)
         yield (
             names.DECODER,
@@ -381,29 +388,59 @@ def _is_twins(file: str) -> bool:
     return file.startswith(f"{TWIN}.")
 
 
-def _calibration(
-    sources: Sources, options: Options, info: ModelInfo, report: Callable[[str], None]
+def _listed_examples(sources: Sources, options: Options) -> Sequence[calibration.Listed]:
+    """The pictures that an int8 cache's scales are found on, looked through before the work; none where there are none.
+
+    Raises:
+        OptionError: pictures that cannot be read, or that nothing reads.
+    """
+    if options.storage.kv_cache != INT8:
+        if options.calibration is not None:
+            raise OptionError("only an int8 cache is calibrated: give --kv-cache int8, or leave --calibration out")
+        return ()
+    folder, kept = options.calibration or options.samples, sources.kept
+    readable = sources.vq is not None and sources.text_encoder is not None
+    if kept is not None:
+        folder = folder or (kept.path(kept.manifest.samples).parent if kept.manifest.samples else None)
+        readable = {names.TEXT_ENCODER, names.VQ_ENCODER} <= kept.manifest.parts.keys()
+    if folder is None or not readable:
+        if options.calibration is not None:
+            raise OptionError("pictures to calibrate on need --vq and --text-encoder too")
+        return ()
+    return calibration.read_list(folder)
+
+
+def _examples(
+    sources: Sources, info: ModelInfo, listed: Sequence[calibration.Listed], report: Callable[[str], None]
 ) -> Iterator[calibration.Example]:
     """What an int8 cache's scales are found on."""
-    folder, text, vq = options.calibration or options.samples, sources.text_encoder, sources.vq
-    if sources.kept is not None:
-        kept = sources.kept
-        folder = folder or (kept.path(kept.manifest.samples).parent if kept.manifest.samples else None)
-        if folder is not None and {names.TEXT_ENCODER, names.VQ_ENCODER} <= kept.manifest.parts.keys():
-            listed = calibration.read_list(folder)
-            report(f"calibrating the cache on {min(len(listed), calibration.MOST)} pictures of {folder.name}")
-            return calibration.bundle_examples(listed, editar_rt.load(kept.folder, device=CPU))
-    if folder is not None and text is not None and vq is not None:
-        assert info.image_size is not None and info.text_tokens is not None
+    text, vq = sources.text_encoder, sources.vq
+    if listed:
+        folder = listed[0].picture.parent.name
+        report(f"calibrating the cache on {len(listed)} pictures of {folder}")
+        if sources.kept is not None:
+            return calibration.bundle_examples(listed, editar_rt.load(sources.kept.folder, device=CPU))
+        assert text is not None and vq is not None and info.image_size is not None and info.text_tokens is not None
         tokenizer = TextTokenizer(text.tokenizer, info.text_tokens)
-        listed = calibration.read_list(folder)
-        report(f"calibrating the cache on {min(len(listed), calibration.MOST)} pictures of {folder.name}")
         return calibration.examples(listed, build_vq(vq), info.image_size, text, tokenizer)
-    if options.calibration is not None:
-        raise OptionError("pictures to calibrate on need --vq and --text-encoder too")
     assert sources.transformer is not None
     report("calibrating the cache on random tokens: give --calibration, --vq and --text-encoder for better scales")
     return calibration.random_examples(sources.transformer.config)
+
+
+def _check_weights(sources: Sources, storage: Storage) -> None:
+    """Refuse weights that the graphs' numbers cannot hold.
+
+    Raises:
+        CheckpointError: naming them.
+    """
+    if sources.transformer is not None:
+        checkpoint = sources.transformer
+        require_range(checkpoint.path, largest_values(checkpoint.tensors), decoder_types(storage))
+    if sources.vq is not None:
+        require_range(sources.vq.path, largest_values(sources.vq.tensors), lambda _: torch.float32)
+    if sources.text_encoder is not None:
+        require_range(sources.text_encoder.folder, sources.text_encoder.largest, text_types(storage))
 
 
 def _require_parity(path: Path, cases: Sequence[parity.Case], bound: float, report: Callable[[str], None]) -> None:

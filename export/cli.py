@@ -10,7 +10,7 @@ import dataclasses
 import json
 import shlex
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -28,6 +28,7 @@ from export.tensorrt_cli import tensorrt
 if TYPE_CHECKING:
     from export.bundle_writer import Options, Sources
     from export.checkpoint_reader import Checkpoint
+    from export.precision import Storage
 
 PATH = click.Path(path_type=Path)
 REFERENCE_MODES = (
@@ -136,12 +137,11 @@ def onnx(
     """
     from export.bundle_writer import Options, Sources
     from export.checkpoint_reader import read_transformer, read_vq
-    from export.precision import storage
     from export.text_reader import read_text_encoder
 
     # Bad options are said before the minutes that reading takes.
     sampling = parse_defaults(defaults)
-    stored = storage(target, **choices)
+    stored = _storage(target, calibration, choices)
     sources = Sources(
         transformer=_read(read_transformer, transformer, heads, weights),
         vq=_read(read_vq, vq, weights),
@@ -157,6 +157,17 @@ def onnx(
         command=command_line(sys.argv[1:]),
     )
     _write(output, sources, options, force)
+
+
+def _storage(target: str | None, calibration: Path | None, choices: Mapping[str, str | bool | None]) -> Storage:
+    """How the decoder is stored; pictures to calibrate on are looked through here, before the work."""
+    from export.calibration import read_list
+    from export.precision import storage
+
+    stored = storage(target, **choices)
+    if calibration is not None:
+        read_list(calibration)
+    return stored
 
 
 def _write(output: Path, sources: Sources, options: Options, force: bool) -> None:
@@ -183,10 +194,9 @@ def convert(
     """Store the transformer of an fp32 BUNDLE in another way; its other parts are taken over as they are."""
     from export.bundle_writer import Options, Sources
     from export.checkpoint_reader import read_transformer
-    from export.precision import storage
 
     _refuse_existing(output, force)
-    stored = storage(target, **choices)
+    stored = _storage(target, calibration, choices)
     opened = Bundle.open(bundle)
     opened.check()
     options = Options(
@@ -233,12 +243,11 @@ def official(
     from export.bundle_writer import Options, Sources
     from export.checkpoint_reader import read_transformer, read_vq
     from export.official import fetch
-    from export.precision import storage
     from export.text_reader import read_text_encoder
 
     if target is None:
         choices["precision"] = choices["precision"] or "fp16"
-    stored = storage(target, **choices)
+    stored = _storage(target, calibration, choices)
     parts = fetch(output, 1.0 if stored.precision == "fp32" else 0.5, report=click.echo)
     sources = Sources(
         transformer=_read(read_transformer, parts.transformer),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import transformers
 from tokenizers import Tokenizer
 from torch import nn
 
+from export.weight_ranges import largest_values
 from training.errors import first_line
 from training.weights_file import CheckpointError, listed
 
@@ -27,6 +29,8 @@ class TextEncoder:
     """Number of weights."""
     tokenizer: Tokenizer
     """Adds the end token; neither pads nor truncates."""
+    largest: Mapping[str, float]
+    """The largest magnitude in every weight, by name."""
 
     def build(self) -> nn.Module:
         """transformers.T5EncoderModel, float32; read anew at every call, so that it stays no longer than needed."""
@@ -57,7 +61,8 @@ def read_text_encoder(folder: Path | str) -> TextEncoder:
     if tokenizer.encode("a").ids[-1:] != [end]:
         raise CheckpointError(f"{folder}: the tokenizer does not end texts with the end token, id {end}")
     parameters = sum(p.numel() for p in model.parameters())
-    return TextEncoder(folder, int(model.config.d_model), parameters, tokenizer)  # type: ignore[union-attr, arg-type]
+    width = int(model.config.d_model)  # type: ignore[union-attr, arg-type]
+    return TextEncoder(folder, width, parameters, tokenizer, largest_values(dict(model.named_parameters())))
 
 
 def _read_model(folder: Path) -> nn.Module:

@@ -16,7 +16,7 @@ from PIL import Image
 import editar_rt
 from editar_rt import Sampling, names
 from editar_rt.bundle.folder import Bundle
-from editar_rt.errors import BackendError, OptionError
+from editar_rt.errors import BackendError, EditarError, OptionError
 from editar_rt.measure import selftest
 from export import calibration, parity
 from export.bundle_writer import Options, Sources, write_bundle
@@ -267,11 +267,38 @@ def test_calibration_on_pictures(tiny_sources: Sources, tmp_path: Path) -> None:
     assert len(by_pictures) == layers
     transformer = build_transformer(tiny_sources.transformer)
     assert by_pictures != calibration.cache_scales(transformer, calibration.random_examples(transformer.config))
-    (folder / "samples.json").write_text("[]")
-    with pytest.raises(OptionError, match="not a list of pictures"):
-        write_bundle(tmp_path / "c", tiny_sources, options)
+
+
+@pytest.mark.parametrize(
+    ("listed", "message"),
+    [
+        (None, r"samples.json cannot be read \(No such file"),
+        ("[]", "not a list of pictures"),
+        ("[" * 100_000, "not a list of pictures"),
+        ('{"samples": []}', "lists no pictures"),
+        ('{"samples": [{"picture": 5, "task": "edit", "instruction": "x"}]}', "not a list of pictures"),
+        ('{"samples": [{"picture": "none.png", "task": "edit", "instruction": "x"}]}', "none.png"),
+        ('{"samples": [{"picture": "samples.json", "task": "edit", "instruction": "x"}]}', "samples.json"),
+    ],
+)
+def test_pictures_to_calibrate_on_are_looked_through_before_the_work(
+    tiny_sources: Sources, tmp_path: Path, listed: str | None, message: str
+) -> None:
+    if listed is not None:
+        (tmp_path / "samples.json").write_text(listed)
+    reported: list[str] = []
+    options = Options(storage=Storage(kv_cache="int8"), calibration=tmp_path)
+    with pytest.raises(EditarError, match=message):
+        write_bundle(tmp_path / "c", tiny_sources, options, report=reported.append)
+    assert not reported and not (tmp_path / "c").exists()
+
+
+def test_pictures_to_calibrate_on_that_nothing_reads_are_refused(tiny_sources: Sources, tmp_path: Path) -> None:
+    transformer = Sources(transformer=tiny_sources.transformer)
     with pytest.raises(OptionError, match="need --vq and --text-encoder too"):
-        write_bundle(tmp_path / "c", Sources(transformer=tiny_sources.transformer), options)
+        write_bundle(tmp_path / "c", transformer, Options(storage=Storage(kv_cache="int8"), calibration=tmp_path))
+    with pytest.raises(OptionError, match="only an int8 cache is calibrated: give --kv-cache int8"):
+        write_bundle(tmp_path / "c", tiny_sources, Options(calibration=tmp_path))
 
 
 def test_pytorch_rounds_keys_and_values_as_an_int8_cache_does() -> None:
