@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from torch import nn
 
 from export.weight_ranges import largest_values
 from training.errors import first_line
+from training.model_folder import check_folder, read_json
 from training.weights_file import CheckpointError, listed
 
 
@@ -44,12 +44,10 @@ def read_text_encoder(folder: Path | str) -> TextEncoder:
         CheckpointError: no such folder, another kind of model, weights missing, or a tokenizer that does not fit.
     """
     folder = Path(folder)
-    try:
-        kind = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type")
-    except (OSError, ValueError, AttributeError):
-        raise CheckpointError(f"{folder} is no Hugging Face folder: it holds no readable config.json") from None
+    kind = read_json(folder / "config.json").get("model_type")
     if kind != "t5":
         raise CheckpointError(f"{folder} holds a model of type {kind!r}; the text encoder must be a T5")
+    check_folder(folder, transformers.T5EncoderModel)
     model = _read_model(folder)
     tokenizer = _read_tokenizer(folder)
     rows = int(model.get_input_embeddings().num_embeddings)  # type: ignore[operator]

@@ -12,8 +12,8 @@ import torch
 from training.config import VQ_PRESETS, TransformerConfig, VQConfig
 from training.models.transformer import Transformer
 from training.models.vq import VQModel
-from training.sizes import stored_config, vq_config
-from training.weights_file import AVERAGE_KEY, IGNORED, CheckpointError, listed, read_weights, require_numbers
+from training.sizes import stored_config, transformer_config, vq_config
+from training.weights_file import IGNORED, CheckpointError, listed, read_weights, require_numbers
 
 
 def open_vq(path: Path, preset: str | None = None) -> VQModel:
@@ -42,9 +42,12 @@ def open_vq(path: Path, preset: str | None = None) -> VQModel:
 
 def load_transformer(path: Path | str) -> Transformer:
     """A transformer written by `training.train_transformer`, in evaluation mode; averaged weights where it has them."""
-    state = torch.load(path, weights_only=True, map_location="cpu")
-    model = Transformer(TransformerConfig.from_dict(state["config"]))
-    model.load_state_dict(state.get(AVERAGE_KEY) or state["model"])
+    path = Path(path)
+    file = read_weights(path)
+    require_numbers(path, file.tensors)
+    stored = stored_config(TransformerConfig, path, file.config, file.notes)
+    model = Transformer(transformer_config(path, file.tensors, stored))
+    model.load_state_dict(file.tensors)
     return model.eval()
 
 
