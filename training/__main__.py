@@ -6,7 +6,6 @@ import os
 import sys
 
 import click
-import torch
 
 from editar_rt.errors import EditarError
 from training.commands import data, evaluation, models
@@ -17,6 +16,8 @@ from training.commands import data, evaluation, models
 def cli(threads: int | None) -> None:
     """Train the VQ tokenizer, the text encoder and the transformer, and evaluate a bundle."""
     if threads:
+        import torch
+
         torch.set_num_threads(threads)
 
 

@@ -23,8 +23,6 @@ from torch.nn.parallel import DistributedDataParallel
 
 from training.errors import TrainingError
 
-WAYS = ("auto", "none", "ddp", "fsdp")
-
 
 class World:
     """This process's place among those that train together.
@@ -32,7 +30,7 @@ class World:
     Attributes:
         rank, size: which process this is, of how many.
         device: where its share of the work is done.
-        way: one of `WAYS`, but for `auto`.
+        way: one of `choices.WAYS`, but for `auto`.
     """
 
     def __init__(self, rank: int, size: int, device: torch.device, way: str) -> None:
@@ -148,7 +146,7 @@ def join(device: str = "auto", way: str = "auto") -> Iterator[World]:
 
     Args:
         device: `auto`, `cpu` or `cuda`.
-        way: one of `WAYS`; `auto` is `ddp` for several processes and `none` for one.
+        way: one of `choices.WAYS`; `auto` is `ddp` for several processes and `none` for one.
 
     Raises:
         TrainingError: a device that is not there, or `none` for several processes.

@@ -21,7 +21,7 @@ from training.checkpoints import open_vq
 from training.config import TRANSFORMER_PRESETS, TransformerConfig
 from training.demo import groups_of_step, hidden_targets, weigh_objects
 from training.distributed import World, join, whole_state
-from training.engine import PRECISIONS, Engine, Execution, Phase
+from training.engine import AUTOCAST, Engine, Execution, Phase
 from training.errors import TrainingError
 from training.grids import edit_grid
 from training.logs import Sinks, operations
@@ -251,7 +251,7 @@ class TransformerTask:
         if self.validation is None:
             return
         if model := self.averaged_model(average):
-            dtype = PRECISIONS[self.execution.precision]
+            dtype = AUTOCAST[self.execution.precision]
             self.run.log(done, **validate(model, self.validation, self.source, self.completed, dtype))
         self.world.wait()
 

@@ -9,20 +9,18 @@ from typing import Any
 
 import click
 
+from training.choices import DEVICES, PRECISIONS, WAYS
 from training.commands import FILE, FOLDER, OUTPUT_FILE, PRESENT_FOLDER, replaced
-from training.config import TRANSFORMER_PRESETS, VQ_PRESETS
-from training.distributed import WAYS
-from training.engine import PRECISIONS
-from training.models.vision_encoder import VISION_PRESETS
+from training.config import TRANSFORMER_PRESETS, VISION_PRESETS, VQ_PRESETS
 from training.recipes.transformer import TEACHERS
 
 
 def execution_options(command: Callable[..., None]) -> Callable[..., None]:
     """How a recipe is carried out, see `training.engine.Execution`."""
     options = [
-        click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), help="A GPU where there is one: auto."),
+        click.option("--device", type=click.Choice(DEVICES), help="A GPU where there is one: auto."),
         click.option("--parallel", type=click.Choice(WAYS), help="Under torchrun: ddp (auto) or fsdp."),
-        click.option("--precision", type=click.Choice(list(PRECISIONS)), help="Of products; weights stay float32."),
+        click.option("--precision", type=click.Choice(PRECISIONS), help="Of products; weights stay float32."),
         click.option("--accumulate", type=click.IntRange(1), help="Pieces that a process takes its batch in."),
         click.option("--recompute/--keep", default=None, help="Run layers twice to save memory."),
         click.option("--compile", help="Backend of torch.compile, such as inductor."),
@@ -232,7 +230,7 @@ def plot(runs: tuple[Path, ...], output: Path) -> None:
 @click.option("--workers", type=click.IntRange(1), default=2, show_default=True, help="Processes that draw pictures.")
 @click.option(
     "--precision",
-    type=click.Choice(list(PRECISIONS)),
+    type=click.Choice(PRECISIONS),
     default="float32",
     show_default=True,
     help="Of the transformer's products; bfloat16 saves a third of the time where the processor has it.",
