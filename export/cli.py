@@ -37,6 +37,7 @@ REFERENCE_MODES = (
     "compiled-fp32",
     "compiled-bf16",
 )  # of `reference_bench`, which loads when it is used
+OFFICIAL_PRECISION = "fp16"
 WEIGHTS = ("ema", "model")  # of `training.weights_file`, which loads when it is used
 F = TypeVar("F", bound=Callable[..., Any])
 Read = TypeVar("Read", bound="Checkpoint[Any]")
@@ -55,28 +56,43 @@ def main() -> None:
 cli.add_command(tensorrt)
 
 
-def storage_options(command: F) -> F:
-    """How the decoder is stored: a recipe, and single options in its place."""
+def storage_options(precision: str = "fp32") -> Callable[[F], F]:
+    """How the decoder is stored: a recipe, and single options in its place.
+
+    Args:
+        precision: that the command takes where neither a recipe nor the option says one.
+    """
     options = (
-        click.option("--target", help=f"Recipe in engines/: {', '.join(recipe_names())}; or a .toml file."),
-        click.option("--precision", type=click.Choice(PRECISIONS), help="Of the weights; fp32 when not given."),
         click.option(
-            "--kv-cache", type=click.Choice(KV_CACHES), help="int8 halves or quarters it; same when not given."
+            "--target",
+            help=f"Recipe in engines/: {', '.join(recipe_names())}; or a .toml file. The options below go before it.",
         ),
-        click.option("--spelling", type=click.Choice(SPELLINGS), help="Operators of the decoder; ort by default."),
-        click.option("--provider", type=click.Choice(PROVIDERS), help="Of ONNX Runtime; cpu when not given."),
+        click.option(
+            "--precision", type=click.Choice(PRECISIONS), help=f"Weight precision; without a recipe {precision}."
+        ),
+        click.option(
+            "--kv-cache",
+            type=click.Choice(KV_CACHES),
+            help="KV cache precision: int8, or the same as the activations (default).",
+        ),
+        click.option("--spelling", type=click.Choice(SPELLINGS), help="Operators of the decoder (default ort)."),
+        click.option("--provider", type=click.Choice(PROVIDERS), help="Execution provider (default cpu)."),
         click.option(
             "--sampling-head/--no-sampling-head",
             default=None,
-            help="Whether the device can draw tokens itself, in the spelling delta; not, when not given.",
+            help="Add a sampling head, so that the device picks tokens itself (spelling delta only; default off).",
         ),
         click.option(
-            "--calibration", type=PATH, help="Folder of pictures with samples.json, for an int8 cache's scales."
+            "--calibration", type=PATH, help="Folder of pictures with samples.json, to find an int8 cache's scales."
         ),
     )
-    for option in reversed(options):
-        command = option(command)
-    return command
+
+    def add(command: F) -> F:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return add
 
 
 weights_option = click.option(
@@ -105,7 +121,7 @@ def _read(reader: Callable[..., Read], path: Path | None, *options: object) -> R
 @weights_option
 @click.option("--image-size", type=click.IntRange(1), help="Side of the pictures in pixels, for a VQ tokenizer alone.")
 @click.option("--text-tokens", type=click.IntRange(1), help="Positions of a text, for a text encoder alone.")
-@storage_options
+@storage_options()
 @click.option("--samples", type=PATH, help="Folder of sample pictures with its samples.json, copied in.")
 @click.option(
     "--default",
@@ -181,7 +197,7 @@ def _write(output: Path, sources: Sources, options: Options, force: bool) -> Non
 @cli.command("convert")
 @click.argument("bundle", type=PATH)
 @click.option("-o", "--output", type=PATH, required=True, help="The bundle to write, a folder.")
-@storage_options
+@storage_options()
 @click.option("--force", is_flag=True, help="Replace the bundle of that name.")
 def convert(
     bundle: Path,
@@ -216,7 +232,7 @@ def _refuse_existing(output: Path, force: bool) -> None:
 
 @cli.command("official")
 @click.option("-o", "--output", type=PATH, help="The bundle to write, a folder; not needed for --only-look.")
-@storage_options
+@storage_options(OFFICIAL_PRECISION)
 @click.option("--force", is_flag=True, help="Replace the bundle of that name.")
 @click.option("--only-look", is_flag=True, help="Say what would be fetched, and stop.")
 def official(
@@ -229,7 +245,7 @@ def official(
 ) -> None:
     """Fetch EditAR's published weights and make a bundle of them: 512×512 pictures, any instruction.
 
-    Without a recipe or options the precision is fp16.
+    Without a recipe or --precision the weights are stored in fp16, half of the size that they are published in.
     """
     from export.official import look
 
@@ -246,7 +262,7 @@ def official(
     from export.text_reader import read_text_encoder
 
     if target is None:
-        choices["precision"] = choices["precision"] or "fp16"
+        choices["precision"] = choices["precision"] or OFFICIAL_PRECISION
     stored = _storage(target, calibration, choices)
     parts = fetch(output, 1.0 if stored.precision == "fp32" else 0.5, report=click.echo)
     sources = Sources(

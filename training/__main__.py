@@ -10,6 +10,8 @@ import click
 from editar_rt.errors import EditarError
 from training.commands import data, evaluation, models
 
+INSTALL = 'pip install -c constraints.txt -e ".[training,data]"'
+
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.option("--threads", type=click.IntRange(1), default=None, help="CPU threads; all cores when not given.")
@@ -36,6 +38,9 @@ def main() -> None:
     except (click.Abort, KeyboardInterrupt):
         click.echo("training: stopped; the last checkpoint is kept", err=True)
         sys.exit(130)
+    except ModuleNotFoundError as error:
+        click.echo(f"training: {error.name} is not installed; run in the clone: {INSTALL}", err=True)
+        sys.exit(1)
     except (EditarError, OSError) as error:
         rank = os.environ.get("RANK", "0")  # of the processes that torchrun started
         click.echo(f"training{'' if rank == '0' else f' (process {rank})'}: {_told(error)}", err=True)
