@@ -26,8 +26,8 @@ from export.recipe import PROVIDERS, recipe_names
 from export.tensorrt_cli import tensorrt
 
 if TYPE_CHECKING:
-    from export.bundle_writer import Options, Sources
     from export.checkpoint_reader import Checkpoint
+    from export.model_info import Options, Sources
     from export.precision import Storage
 
 PATH = click.Path(path_type=Path)
@@ -151,8 +151,8 @@ def onnx(
 
     Every graph is compared with PyTorch before the bundle gets its name.
     """
-    from export.bundle_writer import Options, Sources
     from export.checkpoint_reader import read_transformer, read_vq
+    from export.model_info import Options, Sources
     from export.text_reader import read_text_encoder
 
     # Bad options are said before the minutes that reading takes.
@@ -208,8 +208,8 @@ def convert(
     **choices: str | bool | None,
 ) -> None:
     """Store the transformer of an fp32 BUNDLE in another way; its other parts are taken over as they are."""
-    from export.bundle_writer import Options, Sources
     from export.checkpoint_reader import read_transformer
+    from export.model_info import Options, Sources
 
     _refuse_existing(output, force)
     stored = _storage(target, calibration, choices)
@@ -256,8 +256,8 @@ def official(
     if output is None:
         raise click.UsageError("Missing option '-o' / '--output': the bundle to write, a folder.")
     _refuse_existing(output, force)
-    from export.bundle_writer import Options, Sources
     from export.checkpoint_reader import read_transformer, read_vq
+    from export.model_info import Options, Sources
     from export.official import fetch
     from export.text_reader import read_text_encoder
 
@@ -302,8 +302,9 @@ def verify(
     as_json: bool,
 ) -> None:
     """Compare BUNDLE with the checkpoints it came from: every part, then greedy generations."""
-    from export.bundle_writer import ParityError, Sources
+    from export.bundle_writer import ParityError
     from export.checkpoint_reader import read_either
+    from export.model_info import Sources
     from export.text_reader import read_text_encoder
     from export.verify import verify as compare
     from training.config import VQConfig

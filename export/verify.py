@@ -30,8 +30,8 @@ from editar_rt.errors import BackendError, OptionError
 from editar_rt.generation.sampling import Sampling
 from editar_rt.measure.selftest import bound_of
 from export import parity
-from export.bundle_writer import Sources
 from export.checkpoint_reader import build_transformer, build_vq
+from export.model_info import Sources
 from training.errors import first_line
 from training.models.transformer import Transformer
 

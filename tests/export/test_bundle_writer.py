@@ -119,7 +119,7 @@ def test_a_graph_that_answers_otherwise_is_not_published(
     def with_another_epsilon(config: TransformerConfig, *arguments: Any) -> Any:
         return decoder_graph(dataclasses.replace(config, norm_eps=0.01), *arguments)
 
-    monkeypatch.setattr("export.bundle_writer.decoder_graph", with_another_epsilon)
+    monkeypatch.setattr("export.part_graphs.decoder_graph", with_another_epsilon)
     with pytest.raises(ParityError, match=r"decoder does not answer as PyTorch does .*nothing was written"):
         write_bundle(tmp_path / "bundle", Sources(transformer=tiny_sources.transformer), Options())
     assert list(tmp_path.iterdir()) == []
