@@ -65,12 +65,12 @@ def part_graphs(
         yield (
             names.VQ_ENCODER,
             vq_encoder_graph(build_vq(vq), size),
-            lambda _: [parity.vq_encoder_case(build_vq(vq), size)],
+            lambda _: [parity.case(names.VQ_ENCODER, build_vq(vq), parity.vq_encoder_inputs(size))],
         )
         yield (
             names.VQ_DECODER,
             vq_decoder_graph(build_vq(vq), size),
-            lambda _: [parity.vq_decoder_case(build_vq(vq), size)],
+            lambda _: [parity.case(names.VQ_DECODER, build_vq(vq), parity.vq_decoder_inputs(vq.config, size))],
         )
     if sources.text_encoder is not None:
         assert info.text_tokens is not None
@@ -79,14 +79,22 @@ def part_graphs(
         yield (
             names.TEXT_ENCODER,
             _text_graph(text, text_tokens, precision),
-            lambda _: [parity.text_encoder_case(text.build(), text_tokens)],
+            lambda _: [
+                parity.case(
+                    names.TEXT_ENCODER,
+                    text.build(),
+                    parity.text_encoder_inputs(text.tokenizer.get_vocab_size(), text_tokens),
+                )
+            ],
         )
     if sources.transformer is not None:
         checkpoint, storage = sources.transformer, options.storage
         yield (
             names.PREFIX_GRAPH,
             prefix_graph(checkpoint.config, checkpoint.tensors),
-            lambda _: [parity.prefix_case(build_transformer(checkpoint))],
+            lambda _: [
+                parity.case(names.PREFIX_GRAPH, build_transformer(checkpoint), parity.prefix_inputs(checkpoint.config))
+            ],
         )
         scales: Scales = ()
         if storage.kv_cache == INT8:
