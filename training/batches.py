@@ -7,6 +7,7 @@ else is drawn for them.
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -275,11 +276,16 @@ class PictureGroups:
         return ", ".join(f"{self.data.datasets[source].name} {record}" for source, record in places)
 
 
-def draw(seed: list[int], first: int, count: int, size: int) -> NDArray[np.int64]:
+@functools.lru_cache(maxsize=8)  # of a few streams, where one epoch goes over into the next
+def _epoch_order(seed: tuple[int, ...], epoch: int, size: int) -> NDArray[np.int32]:
+    return np.random.default_rng([*seed, epoch]).permutation(size).astype(np.int32)
+
+
+def draw(seed: Sequence[int], first: int, count: int, size: int) -> NDArray[np.int64]:
     """Draws first..first+count-1 of an endless stream of 0..size-1: one shuffled epoch after the other."""
-    indices = np.arange(first, first + count)
-    orders = {e: np.random.default_rng([*seed, int(e)]).permutation(size) for e in np.unique(indices // size)}
-    return np.asarray([orders[i // size][i % size] for i in indices])
+    epochs, places = np.divmod(np.arange(first, first + count), size)
+    orders = {epoch: _epoch_order(tuple(seed), int(epoch), size) for epoch in np.unique(epochs)}
+    return np.asarray([orders[epoch][place] for epoch, place in zip(epochs, places)], np.int64)
 
 
 def mixed_groups(source: Source, seed: int, first: int, count: int) -> NDArray[np.int64]:

@@ -19,31 +19,63 @@ from torch import Tensor
 
 from training.batches import Batch, draw
 from training.data.scenes import SHAPES
+from training.errors import TrainingError
 from training.recipes.transformer import Recipe, Stage
 
 SHARDS = (20, 0.72), (100, 0.4)  # up to this number, of 500 groups each; the share of edits in them
 OBJECT_COVER = 0.05  # share of a cell from which on it shows an object
 
 
-def groups_of_step(recipe: Recipe, step: int, is_translation: NDArray[np.bool_]) -> NDArray[np.int64]:
-    """Which groups a step sees, [pictures]; follows from the recipe and the step alone.
+class StagedGroups:
+    """Which groups a step sees; follows from the recipe and the step alone.
 
     Args:
         is_translation: bool, for every group.
+
+    Raises:
+        TrainingError: a stage asks for translations, or for edits, of which it has none.
     """
-    stages, seed, pictures = recipe.demo.stages or (Stage(0),), [recipe.seed], recipe.data.pictures
-    number = max(i for i, stage in enumerate(stages) if stage.begins <= step)
-    stage, since = stages[number], step - stages[number].begins
-    among = is_translation[: stage.groups or None]
-    if stage.translation_share < 0:
-        return draw([*seed, number] if number else seed, since * pictures, pictures, len(among))
-    translations = round(pictures * stage.translation_share)
-    parts = []
-    for which, count in ((True, translations), (False, pictures - translations)):
-        pool = np.flatnonzero(among == which)
-        if len(pool) and count:
-            parts.append(pool[draw([*seed, number, which], since * count, count, len(pool))])
-    return np.concatenate(parts)
+
+    def __init__(self, recipe: Recipe, is_translation: NDArray[np.bool_]) -> None:
+        self.stages, self.seed, self.pictures = recipe.demo.stages or (Stage(0),), recipe.seed, recipe.data.pictures
+        self.size = len(is_translation)
+        self.pools = [self._pools(stage, is_translation) for stage in self.stages]
+
+    def _pools(self, stage: Stage, is_translation: NDArray[np.bool_]) -> list[tuple[bool, int, NDArray[np.intp]]]:
+        """Translations and edits: which they are, how many a step takes, and from which groups."""
+        if stage.translation_share < 0:
+            return []
+        among = is_translation[: stage.groups or None]
+        translations = round(self.pictures * stage.translation_share)
+        pools = []
+        for which, count, name in (
+            (True, translations, "translations"),
+            (False, self.pictures - translations, "edits"),
+        ):
+            pool = np.flatnonzero(among == which)
+            if count and not len(pool):
+                raise TrainingError(
+                    f"the stage that begins at step {stage.begins} takes {count} groups with {name} a step "
+                    f"(translation_share {stage.translation_share:g}), and its {len(among)} groups have none; make "
+                    "shards that have some, or change demo.stages"
+                )
+            pools.append((which, count, pool))
+        return pools
+
+    def of_step(self, step: int) -> NDArray[np.int64]:
+        """Groups [pictures]."""
+        number = max(i for i, stage in enumerate(self.stages) if stage.begins <= step)
+        stage, since = self.stages[number], step - self.stages[number].begins
+        if stage.translation_share < 0:
+            seed = [self.seed, number] if number else [self.seed]
+            return draw(seed, since * self.pictures, self.pictures, min(stage.groups or self.size, self.size))
+        return np.concatenate(
+            [
+                pool[draw([self.seed, number, which], since * count, count, len(pool))]
+                for which, count, pool in self.pools[number]
+                if count
+            ]
+        )
 
 
 def hidden_targets(rng: np.random.Generator, recipe: Recipe, step: int, shape: tuple[int, int]) -> Tensor | None:

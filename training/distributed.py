@@ -17,7 +17,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
@@ -31,10 +31,14 @@ class World:
         rank, size: which process this is, of how many.
         device: where its share of the work is done.
         way: one of `choices.WAYS`, but for `auto`.
+        gathered_in: the type that sharded layers are put together in; None keeps their own. Gradients are summed in
+            float32.
     """
 
-    def __init__(self, rank: int, size: int, device: torch.device, way: str) -> None:
-        self.rank, self.size, self.device, self.way = rank, size, device, way
+    def __init__(
+        self, rank: int, size: int, device: torch.device, way: str, gathered_in: torch.dtype | None = None
+    ) -> None:
+        self.rank, self.size, self.device, self.way, self.gathered_in = rank, size, device, way, gathered_in
 
     @property
     def is_first(self) -> bool:
@@ -91,9 +95,11 @@ class World:
             if layers is None:
                 raise TrainingError("this model is small and not made to be sharded; choose --parallel ddp")
             mesh = dist.init_device_mesh(self.device.type, (self.size,))
+            # Inputs stay as they are: sums of weights and angles must not be rounded.
+            policy = MixedPrecisionPolicy(self.gathered_in, torch.float32, cast_forward_inputs=False)
             for layer in layers:
-                fully_shard(layer, mesh=mesh)
-            return fully_shard(module, mesh=mesh)
+                fully_shard(layer, mesh=mesh, mp_policy=policy)
+            return fully_shard(module, mesh=mesh, mp_policy=policy)
         return module
 
     def accumulating(self, wrapped: nn.Module, last: bool) -> AbstractContextManager[None]:
@@ -141,11 +147,12 @@ def pick_device(name: str, local_rank: int) -> torch.device:
 
 
 @contextlib.contextmanager
-def join(device: str = "auto", way: str = "auto") -> Iterator[World]:
+def join(device: str = "auto", way: str = "auto", gathered_in: torch.dtype | None = None) -> Iterator[World]:
     """Meet the processes that `torchrun` started beside this one; without it this one is alone.
 
     Args:
         device: `auto`, `cpu` or `cuda`.
+        gathered_in: see `World`.
         way: one of `choices.WAYS`; `auto` is `ddp` for several processes and `none` for one.
 
     Raises:
@@ -158,7 +165,7 @@ def join(device: str = "auto", way: str = "auto") -> Iterator[World]:
     if way == "none" and size > 1:
         raise TrainingError(f"--parallel none is one process alone, torchrun started {size}; choose ddp or fsdp")
     if way == "none" or dist.is_initialized():  # by the caller, who meets the others once for several runs
-        yield World(rank, size, place, way)
+        yield World(rank, size, place, way, gathered_in)
         return
     backend = "cpu:gloo,cuda:nccl" if place.type == "cuda" else "gloo"
     if size > 1:
@@ -166,7 +173,7 @@ def join(device: str = "auto", way: str = "auto") -> Iterator[World]:
     else:
         dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
     try:
-        yield World(rank, size, place, way)
+        yield World(rank, size, place, way, gathered_in)
     finally:
         # What DistributedDataParallel holds of the group must go before it: threads of a group that outlives its end
         # have been seen to abort a process that had finished.

@@ -11,7 +11,7 @@ import contextlib
 import dataclasses
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -26,11 +26,11 @@ from torch.distributed.checkpoint.state_dict import (
 
 from training import sharded
 from training.checkpoints import CheckpointError
-from training.choices import DEVICES, PRECISIONS, WAYS
+from training.choices import DEVICES, FSDP_PRECISIONS, PRECISIONS, WAYS
 from training.data.records import BadRecords
 from training.distributed import World
 from training.errors import NotFinite, OutOfMemory, TrainingError
-from training.logs import Sinks, measured_peak
+from training.logs import Sinks, measured_peak, profiled
 from training.loop import Average, RunFolder
 from training.optimizers import LossScale, Optimizer
 from training.recipes.fields import Ema, check_fields
@@ -50,21 +50,26 @@ class Execution:
     accumulate: int = 1  # pieces that a process takes its share of a batch in, one after the other
     recompute: bool = False  # layers run again in the backward pass in place of keeping what is inside of them
     compile: str = ""  # backend of torch.compile for the layers, such as inductor; "" leaves them as they are
-    prefetch: int = 0  # coming batches that a thread prepares meanwhile
+    prefetch: int = 0  # coming batches that are prepared meanwhile
+    workers: int = 1  # threads that prepare them
+    tf32: bool = False  # float32 products on a GPU keep 10 bits of their factors' fractions, which is faster
+    fsdp_precision: str = "float32"  # or bfloat16: how sharded layers are put together; their shares stay float32
     until: int = 0  # stop after this step, with a checkpoint; 0 goes on to the recipe's last
     log_every: int = 50  # steps
     save_every: int = 250
+    keep: int = 1  # the last checkpoints that stay
     sample_every: int = 0  # steps between grids of sample pictures; 0 makes none
     tensorboard: bool = False
     wandb: str = ""  # project of Weights & Biases
     peak_tflops: float = 0.0  # of one device, for MFU; 0 reports none, below 0 measures
+    profile: bool = False  # write a trace of a few steps after the first ones
 
     def __post_init__(self) -> None:
         check_fields(
             self,
             "execution.",
-            {"device": DEVICES, "parallel": WAYS, "precision": PRECISIONS},
-            at_least_one=("accumulate", "log_every", "save_every"),
+            {"device": DEVICES, "parallel": WAYS, "precision": PRECISIONS, "fsdp_precision": FSDP_PRECISIONS},
+            at_least_one=("accumulate", "workers", "log_every", "save_every", "keep"),
             any_sign=("peak_tflops",),
         )
         if self.compile and self.compile not in (backends := torch.compiler.list_backends(exclude_tags=())):
@@ -221,11 +226,13 @@ class Engine(Generic[Prepared]):
         """A checkpoint after `done` steps, whole or sharded."""
         extra = {"loss_scale": [self.scale.value, self.scale.good]} if self.scale else {}
         if self.world.sharded:
-            sharded.write(self.run_folder.folder, self.run_folder.facts(done) | extra, self._tensors(), self.world)
+            facts = self.run_folder.facts(done) | extra
+            sharded.write(self.run_folder.folder, facts, self._tensors(), self.world, self.execution.keep)
         elif self.world.is_first:
             state = {name: module.state_dict() for name, module in self.task.modules.items()}
             state |= {phase.name: phase.optimizer.state_dict() for phase in self.task.phases}
-            self.run_folder.save_last(done, **state, average=self.average.kept, **self.task.state(), **extra)
+            state |= {"average": self.average.kept, **self.task.state(), **extra}
+            self.run_folder.save_last(done, self.execution.keep, **state)
         self.world.wait()
         self.saved = done
 
@@ -244,12 +251,17 @@ class Engine(Generic[Prepared]):
         sinks = Sinks(run, self.first, task.steps, execution.tensorboard, execution.wandb)
         seconds, counted = 0.0, 0
         try:
-            with Coming(task.prepare, self.first, last, execution.prefetch) as coming:
+            with (
+                tensor_cores(execution.tf32),
+                profiled(run, execution.profile) as profiler,
+                Coming(self._prepared, self.first, last, execution.prefetch, execution.workers) as coming,
+            ):
                 for step in range(self.first, last):
                     begun = time.perf_counter()
                     with self._told_what_to_lower(step):
                         prepared = coming.take(step)
                         norms = self._step(step, prepared)
+                    profiler.step()
                     seconds, counted = seconds + time.perf_counter() - begun, counted + 1
                     done = step + 1
                     if sinks.progress:
@@ -267,6 +279,11 @@ class Engine(Generic[Prepared]):
                             task.show(done, self.average, sinks)
         finally:
             sinks.close()
+
+    def _prepared(self, step: int) -> Prepared:
+        """This process's share of a step's batch, in memory that a GPU copies from while it works."""
+        prepared = self.task.prepare(step)
+        return pinned(prepared) if self.world.device.type == "cuda" else prepared
 
     def _bad_records(self) -> dict[str, float]:
         """How many all processes have met; every process asks."""
@@ -344,12 +361,37 @@ class Engine(Generic[Prepared]):
         return values
 
 
-class Coming(Generic[Prepared]):
-    """The batches of steps to come, `ahead` of them prepared by a thread meanwhile."""
+def pinned(value: Any) -> Any:
+    """A batch with its tensors in pinned memory, in whichever lists and dataclasses they lie."""
+    if isinstance(value, Tensor):
+        return value.pin_memory()
+    if isinstance(value, list):
+        return [pinned(entry) for entry in value]
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        fields = {field.name: pinned(getattr(value, field.name)) for field in dataclasses.fields(value)}
+        return dataclasses.replace(value, **fields)
+    return value
 
-    def __init__(self, prepare: Callable[[int], Prepared], first: int, last: int, ahead: int) -> None:
+
+@contextlib.contextmanager
+def tensor_cores(tf32: bool) -> Iterator[None]:
+    """Float32 products and convolutions on a GPU are rounded to TF32 meanwhile, or not at all."""
+    before = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+    torch.set_float32_matmul_precision("high" if tf32 else "highest")
+    torch.backends.cudnn.allow_tf32 = tf32
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before[0])
+        torch.backends.cudnn.allow_tf32 = before[1]
+
+
+class Coming(Generic[Prepared]):
+    """The batches of steps to come, `ahead` of them prepared by `workers` threads meanwhile."""
+
+    def __init__(self, prepare: Callable[[int], Prepared], first: int, last: int, ahead: int, workers: int = 1) -> None:
         self.prepare, self.last, self.ahead = prepare, last, ahead
-        self.pool = ThreadPoolExecutor(1) if ahead else None
+        self.pool = ThreadPoolExecutor(workers) if ahead else None
         self.waiting: dict[int, Future[Prepared]] = {}
 
     def take(self, step: int) -> Prepared:

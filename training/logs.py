@@ -6,11 +6,12 @@ the floating-point operations that the model's matrices and attention take, over
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch
@@ -21,6 +22,9 @@ from training.loop import RunFolder
 
 if TYPE_CHECKING:
     from rich.progress import Progress
+
+PROFILED = 3  # steps
+TRACE = "trace.json"
 
 
 def measured_peak(device: torch.device, dtype: torch.dtype, side: int | None = None) -> float:
@@ -52,6 +56,33 @@ def operations(forward: Callable[[], object]) -> float:
     with FlopCounterMode(display=False) as counter:
         forward()
     return 3.0 * counter.get_total_flops()
+
+
+class Profiler(Protocol):
+    """Is told of every step that has ended."""
+
+    def step(self) -> None: ...
+
+
+class _NoProfiler:
+    def step(self) -> None:
+        pass
+
+
+@contextlib.contextmanager
+def profiled(run: RunFolder, asked: bool) -> Iterator[Profiler]:
+    """Records `PROFILED` steps, after a few that warm up, to `trace.json` in the run's folder.
+
+    Chrome's `about:tracing` and https://ui.perfetto.dev show such a file.
+    """
+    if not asked or not run.writes:
+        yield _NoProfiler()
+        return
+    from torch.profiler import profile, schedule
+
+    when = schedule(wait=1, warmup=1, active=PROFILED, repeat=1)
+    with profile(schedule=when, on_trace_ready=lambda p: p.export_chrome_trace(str(run.folder / TRACE))) as profiler:
+        yield profiler
 
 
 class Sinks:

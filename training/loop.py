@@ -12,6 +12,7 @@ import json
 import math
 import os
 import pickle
+import shutil
 import sys
 import time
 from collections.abc import Callable
@@ -154,8 +155,20 @@ class RunFolder:
             partial.replace(path)
         return path
 
-    def save_last(self, step: int, **state: Any) -> None:
-        self.save(LAST, {**self.facts(step), **state})
+    def save_last(self, step: int, keep: int = 1, **state: Any) -> None:
+        """Write what a run goes on from; of more than the last one, `keep` stay as `step-00000250.pt` too."""
+        path = self.save(LAST, {**self.facts(step), **state})
+        if self.writes and keep > 1:
+            link(path, self.folder / f"step-{step:08d}.pt")
+            for old in sorted(self.folder.glob("step-*.pt"))[:-keep]:
+                old.unlink()
+
+    def keep_best(self, name: str, measure: str, value: float) -> None:
+        """Keep the file `name` as `best-NAME` where no line of the log has a lower value."""
+        if self.writes and value <= min(
+            line[measure] for line in [*log_lines(self.folder / "log.jsonl"), {measure: value}] if measure in line
+        ):
+            link(self.folder / name, self.folder / f"best-{name}")
 
     def facts(self, step: int) -> dict[str, Any]:
         """What a checkpoint says about itself."""
@@ -221,6 +234,17 @@ class RunFolder:
             partial = path.with_name(path.name + ".partial")
             partial.write_text(kept)
             partial.replace(path)
+
+
+def link(path: Path, name: Path) -> None:
+    """Give a file another name, in place of what has it; a copy where the file system knows no links."""
+    partial = name.with_name(name.name + ".partial")
+    partial.unlink(missing_ok=True)
+    try:
+        os.link(path, partial)
+    except OSError:
+        shutil.copyfile(path, partial)
+    partial.replace(name)
 
 
 def log_lines(path: Path) -> list[dict[str, Any]]:

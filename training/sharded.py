@@ -49,8 +49,8 @@ def read_facts(path: Path) -> dict[str, Any]:
     return facts
 
 
-def write(folder: Path, facts: dict[str, Any], tensors: dict[str, Tensor], world: World) -> Path:
-    """Write a checkpoint, all processes together, then remove the older ones."""
+def write(folder: Path, facts: dict[str, Any], tensors: dict[str, Tensor], world: World, keep: int = 1) -> Path:
+    """Write a checkpoint, all processes together, then remove the older ones but for the last `keep`."""
     path = folder / f"step-{facts['step']:08d}"
     if path.exists():  # the same step of the same recipe is the same checkpoint
         return path
@@ -69,9 +69,10 @@ def write(folder: Path, facts: dict[str, Any], tensors: dict[str, Tensor], world
     if world.is_first:
         partial.rename(path)
         _to_disk(folder)  # the new name, before the older checkpoints go
-        for other in folder.glob("step-*"):
-            if other != path and NAME.match(other.name):
-                shutil.rmtree(other)
+        names = {other for other in folder.glob("step-*") if NAME.match(other.name) and other.is_dir()}
+        whole = sorted(other for other in names if NAME.fullmatch(other.name))
+        for other in names - set(whole[-keep:]):
+            shutil.rmtree(other)
     world.wait()
     return path
 

@@ -46,14 +46,16 @@ class Piece:
     drop_picture: Tensor  # bool [R]
     drop_text: Tensor  # bool [R]
     hide: Tensor | None  # bool [R, N]
+    picture_is_dropped: bool  # in some row
 
     @property
     def dropped(self) -> Tensor:
         return self.drop_picture | self.drop_text
 
     def to(self, device: torch.device) -> Piece:
-        hide = None if self.hide is None else self.hide.to(device)
-        return Piece(self.batch.to(device), self.drop_picture.to(device), self.drop_text.to(device), hide)
+        hide = None if self.hide is None else self.hide.to(device, non_blocking=True)
+        drops = (drop.to(device, non_blocking=True) for drop in (self.drop_picture, self.drop_text))
+        return Piece(self.batch.to(device), *drops, hide, self.picture_is_dropped)
 
 
 class Student(nn.Module):
@@ -75,6 +77,7 @@ class Student(nn.Module):
             piece.drop_text,
             piece.hide,
             return_hidden=True,
+            picture_is_dropped=piece.picture_is_dropped,
         )
         losses = F.cross_entropy(logits.flatten(0, 1), batch.target.flatten(), reduction="none")
         loss = (losses * batch.weights.flatten()).sum() / totals[0]
@@ -202,6 +205,15 @@ def read_source(
             "preset or encoder"
         )
     return source, encoder
+
+
+def read_validation(
+    recipe: Recipe, config: TransformerConfig, path: Path, text_encoder: Path | None, vq: Path | None
+) -> tuple[Source, nn.Module | None]:
+    """As `read_source`, of what is not trained on: token shards where the folder has some, and pictures otherwise."""
+    has_shards = path.is_dir() and any(path.glob("shard-*.npz"))
+    tokens, data = (path, None) if has_shards else (None, path)
+    return read_source(recipe, config, tokens, data, text_encoder, vq)
 
 
 def read_teacher(recipe: Recipe, folder: Path | None, world: World) -> PatchFeatures | None:

@@ -19,7 +19,7 @@ from training import provenance
 from training.batches import Batch, PictureGroups, Source, TokenShards, condition_dropout, mixed_groups
 from training.checkpoints import open_vq
 from training.config import TRANSFORMER_PRESETS, TransformerConfig
-from training.demo import groups_of_step, hidden_targets, weigh_objects
+from training.demo import StagedGroups, hidden_targets, weigh_objects
 from training.distributed import World, join, whole_state
 from training.engine import AUTOCAST, Engine, Execution, Phase
 from training.errors import TrainingError
@@ -31,10 +31,12 @@ from training.models.text_encoder import encode
 from training.models.transformer import Transformer
 from training.optimizers import AdamW, MuonAdam, Optimizer
 from training.recipes.transformer import Recipe
-from training.student import Frozen, Piece, Student, build_student, read_source, read_teacher
+from training.release import write_release
+from training.student import Frozen, Piece, Student, build_student, read_source, read_teacher, read_validation
 from training.validation import count_right, validate
 
 SHOWN = 4  # sample pictures in a grid
+PUBLISHED = "transformer.pt"
 
 
 def learning_rate(recipe: Recipe, step: int) -> float:
@@ -71,7 +73,7 @@ class TransformerTask:
         frozen: Frozen,
         student: Student,
         world: World,
-        validation: TokenShards | None = None,
+        validation: Source | None = None,
     ) -> None:
         self.run, self.recipe, self.execution, self.world = run, recipe, execution, world
         self.source, self.frozen, self.root, self.validation = source, frozen, student, validation
@@ -82,6 +84,7 @@ class TransformerTask:
                 f"{recipe.data.pictures} pictures a batch are not shared evenly by {world.size} processes with "
                 f"{execution.accumulate} pieces each; choose another --pictures or --accumulate"
             )
+        self.staged = None if source.mixed else StagedGroups(recipe, source.is_translation)
         if execution.sample_every and frozen.vq is None:
             raise TrainingError("sample pictures need the tokenizer; give --vq, or set sample_every = 0")
         self.steps, self.seed, self.ema = recipe.schedule.steps, recipe.seed, recipe.ema
@@ -102,7 +105,7 @@ class TransformerTask:
         self.work = (float(positions), self._operations() if execution.peak_tflops else 0.0)
         self.lowers_memory = ("recompute layers (--recompute)",) * (not execution.recompute)
         self.lowers_memory += ("shard the model over GPUs (--parallel fsdp)",) * (not world.sharded)
-        self.losses: list[tuple[Tensor, Tensor | None]] = []
+        self.losses: list[tuple[Tensor, Tensor | None]] = []  # of the pieces since the last line of the log
         self.right = torch.zeros(len(source.labels), 2)  # changed tokens, those predicted right
 
     def _optimizer(self) -> Optimizer:
@@ -123,14 +126,14 @@ class TransformerTask:
             tokens = torch.empty(rows, self.config.block_size, dtype=torch.long)
             states = torch.empty(rows, self.config.cls_token_num, self.config.caption_dim)
             keep = torch.zeros(rows, dtype=torch.bool)
-            return operations(lambda: model(tokens[:pictures], states, tokens, keep, keep))
+            return operations(lambda: model(tokens[:pictures], states, tokens, keep, keep, picture_is_dropped=False))
 
     # Batches.
 
     def groups(self, step: int) -> NDArray[np.int64]:
         """All groups of a step."""
-        if self.source.mixed is None:
-            return groups_of_step(self.recipe, step, self.source.is_translation)
+        if self.staged is not None:
+            return self.staged.of_step(step)
         return mixed_groups(self.source, self.recipe.seed, step * self.recipe.data.pictures, self.recipe.data.pictures)
 
     def prepare(self, step: int) -> Share:
@@ -147,7 +150,7 @@ class TransformerTask:
             drop_text[own].chunk(count),
             hide[own].chunk(count) if hide is not None else [None] * count,
         )
-        return Share(mine, [Piece(*part) for part in parts])
+        return Share(mine, [Piece(*part, picture_is_dropped=bool(part[1].any())) for part in parts])
 
     def _batch(self, source: Source, groups: NDArray[np.int64]) -> Batch:
         batch = source.batch(groups)
@@ -198,12 +201,13 @@ class TransformerTask:
         count_right(self.right, piece.batch, self.source.labels, right, ~piece.dropped)
 
     def end(self, step: int, prepared: Share, average: Average) -> None:
-        del self.losses[: -len(prepared.pieces)]
+        pass
 
     def measures(self, done: int) -> dict[str, float]:
         counts = self.world.sum(self.right)
         self.right.zero_()
         losses = torch.stack([torch.stack([x for x in pair if x is not None]) for pair in self.losses]).mean(0)
+        self.losses.clear()
         losses = self.world.sum(losses) / self.world.size
         values = dict(zip(("loss", "distillation"), losses.tolist()))
         values["samples"] = float(done * self.recipe.data.pictures * self.source.examples)
@@ -252,7 +256,9 @@ class TransformerTask:
             return
         if model := self.averaged_model(average):
             dtype = AUTOCAST[self.execution.precision]
-            self.run.log(done, **validate(model, self.validation, self.source, self.completed, dtype))
+            values = validate(model, self.validation, self.source, self.completed, dtype)
+            self.run.log(done, **values)
+            self.run.keep_best(PUBLISHED, "validation_loss", values["validation_loss"])
         self.world.wait()
 
     def show(self, done: int, average: Average, sinks: Sinks) -> None:
@@ -273,7 +279,7 @@ def save_checkpoint(
         weights: `model`, those of the last step, and with an average `ema`; the file says under `weights` which it has.
     """
     about = {"weights": list(weights), "step": step, "config": config.to_dict(), "recipe": run.recipe}
-    return run.save("transformer.pt", {**weights, **about})
+    return run.save(PUBLISHED, {**weights, **about})
 
 
 def described_inputs(source: Source, init: Path | None, **models: Path | None) -> dict[str, str]:
@@ -309,14 +315,15 @@ def train(
         report: is told what those weights lack, and the first bad records of `data`, by every process its own.
         data: a mixture's TOML file, or a data set (`training.data.sources`).
         teacher_folder: the vision model that is the recipe's teacher; may be None where the shards hold its features.
-        validation: folder of token shards that are not trained on; their loss is logged with every checkpoint.
+        validation: token shards, or pictures as `data`, that are not trained on; their loss is logged with every
+            checkpoint.
 
     Raises:
         TrainingError, CheckpointError: parts that do not fit each other.
     """
     execution = execution or Execution()
     with (
-        join(execution.device, execution.parallel) as world,
+        join(execution.device, execution.parallel, AUTOCAST[execution.fsdp_precision]) as world,
         RunFolder(folder, recipe, writes=world.is_first) as run,
     ):
         say = report if world.is_first else lambda line: None
@@ -334,6 +341,10 @@ def train(
                 f"{config.vocab_size}; choose another preset"
             )
         features = read_teacher(recipe, teacher_folder, world)
+        kept = None
+        if validation is not None:
+            kept, its_encoder = read_validation(recipe, config, validation, text_encoder, vq)
+            encoder = encoder or its_encoder
         frozen = Frozen(vq_model, encoder, features)
         if source.mixed and any(stage.groups or stage.translation_share >= 0 for stage in recipe.demo.stages):
             say("the data sets have shares of their own, so the recipe's stages decide the learning rate alone")
@@ -344,9 +355,10 @@ def train(
         for module in (frozen.vq, frozen.text_encoder):
             if module is not None:
                 module.to(world.device)
-        kept = read_source(recipe, config, validation, None, text_encoder, vq)[0] if validation else None
-        assert kept is None or isinstance(kept, TokenShards)
         task = TransformerTask(run, recipe, execution, source, frozen, student, world, kept)
         Engine(run, task, execution, world).run()
+        published = run.folder / PUBLISHED
+        if world.is_first:
+            write_release(run, published)
         del task, student  # with what they hold of the process group
-    return run.folder / "transformer.pt"
+    return published

@@ -218,8 +218,8 @@ class VQTask:
     def loss(self, prepared: Share, number: int) -> Tensor:
         recipe, device = self.recipe, self.world.device
         pictures = prepared.pieces[number]
-        weights = None if pictures.weights is None else pictures.weights.to(device)
-        pictures = prepared.pieces[number] = Pictures(pictures.pixels.to(device), weights)
+        weights = None if pictures.weights is None else pictures.weights.to(device, non_blocking=True)
+        pictures = prepared.pieces[number] = Pictures(pictures.pixels.to(device, non_blocking=True), weights)
         noise = None if prepared.noise is None else prepared.noise[number]
         decoded, vectors, rows, tokens = self.wrapped(pictures.pixels, noise)
         prepared.decoded.append(decoded.detach())

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from training.batches import Batch, Source, TokenShards
+from training.batches import Batch, Source
 from training.data.kinds import TRANSLATION_TASKS
 from training.models.transformer import Transformer
 
@@ -40,7 +40,7 @@ def count_right(
 
 @torch.no_grad()
 def validate(
-    model: Transformer, kept: TokenShards, trained: Source, completed: Completed, dtype: torch.dtype | None
+    model: Transformer, kept: Source, trained: Source, completed: Completed, dtype: torch.dtype | None
 ) -> dict[str, float]:
     """What a model predicts with all of the condition and the tokens before in sight.
 

@@ -26,7 +26,7 @@ from training.data.shards import read_settings  # noqa: E402
 from training.data.tokens import write_shards  # noqa: E402
 from training.errors import TrainingError  # noqa: E402
 from training.loop import RunFolder, log_lines  # noqa: E402
-from training.student import read_source  # noqa: E402
+from training.student import read_source, read_tokenizer  # noqa: E402
 
 CONFIG = TRANSFORMER_PRESETS["GPT-tiny"]
 
@@ -59,7 +59,7 @@ def test_a_shard_that_is_not_whole_is_named(
     second = tmp_path / "shards/shard-00001.npz"
     second.write_bytes(spoil(second.read_bytes()))
     with pytest.raises(DataError, match=r"shard-00001\.npz is no whole token shard \(.+\); remove it"):
-        TokenShards(tmp_path / "shards", CONFIG, None)
+        TokenShards(tmp_path / "shards", CONFIG, read_tokenizer(parts.text_encoder))
 
 
 @pytest.mark.parametrize(

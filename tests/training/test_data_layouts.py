@@ -7,6 +7,7 @@ import json
 import os
 import tarfile
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -28,9 +29,11 @@ from tests.training.data_sets import (
     write_parquet,
     write_saved,
 )
+from training.data import tables
 from training.data.folder import write_folder
 from training.data.layouts import open_dataset, removal
 from training.data.records import BadRecord, DataError
+from training.data.rows import open_rows
 
 
 @pytest.fixture(autouse=True)
@@ -280,3 +283,29 @@ def test_a_saved_data_set_that_names_files_outside_is_refused(tmp_path: Path) ->
     (folder / "state.json").write_text(json.dumps(state))
     with pytest.raises(DataError, match="names files outside"):
         open_dataset(folder)
+
+
+def test_parquet_is_streamed_where_records_are_read_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = write_parquet(tmp_path, MULTIGEN_ROWS, ("train-00000-of-00002.parquet", "train-00001-of-00002.parquet"))
+    mapped = open_dataset(folder)
+    monkeypatch.setattr(tables, "ArrowRows", lambda *_: pytest.fail("nothing is rewritten"))
+    rows = open_dataset(folder, in_order=True)
+    assert len(rows) == len(mapped) == 3
+    for index in (0, 2, 1):
+        assert rows[index].text == mapped[index].text and np.array_equal(rows[index].target, mapped[index].target)
+
+
+def test_threads_that_stream_read_every_row_group_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = tables.streamed(write_parquet(tmp_path, MULTIGEN_ROWS, ("a.parquet", "b.parquet")), None)
+    assert rows is not None
+    read, numbers = rows._read, []
+    monkeypatch.setattr(rows, "_read", lambda file, number: (numbers.append(file.name), read(file, number))[1])
+    with ThreadPoolExecutor(3) as pool:
+        texts = [row["text"] for row in pool.map(rows.__getitem__, range(3))]
+    assert sorted(texts) == [row["text"] for row in MULTIGEN_ROWS] and sorted(numbers) == ["a.parquet", "b.parquet"]
+
+
+def test_a_damaged_parquet_file_is_named_when_it_is_streamed(tmp_path: Path) -> None:
+    (tmp_path / "x.parquet").write_bytes(b"PAR1")
+    with pytest.raises(DataError, match=r"x\.parquet is not a whole data set"):
+        open_rows(tmp_path, in_order=True)

@@ -25,7 +25,7 @@ from training.data.extract import Encoders, extract  # noqa: E402
 from training.data.folder import write_folder  # noqa: E402
 from training.data.sources import Plan, read_plan  # noqa: E402
 from training.data.sources import Source as PlanSource  # noqa: E402
-from training.demo import groups_of_step  # noqa: E402
+from training.demo import StagedGroups  # noqa: E402
 from training.distillation import FeatureDistillation  # noqa: E402
 from training.engine import Coming  # noqa: E402
 from training.errors import NotFinite, OutOfMemory, TrainingError  # noqa: E402
@@ -163,7 +163,8 @@ def test_a_loss_that_is_not_finite_stops_and_names_step_batch_and_checkpoint(par
 def _bad_step(recipe: train_transformer.Recipe) -> int:
     """The first step that sees group 5, the second of the second shard."""
     steps = range(recipe.schedule.steps)
-    return next(s for s in steps if 5 in groups_of_step(recipe, s, np.zeros(8, bool)))
+    staged = StagedGroups(recipe, np.zeros(8, bool))
+    return next(s for s in steps if 5 in staged.of_step(s))
 
 
 def test_out_of_memory_says_what_to_lower(parts: Parts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -47,20 +47,21 @@ def train(folder: Path, parts: Parts, fields: dict[str, Any], **arguments: Any) 
 # Token dropout.
 
 
+@pytest.mark.parametrize("pictures", [1, 2], ids=["shared by its rows", "one a row"])
 @pytest.mark.parametrize(("where", "zeroed"), [("text", {"text"}), ("all", {"text", "condition", "target"})])
-def test_token_dropout_falls_on_the_text_alone_or_on_all(where: str, zeroed: set[str]) -> None:
+def test_token_dropout_falls_on_the_text_alone_or_on_all(where: str, zeroed: set[str], pictures: int) -> None:
     torch.manual_seed(0)
     model = Transformer(CONFIG, token_dropout=0.5, token_dropout_on=where).train()
     seen: list[torch.Tensor] = []
     model.layers[0].register_forward_pre_hook(lambda module, inputs: seen.extend(inputs[:2]))
     tokens = torch.randint(CONFIG.vocab_size, (2, CONFIG.block_size))
     keep = torch.zeros(2, dtype=torch.bool)
-    model(tokens, torch.randn(2, CONFIG.cls_token_num, CONFIG.caption_dim), tokens, keep, keep)
+    model(tokens[:pictures], torch.randn(2, CONFIG.cls_token_num, CONFIG.caption_dim), tokens, keep, keep)
     picture, rows = seen
-    text, target = rows.split((CONFIG.cls_token_num, CONFIG.block_size - 1), dim=1)
-    shares = {
-        name: (x == 0).float().mean().item() for name, x in (("condition", picture), ("text", text), ("target", target))
-    }
+    parts = [CONFIG.cls_token_num, CONFIG.block_size - 1]
+    *before, text, target = rows.split(parts if pictures == 1 else [CONFIG.block_size, *parts], dim=1)
+    embedded = {"condition": before[0] if before else picture, "text": text, "target": target}
+    shares = {name: (x == 0).float().mean().item() for name, x in embedded.items()}
     assert {name for name, share in shares.items() if share > 0} == zeroed
     assert all(shares[name] == pytest.approx(0.5, abs=0.05) for name in zeroed)
 

@@ -24,7 +24,7 @@ from training.config import TRANSFORMER_PRESETS
 from training.data.features import PatchFeatures
 from training.data.scenes import MEANINGS, random_scene, render
 from training.data.tokens import GROUP, write_shards
-from training.demo import groups_of_step, hidden_targets
+from training.demo import StagedGroups, hidden_targets
 from training.engine import Execution
 from training.errors import TrainingError
 from training.evaluate import contact_sheet, evaluate, guidance_sweep
@@ -299,12 +299,39 @@ def test_stages_say_what_is_drawn_and_where_the_learning_rate_starts_again() -> 
         trapezoid_schedule(s, 30, 2, 0.5) for s in range(30)
     ]
     translations = np.arange(40) % 2 == 0
-    drawn = [groups_of_step(recipe, step, translations) for step in range(30)]
+    staged = StagedGroups(recipe, translations)
+    drawn = [staged.of_step(step) for step in range(30)]
     assert [int(translations[groups].sum()) for groups in drawn[5:]] == [5] * 15 + [8] * 10
     assert set(np.concatenate(drawn[:4]).tolist()) == set(range(8))  # every group as often as another: whole epochs
     assert set(np.concatenate(drawn[5:20]).tolist()) == set(range(40))
     assert set(np.concatenate(drawn[20:]).tolist()) == set(range(20))
-    assert set(np.concatenate([groups_of_step(alone, s, translations) for s in range(4)])) == set(range(40))
+    unstaged = StagedGroups(alone, translations)
+    assert set(np.concatenate([unstaged.of_step(step) for step in range(4)])) == set(range(40))
+
+
+@pytest.mark.parametrize(
+    ("stage", "translations", "said"),
+    [
+        (Stage(0, translation_share=0.5), [False] * 4, "begins at step 0 takes 5 groups with translations .* 4 groups"),
+        (Stage(0, translation_share=0.5), [True] * 4, "takes 5 groups with edits a step"),
+        (
+            Stage(0, translation_share=0.2, groups=2),
+            [False, False, True],
+            "takes 2 groups with translations .* 2 groups",
+        ),
+    ],
+)
+def test_a_stage_that_has_no_groups_of_a_kind_is_refused_before_training(
+    stage: Stage, translations: list[bool], said: str
+) -> None:
+    recipe = changed(TRANSFORMER, {"demo.stages": (stage,), "data.pictures": 10})
+    with pytest.raises(TrainingError, match=said):
+        StagedGroups(recipe, np.asarray(translations))
+
+
+def test_a_stage_asks_for_no_groups_of_a_kind_that_it_does_not_take() -> None:
+    recipe = changed(TRANSFORMER, {"demo.stages": (Stage(0, translation_share=1.0),), "data.pictures": 4})
+    assert StagedGroups(recipe, np.ones(3, bool)).of_step(0).shape == (4,)
 
 
 def test_stages_out_of_order_are_refused() -> None:
@@ -340,7 +367,7 @@ def test_published_weights_start_a_transformer_and_what_they_lack_is_said(made: 
         init=tmp_path / "t2i.pt",
         report=said.append,
     )
-    assert len(said) == 1 and "lacks img_uncond_embedding: starts untrained" in said[0]
+    assert len(said) == 1 and "lacks img_uncond_embedding (drawn from the seed 0)" in said[0]
     trained = torch.load(started, weights_only=True)["model"]
     assert all(torch.equal(trained[name], tensor) for name, tensor in weights.items())
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from training.choices import DEVICES, PRECISIONS, WAYS
+from training.choices import DEVICES, FSDP_PRECISIONS, PRECISIONS, WAYS
 from training.commands import FILE, FOLDER, OUTPUT_FILE, PRESENT_FOLDER, replaced
 from training.config import TRANSFORMER_PRESETS, VISION_PRESETS, VQ_PRESETS
 from training.recipes.transformer import TEACHERS
@@ -24,14 +24,23 @@ def execution_options(command: Callable[..., None]) -> Callable[..., None]:
         click.option("--accumulate", type=click.IntRange(1), help="Pieces that a process takes its batch in."),
         click.option("--recompute/--keep", default=None, help="Run layers twice to save memory."),
         click.option("--compile", help="Backend of torch.compile, such as inductor."),
-        click.option("--prefetch", type=click.IntRange(0), help="Batches prepared ahead by a thread."),
+        click.option("--prefetch", type=click.IntRange(0), help="Batches prepared ahead; 0: each when it is needed."),
+        click.option("--workers", type=click.IntRange(1), help="Threads that prepare batches ahead."),
+        click.option("--tf32/--no-tf32", default=None, help="Round float32 products on a GPU to TF32."),
+        click.option(
+            "--fsdp-precision",
+            type=click.Choice(FSDP_PRECISIONS),
+            help="In which sharded layers are put together; their shares stay float32.",
+        ),
         click.option("--until", type=click.IntRange(1), help="Stop after this step, with a checkpoint."),
         click.option("--log-every", type=click.IntRange(1), help="Steps between lines of the log."),
         click.option("--save-every", type=click.IntRange(1), help="Steps between checkpoints."),
+        click.option("--keep", type=click.IntRange(1), help="The last checkpoints that stay; 1 by default."),
         click.option("--sample-every", type=click.IntRange(0), help="Steps between grids of sample pictures; 0: none."),
         click.option("--tensorboard/--no-tensorboard", default=None, help="Write RUN/tensorboard."),
         click.option("--wandb", metavar="PROJECT", help="Log to Weights & Biases."),
         click.option("--peak-tflops", type=float, help="Of one device, to report MFU; below 0 measures a product."),
+        click.option("--profile/--no-profile", default=None, help="Write RUN/trace.json of a few steps."),
     ]
     for option in reversed(options):
         command = option(command)
@@ -159,7 +168,11 @@ def train_vision(run: Path, text_encoder: Path | None, **changes: int | str | No
 @click.option("--text-encoder", type=PRESENT_FOLDER, help="Not needed where the shards hold text states.")
 @click.option("--vq", type=FILE, help="The tokenizer: for a head start, sample pictures and --data.")
 @click.option("--init", type=FILE, help="Weights to start from, such as LlamaGen's t2i_XL_stage2_512.pt.")
-@click.option("--validation", type=PRESENT_FOLDER, help="Token shards kept from training, to log their loss.")
+@click.option(
+    "--validation",
+    type=click.Path(exists=True, path_type=Path),
+    help="Kept from training, to log the loss on it: token shards, or a mixture or data set as --data.",
+)
 @click.option("--teacher-folder", type=PRESENT_FOLDER, help="DINOv2 or CLIP; not needed where shards hold features.")
 @click.option("--teacher", type=click.Choice(TEACHERS), help="What distillation learns from.")
 @click.option("--preset", type=click.Choice(list(TRANSFORMER_PRESETS)), help="Size of the transformer.")

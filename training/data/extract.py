@@ -145,7 +145,7 @@ def extract(
     """
     if size % (cell := encoders.vq.config.downsampling):
         raise DataError(f"the size must be a multiple of {cell} pixels, which a token spans; got {size}")
-    datasets = plan.open(size)
+    datasets = plan.open(size, in_order=True)
     counts = {d.name: min(len(d), limit or len(d)) for d in datasets}
     made = {"size": size, "groups": groups, "records": counts, **(settings or {})}
     shares = {d.name: source.share for d, source in zip(datasets, plan.sources, strict=True)}

@@ -117,13 +117,14 @@ def open_dataset(
     split: str | None = None,
     annotations: str = ANNOTATIONS,
     size: int | None = None,
+    in_order: bool = False,
 ) -> RowDataset:
     """A data set on disk.
 
     Args:
         layout: one of `LAYOUTS`; recognized by its columns when None.
         name: what its samples say they come from; the layout's name when None.
-        split, annotations: see `open_rows`.
+        split, annotations, in_order: see `open_rows`.
         size: see `RowDataset`.
 
     Raises:
@@ -131,7 +132,7 @@ def open_dataset(
     """
     if layout is not None and layout not in LAYOUTS:
         raise DataError(f"format must be one of {', '.join(LAYOUTS)}, got {layout!r}")
-    rows = open_rows(path, split, annotations)
+    rows = open_rows(path, split, annotations, in_order)
     chosen = layout or recognize(rows, path)
     return RowDataset(rows, LAYOUTS[chosen], name or chosen, size)
 

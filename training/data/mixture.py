@@ -8,6 +8,7 @@ one data set every record comes once an epoch, in a new order each time.
 from __future__ import annotations
 
 import functools
+import threading
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -42,10 +43,10 @@ def _cycle_order(counts: tuple[int, ...], seed: int, cycle: int) -> NDArray[np.i
     return np.random.default_rng([seed, 0, cycle]).permutation(np.repeat(np.arange(len(counts)), counts))
 
 
-@functools.lru_cache(maxsize=12)
-def _epoch_order(size: int, seed: int, source: int, epoch: int) -> NDArray[np.int64]:
+@functools.lru_cache(maxsize=128)  # of every data set one, and another where its epoch ends
+def _epoch_order(size: int, seed: int, source: int, epoch: int) -> NDArray[np.int32]:
     """Order of a data set's records in an epoch, [size]."""
-    return np.random.default_rng([seed, 1, source, epoch]).permutation(size)
+    return np.random.default_rng([seed, 1, source, epoch]).permutation(size).astype(np.int32)
 
 
 def draw(seed: int, sizes: Sequence[int], shares: Sequence[float], first: int, count: int) -> NDArray[np.int64]:
@@ -83,6 +84,7 @@ class Mixture:
         self.datasets, self.shares = list(datasets), list(shares)
         self.sizes = [len(d) for d in self.datasets]
         self.bad = BadRecords(tell=report)
+        self._lock = threading.Lock()
         self._met: set[tuple[int, int]] = set()  # bad records, which come again every epoch
         draw(0, self.sizes, self.shares, 0, 1)  # refuses what cannot be mixed
 
@@ -99,8 +101,10 @@ class Mixture:
             try:
                 return dataset[record]
             except BadRecord as error:
-                if (source, record) not in self._met:
+                with self._lock:  # several threads may meet it at once
+                    new = (source, record) not in self._met
                     self._met.add((source, record))
+                if new:
                     self.bad.add(dataset.name, error)
                 last = error
         raise DataError(f"{dataset.name} has {tried} bad records in a row; the last: {last}")

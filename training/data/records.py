@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import threading
 from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 from typing import Protocol
@@ -74,8 +75,14 @@ class BadRecords:
     tell: Callable[[str], None] = lambda line: None
     counts: dict[str, int] = dataclasses.field(default_factory=dict)
     messages: list[str] = dataclasses.field(default_factory=list)
+    _lock: threading.Lock = dataclasses.field(default_factory=threading.Lock, repr=False, compare=False)
 
     def add(self, source: str, error: BadRecord) -> None:
+        """Count a record; several threads may do so at once."""
+        with self._lock:
+            self._add(source, error)
+
+    def _add(self, source: str, error: BadRecord) -> None:
         self.counts[source] = self.counts.get(source, 0) + 1
         if len(self.messages) < self.shown:
             self.messages.append(str(error))

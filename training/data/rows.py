@@ -89,7 +89,7 @@ class JsonRows:
         return row
 
 
-def open_rows(path: Path, split: str | None = None, annotations: str = ANNOTATIONS) -> Rows:
+def open_rows(path: Path, split: str | None = None, annotations: str = ANNOTATIONS, in_order: bool = False) -> Rows:
     """The rows that lie at `path`, in whichever way they are stored.
 
     Args:
@@ -97,11 +97,12 @@ def open_rows(path: Path, split: str | None = None, annotations: str = ANNOTATIO
             folder of (or one) `.parquet`, `.arrow` or `.tar` files.
         split: of a data set that has several.
         annotations: folder of SEED-Data-Edit's lines.
+        in_order: whether rows are read in about their order, so that Parquet can be streamed.
 
     Raises:
         DataError: nothing of that kind, or nothing in it.
     """
-    from training.data.tables import ArrowRows, holds_table
+    from training.data.tables import ArrowRows, holds_table, streamed
     from training.data.tars import TarRows
 
     if not path.exists():
@@ -110,7 +111,7 @@ def open_rows(path: Path, split: str | None = None, annotations: str = ANNOTATIO
     if path.is_dir() and ((path / SAMPLES_FILE).is_file() or (path / annotations).is_dir()):
         rows = JsonRows(path, annotations)
     elif holds_table(path):
-        rows = ArrowRows(path, split)
+        rows = (streamed(path, split) if in_order else None) or ArrowRows(path, split)
     elif shards := [path] if path.suffix == ".tar" else sorted(path.glob("*.tar")):
         rows = TarRows(shards)
     else:

@@ -48,8 +48,8 @@ class Source:
     split: str | None = None
     annotations: str = ANNOTATIONS
 
-    def open(self, size: int | None = None) -> RowDataset:
-        return open_dataset(self.path, self.format, self.name, self.split, self.annotations, size)
+    def open(self, size: int | None = None, in_order: bool = False) -> RowDataset:
+        return open_dataset(self.path, self.format, self.name, self.split, self.annotations, size, in_order)
 
 
 @dataclass(frozen=True)
@@ -58,13 +58,16 @@ class Plan:
 
     sources: tuple[Source, ...]
 
-    def open(self, size: int | None = None) -> list[RowDataset]:
+    def open(self, size: int | None = None, in_order: bool = False) -> list[RowDataset]:
         """The data sets, each with a name of its own; pictures are fitted to `size` pixels where it is given.
+
+        Args:
+            in_order: whether records are read in about their order (`training.data.rows.open_rows`).
 
         Raises:
             DataError: one is missing, or two have one name.
         """
-        datasets = [source.open(size) for source in self.sources]
+        datasets = [source.open(size, in_order) for source in self.sources]
         names = [d.name for d in datasets]
         # Names become parts of file names.
         if len(set(names)) < len(names) or any(Path(name).name != name for name in names):

@@ -71,12 +71,13 @@ class Attention(nn.Module):
         queries, keys = queries_keys.chunk(2, dim=2)
         return queries, keys, values.unflatten(-1, (-1, self.head_dim))
 
-    def forward(self, queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:
-        """Queries [B, S, H, head_dim], keys and values [B, past + S, H, head_dim] -> [B, S, D].
+    def forward(self, queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None, first: int = 0) -> Tensor:
+        """Queries [B, S, H, head_dim], keys and values [B, past + S, H, head_dim] -> [B, S - first, D].
 
         Args:
             mask: bool [S, past + S], true where a query sees a key; None for a causal chunk without a past and for
                 a single query that sees everything.
+            first: the first query whose result is wanted.
         """
         q, k, v = (t.transpose(1, 2) for t in (queries, keys, values))
         causal = mask is None and queries.shape[1] > 1
@@ -86,7 +87,7 @@ class Attention(nn.Module):
                 h = F.scaled_dot_product_attention(q.float(), k.float(), v.float(), mask, is_causal=causal)
         else:
             h = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal)  # [B, H, S, head_dim]
-        return self.resid_dropout(self.wo(h.transpose(1, 2).flatten(2)))
+        return self.resid_dropout(self.wo(h[:, :, first:].transpose(1, 2).flatten(2)))
 
 
 class FeedForward(nn.Module):
@@ -116,24 +117,37 @@ class Block(nn.Module):
     def project(self, x: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         return self.attention.project(self.attention_norm(x), cos, sin)
 
-    def attend(self, x: Tensor, queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:
-        x = x + self.attention(queries, keys, values, mask)
+    def attend(
+        self, x: Tensor, queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None, first: int = 0
+    ) -> Tensor:
+        """What becomes of x [B, S, D] from position `first` on."""
+        x = x[:, first:] + self.attention(queries, keys, values, mask, first)
         return x + self.feed_forward(self.ffn_norm(x))
 
     def forward(
-        self, picture: Tensor, x: Tensor, picture_of_row: Tensor, cos: Tensor, sin: Tensor, mask: Tensor, first: int
+        self,
+        picture: Tensor | None,
+        x: Tensor,
+        picture_of_row: Tensor | None,
+        cos: Tensor,
+        sin: Tensor,
+        mask: Tensor | None,
+        first: int,
     ) -> tuple[Tensor | None, Tensor]:
-        """Pictures [P + 1, N, D], and rows [R, S, D] that each see one of them before themselves.
+        """Pictures [P, N, D], and rows [R, S, D] that each see one of them before themselves.
 
         All of a layer's training is this one call, so that sharding, recomputing and compiling take a layer whole.
 
         Args:
-            picture_of_row: int64 [R].
+            picture: None where each row has its picture in itself; attention is then plainly causal.
+            picture_of_row: int64 [R]; None without pictures.
             cos, sin: of the whole sequence, [N + S, head_dim // 2].
-            mask: bool [S, N + S].
+            mask: bool [S, N + S]; None without pictures.
             first: the first position of a row that anything after this layer needs; above 0, which only the last
                 layer has, the pictures are not needed either, and None.
         """
+        if picture is None or picture_of_row is None or mask is None:
+            return None, self.attend(x, *self.project(x, cos, sin), None, first)
         split = picture.shape[1]
         picture_queries, picture_keys, picture_values = self.project(picture, cos[:split], sin[:split])
         queries, keys, values = self.project(x, cos[split:], sin[split:])
@@ -389,46 +403,65 @@ class Transformer(nn.Module):
         drop_text: Tensor,
         hide_target: Tensor | None = None,
         return_hidden: bool = False,
+        picture_is_dropped: bool | None = None,
     ) -> Tensor | tuple[Tensor, Tensor]:
         """Logits of all target tokens, for K instructions on each of P condition pictures.
 
-        Row r belongs to picture r // K. The picture comes first and attention is causal, so its keys and values are
-        the same in all of its rows: they are computed once and handed out. A dropped picture is one more picture.
-        (Dropout is therefore drawn once a picture, not once a row, over the picture's positions.)
+        Row r belongs to picture r // K. Where K is above 1 the pictures are run once and their keys and values handed
+        out to their rows, as the picture comes first and attention is causal; a dropped picture is then one more
+        picture, which is run where some row drops its own. (Dropout is therefore drawn once a picture, not once a row,
+        over the picture's positions.) Where K is 1 a row is one plain causal sequence, for which attention needs no
+        mask.
 
         Args:
             condition_tokens: [P, N].
             text_states: text encoder output [P * K, T, C].
             target_tokens: [P * K, N].
-            drop_picture: bool [P * K], true where the row sees the learned stand-in for a picture.
+            drop_picture: bool [P * K], true where the row sees the stand-in for a picture.
             drop_text: bool [P * K], true where the row sees the null text.
             hide_target: bool [P * K, N], tokens that the positions after them see as a dropped picture's.
             return_hidden: also return the states after the final norm that the logits come from.
+            picture_is_dropped: whether some row drops its picture; None looks into `drop_picture`, for which a GPU
+                has to be waited for.
 
         Returns:
             logits [P * K, N, V] float32, and with `return_hidden` hidden [P * K, N, D].
         """
         config = self.config
-        pictures, rows = len(condition_tokens), len(target_tokens)
-        own_picture = torch.arange(rows, device=target_tokens.device) // (rows // pictures)
-        picture_of_row = torch.where(drop_picture, pictures, own_picture)
-
         null_states = self.cls_embedding.uncond_embedding
         text = self.project_text(torch.where(drop_text[:, None, None], null_states, text_states.to(null_states.dtype)))
         target = self.embed_picture(target_tokens, hide_target)[:, :-1]  # the last token predicts nothing
         x = torch.cat((self.tok_dropout(text), self.picture_dropout(target)), dim=1)  # [P * K, T + N - 1, D]
-        picture = torch.cat((self.embed_picture(condition_tokens), self.embed_picture(None)))
-        picture = self.picture_dropout(picture)  # [P + 1, N, D]
+        rows, length = x.shape[:2]
+        cos, sin = (table[: config.block_size + length] for table in (self.rotary_cos, self.rotary_sin))
 
-        split, end = config.block_size, config.max_positions - 1
-        cos, sin = self.rotary_cos[:end], self.rotary_sin[:end]
-        mask = causal_mask(end - split, end, x.device)
+        # The last layer's results matter from the last text position on, which predicts the first target token.
+        first = config.cls_token_num - 1
+        picture, picture_of_row, mask = None, None, None
+        if len(condition_tokens) == rows:
+            x = torch.cat((self.picture_dropout(self.embed_picture(condition_tokens, drop_picture)), x), dim=1)
+            first += config.block_size
+        else:
+            picture, picture_of_row = self._shared_pictures(condition_tokens, drop_picture, picture_is_dropped)
+            mask = causal_mask(length, config.block_size + length, x.device)
         for layer in self.layers:
-            # Only the positions that predict a target token matter after the last layer: the last text one onwards.
-            first = config.cls_token_num - 1 if layer is self.layers[-1] else 0
-            arguments = (picture, x, picture_of_row, cos, sin, mask, first)
+            arguments = (picture, x, picture_of_row, cos, sin, mask, first if layer is self.layers[-1] else 0)
             picture, x = checkpoint(layer, *arguments, use_reentrant=False) if self.recompute else layer(*arguments)
 
         hidden = self.norm(x)
         logits = self.logits(hidden)
         return (logits, hidden) if return_hidden else logits
+
+    def _shared_pictures(
+        self, tokens: Tensor, drop_picture: Tensor, picture_is_dropped: bool | None
+    ) -> tuple[Tensor, Tensor]:
+        """Embedded pictures [P or P + 1, N, D], the last one for rows that drop theirs; and which one a row sees."""
+        pictures, rows = len(tokens), len(drop_picture)
+        picture_of_row = torch.arange(rows, device=tokens.device) // (rows // pictures)
+        # None is dropped here, but the stand-in has a gradient, of zeros, where no row asks for it: several processes
+        # wait for one another's.
+        picture = self.embed_picture(tokens, torch.zeros(pictures, dtype=torch.bool, device=tokens.device))
+        if bool(drop_picture.any()) if picture_is_dropped is None else picture_is_dropped:
+            picture = torch.cat((picture, self.embed_picture(None)))
+            picture_of_row = torch.where(drop_picture, pictures, picture_of_row)
+        return self.picture_dropout(picture), picture_of_row
