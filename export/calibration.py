@@ -19,7 +19,7 @@ from torch import Tensor
 
 from editar_rt.editor import Editor
 from editar_rt.errors import EditarError, OptionError
-from editar_rt.images.pixels import read_pixels
+from editar_rt.images.pixels import open_picture, read_pixels
 from editar_rt.text.prompts import build_prompt
 from editar_rt.text.tokenizer import TextTokenizer
 from export.text_reader import TextEncoder
@@ -52,10 +52,11 @@ class Listed:
 
 
 def read_list(folder: Path) -> list[Listed]:
-    """The entries of a folder's samples.json.
+    """Up to `MOST` entries of a folder's samples.json, each picture of which has been opened once.
 
     Raises:
-        OptionError: no such file, or one that does not list pictures with tasks and instructions.
+        OptionError: no such file, one that does not list pictures with tasks and instructions, or an unknown task.
+        PictureError: a picture that cannot be read.
     """
     path = folder / LIST
     try:
@@ -65,28 +66,31 @@ def read_list(folder: Path) -> list[Listed]:
         raise OptionError(
             f"{path} cannot be read ({error.strerror}); it lists the pictures of a folder with their instructions"
         ) from None
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise OptionError(f"{path} is not a list of pictures with tasks and instructions ({error!r})") from None
     if not listed:
         raise OptionError(f"{path} lists no pictures")
-    return listed
+    for entry in listed[:MOST]:
+        build_prompt(entry.task, entry.instruction)
+        open_picture(entry.picture)
+    return listed[:MOST]
 
 
 @torch.inference_mode()
 def examples(
     listed: Sequence[Listed], vq: VQModel, image_size: int, text: TextEncoder, tokenizer: TextTokenizer
 ) -> Iterator[Example]:
-    """Up to `MOST` of the listed pictures, encoded."""
+    """The listed pictures, encoded."""
     encoder = text.build()
-    for entry in listed[:MOST]:
+    for entry in listed:
         prompt = tokenizer.encode([build_prompt(entry.task, entry.instruction)])
         states = encode(encoder, torch.from_numpy(prompt.ids), torch.from_numpy(prompt.mask))
         yield Example(states, vq.encode(torch.from_numpy(read_pixels(entry.picture, image_size))))
 
 
 def bundle_examples(listed: Sequence[Listed], editor: Editor) -> Iterator[Example]:
-    """Up to `MOST` of the listed pictures, encoded by a bundle."""
-    for entry in listed[:MOST]:
+    """The listed pictures, encoded by a bundle."""
+    for entry in listed:
         states = editor.encode_text([entry.instruction], entry.task)
         tokens = editor.encode_pixels(read_pixels(entry.picture, editor.image_size))
         yield Example(torch.from_numpy(states), torch.from_numpy(tokens).long())

@@ -8,6 +8,8 @@ import click
 
 from editar_rt.errors import EditarError, OptionError
 
+INSTALL = 'pip install -c constraints.txt -e ".[cpu,export]"'
+
 
 def run(command: click.Command) -> None:
     """Exit codes: 0; 1 for an error, one sentence on stderr; 2 for a bad option; 130 for Ctrl-C."""
@@ -19,6 +21,9 @@ def run(command: click.Command) -> None:
     except (click.Abort, KeyboardInterrupt):
         click.echo("export: stopped", err=True)
         sys.exit(130)
+    except ModuleNotFoundError as error:
+        click.echo(f"export: {error.name} is not installed; run in the clone: {INSTALL}", err=True)
+        sys.exit(1)
     except OptionError as error:
         click.echo(f"export: {error}", err=True)
         sys.exit(2)

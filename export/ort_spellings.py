@@ -34,9 +34,9 @@ class OrtSpelling:
 
     @staticmethod
     def check(config: TransformerConfig) -> None:
-        if config.head_dim % 8:
+        if config.head_dim % 16:
             raise OptionError(
-                f"the spelling ort takes heads of a width that is a multiple of 8; this transformer's are "
+                f"the spelling ort takes heads of a width that is a multiple of 16; this transformer's are "
                 f"{config.head_dim} wide ({config.dim} / {config.n_head} heads)"
             )
 

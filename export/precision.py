@@ -21,6 +21,7 @@ compute capability 8.0 or newer, which the runtime checks when it opens the deco
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -29,12 +30,11 @@ import onnx_ir as ir
 from onnxruntime.quantization.matmul_nbits_quantizer import DefaultWeightOnlyQuantConfig, DefaultWeightOnlyQuantizer
 
 from editar_rt.errors import OptionError
+from export.recipe import PROVIDERS, READABLE, read_storage
 
 Array = np.ndarray  # [in, out] float32 unless said otherwise
 
 SAME, INT8 = "same", "int8"
-KV_CACHES = (SAME, INT8)
-PROVIDERS = ("cpu", "cuda")
 
 
 @dataclass(frozen=True)
@@ -96,9 +96,9 @@ class Storage:
     spelling: str = "ort"
     """A key of `decoder_graph.SPELLINGS`."""
     kv_cache: str = SAME
-    """One of `KV_CACHES`."""
+    """One of `editar_rt.bundle.manifest.KV_CACHES`."""
     provider: str = "cpu"
-    """One of `PROVIDERS`; what whole-number weights are multiplied with differs between them."""
+    """One of `recipe.PROVIDERS`; what whole-number weights are multiplied with differs between them."""
     sampling_head: bool = False
     """Whether the bundle has a sampler beside the decoder, which draws on the device (`export.sampler_graph`)."""
 
@@ -155,3 +155,21 @@ class Storage:
             yield "TensorRT documents no 8-bit weights for products with real numbers; take int4 or fp16"
         if self.numbers.blocks is not None and self.spelling == "standard":
             yield "MatMulNBits, which multiplies whole-number weights, belongs to the spelling ort"
+
+
+def storage(target: str | None, **given: str | bool | None) -> Storage:
+    """The recipe's storage, with the options that were given in its place.
+
+    Raises:
+        OptionError: as `read_storage`, for what no provider runs, and for a precision that the devices do not read.
+    """
+    fields = read_storage(target) if target is not None else {}
+    readable = fields.pop(READABLE, None)
+    fields = fields | {name: value for name, value in given.items() if value is not None}
+    stored = dataclasses.replace(Storage(), **fields)
+    if readable is not None and stored.precision not in readable:
+        raise OptionError(
+            f"the TensorRT of the recipe {target} does not read precision {stored.precision}; take --precision "
+            f"{' or '.join(readable)}"
+        )
+    return stored

@@ -23,8 +23,8 @@ from editar_rt.backends.engines.tensorrt import Machine, TensorRTEngines
 from editar_rt.bundle.folder import Bundle, file_digest, publishing
 from editar_rt.errors import BackendError, OptionError
 from editar_rt.version import __version__
+from export.recipe import EngineRecipe
 from export.tensorrt_gate import Compared, GateError, compare
-from export.tensorrt_recipe import Recipe
 
 BUILD_FACTOR = 4  # memory that building takes, in sizes of the weights: file, copies of parser and builder, engine
 MEMORY_FILE = Path("/proc/meminfo")
@@ -51,7 +51,7 @@ class _Built:
 
 
 def build_engines(
-    bundle: Bundle, target: str, recipe: Recipe, output: Path, machine: Machine, force: bool, watcher: Watcher
+    bundle: Bundle, target: str, recipe: EngineRecipe, output: Path, machine: Machine, force: bool, watcher: Watcher
 ) -> BuildInfo:
     """Build, try and publish the engines of a bundle.
 
@@ -169,7 +169,13 @@ def free_memory(file: Path = MEMORY_FILE) -> int | None:
 
 
 def _build(
-    bundle: Bundle, recipe: Recipe, machine: Machine, path: Path, shapes: list[Shape], built: _Built, watcher: Watcher
+    bundle: Bundle,
+    recipe: EngineRecipe,
+    machine: Machine,
+    path: Path,
+    shapes: list[Shape],
+    built: _Built,
+    watcher: Watcher,
 ) -> None:
     """One file with the engine of one shape, or of several."""
     begun, tensorrt, part = time.perf_counter(), machine.tensorrt, bundle.manifest.parts[shapes[0].part]

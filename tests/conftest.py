@@ -13,7 +13,7 @@ from tests.golden.seeded_checkpoint import gpt_state, vq_state
 
 if TYPE_CHECKING:
     from editar_rt.editor import Editor
-    from export.bundle_writer import Sources
+    from export.model_info import Sources
 
 GOLDEN = Path(__file__).parent / "golden"
 GPT_TINY_HEADS = 4  # in the golden configuration, not in the weights
@@ -63,8 +63,8 @@ def tiny_sources(tmp_path_factory: pytest.TempPathFactory) -> Sources:
     """
     import torch
 
-    from export.bundle_writer import Sources
     from export.checkpoint_reader import read_transformer, read_vq
+    from export.model_info import Sources
     from export.text_reader import read_text_encoder
     from training.config import VQConfig
     from training.models.vq import VQModel

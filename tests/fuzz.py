@@ -146,7 +146,8 @@ def text_states(rng: Random, folder: Path) -> None:
 
 def recipes(rng: Random, folder: Path) -> None:
     """A recipe of training or of a target with one value changed, or damaged bytes."""
-    from export.targets import FOLDER, storage
+    from export.precision import storage
+    from export.recipe import FOLDER
     from training import recipe_files, train_transformer, train_vq
 
     published = [*FOLDER.glob("*.toml"), *(Path(recipe_files.__file__).parent / "recipes").glob("*.toml")]

@@ -6,10 +6,11 @@ import os
 import sys
 
 import click
-import torch
 
 from editar_rt.errors import EditarError
 from training.commands import data, evaluation, models
+
+INSTALL = 'pip install -c constraints.txt -e ".[training,data]"'
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -17,6 +18,8 @@ from training.commands import data, evaluation, models
 def cli(threads: int | None) -> None:
     """Train the VQ tokenizer, the text encoder and the transformer, and evaluate a bundle."""
     if threads:
+        import torch
+
         torch.set_num_threads(threads)
 
 
@@ -35,6 +38,9 @@ def main() -> None:
     except (click.Abort, KeyboardInterrupt):
         click.echo("training: stopped; the last checkpoint is kept", err=True)
         sys.exit(130)
+    except ModuleNotFoundError as error:
+        click.echo(f"training: {error.name} is not installed; run in the clone: {INSTALL}", err=True)
+        sys.exit(1)
     except (EditarError, OSError) as error:
         rank = os.environ.get("RANK", "0")  # of the processes that torchrun started
         click.echo(f"training{'' if rank == '0' else f' (process {rank})'}: {_told(error)}", err=True)

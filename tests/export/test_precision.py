@@ -16,9 +16,9 @@ from PIL import Image
 import editar_rt
 from editar_rt import Sampling, names
 from editar_rt.bundle.folder import Bundle
-from editar_rt.errors import BackendError, OptionError
+from editar_rt.errors import BackendError, EditarError, OptionError
 from editar_rt.measure import selftest
-from export import calibration, parity, targets
+from export import calibration, parity
 from export.bundle_writer import Options, Sources, write_bundle
 from export.checkpoint_reader import build_transformer, read_transformer
 from export.decoder_graph import spelling_of
@@ -190,24 +190,33 @@ def test_a_transformer_that_blocks_do_not_fit_is_refused(tiny_sources: Sources) 
         spelling_of(Storage("int4", spelling="delta")).check(narrow)
 
 
-def test_bfloat16_is_compared_through_a_twin_and_refused_where_it_cannot_run(
-    tiny_sources: Sources, tmp_path: Path
+@pytest.mark.parametrize(
+    "storage",
+    [Storage("bf16", provider="cuda"), Storage("bf16", spelling="delta", provider="cuda", sampling_head=True)],
+    ids=str,
+)
+def test_bfloat16_is_compared_and_self_tested_through_a_twin(
+    tiny_sources: Sources, tmp_path: Path, storage: Storage
 ) -> None:
     reported: list[str] = []
     sources = Sources(transformer=tiny_sources.transformer)
-    write_bundle(tmp_path / "b", sources, Options(storage=Storage("bf16", provider="cuda")), report=reported.append)
+    write_bundle(tmp_path / "b", sources, Options(storage=storage), report=reported.append)
     compared = [line for line in reported if line.startswith(names.DECODER)]
     assert len(compared) == 2 and all(line.endswith("ok") for line in compared)
     bundle = Bundle.open(tmp_path / "b")
-    assert bundle.manifest.providers == ["cuda"]
-    assert bundle.manifest.self_test is not None and names.DECODER not in bundle.manifest.self_test
+    bundle.check()
+    assert (bundle.manifest.precision, bundle.manifest.providers) == ("bf16", ["cuda"])
+    assert bundle.manifest.self_test is not None and bundle.manifest.self_test.keys() == bundle.manifest.parts.keys()
     assert not list((tmp_path / "b").glob("*twin*"))
+
+
+def test_bfloat16_is_refused_where_it_cannot_run(golden_gpt_bundle_bf16: Path) -> None:
     # Types are inferred before kernels are looked for: the graph is right, and the CPU has no kernel for it.
     with pytest.raises(onnxruntime.capi.onnxruntime_pybind11_state.NotImplemented):
-        onnxruntime.InferenceSession(tmp_path / "b" / "decoder.onnx", providers=["CPUExecutionProvider"])
+        onnxruntime.InferenceSession(golden_gpt_bundle_bf16 / "decoder.onnx", providers=["CPUExecutionProvider"])
     golden = golden_arrays("gpt_tiny")
     with pytest.raises(BackendError, match=r"precision bf16.*is for cuda.*--provider cpu"):
-        editar_rt.load(tmp_path / "b", device="cpu").generate(golden["text"], golden["image_tokens"])
+        editar_rt.load(golden_gpt_bundle_bf16, device="cpu").generate(golden["text"], golden["image_tokens"])
 
 
 @pytest.mark.parametrize(
@@ -258,43 +267,38 @@ def test_calibration_on_pictures(tiny_sources: Sources, tmp_path: Path) -> None:
     assert len(by_pictures) == layers
     transformer = build_transformer(tiny_sources.transformer)
     assert by_pictures != calibration.cache_scales(transformer, calibration.random_examples(transformer.config))
-    (folder / "samples.json").write_text("[]")
-    with pytest.raises(OptionError, match="not a list of pictures"):
-        write_bundle(tmp_path / "c", tiny_sources, options)
+
+
+@pytest.mark.parametrize(
+    ("listed", "message"),
+    [
+        (None, r"samples.json cannot be read \(No such file"),
+        ("[]", "not a list of pictures"),
+        ("[" * 100_000, "not a list of pictures"),
+        ('{"samples": []}', "lists no pictures"),
+        ('{"samples": [{"picture": 5, "task": "edit", "instruction": "x"}]}', "not a list of pictures"),
+        ('{"samples": [{"picture": "none.png", "task": "edit", "instruction": "x"}]}', "none.png"),
+        ('{"samples": [{"picture": "samples.json", "task": "edit", "instruction": "x"}]}', "samples.json"),
+    ],
+)
+def test_pictures_to_calibrate_on_are_looked_through_before_the_work(
+    tiny_sources: Sources, tmp_path: Path, listed: str | None, message: str
+) -> None:
+    if listed is not None:
+        (tmp_path / "samples.json").write_text(listed)
+    reported: list[str] = []
+    options = Options(storage=Storage(kv_cache="int8"), calibration=tmp_path)
+    with pytest.raises(EditarError, match=message):
+        write_bundle(tmp_path / "c", tiny_sources, options, report=reported.append)
+    assert not reported and not (tmp_path / "c").exists()
+
+
+def test_pictures_to_calibrate_on_that_nothing_reads_are_refused(tiny_sources: Sources, tmp_path: Path) -> None:
+    transformer = Sources(transformer=tiny_sources.transformer)
     with pytest.raises(OptionError, match="need --vq and --text-encoder too"):
-        write_bundle(tmp_path / "c", Sources(transformer=tiny_sources.transformer), options)
-
-
-@pytest.mark.parametrize("name", targets.target_names())
-def test_every_recipe_can_be_exported(name: str) -> None:
-    stored = targets.storage(name)
-    assert stored.provider in stored.providers
-
-
-def test_options_take_the_place_of_the_recipes(tmp_path: Path) -> None:
-    assert targets.storage("cpu", precision="fp32", kv_cache=None) == Storage("fp32", kv_cache="int8")
-    recipe = tmp_path / "mine.toml"
-    recipe.write_text('[onnx]\nspelling = "standard"\n')
-    assert targets.storage(str(recipe)) == Storage(spelling="standard")
-    recipe.write_text('[onnx]\nspelling = "delta"\nsampling_head = true\nprecisions = ["fp32", "fp16"]\n')
-    assert targets.storage(str(recipe)) == Storage(spelling="delta", sampling_head=True)
-    assert not targets.storage(str(recipe), sampling_head=False).sampling_head
-    for name in (str(recipe), "jetson-orin-jp5"):
-        with pytest.raises(OptionError, match="does not read precision int4; take --precision fp32 or fp16"):
-            targets.storage(name, precision="int4")
-    assert targets.storage("jetson-thor-jp7", precision="int4").numbers.blocks is not None
-    for text, message in (
-        ("[onnx", "is not TOML"),
-        ("", r"no table \[onnx\]"),
-        ("[onnx]\nprecision = 8", "allowed: fp32"),
-        ("[onnx]\nsampling_head = 1", "sampling_head = 1; allowed: true, false"),
-        ('[onnx]\nprecisions = "int4"', "precisions = 'int4'; allowed: not among precision"),
-    ):
-        recipe.write_text(text)
-        with pytest.raises(OptionError, match=message):
-            targets.storage(str(recipe))
-    with pytest.raises(OptionError, match="cannot be read .* there are: cpu, cuda"):
-        targets.storage("toaster")
+        write_bundle(tmp_path / "c", transformer, Options(storage=Storage(kv_cache="int8"), calibration=tmp_path))
+    with pytest.raises(OptionError, match="only an int8 cache is calibrated: give --kv-cache int8"):
+        write_bundle(tmp_path / "c", tiny_sources, Options(calibration=tmp_path))
 
 
 def test_pytorch_rounds_keys_and_values_as_an_int8_cache_does() -> None:

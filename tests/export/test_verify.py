@@ -7,12 +7,15 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
+from editar_rt import names
+from editar_rt.bundle.folder import Bundle
 from export.bundle_writer import Options, Sources, write_bundle
 from export.checkpoint_reader import read_transformer
-from export.verify import verify
+from export.verify import _PyTorchRunner, _questions, verify
 from tests.conftest import GPT_TINY_HEADS, golden_weights
 from tests.golden.seeded_checkpoint import gpt_state
 from training.config import TransformerConfig
@@ -67,6 +70,16 @@ def test_half_precision_stays_within_its_bound(golden_gpt_bundle_fp16: Path, tin
     assert report.holds and report.precision == "fp16"
     errors = {c.part: c.relative_error for c in report.parts}
     assert 1e-5 < errors["decoder"] < 1e-2 and errors["prefix"] < 2e-4
+
+
+def test_pytorch_answers_to_what_it_is_fed(golden_gpt_bundle: Path, tiny_sources: Sources) -> None:
+    sources = Sources(transformer=tiny_sources.transformer)
+    question = next(iter(_questions(Bundle.open(golden_gpt_bundle), sources)))
+    other = {name: values + 1 for name, values in question.inputs.items()}
+    with _PyTorchRunner(question, question.inputs) as runner:
+        first, second = ({**runner.infer(feed)} for feed in (question.inputs, other))
+    assert not np.allclose(first[names.TEXT_PREFIX], second[names.TEXT_PREFIX])
+    assert not hasattr(runner, "model")  # it makes room for the graph
 
 
 @pytest.fixture
