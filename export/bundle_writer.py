@@ -20,10 +20,10 @@ import torch
 
 import editar_rt
 from editar_rt import names
-from editar_rt.backends.engines.plan import DELTA
 from editar_rt.backends.ort.backend import OnnxRuntimeBackend
 from editar_rt.bundle.folder import Bundle, list_files, publishing
 from editar_rt.bundle.manifest import MANIFEST_NAME, UNPRINTABLE, Manifest, ModelInfo, Part, TensorInfo
+from editar_rt.bundle.words import DIALECTS, PRECISIONS
 from editar_rt.errors import EditarError, OptionError
 from editar_rt.measure import selftest
 from editar_rt.version import __version__
@@ -73,7 +73,7 @@ def write_bundle(
         raise OptionError(f"{options.samples} holds no {Path(SAMPLES).name}, which says what the sample pictures are")
     if sources.kept is not None and sources.transformer is not None:
         # Before anything is made of them: are the weights that were read the ones that this bundle computes with?
-        source, bound = sources.kept.part_path(names.DECODER), selftest.BOUNDS["fp32"]
+        source, bound = sources.kept.part_path(names.DECODER), PRECISIONS["fp32"].bound
         expected = parity.decoder_cases(build_transformer(sources.transformer), source)
         _require_parity(source, expected, bound, lambda line: report(f"{line}, the source"))
     with publishing(folder, force) as partial:
@@ -86,14 +86,14 @@ def write_bundle(
                 assert sources.transformer is not None
                 path = partial / f"{TWIN}.onnx"
                 twin = _save(twin_graph(sources.transformer, storage), path)
-            bound = selftest.bound_of(name, storage.precision, storage.kv_cache, storage.spelling)
+            bound = storage.bound(name)
             _require_parity(path, cases(path), bound, report)
         manifest = Manifest(
             model=info,
             parts={name: parts[name] for name in names.PARTS if name in parts},
             files=list_files(partial),
             precision=storage.precision,
-            spelling=storage.spelling,
+            dialect=storage.dialect,
             kv_cache=storage.kv_cache,
             sampler_top_k=min(MOST, info.vocab_size or 0) if names.SAMPLER in parts else None,
             providers=storage.providers,
@@ -118,7 +118,7 @@ def _write_part(name: str, model: ir.Model, path: Path, info: ModelInfo, storage
     if name in (names.VQ_ENCODER, names.VQ_DECODER, names.TEXT_ENCODER):
         info.activations[name] = graph_writer.working_set(model)
     if name == names.DECODER:
-        for provider in [*storage.providers, *([TENSORRT] if storage.spelling == DELTA else [])]:
+        for provider in [*storage.providers, *([TENSORRT] if DIALECTS[storage.dialect].has_fixed_shapes else [])]:
             info.step_weight_bytes[provider] = graph_writer.weight_bytes(model, provider)
     return _save(model, path)
 
@@ -140,7 +140,7 @@ def _self_test(folder: Path, manifest: Manifest, twin: Part | None) -> dict[str,
         twin: answers in the place of a decoder that no CPU runs; its files lie in the folder and in the manifest.
     """
     if twin is not None:
-        own = twin_storage(manifest.spelling)
+        own = twin_storage(manifest.dialect)
         manifest = replace(
             manifest,
             parts=manifest.parts | {names.DECODER: twin},

@@ -18,7 +18,7 @@ import click
 
 from editar_rt.backends import DEVICES
 from editar_rt.bundle.folder import Bundle
-from editar_rt.bundle.manifest import KV_CACHES, PRECISIONS, SPELLINGS
+from editar_rt.bundle.words import DIALECTS, KV_CACHES, PRECISIONS
 from editar_rt.errors import BundleError, OptionError
 from editar_rt.generation.sampling import Sampling
 from export.command_line import run
@@ -68,19 +68,20 @@ def storage_options(precision: str = "fp32") -> Callable[[F], F]:
             help=f"Recipe in engines/: {', '.join(recipe_names())}; or a .toml file. The options below go before it.",
         ),
         click.option(
-            "--precision", type=click.Choice(PRECISIONS), help=f"Weight precision; without a recipe {precision}."
+            "--precision", type=click.Choice(list(PRECISIONS)), help=f"Weight precision; without a recipe {precision}."
         ),
         click.option(
             "--kv-cache",
             type=click.Choice(KV_CACHES),
             help="KV cache precision: int8, or the same as the activations (default).",
         ),
-        click.option("--spelling", type=click.Choice(SPELLINGS), help="Operators of the decoder (default ort)."),
+        click.option("--dialect", type=click.Choice(list(DIALECTS)), help="Operators of the decoder (default ort)."),
+        click.option("--spelling", type=click.Choice(list(DIALECTS)), hidden=True),
         click.option("--provider", type=click.Choice(PROVIDERS), help="Execution provider (default cpu)."),
         click.option(
             "--sampling-head/--no-sampling-head",
             default=None,
-            help="Add a sampling head, so that the device picks tokens itself (spelling delta only; default off).",
+            help="Add a sampling head, so that the device picks tokens itself (dialect delta only; default off).",
         ),
         click.option(
             "--calibration", type=PATH, help="Folder of pictures with samples.json, to find an int8 cache's scales."
@@ -180,6 +181,10 @@ def _storage(target: str | None, calibration: Path | None, choices: Mapping[str,
     from export.calibration import read_list
     from export.precision import storage
 
+    choices = dict(choices)
+    if (old := choices.pop("spelling")) is not None:
+        click.echo("--spelling is deprecated and goes in 0.3; write --dialect", err=True)
+        choices["dialect"] = choices["dialect"] or old
     stored = storage(target, **choices)
     if calibration is not None:
         read_list(calibration)

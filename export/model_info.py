@@ -13,7 +13,7 @@ from editar_rt.bundle.folder import Bundle
 from editar_rt.bundle.manifest import ModelInfo
 from editar_rt.errors import OptionError
 from export.checkpoint_reader import Checkpoint
-from export.decoder_graph import spelling_of
+from export.decoder_graph import dialect_of
 from export.precision import Storage
 from export.text_reader import TextEncoder
 from training.config import TransformerConfig, VQConfig
@@ -64,7 +64,7 @@ def model_info(sources: Sources, options: Options) -> ModelInfo:
     transformer, vq, text = sources.transformer, sources.vq, sources.text_encoder
     if sources.kept is not None:
         if transformer is not None:
-            spelling_of(options.storage).check(transformer.config)
+            dialect_of(options.storage).check(transformer.config)
         return replace(
             sources.kept.manifest.model, activations=dict(sources.kept.manifest.model.activations), step_weight_bytes={}
         )
@@ -72,7 +72,7 @@ def model_info(sources: Sources, options: Options) -> ModelInfo:
         raise OptionError("nothing to export: give a transformer, a VQ tokenizer or a text encoder")
     config = transformer.config if transformer is not None else None
     if config is not None:
-        spelling_of(options.storage).check(config)
+        dialect_of(options.storage).check(config)
     if config is not None and vq is not None and config.vocab_size != vq.config.codebook_size:
         raise OptionError(
             f"the transformer has {config.vocab_size} picture tokens and the VQ tokenizer's codebook "

@@ -24,8 +24,8 @@ from editar_rt.backends.ort.backend import WEIGHT_ONLY
 from editar_rt.errors import BackendError
 from editar_rt.measure import selftest
 from export.calibration import LARGEST
+from export.dialects.base import Scales, scale_names
 from export.precision import dequantize
-from export.spelling import Scales, scale_names
 from training.config import TransformerConfig, VQConfig
 from training.errors import first_line
 from training.models.text_encoder import encode
@@ -114,7 +114,7 @@ def open_session(path: Path, prepack: bool = True) -> onnxruntime.InferenceSessi
 
 
 def feeds(session: onnxruntime.InferenceSession, inputs: Mapping[str, Array]) -> dict[str, Array]:
-    """The inputs that a graph has, in its types: the cache's is the precision's, and spellings differ."""
+    """The inputs that a graph has, in its types: the cache's is the precision's, and dialects differ."""
     return {
         tensor.name: fitted(inputs[tensor.name], tensor.type == "tensor(float16)", tensor.shape)
         for tensor in session.get_inputs()
@@ -311,7 +311,7 @@ def decoder_cases(transformer: Transformer, path: Path) -> list[Case]:
 def decoder_inputs(
     config: TransformerConfig, embeddings: Tensor, scales: Scales, rows: int, filled: bool, chunk: int
 ) -> dict[str, Array]:
-    """Inputs of a decoder, for every spelling.
+    """Inputs of a decoder, for every dialect.
 
     Args:
         embeddings: of the picture tokens, float32 [V, D].

@@ -11,16 +11,17 @@ from torch import Tensor
 import editar_rt
 from editar_rt import names
 from editar_rt.bundle.manifest import ModelInfo
+from editar_rt.bundle.words import INT8
 from editar_rt.errors import OptionError
 from editar_rt.text.tokenizer import TextTokenizer
 from export import calibration, parity
 from export.checkpoint_reader import Checkpoint, build_transformer, build_vq
 from export.decoder_graph import decoder_graph, prefix_graph
+from export.dialects.base import Scales
 from export.model_info import Options, Sources
 from export.module_graphs import half_copy, text_encoder_graph, vq_decoder_graph, vq_encoder_graph
-from export.precision import INT8, Storage
+from export.precision import Storage
 from export.sampler_graph import MOST, sampler_graph
-from export.spelling import Scales
 from export.text_reader import TextEncoder
 from training.config import TransformerConfig
 
@@ -119,12 +120,12 @@ def _text_graph(text: TextEncoder, text_tokens: int, precision: str) -> ir.Model
 
 def twin_graph(checkpoint: Checkpoint[TransformerConfig], storage: Storage) -> ir.Model:
     """A decoder that no CPU runs, as one that every CPU runs: the same definition over the rounded weights."""
-    return decoder_graph(checkpoint.config, _RoundedToBfloat16(checkpoint.tensors), twin_storage(storage.spelling))
+    return decoder_graph(checkpoint.config, _RoundedToBfloat16(checkpoint.tensors), twin_storage(storage.dialect))
 
 
-def twin_storage(spelling: str) -> Storage:
+def twin_storage(dialect: str) -> Storage:
     """How the twin of a decoder is stored."""
-    return Storage(spelling=spelling)
+    return Storage(dialect=dialect)
 
 
 class _RoundedToBfloat16(Mapping[str, Tensor]):

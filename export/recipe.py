@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from editar_rt.backends.engines.plan import Plan
-from editar_rt.bundle.manifest import KV_CACHES, PRECISIONS, SPELLINGS, ModelInfo
+from editar_rt.bundle.manifest import ModelInfo
+from editar_rt.bundle.words import DIALECTS, KV_CACHES, PRECISIONS
 from editar_rt.errors import OptionError
 
 if sys.version_info >= (3, 11):
@@ -26,6 +27,7 @@ ONNX, TENSORRT = "onnx", "tensorrt"
 PROVIDERS = ("cpu", "cuda")  # of ONNX Runtime
 READABLE = "precisions"  # those that a recipe's devices read; any where it is not given
 PICTURE, TEXT = "picture", "text"  # stand for the bundle's own lengths
+RENAMED = {"spelling": "dialect"}  # fields of [onnx] by their names before 0.2
 MOST_BYTES = 1 << 20
 
 
@@ -61,7 +63,7 @@ FLAG = Rule("true or false", lambda value: isinstance(value, bool))
 FIELDS: dict[str, dict[str, Rule]] = {
     ONNX: {
         "precision": _one_of(PRECISIONS),
-        "spelling": _one_of(SPELLINGS),
+        "dialect": _one_of(DIALECTS),
         "kv_cache": _one_of(KV_CACHES),
         "provider": _one_of(PROVIDERS),
         "sampling_head": FLAG,
@@ -145,6 +147,7 @@ def _read_table(name: str, table: str) -> dict[str, Any]:
     recipe = _parsed(path)
     if unknown := sorted(set(recipe) - set(FIELDS)):
         raise OptionError(f"{path} sets {', '.join(unknown)}; a recipe has the tables [{ONNX}] and [{TENSORRT}]")
+    recipe = {each: _renamed(values) if each == ONNX else values for each, values in recipe.items()}
     for each, values in recipe.items():
         _check_fields(path, each, values)
     if not recipe.get(table):
@@ -171,6 +174,13 @@ def _parsed(path: Path) -> dict[str, Any]:
         raise OptionError(f"{path} is not TOML: its values are nested too deeply") from None
     except ValueError as error:  # of TOML and of UTF-8; and of names that no disk has
         raise OptionError(f"{path} is not TOML: {error}") from None
+
+
+def _renamed(fields: Any) -> Any:
+    """A table with its fields' names of today; a field that is given under both names keeps the older one, unknown."""
+    if not isinstance(fields, Mapping):
+        return fields
+    return {name if RENAMED.get(name, name) in fields else RENAMED.get(name, name): v for name, v in fields.items()}
 
 
 def _check_fields(path: Path, table: str, fields: object) -> None:

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from editar_rt import names
 from editar_rt.backends.engines.folder import BUILD_NAME, BuildInfo, EngineInfo
-from editar_rt.backends.engines.plan import DELTA, Shape
+from editar_rt.backends.engines.plan import Shape
 from editar_rt.backends.engines.tensorrt import Machine, TensorRTEngines
 from editar_rt.bundle.folder import Bundle, file_digest, publishing
 from editar_rt.errors import BackendError, OptionError
@@ -60,7 +60,7 @@ def build_engines(
         output: the folder to write, in the bundle's own.
 
     Raises:
-        OptionError: a bundle of another spelling, or with weights that this TensorRT does not read, or a place where
+        OptionError: a bundle of another dialect, or with weights that this TensorRT does not read, or a place where
             the runtime does not look.
         BackendError: TensorRT does not build or run an engine.
         GateError: the engines do not answer as the exporting machine did; nothing is published.
@@ -130,10 +130,10 @@ def check_bundle(bundle: Bundle, output: Path) -> None:
         OptionError: as of `build_engines`.
     """
     manifest = bundle.manifest
-    if manifest.spelling != DELTA:
+    if not manifest.operators.has_fixed_shapes:
         raise OptionError(
-            f"TensorRT reads the spelling delta, and {bundle.folder} has the spelling {manifest.spelling}; convert it "
-            f"with: python -m export convert {bundle.folder} --spelling delta -o OUT"
+            f"TensorRT reads the dialect delta, and {bundle.folder} has the dialect {manifest.dialect}; convert it "
+            f"with: python -m export convert {bundle.folder} --dialect delta -o OUT"
         )
     if output.resolve().parent != bundle.folder.resolve():
         raise OptionError(

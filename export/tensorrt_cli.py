@@ -32,7 +32,7 @@ Progress = Callable[[str, int, int], None]
 def tensorrt(bundle: Path, target: str, output: Path | None, force: bool, as_json: bool) -> None:
     """Build BUNDLE's engines for the GPU of this machine, and publish them if they answer right.
 
-    BUNDLE has the spelling delta: python -m export onnx … --spelling delta.
+    BUNDLE has the dialect delta: python -m export onnx … --dialect delta.
     """
     recipe, opened = read_engines(target), Bundle.open(bundle)
     output = output or bundle / Path(target).stem

@@ -30,13 +30,13 @@ import editar_rt
 from editar_rt import names
 from editar_rt.backends.engines.folder import find_folders
 from editar_rt.bundle.folder import Bundle
+from editar_rt.bundle.words import error_bound
 from editar_rt.errors import BackendError, OptionError
 from editar_rt.generation.sampling import Sampling
-from editar_rt.measure.selftest import bound_of
 from export import parity
 from export.checkpoint_reader import Checkpoint, build_transformer, build_vq
+from export.dialects.base import Scales
 from export.model_info import Sources
-from export.spelling import Scales
 from training.config import TransformerConfig
 from training.errors import first_line
 from training.models.transformer import Transformer
@@ -141,7 +141,7 @@ def verify(
     compared: list[Compared] = []
     for question in _questions(bundle, sources):
         on_part(question.part)
-        bound = bound_of(question.part, manifest.precision, manifest.kv_cache, manifest.spelling)
+        bound = error_bound(question.part, manifest.precision, manifest.kv_cache, manifest.dialect)
         compared += _compare(bundle, question, bound)
         if device != CPU and question.part != names.DECODER:
             compared += _compare_backend(editor, question, bound)
@@ -152,7 +152,7 @@ def verify(
     generated = []
     if steps and sources.transformer is not None and names.DECODER in manifest.parts:
         model = build_transformer(sources.transformer)
-        bound = bound_of(names.DECODER, manifest.precision, manifest.kv_cache, manifest.spelling)
+        bound = error_bound(names.DECODER, manifest.precision, manifest.kv_cache, manifest.dialect)
         with parity.products_as_stored(model, bundle.part_path(names.DECODER)):
             for cfg_scale in (1.0, 3.0):
                 on_part(f"generation, cfg_scale {cfg_scale:g}")
@@ -265,7 +265,7 @@ def _compare_backend(editor: editar_rt.Editor, question: _Question, bound: float
 
 def _compare(bundle: Bundle, question: _Question, bound: float) -> list[Compared]:
     path, described = bundle.part_path(question.part), bundle.manifest.parts[question.part].inputs
-    # PyTorch's model may need inputs that this spelling has not; Polygraphy hands each runner its own.
+    # PyTorch's model may need inputs that this dialect has not; Polygraphy hands each runner its own.
     feed = question.inputs | {
         t.name: parity.fitted(question.inputs[t.name], t.dtype == "float16", t.shape) for t in described
     }

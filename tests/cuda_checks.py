@@ -37,10 +37,10 @@ from tests.gpu_host.measure import hardware, run_stage
 
 REFERENCE = "reference"
 KINDS: dict[str, list[str]] = {
-    "fp32-standard": ["--precision", "fp32", "--spelling", "standard"],
+    "fp32-standard": ["--precision", "fp32", "--dialect", "standard"],
     "fp16": ["--precision", "fp16"],
     "bf16": ["--precision", "bf16"],
-    "fp16-standard": ["--precision", "fp16", "--spelling", "standard"],
+    "fp16-standard": ["--precision", "fp16", "--dialect", "standard"],
     "int8": ["--precision", "int8"],
     "int8-int8": ["--precision", "int8", "--kv-cache", "int8"],
     "int4": ["--precision", "int4"],

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from editar_rt.arguments import as_one_of
+from editar_rt.arguments import as_one_of, is_whole
 from editar_rt.backends.base import Backend
 from editar_rt.backends.engines.folder import find_folders
-from editar_rt.backends.engines.plan import DELTA, Plan
+from editar_rt.backends.engines.plan import Plan
 from editar_rt.bundle.folder import Bundle
 from editar_rt.errors import BackendError, OptionError
-from editar_rt.generation.sampling import is_whole
 from editar_rt.machine import thread_limit
 
 DEVICES = ("auto", "cpu", "cuda", "tensorrt", "emulated")
@@ -19,7 +18,7 @@ def make_backend(bundle: Bundle, device: str, threads: int | None = None, cache:
 
     Args:
         device: `cpu` or `cuda` through ONNX Runtime; `auto` takes CUDA where ONNX Runtime has it. A bundle of the
-            spelling delta runs through `tensorrt`, which needs its engines, or on the CPU in TensorRT's place
+            dialect delta runs through `tensorrt`, which needs its engines, or on the CPU in TensorRT's place
             (`emulated`); `auto` takes TensorRT where engines lie in the bundle, and `cpu` is the emulation.
         threads: CPU threads, at most as many as the machine has processors; None leaves the choice to the engine.
         cache: keep large weights as this machine's processor wants them (`backends.prepacked`).
@@ -34,7 +33,7 @@ def make_backend(bundle: Bundle, device: str, threads: int | None = None, cache:
             f"threads must be 1 to {thread_limit()}, as many as this machine has processors, or None for the engine's "
             f"choice, got {threads!r:.40}"
         )
-    is_delta = bundle.manifest.spelling == DELTA
+    is_delta = bundle.manifest.operators.has_fixed_shapes
     if is_delta != (device in ("tensorrt", "emulated")) and device not in ("auto", "cpu"):
         raise BackendError(_wrong_device(bundle, device))
     if not is_delta:
@@ -54,10 +53,9 @@ def make_backend(bundle: Bundle, device: str, threads: int | None = None, cache:
 
 
 def _wrong_device(bundle: Bundle, device: str) -> str:
-    spelling = bundle.manifest.spelling
-    if spelling == DELTA:
-        return f"the bundle {bundle.folder} has the spelling delta, which runs on tensorrt or cpu, not on {device}"
+    if bundle.manifest.operators.has_fixed_shapes:
+        return f"the bundle {bundle.folder} has the dialect delta, which runs on tensorrt or cpu, not on {device}"
     return (
-        f"{device} runs bundles of the spelling delta, and {bundle.folder} has the spelling {spelling}; convert it "
-        f"with: python -m export convert {bundle.folder} --spelling delta -o OUT"
+        f"{device} runs bundles of the dialect delta, and {bundle.folder} has the dialect {bundle.manifest.dialect}; "
+        f"convert it with: python -m export convert {bundle.folder} --dialect delta -o OUT"
     )

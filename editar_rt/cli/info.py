@@ -29,7 +29,7 @@ def info(bundle: Path, check: bool, as_json: bool) -> None:
     needs = memory_needs(manifest)
     if as_json:
         memory = {device: dataclasses.asdict(need) | {"total": need.total} for device, need in needs.items()}
-        document = dataclasses.asdict(manifest) | {
+        document = manifest.to_dict() | {
             "fingerprint": opened.fingerprint,
             "checked": check,
             "memory": memory,
@@ -37,7 +37,7 @@ def info(bundle: Path, check: bool, as_json: bool) -> None:
         click.echo(json.dumps(document))
         return
     model = manifest.model
-    click.echo(f"{bundle}  format {manifest.format_version}  {manifest.precision}  spelling {manifest.spelling}")
+    click.echo(f"{bundle}  format {manifest.format_version}  {manifest.precision}  dialect {manifest.dialect}")
     click.echo(f"fingerprint {opened.fingerprint}" + ("  all hashes checked" if check else ""))
     if model.image_size:
         click.echo(f"pictures     {model.image_size}×{model.image_size} pixels, {model.picture_tokens} tokens")

@@ -124,7 +124,7 @@ class BundleSubject:
             "bundle": self.editor.bundle.fingerprint,
             "precision": manifest.precision,
             "kv_cache": manifest.kv_cache,
-            "spelling": manifest.spelling,
+            "dialect": manifest.dialect,
             "rows": self.rows,
             "device_memory": None if self.editor.backend.device == "cpu" else memory_in_use(),
             "sampling_head": self.on_device and names.SAMPLER in manifest.parts,

@@ -12,6 +12,7 @@ import numpy as np
 
 from editar_rt import names
 from editar_rt.bundle.manifest import Manifest
+from editar_rt.bundle.words import PRECISIONS
 
 FLOAT32 = 4
 DECODER_WIDTHS = 13  # a position's largest working set in the decoder, in widths of the model: SwiGLU's two and more
@@ -55,7 +56,7 @@ def memory_needs(manifest: Manifest, rows: int = 2) -> dict[str, Need]:
     activations = max([*model.activations.values(), chunk if names.DECODER in manifest.parts else 0], default=0)
     stored = sum(f.bytes for name, f in manifest.files.items() if name.endswith((".onnx", ".onnx.data")))
     # CPUs have no 16-bit products: ONNX Runtime widens such weights when it loads them.
-    widened = FLOAT32 * sum(model.parameters.values()) if manifest.precision in ("fp16", "bf16") else stored
+    widened = FLOAT32 * sum(model.parameters.values()) if PRECISIONS[manifest.precision].is_half else stored
     for device, weights in (("cpu", widened), ("cuda", stored)):
         needs[device] = Need(weights, cache, activations)
     return needs

@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 
 from editar_rt import names
-from editar_rt.backends.engines.plan import DELTA
 from editar_rt.backends.ort.backend import OnnxRuntimeBackend
 from editar_rt.bundle.folder import Bundle
 from editar_rt.editor import Editor
@@ -91,10 +90,11 @@ def check_chart(path: Path, bundles: Iterable[Bundle] = ()) -> None:
             "charts are drawn by matplotlib, which is not installed; run: pip install matplotlib"
         ) from None
     for bundle in bundles:
-        if bundle.manifest.spelling == DELTA:
+        if bundle.manifest.operators.has_fixed_shapes:
             raise BackendError(
                 f"a chart is drawn from ONNX Runtime's profile of a decode step, which {bundle.folder} has not (its "
-                f"spelling is {DELTA}); leave --chart out, or give the bundle that it was converted from"
+                f"dialect is {bundle.manifest.dialect}); leave --chart out, or give the bundle that it was "
+                "converted from"
             )
 
 

@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 
 from editar_rt import names
 from editar_rt.backends.engines.backend import DeltaBackend
-from editar_rt.backends.engines.plan import DELTA
 from editar_rt.backends.engines.sampler import SamplerInputs
+from editar_rt.bundle.words import error_bound
 from editar_rt.editor import Editor
 from editar_rt.errors import BundleError, NotFiniteError
 from editar_rt.generation.decoding import decode
@@ -33,15 +33,6 @@ STEPS = 8  # greedy tokens after it; fewer of each where the model's sequences a
 GREEDY, LOGITS_AFTER = "greedy_tokens", "logits_after"
 SAMPLES = 16  # values kept of an output, to tell how far another one is
 
-# Largest error allowed, as a share of the largest value, against another machine or PyTorch. Float32 differs by the
-# order of sums: up to 7e-6 (GPT-XL) was measured, and 2e-4 is what the reference's own numbers allow. Float16 keeps 11
-# bits, and errors grow with the layers: 2e-4 (3 layers) to 4e-3 (36, GPT-XL) was measured on random weights, which are
-# harder than trained ones; bfloat16 keeps 8 bits. With whole-number weights both sides round weights and activations
-# alike; what remains is numbers between two whole ones that fall otherwise: 2e-2 was measured (the demo's model). So
-# with the keys and values of an int8 cache, which more of them pass through: 6e-2. Of TensorRT's int4 only the weights
-# are whole numbers, the same on both sides; the rest is float16.
-BOUNDS = {"fp32": 2e-4, "fp16": 1e-2, "bf16": 8e-2, "int8": 8e-2, "int4": 8e-2}
-INT8_CACHE_BOUND = 1e-1
 SAMPLINGS = (
     Sampling(greedy=True),
     Sampling(cfg_scale=1.0, greedy=True),
@@ -51,16 +42,6 @@ SAMPLINGS = (
     Sampling(cfg_scale=1.0, top_k=0),
 )  # that a sampler draws by
 TIES = 0.01  # share of a picture's tokens whose two nearest codebook rows may be about equally near
-
-
-def bound_of(part: str, precision: str, kv_cache: str, spelling: str) -> float:
-    """Largest error allowed of a part's real numbers."""
-    if precision == "int4" and spelling == DELTA:
-        precision = "fp16"
-    if part == names.DECODER:
-        return max(BOUNDS[precision], INT8_CACHE_BOUND if kv_cache == "int8" else 0.0)
-    halved = part == names.TEXT_ENCODER and precision in ("fp16", "bf16")
-    return BOUNDS["fp16" if halved else "fp32"]  # the other parts stay float32
 
 
 @dataclass(frozen=True)
@@ -185,7 +166,7 @@ def verify(editor: Editor, parts: Collection[str] | None = None, way: Way = ONE_
     try:
         for part in wanted:
             outputs = here[part]
-            bound = bound_of(part, manifest.precision, manifest.kv_cache, manifest.spelling)
+            bound = error_bound(part, manifest.precision, manifest.kv_cache, manifest.dialect)
             for output, found in outputs.items():
                 if output == LOGITS_AFTER and outputs[GREEDY]["tokens"] != manifest.self_test[part][GREEDY]["tokens"]:
                     continue  # of another text; whether its tokens may be others, their own check says
@@ -262,7 +243,7 @@ def _sampler(editor: Editor) -> dict[str, Any]:
     backend, manifest = editor.backend, editor.bundle.manifest
     if not isinstance(backend, DeltaBackend):
         raise BundleError(
-            f"the bundle {editor.bundle.folder} has a sampler for a spelling that has none; export it again"
+            f"the bundle {editor.bundle.folder} has a sampler for a dialect that has none; export it again"
         )
     found: dict[str, Any] = {}
     size, most = manifest.model.vocab_size or 1, manifest.sampler_top_k or 0

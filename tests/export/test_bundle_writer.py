@@ -39,7 +39,7 @@ def test_the_manifest_describes_the_bundle(tiny_bundle: Path) -> None:
     assert (model.vocab_size, model.codebook_size, model.text_tokens, model.text_dim) == (256, 256, 120, 64)
     assert (model.dim, model.layers, model.heads, model.head_dim) == (128, 3, GPT_TINY_HEADS, 32)
     assert [*manifest.parts, names.SAMPLER] == list(names.PARTS)
-    assert (manifest.precision, manifest.spelling, manifest.tokenizer) == ("fp32", "ort", "tokenizer.json")
+    assert (manifest.precision, manifest.dialect, manifest.tokenizer) == ("fp32", "ort", "tokenizer.json")
     listed = {path.relative_to(tiny_bundle).as_posix() for path in tiny_bundle.rglob("*") if path.is_file()}
     assert set(manifest.files) | {"bundle.json"} == listed
     assert manifest.made_by["torch"] == torch.__version__
@@ -175,10 +175,10 @@ def test_parity_tells_a_wrong_answer_from_a_right_one(tiny_bundle: Path) -> None
     assert "TOO FAR" in str(found)
 
 
-@pytest.mark.parametrize("spelling", ["ort", "standard", "delta"])
+@pytest.mark.parametrize("dialect", ["ort", "standard", "delta"])
 @pytest.mark.parametrize(("grid", "text_tokens"), [(1, 1), (4, 10), (4, 11)])  # sequences of 3, 42 and 43 positions
 def test_transformers_of_few_positions_are_exported_and_tested(
-    tmp_path: Path, grid: int, text_tokens: int, spelling: str
+    tmp_path: Path, grid: int, text_tokens: int, dialect: str
 ) -> None:
     config = TransformerConfig(
         dim=32,
@@ -196,6 +196,6 @@ def test_transformers_of_few_positions_are_exported_and_tested(
         torch.nn.init.normal_(weight, std=0.2)
     torch.save({"model": model.state_dict(), "config": config.to_dict()}, tmp_path / "a.pt")
     sources = Sources(transformer=read_transformer(tmp_path / "a.pt"))
-    manifest = write_bundle(tmp_path / "bundle", sources, Options(storage=Storage(spelling=spelling)))
+    manifest = write_bundle(tmp_path / "bundle", sources, Options(storage=Storage(dialect=dialect)))
     assert manifest.self_test is not None and names.DECODER in manifest.self_test
     assert all(check.holds for check in selftest.verify(editar_rt.load(tmp_path / "bundle", "cpu")))

@@ -21,7 +21,7 @@ from editar_rt.measure import selftest
 from export import calibration, parity
 from export.bundle_writer import Options, Sources, write_bundle
 from export.checkpoint_reader import build_transformer, read_transformer
-from export.decoder_graph import spelling_of
+from export.decoder_graph import dialect_of
 from export.parity import round_activations
 from export.precision import Blocks, Storage, dequantize, whole_numbers
 from tests.conftest import GPT_TINY_HEADS, golden_arrays
@@ -33,9 +33,9 @@ LOWERED = [
     Storage("int8", kv_cache="int8"),
     Storage("int4", kv_cache="int8"),
     Storage("fp32", kv_cache="int8"),
-    Storage("fp16", spelling="standard"),
+    Storage("fp16", dialect="standard"),
     Storage("int8", provider="cuda"),
-    Storage("int4", spelling="delta"),
+    Storage("int4", dialect="delta"),
 ]
 
 
@@ -137,7 +137,7 @@ def test_whole_numbers_take_their_bytes(tiny_sources: Sources, golden_gpt_bundle
 def test_int4_of_tensorrt_is_its_dequantized_weights(
     tiny_sources: Sources, golden_gpt_bundle_delta_int4: Path, tmp_path: Path
 ) -> None:
-    """The same whole numbers as the spelling ort's in such blocks; beside them only float16's rounding is lost."""
+    """The same whole numbers as the dialect ort's in such blocks; beside them only float16's rounding is lost."""
     checkpoint = tiny_sources.transformer
     assert checkpoint is not None
     stored = {
@@ -156,7 +156,7 @@ def test_int4_of_tensorrt_is_its_dequantized_weights(
     assert changed == 4 * checkpoint.config.n_layer
     torch.save({"model": tensors}, tmp_path / "dequantized.pt")
     sources = Sources(transformer=read_transformer(tmp_path / "dequantized.pt", heads=GPT_TINY_HEADS))
-    write_bundle(tmp_path / "full", sources, Options(storage=Storage(spelling="delta")))
+    write_bundle(tmp_path / "full", sources, Options(storage=Storage(dialect="delta")))
     golden = golden_arrays("gpt_tiny")
     int4, full = (editar_rt.load(f, device="emulated") for f in (golden_gpt_bundle_delta_int4, tmp_path / "full"))
     arguments = golden["text"], golden["image_tokens"], golden["forced_tokens"]
@@ -187,12 +187,12 @@ def test_a_transformer_that_blocks_do_not_fit_is_refused(tiny_sources: Sources) 
     assert tiny_sources.transformer is not None
     narrow = dataclasses.replace(tiny_sources.transformer.config, dim=96)
     with pytest.raises(OptionError, match="in blocks of 64, and this transformer is 96 wide.*--precision fp16"):
-        spelling_of(Storage("int4", spelling="delta")).check(narrow)
+        dialect_of(Storage("int4", dialect="delta")).check(narrow)
 
 
 @pytest.mark.parametrize(
     "storage",
-    [Storage("bf16", provider="cuda"), Storage("bf16", spelling="delta", provider="cuda", sampling_head=True)],
+    [Storage("bf16", provider="cuda"), Storage("bf16", dialect="delta", provider="cuda", sampling_head=True)],
     ids=str,
 )
 def test_bfloat16_is_compared_and_self_tested_through_a_twin(
@@ -224,9 +224,9 @@ def test_bfloat16_is_refused_where_it_cannot_run(golden_gpt_bundle_bf16: Path) -
     [
         ({"precision": "bf16"}, "no bfloat16 products or attention for CPUs"),
         ({"provider": "cuda"}, "16-bit types on CUDA"),
-        ({"spelling": "standard", "kv_cache": "int8"}, "only GroupQueryAttention .* int8 cache"),
-        ({"spelling": "standard", "precision": "int8"}, "MatMulNBits"),
-        ({"spelling": "delta", "precision": "int8"}, "TensorRT documents no 8-bit weights .* take int4 or fp16"),
+        ({"dialect": "standard", "kv_cache": "int8"}, "only GroupQueryAttention .* int8 cache"),
+        ({"dialect": "standard", "precision": "int8"}, "MatMulNBits"),
+        ({"dialect": "delta", "precision": "int8"}, "TensorRT documents no 8-bit weights .* take int4 or fp16"),
     ],
 )
 def test_what_no_provider_runs_is_refused_with_the_reason(fields: dict[str, str], reason: str) -> None:

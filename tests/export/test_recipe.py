@@ -46,9 +46,9 @@ def recipe(tmp_path: Path) -> Callable[[str], str]:
 
 def test_options_take_the_place_of_the_recipes(recipe: Callable[[str], str]) -> None:
     assert storage("cpu", precision="fp32", kv_cache=None) == Storage("fp32", kv_cache="int8")
-    assert storage(recipe('[onnx]\nspelling = "standard"\n')) == Storage(spelling="standard")
-    mine = recipe('[onnx]\nspelling = "delta"\nsampling_head = true\nprecisions = ["fp32", "fp16"]\n')
-    assert storage(mine) == Storage(spelling="delta", sampling_head=True)
+    assert storage(recipe('[onnx]\ndialect = "standard"\n')) == Storage(dialect="standard")
+    mine = recipe('[onnx]\ndialect = "delta"\nsampling_head = true\nprecisions = ["fp32", "fp16"]\n')
+    assert storage(mine) == Storage(dialect="delta", sampling_head=True)
     assert not storage(mine, sampling_head=False).sampling_head
     assert storage("jetson-thor-jp7", precision="int4").numbers.blocks is not None
     for name in (mine, "jetson-orin-jp5"):

@@ -3,7 +3,7 @@
 #
 #   tests/gpu_host/pack.sh OUT DEMO_BUNDLE [SEEDED_BUNDLE SEEDED_PREFIX [INT4_BUNDLE]]
 #
-# All bundles have the spelling delta; export with --sampling-head to measure that too. The second has seeded weights,
+# All bundles have the dialect delta; export with --sampling-head to measure that too. The second has seeded weights,
 # which are carried as a list (seeds.py); for GPT-XL:
 #   python -c "from pathlib import Path; from tests.full_size import make_weights as m; m(Path('WORK'), 'transformer')"
 #   python -m export onnx --transformer WORK/editar_release.pt --target h200 --sampling-head -o WORK/gpt-xl     # prefix: full_size/
@@ -18,7 +18,7 @@
 # its own; empty stand-ins satisfy the loader, and the recipe h200 leaves them out as sources of kernels.
 set -euo pipefail
 out=$(mkdir -p "${1:?output folder}" && cd "$1" && pwd)
-demo=${2:?a bundle of the spelling delta}; seeded=${3:-}; prefix=${4:-}; int4=${5:-}
+demo=${2:?a bundle of the dialect delta}; seeded=${3:-}; prefix=${4:-}; int4=${5:-}
 root=$(cd "$(dirname "$0")/../.." && pwd)
 work=$(mktemp -d); trap 'rm -rf "$work"' EXIT
 python310=${PYTHON310:-$(python3.10 -c 'import sys; print(sys.base_prefix)' 2>/dev/null || true)}

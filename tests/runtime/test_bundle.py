@@ -389,11 +389,11 @@ def test_a_graph_that_fails_while_it_runs_is_one_sentence(bundle: Path) -> None:
         editor.encode_pixels(np.zeros((1, 3, 32, 32), np.float32))
 
 
-@pytest.mark.parametrize("spelling", ["", "_delta"])
+@pytest.mark.parametrize("dialect", ["", "_delta"])
 def test_a_decoder_that_fails_in_a_step_is_one_sentence(
-    request: pytest.FixtureRequest, tmp_path: Path, spelling: str
+    request: pytest.FixtureRequest, tmp_path: Path, dialect: str
 ) -> None:
-    bundle = Path(shutil.copytree(request.getfixturevalue(f"golden_gpt_bundle{spelling}"), tmp_path / "bundle"))
+    bundle = Path(shutil.copytree(request.getfixturevalue(f"golden_gpt_bundle{dialect}"), tmp_path / "bundle"))
     put_failing(bundle, "decoder")
     editor = editar_rt.load(bundle, "cpu", 1)
     rows = FilledRows(editor.backend, 1, 16)

@@ -249,9 +249,9 @@ def test_cublas_is_left_out_where_the_recipe_says_so(full: Path) -> None:
     assert sources and not any(name in call for call in sources for name in ("CUBLAS", "CUDNN"))
 
 
-def test_other_spellings_and_places_are_refused(golden_gpt_bundle: Path, full: Path, tmp_path: Path) -> None:
+def test_other_dialects_and_places_are_refused(golden_gpt_bundle: Path, full: Path, tmp_path: Path) -> None:
     machine = make_machine("10.13.0.35")
-    with pytest.raises(OptionError, match=r"python -m export convert .* --spelling delta -o OUT"):
+    with pytest.raises(OptionError, match=r"python -m export convert .* --dialect delta -o OUT"):
         build(golden_gpt_bundle, machine)
     bundle = Bundle.open(full)
     with pytest.raises(OptionError, match=r"engines lie in their bundle's folder.*choose -o"):
@@ -433,7 +433,7 @@ runpy.run_module("export", run_name="__main__")
     assert answer.returncode == 1
     assert answer.stderr.startswith("export: TensorRT's Python module does not load")
     for arguments, sentence in (
-        ((str(golden_gpt_bundle), "--target", "rtx"), "export: TensorRT reads the spelling delta, and "),
+        ((str(golden_gpt_bundle), "--target", "rtx"), "export: TensorRT reads the dialect delta, and "),
         ((str(full), "--target", "cpu"), "has no table [tensorrt]"),
         ((str(full), "--target", "rtx", "-o", "elsewhere"), "export: engines lie in their bundle's folder"),
     ):

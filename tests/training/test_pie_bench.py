@@ -449,7 +449,7 @@ def test_a_folder_without_the_benchmark_says_how_to_make_one(tmp_path: Path) -> 
         PieBench(tmp_path)
 
 
-def test_the_old_spelling_of_evaluate_still_scores_the_demo_world() -> None:
+def test_the_old_dialect_of_evaluate_still_scores_the_demo_world() -> None:
     for words in (["evaluate", str(DEMO), "--help"], ["evaluate", "--count", "3", "--help"]):
         assert "Score BUNDLE strictly" in CliRunner().invoke(cli, words).output
     assert "pie-bench" in CliRunner().invoke(cli, ["evaluate", "--help"]).output

@@ -1,4 +1,4 @@
-"""Runs bundles of the spelling delta through engines of fixed shapes. `decoder` steps the decoder's.
+"""Runs bundles of the dialect delta through engines of fixed shapes. `decoder` steps the decoder's.
 
 The device is behind `device`'s interfaces: TensorRT on a GPU, or its emulation.
 """

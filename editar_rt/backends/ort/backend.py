@@ -18,6 +18,7 @@ from editar_rt.backends.ort.decoder import OnnxRuntimeDecoder
 from editar_rt.backends.ort.pages import drop_file_pages, trim_heap
 from editar_rt.backends.ort.prepacked import forget, prepacked
 from editar_rt.bundle.folder import Bundle
+from editar_rt.bundle.words import INT8
 from editar_rt.errors import BackendError, MissingPartError
 
 # Products with weights that a graph dequantizes (INT4 for TensorRT): in float32, and not with rounded activations.
@@ -111,10 +112,10 @@ class OnnxRuntimeBackend:
                 manifest = self._bundle.manifest
                 raise BackendError(
                     f"ONNX Runtime does not run {self._bundle.folder} on {self.device}: its decoder (precision "
-                    f"{manifest.precision}, spelling {manifest.spelling}) is for {', '.join(manifest.providers)}; "
+                    f"{manifest.precision}, dialect {manifest.dialect}) is for {', '.join(manifest.providers)}; "
                     f"export it again with --provider {self.device}" + (f" ({self._why_cpu})" if self._why_cpu else "")
                 )
-            if part == names.DECODER and self._bundle.manifest.kv_cache == "int8":
+            if part == names.DECODER and self._bundle.manifest.kv_cache == INT8:
                 self._check_version()
             options = self.ort.SessionOptions()
             if self._profile is not None and part == names.DECODER:

@@ -16,6 +16,7 @@ import numpy as np
 
 from editar_rt.backends.engines.cuda import Device, find_runtime
 from editar_rt.bundle.folder import Bundle
+from editar_rt.bundle.words import INT8
 from editar_rt.errors import BackendError
 
 CUDA, CPU = "CUDAExecutionProvider", "CPUExecutionProvider"
@@ -88,7 +89,7 @@ class CudaProvider:
         Raises:
             BackendError: an int8 cache on a GPU without a kernel for it.
         """
-        if bundle.manifest.kv_cache != "int8":
+        if bundle.manifest.kv_cache != INT8:
             return
         try:
             device = Device(find_runtime())
