@@ -1,15 +1,68 @@
 """EditAR at run time: edit pictures from instructions with a bundle of ONNX graphs, in NumPy.
 
     editor = editar_rt.load("engines/demo")
-    editor.edit("photo.png", "make the ball red").save("out.png")
+    editor.edit("photo.png", "make the ball red", seed=1).save("out.png")
 
 Importing this brings NumPy and Pillow; engines load when a bundle is opened. PyTorch is never needed.
 """
 
+import warnings as _warnings
+
+from editar_rt.bundle.folder import Bundle
 from editar_rt.editor import Editor, load
-from editar_rt.errors import EditarError
+from editar_rt.errors import (
+    BackendError,
+    BundleError,
+    BusyError,
+    Cancelled,
+    EditarError,
+    EditarWarning,
+    MissingPartError,
+    OptionError,
+    PictureError,
+    TextStatesError,
+    TraceError,
+)
+from editar_rt.generation.guidance import Schedule
 from editar_rt.generation.sampling import Sampling
-from editar_rt.results import EditOptions, EditResult
+from editar_rt.images.masks import outpainted
+from editar_rt.observe.replay import Replay, replay
+from editar_rt.observe.trace import Trace
+from editar_rt.request import Request
+from editar_rt.results import Result
+from editar_rt.session import Session
 from editar_rt.version import __version__
 
-__all__ = ["EditOptions", "EditResult", "EditarError", "Editor", "Sampling", "__version__", "load"]
+__all__ = [
+    "load",
+    "Editor",
+    "Session",
+    "Request",
+    "Result",
+    "Sampling",
+    "Schedule",
+    "Bundle",
+    "Trace",
+    "Replay",
+    "replay",
+    "outpainted",
+    "EditarError",
+    "BackendError",
+    "BundleError",
+    "BusyError",
+    "Cancelled",
+    "MissingPartError",
+    "OptionError",
+    "PictureError",
+    "TextStatesError",
+    "TraceError",
+    "EditarWarning",
+    "__version__",
+]
+
+
+def __getattr__(name: str) -> object:
+    if name == "EditResult":
+        _warnings.warn("EditResult is deprecated and goes in 0.3; write Result", DeprecationWarning, stacklevel=2)
+        return Result
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

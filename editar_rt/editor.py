@@ -3,136 +3,135 @@
 from __future__ import annotations
 
 import os
-import time
-from collections.abc import Sequence
-from typing import Any, overload
-
-import numpy as np
-from numpy.typing import NDArray
-from PIL import Image
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 from editar_rt.backends import make_backend
 from editar_rt.bundle.folder import Bundle
+from editar_rt.deprecated import batch_requests, takes_old_arguments, warn
+from editar_rt.edit import Edit, Source
 from editar_rt.errors import OptionError
-from editar_rt.generation.decoding import Progress, collect, progress_watcher
-from editar_rt.generation.sampling import Sampling
-from editar_rt.images.pixels import Picture, read_pixels, to_pictures
+from editar_rt.generation.decoding import run_jobs
+from editar_rt.generation.scheduler import Scheduler
+from editar_rt.images.fit import Fit
+from editar_rt.images.pixels import Picture
 from editar_rt.model import Model
-from editar_rt.results import EditOptions, EditResult, timed
+from editar_rt.request import Options, Request, make_request
+from editar_rt.results import Result, timed
 from editar_rt.session import Session
-from editar_rt.text.prompts import as_text
+
+if TYPE_CHECKING:
+    from typing_extensions import Self, Unpack
 
 
 class Editor(Model):
-    """A loaded bundle. Parts are opened when first needed. Not thread-safe: one editor a thread."""
+    """A loaded bundle. Parts are opened when first needed. Threads take turns: one edit at a time.
 
-    # The main job.
+    As a context manager it frees what it holds at the end of the block.
+    """
 
-    @overload
-    def edit(
-        self,
-        image: Picture,
-        instruction: str,
-        task: str = "edit",
-        sampling: Sampling | None = None,
-        on_progress: Progress | None = None,
-        text_states: NDArray[np.float32] | None = None,
-        n: None = None,
-        **options: Any,
-    ) -> EditResult: ...
-
-    @overload
-    def edit(
-        self,
-        image: Picture,
-        instruction: str,
-        task: str = "edit",
-        sampling: Sampling | None = None,
-        on_progress: Progress | None = None,
-        text_states: NDArray[np.float32] | None = None,
-        *,
-        n: int,
-        **options: Any,
-    ) -> list[EditResult]: ...
-
-    def edit(
-        self,
-        image: Picture,
-        instruction: str,
-        task: str = "edit",
-        sampling: Sampling | None = None,
-        on_progress: Progress | None = None,
-        text_states: NDArray[np.float32] | None = None,
-        n: int | None = None,
-        **options: Any,
-    ) -> EditResult | list[EditResult]:
+    @takes_old_arguments(2)
+    def edit(self, image: Picture, instruction: str, **options: Unpack[Options]) -> Result:
         """Edit a picture, or make one from a condition picture.
 
         Args:
-            image: a path, a PIL image or a uint8 array; its middle square is used.
-            instruction: what to change; for the other tasks what the picture shows. Longer than the text encoder
-                reads is truncated with a TruncatedTextWarning.
-            task: `edit`, `depth`, `canny` or `segmentation`.
-            sampling: the bundle's defaults when None.
-            on_progress: called with (tokens done, tokens in all) after every step.
-            text_states: the text encoder's output [1, T, C] float32, computed elsewhere; the instruction is then
-                only recorded.
-            n: make this many variants at once, with the seeds seed, seed + 1, …; a list is returned then.
-            options: the fields of `EditOptions`: `mask`, `cancel` and so on.
+            image: a path, a file object, bytes, a PIL image or a uint8 array; its middle square is used, unless `fit`
+                says otherwise.
+            instruction: the change; for the other tasks a description of the picture to make.
+            options: the other fields of `Request`: task, seed, cfg_scale, mask and so on. None is the bundle's
+                default.
 
         Raises:
             PictureError, OptionError, MissingPartError, BackendError.
         """
-        chosen = EditOptions(**options)
-        results = self.open(image).run(instruction, task, sampling, on_progress, text_states, n, chosen)
-        return results if n is not None else results[0]
+        return self._session_for(image, options).edit(instruction, **options)
 
-    def open(self, image: Picture) -> Session:
-        """Prepare a picture for any number of instructions: each after the first pays the text's prefill alone."""
-        return Session(self, image)
+    def variants(self, image: Picture, instruction: str, n: int, **options: Unpack[Options]) -> list[Result]:
+        """Several edits of one picture at once, with the seeds seed, seed + 1, …; arguments and errors as `edit`."""
+        return self._session_for(image, options).variants(instruction, n, **options)
 
-    def edit_batch(
-        self,
-        images: Sequence[Picture],
-        instructions: Sequence[str],
-        task: str = "edit",
-        sampling: Sampling | None = None,
-        on_progress: Progress | None = None,
-    ) -> list[EditResult]:
-        """Edit several pictures at once, one instruction each. Every picture has the tokens that it has alone.
+    def session(self, image: Picture, fit: Fit | None = None, restore: bool = False) -> Session:
+        """Prepare a picture for any number of instructions: each after the first pays the text's prefill alone.
+
+        Args:
+            fit, restore: as of `Request`, for all edits of the session.
+        """
+        return Session(self, image, fit, restore)
+
+    @batch_requests
+    def edit_batch(self, requests: Iterable[Request]) -> list[Result]:
+        """Edit several pictures at once, each as its own request says. Every picture has the tokens that it has alone.
+
+        A result's `prefill` and `decode` seconds are those of all pictures together.
 
         Raises:
-            as `edit`, and OptionError where there are not as many instructions as pictures.
+            as `edit`, and OptionError for anything but requests with an image, and at least one.
         """
-        if isinstance(instructions, str):
-            raise OptionError("instructions are a sequence of texts, got one text; put it in a list")
-        images, instructions = list(images), list(instructions)
-        if len(images) != len(instructions) or not images:
-            raise OptionError(
-                f"give as many instructions as pictures, and at least one; got {len(instructions)} and {len(images)}"
-            )
-        instructions = [as_text(words) for words in instructions]
-        sampling = Sampling.checked(sampling, self.default_sampling)
+        requests = list(requests)
+        for request in requests:
+            if not isinstance(request, Request) or request.image is None:
+                raise OptionError(
+                    "requests must be editar_rt.Request(image=…, instruction=…), "
+                    f"got {'one without image' if isinstance(request, Request) else type(request).__name__}"
+                )
+        if not requests:
+            raise OptionError("give at least one request, got none")
+        with self.exclusive():
+            edits = [self._begin(request) for request in requests]
+            drawing = [edit for edit in edits if not (edit.nothing_to_draw or edit.cancelled)]
+            if drawing:
+                self._draw(drawing)
+            return [edit.finish().results[0] for edit in edits]
+
+    def open(self, image: Picture) -> Session:
+        """Deprecated: `session`."""
+        warn("editor.open(image)", "editor.session(image)")
+        return self.session(image)
+
+    def _session_for(self, image: Picture, options: Options) -> Session:
+        """A session for one request; bad options are refused before the picture is read."""
+        request = make_request(image, "", {**options})
+        request.sampling_over(self.default_sampling)
+        return Session(self, image, request.fit, request.restore)
+
+    def _begin(self, request: Request) -> Edit:
+        assert request.image is not None  # checked before
+        sampling = request.sampling_over(self.default_sampling)
+        source = Source(self, request.image, request.fit, request.restore)
+        return Edit(self, source, request, sampling, [sampling.seed])
+
+    def _draw(self, edits: list[Edit]) -> None:
+        """Run the loop for several pictures."""
+        # 1) Texts, each alone: the same states in any batch.
+        inputs = []
+        for edit in edits:
+            states = edit.states(lambda prompt: self.encode_prompts([prompt]))
+            inputs += self.inputs(states, edit.source.tokens[None])
+        # 2) Prefills, one picture after the other.
+        guided = [edit.sampling.guided for edit in edits]
         timings: dict[str, float] = {}
-        started = time.perf_counter()
-        with timed(timings, "encode"):
-            pixels = np.concatenate([read_pixels(image, self.image_size) for image in images])
-            condition = self.encode_pixels(pixels)
-        with timed(timings, "text"):
-            states = self.encode_text(instructions, task)
-        begun = time.perf_counter()
-        steps = self.steps(states, condition, sampling)
-        timings["prefill"] = time.perf_counter() - begun
-        tokens = np.empty((len(images), self.picture_tokens), np.int32)
+        with timed(timings, "prefill"):
+            scheduler = Scheduler(self.backend, len(edits), sum(guided), self.prefix_length, self.picture_tokens)
+            jobs = []
+            for edit, each in zip(edits, inputs, strict=True):
+                sequences = edit.sequences([scheduler.join(edit.sampling.guided)], each)
+                scheduler.prefill(sequences[0])
+                jobs.append(edit.job(sequences))
+        # 3) Steps, all pictures together.
         with timed(timings, "decode"):
-            collect(steps, tokens, progress_watcher(on_progress))
-        with timed(timings, "pixels"):
-            pictures = to_pictures(self.decode_tokens(tokens))
-        timings["total"] = time.perf_counter() - started
-        return [
-            EditResult(Image.fromarray(picture), own, timings, self.parameters(words, task, sampling))
-            for picture, own, words in zip(pictures, tokens, instructions, strict=True)
-        ]
+            run_jobs(scheduler, jobs)
+        for edit in edits:
+            edit.timings |= timings
+
+    def close(self) -> None:
+        """Free the weights; the editor cannot be used afterwards."""
+        self.backend.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
 
 def load(path: str | os.PathLike[str], device: str = "auto", threads: int | None = None, cache: bool = True) -> Editor:
@@ -140,10 +139,10 @@ def load(path: str | os.PathLike[str], device: str = "auto", threads: int | None
 
     Args:
         path: the bundle's folder.
-        device: `auto`, `cpu`, `cuda` or `tensorrt`.
+        device: `auto`, `cpu`, `cuda`, `tensorrt`, or `emulated` (engines of fixed shapes on the CPU, for tests).
         threads: CPU threads; the engine's choice when None.
-        cache: keep large weights as this machine's processor wants them, in the folder that `EDITAR_CACHE` names, so
-            that the bundle opens faster next time (`editar_rt.backends.ort.prepacked`).
+        cache: keep large weights on disk as this machine's processor wants them, in the folder that `EDITAR_CACHE`
+            names, so that the bundle opens faster next time (`editar_rt.backends.ort.prepacked`).
 
     Raises:
         BundleError: no bundle, a damaged one, or one of a newer format.

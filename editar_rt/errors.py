@@ -35,6 +35,14 @@ class BackendError(EditarError):
     """A device or library that is not there, or failed."""
 
 
+class BusyError(EditarError):
+    """A session that another call is using."""
+
+
+class NotFiniteError(BackendError):
+    """Logits that are not numbers, so that no token can be drawn."""
+
+
 class TraceError(EditarError):
     """A trace that cannot be read or written, or belongs to another bundle."""
 
@@ -53,3 +61,7 @@ class TruncatedTextWarning(EditarWarning):
 
 class EmptyMaskWarning(EditarWarning):
     """A mask that leaves nothing to change."""
+
+
+class ColorProfileWarning(EditarWarning):
+    """A picture whose colour profile cannot be used."""

@@ -24,6 +24,11 @@ def core_count() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def thread_limit() -> int:
+    """The most threads that are of use: the machine's processors, whether or not this process may use them all."""
+    return max(os.cpu_count() or 1, core_count())
+
+
 def peak_resident_bytes() -> int | None:
     """Peak resident memory of this process as the system counts it; None where it does not tell.
 

@@ -3,29 +3,25 @@
 from __future__ import annotations
 
 import math
+import threading
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
+from collections.abc import Sequence as Several
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from editar_rt import names
+from editar_rt.arguments import as_list
 from editar_rt.backends.base import Backend
 from editar_rt.bundle.folder import Bundle
 from editar_rt.errors import MissingPartError, OptionError, TruncatedTextWarning
-from editar_rt.generation.decoding import (
-    Chunk,
-    Prefix,
-    Progress,
-    Step,
-    collect,
-    decode,
-    picture_chunk,
-    progress_watcher,
-    score,
-)
+from editar_rt.generation.decoding import Job, Progress, Step, decode, progress_watcher, run_jobs
 from editar_rt.generation.sampling import Sampling
+from editar_rt.generation.scheduler import Scheduler
+from editar_rt.generation.sequence import Inputs, Sequence, state_chunk, token_chunk
 from editar_rt.text.prompts import build_prompt
 from editar_rt.text.tokenizer import TextTokenizer
 from editar_rt.version import __version__
@@ -40,6 +36,13 @@ class Model:
         self.model = bundle.manifest.model
         self._tokenizer: TextTokenizer | None = None
         self.default_sampling = bundle.default_sampling
+        self._turn = threading.RLock()
+
+    @contextmanager
+    def exclusive(self) -> Iterator[None]:
+        """Let one thread at a time use the engines; others wait."""
+        with self._turn:
+            yield
 
     # Sizes.
 
@@ -70,20 +73,20 @@ class Model:
 
     # Its parts.
 
-    def encode_text(self, texts: Sequence[str], tasks: Sequence[str] | str = "edit") -> NDArray[np.float32]:
+    def encode_text(self, texts: Several[str], tasks: Several[str] | str = "edit") -> NDArray[np.float32]:
         """Instructions or descriptions → the text encoder's states, float32 [B, T, C].
 
         Args:
             tasks: one for all, or one for each.
         """
-        if isinstance(texts, str):
-            raise OptionError("texts are a sequence of texts, got one text; put it in a list")
+        texts = as_list("texts", texts, str, "texts")
+        tasks = tasks if isinstance(tasks, str) else as_list("tasks", tasks, str, "names of tasks")
         each = [tasks] * len(texts) if isinstance(tasks, str) else list(tasks)
         if len(each) != len(texts):
             raise OptionError(f"tasks must be one name or one for each of {len(texts)} texts, got {len(each)}")
         return self.encode_prompts([build_prompt(task, text) for task, text in zip(each, texts, strict=True)])
 
-    def encode_prompts(self, prompts: Sequence[str]) -> NDArray[np.float32]:
+    def encode_prompts(self, prompts: Several[str]) -> NDArray[np.float32]:
         """Whole prompts → the text encoder's states, float32 [B, T, C]."""
         if self._tokenizer is None:
             if names.TEXT_ENCODER not in self.bundle.manifest.parts or self.bundle.manifest.tokenizer is None:
@@ -93,7 +96,7 @@ class Model:
                 )
             path = self.bundle.path(self.bundle.manifest.tokenizer)
             self._tokenizer = TextTokenizer.read(path, self.model.text_tokens or 0)
-        encoded = self._tokenizer.encode(list(prompts))
+        encoded = self._tokenizer.encode(as_list("prompts", prompts, str, "texts"))
         for count in encoded.tokens:
             if count > self._tokenizer.length:
                 message = f"the prompt has {count} tokens; only the first {self._tokenizer.length} are read"
@@ -137,10 +140,16 @@ class Model:
         Returns:
             tokens int32 [B, N]; those of a picture are the same alone and in a batch.
         """
-        tokens = np.empty((len(text_states), self.picture_tokens), np.int32)
-        sampling = Sampling.checked(sampling, self.default_sampling)
-        steps = self.steps(text_states, condition_tokens, sampling, known_tokens=known_tokens)
-        collect(steps, tokens, progress_watcher(on_progress))
+        inputs, known = self.inputs(text_states, condition_tokens), self._check_known(known_tokens, len(text_states))
+        sampling, count = Sampling.checked(sampling, self.default_sampling), self.picture_tokens
+        tokens = np.empty((len(inputs), count), np.int32)
+        scheduler = self.scheduler(len(inputs), sampling.guided)
+        jobs: list[Job] = []
+        watchers = progress_watcher(on_progress and (lambda *_: on_progress(min(job.done for job in jobs), count)))
+        for own, each, fixed in zip(tokens, inputs, known, strict=True):
+            sequence = Sequence(scheduler.join(sampling.guided), each, sampling, sampling.seed, fixed, count)
+            jobs.append(Job.of([sequence], own[None], watchers))
+        run_jobs(scheduler, jobs)
         return tokens
 
     def score(
@@ -151,9 +160,13 @@ class Model:
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Logits of every step with the target tokens forced: (with the text, without), float32 [B, N, V] each."""
         target = self._check_tokens("target_tokens", target_tokens, self.model.vocab_size)
-        text, null_text, null_picture = self.project(text_states)
-        picture = picture_chunk(self.check_condition(condition_tokens, len(text)), null_picture)
-        return score(self.backend, picture, text, target), score(self.backend, picture, null_text, target)
+        scheduler = self.scheduler(1, False)
+        context, answers = scheduler.join(False), []
+        for inputs, forced in zip(self.inputs(text_states, condition_tokens), target, strict=True):
+            texts = (inputs.text, inputs.uncond_text)
+            answers.append([scheduler.score(context, inputs.picture, text, forced) for text in texts])
+        cond, uncond = (np.stack(each) for each in zip(*answers, strict=True))
+        return cond, uncond
 
     def steps(
         self,
@@ -161,34 +174,48 @@ class Model:
         condition_tokens: NDArray[np.int32] | None,
         sampling: Sampling,
         count: int | None = None,
-        known_tokens: NDArray[np.int32] | None = None,
     ) -> Iterator[Step]:
-        """The loop of `generate`, step by step; the prefill has run when it returns."""
-        known = None
-        if known_tokens is not None:
-            self._check_tokens("known_tokens", np.maximum(known_tokens, 0), self.model.vocab_size)
-            if len(known_tokens) != len(text_states):
-                raise OptionError(
-                    "known_tokens and text_states must have as many rows, "
-                    f"got {len(known_tokens)} and {len(text_states)}"
-                )
-            known = known_tokens[:, :count]
-        text, null_text, null_picture = self.project(text_states)
-        picture = picture_chunk(self.check_condition(condition_tokens, len(text)), null_picture)
-        owners = range(len(text)) if condition_tokens is not None else [0] * len(text)
-        prefix = self.make_prefix(picture, owners, sampling.guided)
-        first = prefix.read(text, null_text)
-        return decode(prefix, first, count or self.picture_tokens, sampling, known=known)
+        """The loop of `generate` step by step, for the first `count` tokens; the prefill has run when it returns."""
+        scheduler = self.scheduler(len(text_states), sampling.guided)
+        sequences = [
+            Sequence(
+                scheduler.join(sampling.guided), inputs, sampling, sampling.seed, None, count or self.picture_tokens
+            )
+            for inputs in self.inputs(text_states, condition_tokens)
+        ]
+        for sequence in sequences:
+            scheduler.prefill(sequence)
+        return decode(scheduler, sequences)
 
-    def make_prefix(self, picture: Chunk, picture_of_row: Sequence[int], guided: bool) -> Prefix:
-        """A cache with pictures in it, ready for texts."""
-        count = self.picture_tokens
-        return Prefix(self.backend, picture, picture_of_row, guided, self.model.text_tokens or 0, count)
+    @property
+    def prefix_length(self) -> int:
+        """Positions of picture and text, N + T."""
+        return self.picture_tokens + (self.model.text_tokens or 0)
+
+    def scheduler(self, pictures: int, guided: bool, on_device: bool = True) -> Scheduler:
+        """A KV cache for some pictures, and what steps them together.
+
+        Args:
+            guided: whether there is a row without the text for each.
+            on_device: False draws on the host even where the device could.
+        """
+        rows = pictures if guided else 0
+        return Scheduler(self.backend, pictures, rows, self.prefix_length, self.picture_tokens, on_device)
+
+    def inputs(self, text_states: NDArray[np.float32], condition_tokens: NDArray[np.int32] | None) -> list[Inputs]:
+        """The decoder's input, by picture: text states [B, T, C] and tokens [B, N], or None for dropped pictures."""
+        text, uncond_text, uncond_picture = self.project(text_states)
+        condition = self.check_condition(condition_tokens, len(text))
+        dropped, no_text = state_chunk(uncond_picture[0]), state_chunk(uncond_text[0])
+        return [
+            Inputs(dropped if condition is None else token_chunk(condition[n]), state_chunk(text[n]), no_text)
+            for n in range(len(text))
+        ]
 
     def project(
         self, text_states: NDArray[np.float32]
     ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
-        """Text states [B, T, C] → (text [B, T, D], null text [1, T, D], null picture [1, N, D])."""
+        """Text states [B, T, C] → projected: (text [B, T, D], no text [1, T, D], dropped picture [1, N, D])."""
         text_tokens, text_dim, text_states = self.model.text_tokens, self.model.text_dim, np.asarray(text_states)
         if names.DECODER in self.bundle.manifest.parts and (
             text_states.ndim != 3 or text_states.shape[1:] != (text_tokens, text_dim) or not len(text_states)
@@ -205,6 +232,15 @@ class Model:
         if len(checked) != rows:
             raise OptionError(f"condition_tokens and text_states must have as many rows, got {len(checked)} and {rows}")
         return checked
+
+    def _check_known(self, known: NDArray[np.int32] | None, rows: int) -> list[NDArray[np.int32] | None]:
+        """Known tokens [rows, N], negative where they are to be drawn, by picture."""
+        if known is None:
+            return [None] * rows
+        self._check_tokens("known_tokens", np.maximum(known, 0), self.model.vocab_size)
+        if len(known) != rows:
+            raise OptionError(f"known_tokens and text_states must have as many rows, got {len(known)} and {rows}")
+        return list(known)
 
     def _check_tokens(self, what: str, tokens: NDArray[Any], size: int | None) -> NDArray[np.int32]:
         count, tokens = self.picture_tokens, np.asarray(tokens)

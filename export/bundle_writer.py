@@ -164,10 +164,10 @@ def _self_test(folder: Path, manifest: Manifest, twin: Part | None) -> dict[str,
 def _take_over(kept: Bundle, folder: Path) -> dict[str, Part]:
     """The parts of a bundle that are not made anew, their files copied."""
     parts = {name: part for name, part in kept.manifest.parts.items() if name not in TRANSFORMER_PARTS}
-    for part in parts.values():
-        for name in kept.manifest.files:
-            if name == part.file or name.startswith(f"{part.file}."):
-                shutil.copy2(kept.path(name), folder / name)
+    for part in parts:
+        for name in kept.part_files(part):
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(kept.path(name), folder / name)
     return parts
 
 

@@ -220,12 +220,9 @@ def sampler_cases(vocab_size: int, most: int) -> list[Case]:
     """What the host draws in the self-test's cases, with guidance and without: a picture's row and its null row."""
     cases = []
     for example in selftest.sampler_examples(vocab_size, most):
-        inputs = {
-            name: np.atleast_1d(np.asarray(value, np.int32 if name == names.TOP_K else np.float32))
-            for name, value in example.draw.repeated(2).inputs.items()
-        }
+        uncond_rows = np.asarray([1 if example.guided else 0, 1], np.int32)
+        inputs = selftest.sampler_inputs(example, uncond_rows, most).arrays()
         inputs[names.LOGITS] = example.logits[:, None]
-        inputs[names.NULL_ROWS] = np.asarray([1 if example.guided else 0, 1], np.int32)
         expected = np.asarray([example.token, -1], np.int32)  # the null row's token is nobody's
         cases.append(Case(names.SAMPLER, example.label, inputs, {names.DRAWN: expected}))
     return cases

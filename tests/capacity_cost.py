@@ -15,19 +15,19 @@ import click
 import numpy as np
 
 import editar_rt
-from editar_rt.backends.base import Cache
+from editar_rt.backends.base import Batch, Decoder
 from editar_rt.machine import description
 
 ROWS = 2
 
 
-def seconds_a_step(cache: Cache, filled: int, tokens: np.ndarray, width: int) -> float:
-    """The median over tokens [S] that are fed one by one behind so many positions."""
-    cache.lengths[:] = filled
-    none, first, seconds = np.zeros((1, 1, width), np.float32), np.zeros(1, np.int32), []
-    for token in tokens:
+def seconds_a_step(decoder: Decoder, filled: int, tokens: np.ndarray) -> float:
+    """The median over tokens [S] that are fed one by one after this many positions."""
+    rows, counts, seconds = np.arange(ROWS, dtype=np.int32), np.ones(ROWS, np.int32), []
+    for position, token in enumerate(tokens, start=filled):
+        batch = Batch(rows, counts * np.int32(position), counts, np.full((ROWS, 1), token, np.int32), None, 1)
         begun = time.perf_counter()
-        cache.forward(np.full((ROWS, 1), token, np.int32), none, first)
+        decoder.run(batch)
         seconds.append(time.perf_counter() - begun)
     return float(np.median(seconds))
 
@@ -42,17 +42,18 @@ def main(bundle: Path, device: str, times: tuple[int, ...], steps: int, repeats:
     """Print ms a step by capacity, and each one's share of the first, paired: median, least and largest."""
     editor = editar_rt.load(bundle, device)
     model, rng, count = editor.model, np.random.default_rng(0), editor.picture_tokens
-    filled, steps, width = count + (model.text_tokens or 0), min(steps, count - 1), model.dim or 0
+    filled, steps = count + (model.text_tokens or 0), min(steps, count - 1)
     known = rng.integers(0, model.vocab_size or 1, (1, filled), np.int32)
-    caches = {n * (filled + count - 1): editor.backend.make_cache(ROWS, n * (filled + count - 1)) for n in times}
+    caches = {n * (filled + count - 1): editor.backend.make_decoder(ROWS, n * (filled + count - 1)) for n in times}
     for cache in caches.values():
         for row in range(ROWS):
-            cache.forward(known, np.zeros((1, 1, width), np.float32), np.asarray([filled - 1], np.int32), row)
-        seconds_a_step(cache, filled, known[0, :2], width)  # to warm up
+            numbers = np.asarray([row, 0, filled], np.int32)
+            cache.run(Batch(numbers[:1], numbers[1:2], numbers[2:], known, None, 1))
+        seconds_a_step(cache, filled, known[0, :2])  # to warm up
     found: dict[int, list[float]] = {capacity: [] for capacity in caches}
     for repeat in range(repeats):
         for capacity in list(caches) if repeat % 2 == 0 else reversed(caches):
-            found[capacity].append(seconds_a_step(caches[capacity], filled, known[0, :steps], width))
+            found[capacity].append(seconds_a_step(caches[capacity], filled, known[0, :steps]))
     base = np.asarray(next(iter(found.values())))
     document = {
         "machine": description(),

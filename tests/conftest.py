@@ -117,6 +117,17 @@ def golden_gpt_bundle_bf16(tiny_sources: Sources, tmp_path_factory: pytest.TempP
     return _transformer_bundle(tiny_sources, tmp_path_factory, precision="bf16", provider="cuda")
 
 
+@pytest.fixture(scope="session", params=["int8", "int8 and an int8 cache", "int4"])
+def golden_gpt_bundle_quantized(
+    request: pytest.FixtureRequest, tiny_sources: Sources, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """The golden transformer alone, with quantized weights."""
+    precision, _, cache = request.param.partition(" and ")
+    return _transformer_bundle(
+        tiny_sources, tmp_path_factory, precision=precision, kv_cache="int8" if cache else "same"
+    )
+
+
 @pytest.fixture(scope="session")
 def golden_gpt_bundle_standard(tiny_sources: Sources, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The golden transformer alone, float32, in operators of ONNX itself."""

@@ -12,13 +12,15 @@ import platform
 import time
 from datetime import date
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import click
 import numpy as np
 
 import editar_rt
-from editar_rt.generation.decoding import Prefix, decode, picture_chunk
+from editar_rt.generation.decoding import decode
+from editar_rt.generation.scheduler import Scheduler
+from editar_rt.generation.sequence import Context, Inputs, Sequence
 from editar_rt.images.masks import dilate
 
 BLOCKS = 8  # places in the picture at which steps are timed when not all of them are
@@ -33,24 +35,35 @@ def square(grid: int, share: float) -> np.ndarray:
     return cells
 
 
-def seconds_of(prefix: Prefix, first: Any, sampling: editar_rt.Sampling, known: np.ndarray) -> list[tuple[int, float]]:
+class Picture(NamedTuple):
+    """A picture whose prefill has run."""
+
+    scheduler: Scheduler
+    context: Context
+    inputs: Inputs
+    sampling: editar_rt.Sampling
+
+
+def seconds_of(picture: Picture, known: np.ndarray) -> list[tuple[int, float]]:
     """(position, seconds) of everything that the loop yields for one edit."""
-    prefix.rewind(np.full_like(known, -1))  # so that nothing of the last edit is used again
+    for row in picture.context:
+        row.filled = min(row.filled, row.start)  # so that nothing of the last edit is used again
+    sequence = Sequence(picture.context, picture.inputs, picture.sampling, 0, known, len(known))
     found, begun = [], time.perf_counter()
-    for step in decode(prefix, first, known.shape[1], sampling, known=known):
+    for step in decode(picture.scheduler, [sequence]):
         now = time.perf_counter()
         found.append((step.position, now - begun))
         begun = now
     return found
 
 
-def sampled_full(prefix: Prefix, first: Any, sampling: editar_rt.Sampling, tokens: np.ndarray, steps: int) -> float:
+def sampled_full(picture: Picture, tokens: np.ndarray, steps: int) -> float:
     """Seconds of a full edit from so many of its steps, in blocks spread evenly over the picture."""
-    count, length = tokens.shape[1], max(2, steps // BLOCKS + 1)
+    count, length = len(tokens), max(2, steps // BLOCKS + 1)
     free = np.zeros(count, bool)
     for begin in np.linspace(0, count - length, BLOCKS).astype(int):
         free[begin : begin + length] = True
-    times = dict(seconds_of(prefix, first, sampling, np.where(free, -1, tokens)))
+    times = dict(seconds_of(picture, np.where(free, -1, tokens)))
     alone = [times[at] for at in range(1, count) if free[at] and free[at - 1]]  # the others bring a chunk with them
     return float(np.mean(alone)) * (count - 1)
 
@@ -61,23 +74,23 @@ def measure(
     """Medians over the repeats; every repeat times the full edit and all masks, and compares them with each other."""
     grid, model, rng = editor.grid, editor.model, np.random.default_rng(0)
     states = rng.standard_normal((1, model.text_tokens or 1, model.text_dim or 1)).astype(np.float32)
-    tokens = rng.integers(0, model.vocab_size or 1, (1, editor.picture_tokens), np.int32)
+    tokens = rng.integers(0, model.vocab_size or 1, editor.picture_tokens, np.int32)
     sampling = editor.default_sampling
-    text, null_text, null_picture = editor.project(states)
-    prefix = editor.make_prefix(picture_chunk(tokens, null_picture), [0], sampling.guided)
-    first = prefix.read(text, null_text)
+    (inputs,), scheduler = editor.inputs(states, tokens[None]), editor.scheduler(1, sampling.guided)
+    picture = Picture(scheduler, scheduler.join(sampling.guided), inputs, sampling)
+    scheduler.prefill(Sequence(picture.context, inputs, sampling, 0, None, len(tokens)))
     free = {area: dilate(square(grid, area), margin).ravel() for area in areas}
-    seconds_of(prefix, first, sampling, np.where(free[min(areas)], -1, tokens))  # to warm up
+    seconds_of(picture, np.where(free[min(areas)], -1, tokens))  # to warm up
     full: list[float] = []
     masked: dict[float, list[float]] = {area: [] for area in areas}
     for repeat in range(repeats):
         if sampled is None:
-            full.append(sum(s for _, s in seconds_of(prefix, first, sampling, np.full_like(tokens, -1))))
+            full.append(sum(s for _, s in seconds_of(picture, np.full_like(tokens, -1))))
         else:
-            full.append(sampled_full(prefix, first, sampling, tokens, sampled))
+            full.append(sampled_full(picture, tokens, sampled))
         click.echo(f"{repeat + 1}/{repeats}: all tokens {full[-1]:.2f} s", err=True)
         for area, cells in free.items():
-            masked[area].append(sum(s for _, s in seconds_of(prefix, first, sampling, np.where(cells, -1, tokens))))
+            masked[area].append(sum(s for _, s in seconds_of(picture, np.where(cells, -1, tokens))))
             click.echo(f"{repeat + 1}/{repeats}: {area:.0%} {masked[area][-1]:.2f} s", err=True)
     return {
         "date": date.today().isoformat(),

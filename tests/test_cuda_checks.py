@@ -88,7 +88,7 @@ def test_the_first_difference_comes_with_its_margin_and_the_error_there() -> Non
     def steps(*rows: list[float]) -> Iterator[Step]:
         for position, row in enumerate(rows):
             logits = np.asarray([row], np.float32)
-            yield Step(position, logits.argmax(axis=1, keepdims=True).astype(np.int32), logits)
+            yield Step(position, logits.argmax(axis=1, keepdims=True).astype(np.int32), lambda logits=logits: logits)
 
     ours, theirs = ([1.0, 4.0], [8.0, 7.75]), ([1.0, 3.0], [7.5, 8.0])
     assert first_difference(steps(*ours), steps(*theirs)) == {

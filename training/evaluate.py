@@ -20,6 +20,7 @@ from editar_rt.images.pixels import to_pictures, to_pixels
 from training.data.edits import EDIT_KINDS, KINDS, TRANSLATION_TASKS, Example, held_out
 from training.data.scenes import render
 from training.errors import TrainingError
+from training.evaluation.intervals import bounds, interval, resampled
 from training.scoring import Score, score
 
 BRUSH = 3  # pixels: the seam of what is put back lies in the mask, so a mask that hugs an object shows its outline
@@ -60,6 +61,7 @@ def evaluate(
     count: int = 200,
     sampling: editar_rt.Sampling | None = None,
     seed: int = 0,
+    seeds: int = 1,
     batch: int = 50,
     kinds: tuple[str, ...] = KINDS,
     masked: bool = False,
@@ -68,39 +70,53 @@ def evaluate(
     """Scores `count` held-out examples of every kind with the bundle's own defaults, or `sampling`.
 
     Args:
+        seed: which scenes.
+        seeds: pictures of every scene, each by a sampling seed of its own; the sampling's is the first.
         masked: edits alone, each under `painted_mask`.
 
     Returns:
-        what `python -m training evaluate` prints, and the first examples of every kind with their pictures.
+        what `python -m training evaluate` prints, and the first examples of every kind with their pictures by the
+        first seed.
     """
     editor = editar_rt.load(bundle)
     sampling = sampling or editor.default_sampling
+    drawn = [sampling.seed + i for i in range(seeds)]
     results: dict[str, Any] = {}
+    verdicts: dict[str, list[list[Score]]] = {}
     shown = {}
     for kind in kinds if not masked else [kind for kind in kinds if kind in EDIT_KINDS]:
         examples = held_out(kind, count, seed)
-        given, made = run_examples(editor, examples, sampling, batch, masked)
-        scores = [score(e, picture) for e, picture in zip(examples, made, strict=True)]
-        results[kind] = summary(scores)
+        by_seed = []
+        for one in drawn:
+            given, made = run_examples(editor, examples, dataclasses.replace(sampling, seed=one), batch, masked)
+            by_seed.append(made)
+        # By scene, the scores of its pictures.
+        verdicts[kind] = [[score(e, made[i]) for made in by_seed] for i, e in enumerate(examples)]
+        results[kind] = summary(verdicts[kind])
         if masked:
             outside = [~painted_mask(e, editor.image_size) for e in examples]
-            same = [(m[o] == g[o]).all() for m, g, o in zip(made, given, outside, strict=True)]
+            same = [(m[o] == g[o]).all() for made in by_seed for m, g, o in zip(made, given, outside, strict=True)]
             results[kind]["outside_identical"] = float(np.mean(same))
         on_kind(kind, results[kind])
-        shown[kind] = list(zip(examples[:6], given[:6], made[:6], scores[:6], strict=True))
+        firsts = [scores[0] for scores in verdicts[kind][:6]]
+        shown[kind] = list(zip(examples[:6], given[:6], by_seed[0][:6], firsts, strict=True))
+    settings = dataclasses.asdict(sampling)
+    del settings["seed"]
     report: dict[str, Any] = {
         "bundle": bundle.name,
         "examples_a_kind": count,
         "seed": seed,
-        "sampling": dataclasses.asdict(sampling),
+        "sampling": settings,
+        "sampling_seeds": drawn,
         "picture_size": editor.image_size,
         "masked": masked,
         "kinds": results,
     }
     for name, group in (("edits", EDIT_KINDS), ("translations", TRANSLATION_TASKS)):
-        members = [results[k]["success"] for k in group if k in results]
-        if members:
-            report[f"{name}_success"] = float(np.mean(members))
+        if members := [kind for kind in group if kind in results]:
+            report[f"{name}_success"] = float(np.mean([results[kind]["success"] for kind in members]))
+            again = [resampled(_rates(verdicts[kind], "success"), stream=i) for i, kind in enumerate(members)]
+            report[f"{name}_success_interval"] = bounds(np.mean(again, axis=0))
     return report, shown
 
 
@@ -110,6 +126,7 @@ def guidance_sweep(
     count: int,
     sampling: editar_rt.Sampling | None = None,
     seed: int = 0,
+    seeds: int = 1,
     kinds: tuple[str, ...] = KINDS,
     on_scale: Callable[[dict[str, Any]], None] = lambda result: None,
 ) -> dict[str, Any]:
@@ -117,25 +134,36 @@ def guidance_sweep(
     sampling = sampling or editar_rt.load(bundle).default_sampling
     results = []
     for scale in scales:
-        report, _ = evaluate(bundle, count, dataclasses.replace(sampling, cfg_scale=scale), seed, kinds=kinds)
-        wanted = ("kinds", "edits_success", "translations_success")
-        results.append({"cfg_scale": scale, **{k: report[k] for k in wanted if k in report}})
+        one = dataclasses.replace(sampling, cfg_scale=scale)
+        report, _ = evaluate(bundle, count, one, seed, seeds, kinds=kinds)
+        measured = {k: v for k, v in report.items() if k == "kinds" or "_success" in k}
+        results.append({"cfg_scale": scale, **measured})
         on_scale(results[-1])
-    same = {k: v for k, v in report.items() if k in ("bundle", "examples_a_kind", "seed", "picture_size", "sampling")}
-    del same["sampling"]["cfg_scale"]
-    return {**same, "scales": results}
+    same = ("bundle", "examples_a_kind", "seed", "picture_size", "sampling", "sampling_seeds")
+    settings = {name: report[name] for name in same}
+    del settings["sampling"]["cfg_scale"]
+    return {**settings, "scales": results}
 
 
-def summary(scores: list[Score]) -> dict[str, Any]:
-    """Rates over one kind's scores, and its commonest faults."""
-    outside = [s.outside_psnr for s in scores if not np.isnan(s.outside_psnr)]
-    faults = Counter(f for s in scores for f in s.faults)
-    return {
-        "success": float(np.mean([s.success for s in scores])),
-        "exact": float(np.mean([s.exact for s in scores])),
-        "outside_psnr": float(np.mean(outside)) if outside else None,
-        "faults": dict(faults.most_common(8)),
-    }
+def _rates(verdicts: list[list[Score]], name: str) -> NDArray[np.float64]:
+    """By scene, the mean over its pictures of one field of their scores."""
+    return np.asarray([np.mean([getattr(s, name) for s in scores]) for scores in verdicts], np.float64)
+
+
+def summary(verdicts: list[list[Score]]) -> dict[str, Any]:
+    """One kind's means with their confidence intervals, and its commonest faults.
+
+    Args:
+        verdicts: by scene, the scores of its pictures, one a sampling seed.
+    """
+    found: dict[str, Any] = {}
+    for name in ("success", "exact", "outside_psnr"):
+        each = _rates(verdicts, name)
+        measured = not np.isnan(each).any()
+        found[name] = float(each.mean()) if measured else None
+        found[f"{name}_interval"] = interval(each) if measured else None
+    faults = Counter(f for scores in verdicts for s in scores for f in s.faults)
+    return {**found, "faults": dict(faults.most_common(8))}
 
 
 def tokenizer_ceiling(bundle: Path, count: int = 50) -> dict[str, float]:

@@ -13,13 +13,13 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from editar_rt.images.folders import list_pictures, picture_endings
 from training.batches import draw
-from training.data.records import BadRecord, BadRecords, read_picture
+from training.data.records import PICTURE_FORMATS, BadRecord, BadRecords, read_picture
 from training.data.scenes import condition_picture, object_mask, random_scene, render
 from training.errors import TrainingError
 from training.loop import batch_rng
 
-ENDINGS = {".jpg", ".jpeg", ".png", ".webp", ".bmp"}
 HELD_OUT = 96  # pictures that are looked at and not trained on
 
 
@@ -98,7 +98,7 @@ class FolderPictures:
 
     Args:
         size: side in pixels; the shorter side is scaled to between this and 1.25 times this before the cut.
-        report: is told of the first pictures that cannot be read, each once.
+        report: is told of files that are no pictures, and of the first pictures that cannot be read, each once.
 
     Raises:
         TrainingError: fewer than two pictures.
@@ -107,9 +107,13 @@ class FolderPictures:
     def __init__(
         self, folder: Path, seed: int, batch: int, size: int, report: Callable[[str], None] = lambda line: None
     ) -> None:
-        paths = sorted(p for p in folder.rglob("*") if p.suffix.lower() in ENDINGS)
+        listing = list_pictures(folder, deep=True, formats=PICTURE_FORMATS)
+        paths = listing.pictures
         if len(paths) < 2:
-            raise TrainingError(f"{folder} holds {len(paths)} pictures ({', '.join(sorted(ENDINGS))}); two are needed")
+            endings = ", ".join(picture_endings(PICTURE_FORMATS))
+            raise TrainingError(f"{folder} holds {len(paths)} pictures ({endings}); two are needed")
+        if listing.sentence is not None:
+            report(listing.sentence)
         held = max(1, min(HELD_OUT, len(paths) // 20))
         self.paths, self.held = paths[:-held], paths[-held:]
         self.seed, self.count, self.size = seed, batch, size
@@ -153,7 +157,7 @@ class FolderPictures:
         return square[:, ::-1] if rng.random() < 0.5 else square
 
     def held_out(self) -> Tensor:
-        from editar_rt.images.pixels import fit_square
+        from editar_rt.images.fit import fit_square
 
         opened = (self._open(path) for path in self.held)
         readable = [np.asarray(fit_square(picture, self.size)) for picture in opened if picture]

@@ -1,16 +1,22 @@
 """Strict scores of edited pictures against the procedural world's ground truth.
 
-Nothing is learned here. What a picture shows is decided by comparing it with renderings: for every object the scene
-as it should be, against the same scene with that object in every other colour, texture, shape and size, and without
-it. The nearest one (least squares around the object) is what the picture shows. So a picture passes only if no
-single property of any object is closer to another value than to the right one. Translations leave textures and sizes
-open: there every colour, shape and absence is compared in all textures and sizes.
+Nothing is learned here: a picture is judged by comparing it with renderings. Three questions decide.
+
+1. Is the background what it should be, and every object? Each is rendered with every other value of each of its
+   properties, a lattice step away, and absent. The picture fails where it has gone `SHARE` of the way from the right
+   rendering to one of those; half of the way would be as near to the wrong one.
+2. Is that all? The scene that the picture shows is rendered, and no window of the picture may hold anything that this
+   rendering does not explain: no further object, no stain, no object out of shape.
+3. Is everything that an edit leaves alone still there? It must keep `OUTSIDE_PSNR`.
+
+Translations leave textures and sizes open: an object may have any of them.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import itertools
+from collections.abc import Iterator
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +25,7 @@ from training.data.edits import Example
 from training.data.scenes import (
     BACKGROUNDS,
     COLOURS,
+    LATTICE,
     SHAPES,
     SIZES,
     TEXTURES,
@@ -26,12 +33,19 @@ from training.data.scenes import (
     Object,
     Scene,
     Window,
+    extent,
     influence_mask,
+    pixels_apart,
     render,
 )
 
-OUTSIDE_PSNR = 22.0  # dB that everything an edit leaves alone must keep
+SHARE = 0.4  # of the way to a wrong rendering: a picture that is mixed with its source at 45 % has gone too far
+MOVED = 0.75  # of a lattice step: an object may be off by less than three of the four pixels
+OUTSIDE_PSNR = 25.0  # dB that everything an edit leaves alone must keep
 OBJECT_PSNR = 14.0  # dB around an object below which it is a blot, whatever it is nearest to
+WINDOW = 16  # side of a window, in the world's pixels
+WINDOW_PSNR = 12.0  # dB that every window must have against the scene shown
+WINDOW_SHIFT = 0.2  # of a channel's range that a window's mean may be off: noise averages out, a pale object does not
 
 Picture = NDArray[np.float32]  # [H, W, 3], 0..1
 
@@ -50,15 +64,31 @@ def _rendered(scene: Scene, size: int, window: Window = WHOLE) -> Picture:
     return render(scene, size, window).astype(np.float32) / 255
 
 
-def _box(mask: NDArray[np.bool_]) -> Window:
-    """The rows and columns that hold all of a mask: what lies outside of them need not be compared."""
-    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
-    return slice(int(rows[0]), int(rows[-1]) + 1), slice(int(columns[0]), int(columns[-1]) + 1)
-
-
 def _psnr(a: Picture, b: Picture, mask: NDArray[np.bool_]) -> float:
     error = float(np.square(a - b)[mask].mean()) if mask.any() else 0.0
     return 10 * float(np.log10(1 / max(error, 1e-9)))
+
+
+def share(picture: Picture, right: Picture, wrong: Picture) -> float:
+    """How far a picture has gone from one rendering to another: 0 is the right one, 1 the wrong one.
+
+    It is the picture's projection on the line between them, so noise across that line does not count. 0 where the two
+    renderings are the same.
+    """
+    way = wrong - right
+    length = float(np.square(way).sum())
+    return float(((picture - right) * way).sum()) / length if length else 0.0
+
+
+def _error(picture: Picture, rendering: Picture) -> float:
+    return float(np.square(picture - rendering).sum())
+
+
+def _around(o: Object, size: int) -> Window:
+    """The rows and columns of a picture in which an object can be, in any size and a lattice step away."""
+    n = pixels_apart(size)
+    rows, columns = extent(dataclasses.replace(o, size="large"), LATTICE)
+    return slice(rows.start // n, -(-rows.stop // n)), slice(columns.start // n, -(-columns.stop // n))
 
 
 PROPERTIES: dict[str, tuple[str, ...]] = {
@@ -75,93 +105,122 @@ def variants(o: Object, free: tuple[str, ...]) -> list[Object]:
     return [dataclasses.replace(o, **dict(zip(free, v, strict=True))) for v in values]
 
 
-def alternatives(o: Object, free: tuple[str, ...] = ()) -> dict[str, list[Object | None]]:
-    """Everything an object could be mistaken for by one property that is not free, named by it; and its absence."""
-    others: dict[str, list[Object | None]] = {"absent": [None]}
+def alternatives(o: Object, free: tuple[str, ...] = ()) -> Iterator[tuple[str, Object | None]]:
+    """What an object could be mistaken for, and how to name it: absent, moved, or one property not in `free` wrong."""
+    yield "absent", None
     for name, values in PROPERTIES.items():
-        for value in values:
-            if name not in free and value != getattr(o, name):
-                others[f"{name} {value}"] = [*variants(dataclasses.replace(o, **{name: value}), free)]
-    return others
+        if name not in free:
+            for value in values:
+                if value != getattr(o, name):
+                    yield f"{name} {value}", dataclasses.replace(o, **{name: value})
+    steps = (-LATTICE, 0, LATTICE)
+    for dx, dy in itertools.product(steps, steps):
+        if dx or dy:
+            yield "moved", dataclasses.replace(o, dx=o.dx + dx, dy=o.dy + dy)
 
 
-def shown_background(picture: Picture, scene: Scene) -> str:
-    """The background nearest to the picture, away from the objects."""
+def background_shown(picture: Picture, scene: Scene) -> str:
+    """The scene's own background, or the nearest of those towards which the picture has gone `SHARE` of the way."""
     size = len(picture)
-    away = np.ones((size, size), bool)
-    for o in scene.objects:
-        away &= ~influence_mask(o, size)
-    errors = {
-        name: float(np.square(picture - _rendered(dataclasses.replace(scene, background=name), size))[away].mean())
-        for name in BACKGROUNDS
-    }
-    return min(errors, key=lambda name: errors[name])
+    right = _rendered(scene, size)
+    nearest, shown = np.inf, scene.background
+    for name in BACKGROUNDS:
+        wrong = _rendered(dataclasses.replace(scene, background=name), size)
+        if share(picture, right, wrong) >= SHARE and (error := _error(picture, wrong)) < nearest:
+            nearest, shown = error, name
+    return shown
 
 
-def object_fault(picture: Picture, scene: Scene, o: Object, free: tuple[str, ...] = ()) -> str | None:
-    """What is wrong about an object that `scene` has, or None: a property's nearer value, `absent` or `blot`.
+def object_shown(
+    picture: Picture, scene: Scene, o: Object, free: tuple[str, ...] = ()
+) -> tuple[Object | None, str | None]:
+    """What the picture shows in place of an object of `scene`, and what is wrong about it, or None.
 
-    Properties in `free` may have any value.
+    Args:
+        free: properties that may have any value.
+
+    Returns:
+        the object as it is shown, None where it is absent; and the fault: `absent`, `moved`, a property's wrong value,
+        or `blot`.
     """
     size = len(picture)
-    rights, others = variants(o, free), alternatives(o, free)
-    region = np.zeros((size, size), bool)
-    for candidate in (*rights, *(c for candidates in others.values() for c in candidates)):
-        if candidate is not None:
-            region |= influence_mask(candidate, size)
+    around = _around(o, size)
+    seen = picture[around]
 
-    box = _box(region)
-    seen, counted = picture[box], region[box]
+    def drawn(candidate: Object | None) -> Picture:
+        return _rendered(scene.replace(o, candidate), size, around)
 
-    def error(candidate: Object | None) -> float:
-        return float(np.square(seen - _rendered(scene.replace(o, candidate), size, box))[counted].mean())
-
-    right = min(rights, key=error)
-    least, fault = error(right), None
-    for name, candidates in others.items():
-        for candidate in candidates:
-            if (e := error(candidate)) < least:
-                least, fault = e, name
-    shown_as = _rendered(scene.replace(o, right), size)
-    if fault is None and _psnr(picture, shown_as, influence_mask(right, size)) < OBJECT_PSNR:
-        return "blot"
-    return fault
+    right = min(variants(o, free), key=lambda candidate: _error(seen, drawn(candidate)))
+    rendering = drawn(right)
+    nearest, shown, fault = np.inf, right, None
+    for name, candidate in alternatives(right, free):
+        wrong = drawn(candidate)
+        too_far = share(seen, rendering, wrong) >= (MOVED if name == "moved" else SHARE)
+        if too_far and (error := _error(seen, wrong)) < nearest:
+            nearest, shown, fault = error, candidate, name
+    if fault is None and _psnr(seen, rendering, influence_mask(right, size)[around]) < OBJECT_PSNR:
+        fault = "blot"
+    return shown, fault
 
 
 def leftover_fault(picture: Picture, scene: Scene, removed: Object) -> str | None:
-    """`still there` where a removed object, or any variant of it, is nearer than the empty place."""
+    """`still there` where the picture has gone from the empty place towards the removed object, or any in its place."""
     size = len(picture)
-    region = influence_mask(removed, size)
-    box = _box(region)
+    around = _around(removed, size)
+    empty = _rendered(scene, size, around)
+    for candidate in variants(removed, tuple(PROPERTIES)):
+        if share(picture[around], empty, _rendered(scene.add(candidate), size, around)) >= SHARE:
+            return "still there"
+    return None
 
-    def error(shown: Scene) -> float:
-        return float(np.square(picture[box] - _rendered(shown, size, box))[region[box]].mean())
 
-    present = [removed, *(o for candidates in alternatives(removed).values() for o in candidates if o is not None)]
-    return "still there" if min(error(scene.add(o)) for o in present) < error(scene) else None
+def unexplained(picture: Picture, scene: Scene) -> bool:
+    """Whether some window of the picture holds what the scene does not explain."""
+    size = len(picture)
+    side = max(1, WINDOW // pixels_apart(size))
+    rest = picture - _rendered(scene, size)
+    worst = _window_means(np.square(rest).mean(axis=2, keepdims=True), side).max()
+    shift = np.abs(_window_means(rest, side)).max()
+    return bool(worst > 10 ** (-WINDOW_PSNR / 10) or shift > WINDOW_SHIFT)
+
+
+def _window_means(values: Picture, side: int) -> NDArray[np.float64]:
+    """Means over every window of `side` pixels that lies in the picture, [H - side + 1, W - side + 1, C]."""
+    sums = np.pad(values.astype(np.float64), ((1, 0), (1, 0), (0, 0))).cumsum(axis=0).cumsum(axis=1)
+    whole = sums[side:, side:] - sums[:-side, side:] - sums[side:, :-side] + sums[:-side, :-side]
+    return whole / side**2
 
 
 def score(example: Example, picture: NDArray[np.uint8]) -> Score:
     """Judge the picture (uint8 [H, W, 3], H = W) that came out of an example.
 
-    An edit succeeds when every object and the background are what the target scene has and what the edit leaves
-    alone keeps `OUTSIDE_PSNR`. A translation succeeds when every captioned object has its place, shape and colour.
+    An edit succeeds when the picture shows the target scene, nothing else, and keeps what the edit leaves alone. A
+    translation succeeds when every captioned object has its place, shape and colour, and nothing else is shown.
     """
     shown = picture.astype(np.float32) / 255
-    size = len(shown)
-    target = example.target
-    background = shown_background(shown, target)
-    faults = [] if background == target.background else [f"background {background}"]
+    size, target = len(shown), example.target
+    free = () if example.task == "edit" else ("texture", "size")
+    background = background_shown(shown, target)
     # Objects are judged before the background that is there, so that one fault is not counted twice.
-    scene = dataclasses.replace(target, background=background)
-    faults += [f"{o.shape}: {fault}" for o in scene.objects if (fault := object_fault(shown, scene, o))]
-    if example.task != "edit":
-        open_ones = ("texture", "size")
-        major = [f"{o.shape}: {fault}" for o in scene.objects if (fault := object_fault(shown, scene, o, open_ones))]
-        return Score(not major, float("nan"), tuple(dict.fromkeys([*major, *faults])), not faults and not major)
+    scene = seen = dataclasses.replace(target, background=background)
+    faults = []
+    for o in scene.objects:
+        found, fault = object_shown(shown, scene, o, free)
+        seen = seen.replace(o, found)
+        if fault:
+            faults.append(f"{o.shape}: {fault}")
     removed = example.subject if example.kind == "remove" else None
     if removed is not None and (fault := leftover_fault(shown, scene, removed)):
         faults.append(f"{removed.shape}: {fault}")
+    elif unexplained(shown, seen):
+        faults.append("something else shown")
+    others = [] if background == target.background else [f"background {background}"]
+    if example.task != "edit":
+        strict = [(o, object_shown(shown, scene, o)[1]) for o in scene.objects]
+        others += [f"{o.shape}: {fault}" for o, fault in strict if fault]
+        everything = tuple(dict.fromkeys([*faults, *others]))
+        return Score(not faults, float("nan"), everything, not everything)
+    faults += others
     before, after = render(example.source, size), render(target, size)
     outside = _psnr(shown, before.astype(np.float32) / 255, (before == after).all(axis=2))
     if outside < OUTSIDE_PSNR:

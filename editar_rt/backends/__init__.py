@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from editar_rt.arguments import as_one_of
 from editar_rt.backends.base import Backend
 from editar_rt.backends.engines.folder import find_folders
 from editar_rt.backends.engines.plan import DELTA, Plan
 from editar_rt.bundle.folder import Bundle
 from editar_rt.errors import BackendError, OptionError
 from editar_rt.generation.sampling import is_whole
+from editar_rt.machine import thread_limit
 
 DEVICES = ("auto", "cpu", "cuda", "tensorrt", "emulated")
 
@@ -19,17 +21,19 @@ def make_backend(bundle: Bundle, device: str, threads: int | None = None, cache:
         device: `cpu` or `cuda` through ONNX Runtime; `auto` takes CUDA where ONNX Runtime has it. A bundle of the
             spelling delta runs through `tensorrt`, which needs its engines, or on the CPU in TensorRT's place
             (`emulated`); `auto` takes TensorRT where engines lie in the bundle, and `cpu` is the emulation.
-        threads: CPU threads; None leaves the choice to the engine.
+        threads: CPU threads, at most as many as the machine has processors; None leaves the choice to the engine.
         cache: keep large weights as this machine's processor wants them (`backends.prepacked`).
 
     Raises:
         OptionError: an unknown device, or no number of threads.
         BackendError: a library or device that is not there, or that does not run the bundle.
     """
-    if device not in DEVICES:
-        raise OptionError(f"device must be one of {', '.join(DEVICES)}, got {device!r}")
-    if threads is not None and not (is_whole(threads) and threads >= 1):
-        raise OptionError(f"threads must be 1 or more, or None for the engine's choice, got {threads!r}")
+    as_one_of("device", device, DEVICES)
+    if threads is not None and not (is_whole(threads) and 1 <= threads <= thread_limit()):
+        raise OptionError(
+            f"threads must be 1 to {thread_limit()}, as many as this machine has processors, or None for the engine's "
+            f"choice, got {threads!r:.40}"
+        )
     is_delta = bundle.manifest.spelling == DELTA
     if is_delta != (device in ("tensorrt", "emulated")) and device not in ("auto", "cpu"):
         raise BackendError(_wrong_device(bundle, device))

@@ -1,9 +1,13 @@
-"""What an engine must be able to do: run a part, and step the decoder over a KV cache; some draw tokens too."""
+"""The seam between the loop and the engines: run a part, and run the decoder over a KV cache.
+
+A `Batch` goes down and an `Output` comes back: arrays alone, so that a C header can say the same. How far a row is
+filled is the caller's to know: each batch says where its chunks begin, and rewinding is a smaller number.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,71 +15,66 @@ from numpy.typing import NDArray
 from editar_rt.generation.sampling import Draw
 
 Arrays = Mapping[str, NDArray[Any]]
+Floats = NDArray[np.float32]
 
 
-class Cache(Protocol):
-    """The KV cache of some rows, and the decoder over it."""
+class Batch(NamedTuple):
+    """One run of the decoder: R rows of the cache, each with a chunk of up to S positions."""
 
-    lengths: NDArray[np.int32]
-    """[rows], positions filled so far. Set one lower to rewind: what lies behind is written over."""
-
-    def forward(
-        self,
-        tokens: NDArray[np.int32],
-        prefix: NDArray[np.float32],
-        logit_positions: NDArray[np.int32],
-        first_row: int = 0,
-    ) -> NDArray[np.float32]:
-        """Run a chunk through some rows of the cache and append it there.
-
-        Args:
-            tokens: [R, S], for rows first_row to first_row + R - 1; negative where `prefix` is taken instead.
-            prefix: hidden states that broadcast against [R, S, D].
-            logit_positions: [K], which of the S positions get logits.
-
-        Returns:
-            logits [R, K, V]; valid until the next call.
-        """
-
-    def copy_row(self, source: int, target: int, frozen: bool = False) -> None:
-        """Make row `target` what row `source` is.
-
-        Args:
-            frozen: what both hold then is never written again, so that they may be one memory.
-        """
-
-
-class Drawn(NamedTuple):
-    """What a step on a device has drawn."""
-
+    rows: NDArray[np.int32]
+    """[R], rows of the cache: any, each once, ascending."""
+    past: NDArray[np.int32]
+    """[R], positions that stay in each row. Its chunk is written from there on, over whatever was there."""
+    counts: NDArray[np.int32]
+    """[R], positions of each chunk that count, 1 to S; the rest is padding."""
     tokens: NDArray[np.int32]
-    """[R]; negative where the host must draw, because rounding might decide."""
-    logits: Callable[[], NDArray[np.float32]]
-    """Reads the step's logits [R, V] from the device; until the cache's next call."""
+    """[R, S]; negative where `states` is taken instead."""
+    states: Floats | None
+    """Hidden states that broadcast against [R, S, D]; None where all tokens are given."""
+    outputs: int
+    """K, how many of each chunk's last positions get logits; at least 1 and at most the smallest count."""
 
 
-@runtime_checkable
-class DrawingCache(Cache, Protocol):
-    """A cache whose device can draw the next tokens itself, so that logits need not come to the host."""
+class Output:
+    """The result of one run.
+
+    Args:
+        read: gives the logits, float32 [R, K, V]; valid until the decoder's next run.
+        tokens: int32 [P, K], what was drawn for each picture of the `Draw`; None where nothing was.
+    """
+
+    __slots__ = ("logits", "tokens")
+
+    def __init__(self, read: Callable[[], Floats], tokens: NDArray[np.int32] | None = None) -> None:
+        self.logits = read
+        self.tokens = tokens
+
+
+class Decoder(Protocol):
+    """The decoder and its KV cache of some rows."""
 
     @property
-    def draws(self) -> bool:
-        """Whether it can with some settings."""
+    def piece(self) -> int:
+        """Positions that a chunk should have at most, so that other pictures' steps need not wait for long."""
 
-    def draw(
-        self, tokens: NDArray[np.int32], null_rows: NDArray[np.int32], draw: Draw, first_row: int = 0
-    ) -> Drawn | None:
-        """`forward` of one position, and what `editar_rt.generation.sampling` draws from its logits.
+    def run(self, batch: Batch, draw: Draw | None = None) -> Output:
+        """Run a batch, and draw tokens from its logits, where they are or on the host.
+
+        Raises:
+            OptionError: more positions than the cache has room for.
+            BackendError: the engine failed, or logits are not finite where tokens are drawn.
+        """
+
+    def copy(self, source: int, target: int, start: int, stop: int, frozen: bool = False) -> None:
+        """Make positions `start` to `stop - 1` of row `target` those of row `source`.
 
         Args:
-            tokens: [R, 1], none negative.
-            null_rows: [R], the place among these rows of each one's row without the text; the own one where nothing
-                is guided.
-            draw: with numbers for R rows.
-
-        Returns:
-            None where this cannot be drawn here; nothing has run then.
+            frozen: neither row's are expected to be written again, so that they may be one memory. If one is
+                written nevertheless, the other keeps what it had.
         """
+
+    def release(self, row: int) -> None:
+        """Say that nothing in a row is needed any more."""
 
 
 class Backend(Protocol):
@@ -83,17 +82,20 @@ class Backend(Protocol):
 
     @property
     def name(self) -> str:
-        """What runs the graphs, for people: `ONNX Runtime 1.32 (CPU)`."""
+        """The engine, for people: `ONNX Runtime 1.32 (CPU)`."""
 
     @property
     def device(self) -> str:
-        """`cpu`, or what else holds weights and cache."""
+        """`cpu`, or the kind of device that holds weights and cache."""
 
     def read_bandwidth(self) -> float | None:
-        """Bytes a second that the device reads from its memory, measured; None where that cannot be."""
+        """Bytes a second that the device reads from its memory, measured; None where that is not possible."""
 
     def run(self, part: str, inputs: Arrays) -> dict[str, NDArray[Any]]:
         """Run a feed-forward part; inputs and outputs by tensor name."""
 
-    def make_cache(self, rows: int, capacity: int) -> Cache:
-        """An empty cache for `rows` rows of up to `capacity` positions."""
+    def make_decoder(self, rows: int, capacity: int) -> Decoder:
+        """The decoder with an empty cache for `rows` rows of up to `capacity` positions."""
+
+    def close(self) -> None:
+        """Free the weights; nothing can be run afterwards."""

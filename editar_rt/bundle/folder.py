@@ -1,7 +1,7 @@
 """The bundle: a folder of graphs with a manifest, `bundle.json`, that says what they are.
 
 Bundles come from strangers: nothing outside the folder is opened, sizes and hashes are compared before a graph is
-loaded.
+loaded, and a file is opened later only where it is still the one that was compared.
 """
 
 from __future__ import annotations
@@ -13,9 +13,13 @@ import secrets
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
+from editar_rt.arguments import as_path
+from editar_rt.bundle.graph_file import check_graph
+from editar_rt.bundle.links import is_blob_of_another, is_kept_inside
 from editar_rt.bundle.manifest import MANIFEST_NAME, MAX_MANIFEST_BYTES, FileInfo, Manifest, check_relative
 from editar_rt.bundle.parts import check_parts
 from editar_rt.errors import BundleError, OptionError
@@ -35,13 +39,33 @@ def file_digest(path: Path) -> FileInfo:
     return FileInfo(digest.hexdigest(), path.stat().st_size)
 
 
+class Identity(NamedTuple):
+    """What tells a file from one that took its place or was written into since."""
+
+    device: int
+    inode: int
+    size: int
+    modified: int
+
+    @classmethod
+    def of(cls, path: Path) -> Identity:
+        """
+        Raises:
+            OSError: there is none.
+        """
+        found = path.stat()
+        return cls(found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns)
+
+
 @dataclass(frozen=True)
 class Bundle:
-    """An opened bundle."""
+    """An opened bundle. Its files are those that were there when it was opened, or opening them fails."""
 
-    folder: Path
+    folder: Path  # absolute
     manifest: Manifest
     fingerprint: str  # SHA-256 of bundle.json, which holds those of all other files
+    _opened: dict[str, Identity] = field(default_factory=dict, repr=False, compare=False)
+    _part_files: dict[str, list[str]] = field(default_factory=dict, repr=False, compare=False)
 
     @classmethod
     def open(cls, path: str | os.PathLike[str]) -> Bundle:
@@ -49,24 +73,18 @@ class Bundle:
 
         Raises:
             BundleError: no bundle, a damaged or altered one, one of a newer format, or a path that leaves it.
+            OptionError: `path` is not a path.
         """
-        folder = Path(path)
-        manifest_path = folder / MANIFEST_NAME
-        if not is_folder(folder):
-            raise BundleError(f"{folder} is not a folder; a bundle is one that holds {MANIFEST_NAME}")
-        if not manifest_path.is_file():
-            raise BundleError(f"{folder} holds no {MANIFEST_NAME}; make a bundle with: python -m export onnx -o BUNDLE")
+        folder = as_path("a bundle", path)
         try:
-            with open(manifest_path, "rb") as f:
-                raw = f.read(MAX_MANIFEST_BYTES + 1)
+            folder = folder.absolute()  # it may be opened further after a change of the working directory
+            raw = _read_manifest(folder)
         except OSError as e:
-            raise BundleError(f"{manifest_path} cannot be read: {e.strerror}") from None
-        if len(raw) > MAX_MANIFEST_BYTES:
-            raise BundleError(f"{manifest_path} is larger than {MAX_MANIFEST_BYTES >> 20} MiB; that is no manifest")
+            raise BundleError(f"the bundle {folder} cannot be read: {e.strerror or e}") from None
         try:
             manifest = Manifest.from_json(raw.decode())
         except UnicodeDecodeError:
-            raise BundleError(f"{manifest_path} is not UTF-8 text; export the bundle again") from None
+            raise BundleError(f"{folder / MANIFEST_NAME} is not UTF-8 text; export the bundle again") from None
         check_parts(manifest, MANIFEST_NAME)
         bundle = cls(folder, manifest, hashlib.sha256(raw).hexdigest())
         for name in manifest.files:
@@ -89,33 +107,70 @@ class Bundle:
             raise BundleError(f"a sampling default of the bundle {self.folder} is not allowed: {e}") from None
 
     def path(self, name: str) -> Path:
-        """A file of the bundle; refuses links that lead out of it."""
-        check_relative(name)
-        path = self.folder / name
-        try:
-            inside = path.resolve().is_relative_to(self.folder.resolve())
-        except (OSError, RuntimeError, ValueError):  # links that go round in a circle, names that no disk has
-            inside = False
-        if not inside:
-            raise BundleError(f"{path} is a link that leaves the bundle; do not trust it")
+        """A file of the bundle.
+
+        Raises:
+            BundleError: it lies outside of the bundle, is not listed, or has changed since the bundle was opened.
+        """
+        path = self._inside(name)
+        if name not in self._opened:
+            raise BundleError(f"{MANIFEST_NAME} lists no size and hash for {name}; export the bundle again")
+        with self._reading(name):
+            if Identity.of(path) != self._opened[name]:
+                raise BundleError(f"{path} was replaced or changed after the bundle was opened; open the bundle again")
         return path
 
     def part_path(self, part: str) -> Path:
+        """The graph of a part, after `part_files` has looked into it."""
+        self.part_files(part)
         return self.path(self.manifest.parts[part].file)
 
+    def part_files(self, part: str) -> list[str]:
+        """The files of a part by name: its graph and those that the graph takes its weights from.
+
+        Raises:
+            BundleError: the graph reads what it may not, or is not the one that the manifest describes.
+        """
+        if part not in self._part_files:
+            described = self.manifest.parts[part]
+            with self._reading(described.file):
+                self._part_files[part] = check_graph(self.path(described.file), described, self.manifest.files)
+        for name in self._part_files[part]:
+            self.path(name)
+        return self._part_files[part]
+
     def check(self) -> None:
-        """Hash every file, however large; raises BundleError at the first that differs."""
+        """Hash every file, however large, and read every graph; raises BundleError at the first that differs."""
         for name in self.manifest.files:
             self._check_file(name, None)
+        for part in self.manifest.parts:
+            self.part_files(part)
+
+    def _inside(self, name: str) -> Path:
+        check_relative(name)
+        path = self.folder / name
+        if not is_kept_inside(path, self.folder):
+            raise BundleError(_leaves(path))
+        return path
 
     def _check_file(self, name: str, hash_up_to: int | None) -> None:
-        path, expected = self.path(name), self.manifest.files[name]
-        try:
+        path, expected = self._inside(name), self.manifest.files[name]
+        with self._reading(name):
             if not path.is_file():
                 raise BundleError(f"the bundle {self.folder} lacks {name}; copy it whole, or export it again")
+            identity = Identity.of(path)
+            if is_blob_of_another(path, expected.sha256):
+                hash_up_to = None
             self._compare(path, expected, hash_up_to)
+            if self._opened.setdefault(name, identity) != identity:
+                raise BundleError(f"{path} was replaced or changed after the bundle was opened; open the bundle again")
+
+    @contextmanager
+    def _reading(self, name: str) -> Iterator[None]:
+        try:
+            yield
         except OSError as e:
-            raise BundleError(f"{path} cannot be read: {e.strerror}") from None
+            raise BundleError(f"{self.folder / name} cannot be read: {e.strerror or e}") from None
 
     @staticmethod
     def _compare(path: Path, expected: FileInfo, hash_up_to: int | None) -> None:
@@ -127,6 +182,33 @@ class Bundle:
             )
         if (hash_up_to is None or size <= hash_up_to) and file_digest(path).sha256 != expected.sha256:
             raise BundleError(f"{path} is not the file the manifest describes (its SHA-256 differs); copy it again")
+
+
+def _leaves(path: Path) -> str:
+    return (
+        f"{path} is a link that leaves the bundle; do not trust it, or copy the folder with its links followed "
+        "(cp -rL) and open the copy"
+    )
+
+
+def _read_manifest(folder: Path) -> bytes:
+    """
+    Raises:
+        BundleError: there is none, or something that is none.
+        OSError: it cannot be read.
+    """
+    path = folder / MANIFEST_NAME
+    if not is_folder(folder):
+        raise BundleError(f"{folder} is not a folder; a bundle is one that holds {MANIFEST_NAME}")
+    if not path.is_file():
+        raise BundleError(f"{folder} holds no {MANIFEST_NAME}; make a bundle with: python -m export onnx -o BUNDLE")
+    if not is_kept_inside(path, folder):
+        raise BundleError(_leaves(path))
+    with open(path, "rb") as f:
+        raw = f.read(MAX_MANIFEST_BYTES + 1)
+    if len(raw) > MAX_MANIFEST_BYTES:
+        raise BundleError(f"{path} is larger than {MAX_MANIFEST_BYTES >> 20} MiB; that is no manifest")
+    return raw
 
 
 def list_files(folder: Path) -> dict[str, FileInfo]:

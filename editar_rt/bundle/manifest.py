@@ -21,6 +21,7 @@ from editar_rt.generation.sampling import is_whole
 MANIFEST_NAME = "bundle.json"
 FORMAT = "editar-bundle"
 FORMAT_VERSION = 1
+GRAPH_SUFFIX = ".onnx"  # under another one ONNX Runtime looks for another format
 MAX_MANIFEST_BYTES = 4 << 20
 MAX_DEPTH = 32  # of objects and lists in each other; a manifest has 6
 # What a field may say; unknown words would be taken for something else further on.
@@ -83,8 +84,8 @@ class ModelInfo:
         """Refuse sizes that are not positive or contradict each other; buffers are made by them."""
         sizes = {name: size for name, size in dataclasses.asdict(self).items() if is_whole(size)}
         for name, size in sizes.items():
-            if not 1 <= size < 2**31:
-                raise BundleError(f"{MANIFEST_NAME}: model: {name} must be 1 to 2^31 - 1, got {size}")
+            if not 1 <= size <= LARGEST[name]:
+                raise BundleError(f"{MANIFEST_NAME}: model: {name} must be 1 to {LARGEST[name]}, got {size}")
         for name, factors in (
             ("image_size", ("grid", "downsampling")),
             ("picture_tokens", ("grid", "grid")),
@@ -98,6 +99,25 @@ class ModelInfo:
                 f"{MANIFEST_NAME}: model: codebook_size and vocab_size must be equal, got {self.codebook_size} and "
                 f"{self.vocab_size}; export the bundle again"
             )
+        if 2 * self._cached() > MOST_CACHED:
+            raise BundleError(
+                f"{MANIFEST_NAME}: model: keys and values of one row would be {2 * self._cached()} numbers, and "
+                f"{MOST_CACHED} are allowed; export the bundle again"
+            )
+
+    def _cached(self) -> int:
+        """Numbers in the keys of one row of the whole sequence."""
+        positions = 2 * (self.picture_tokens or 0) + (self.text_tokens or 0)
+        return (self.layers or 0) * (self.dim or 0) * positions
+
+
+# Buffers are made by these sizes before a graph could contradict them.
+LARGEST = {
+    "image_size": 4096, "downsampling": 256, "grid": 256, "picture_tokens": 1 << 16, "codebook_size": 1 << 20,
+    "codebook_dim": 1 << 16, "vocab_size": 1 << 20, "dim": 1 << 16, "layers": 1 << 10, "heads": 1 << 10,
+    "head_dim": 1 << 12, "text_tokens": 1 << 13, "text_dim": 1 << 14,
+}  # fmt: skip
+MOST_CACHED = 1 << 33  # ten times what EditAR's keys and values would be at 1,024 pixels
 
 
 @dataclass(frozen=True)
@@ -136,7 +156,7 @@ class Manifest:
         if version > FORMAT_VERSION:
             raise BundleError(
                 f"the bundle has format version {version}, newer than the newest this runtime knows "
-                f"({FORMAT_VERSION}); update with: pip install -U editar-rt"
+                f"({FORMAT_VERSION}); in a clone of the project run: git pull && pip install ."
             )
         check_strings(raw, MANIFEST_NAME)
         manifest: Manifest = decode_json(cls, raw, MANIFEST_NAME)
@@ -144,6 +164,13 @@ class Manifest:
             check_relative(path)
             if path not in manifest.files:
                 raise BundleError(f"{MANIFEST_NAME} names {path} but lists no size and hash for it")
+        for part, described in manifest.parts.items():
+            if not described.file.endswith(GRAPH_SUFFIX):
+                raise BundleError(
+                    f"{MANIFEST_NAME}: {part}: file must end with {GRAPH_SUFFIX}, got {described.file!r:.80}; export "
+                    "the bundle again"
+                )
+
         for path, info in manifest.files.items():
             check_relative(path)
             if info.bytes < 0 or not re.fullmatch("[0-9a-f]{64}", info.sha256):

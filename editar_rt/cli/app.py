@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import logging
 import os
 import sys
@@ -12,7 +13,7 @@ from typing import Any
 import click
 
 import editar_rt
-from editar_rt.errors import EditarError, EditarWarning, OptionError
+from editar_rt.errors import ColorProfileWarning, EditarError, EditarWarning, OptionError
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -23,10 +24,15 @@ def cli() -> None:
 
 def main() -> None:
     """Entry point: turns every expected error into one sentence and an exit code."""
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a name that the locale cannot write is written with escapes
+        sys.stdout.reconfigure(errors="backslashreplace")
+    warnings.filterwarnings("ignore", module=r"PIL\.")  # of metadata, which is not used
     warnings.simplefilter("always", EditarWarning)
+    warnings.simplefilter("default", ColorProfileWarning)  # once a picture, however often it is opened
     warnings.showwarning = _show_warning  # type: ignore[assignment]
     logging.basicConfig(format="editar: %(message)s")  # to stderr
     logging.getLogger("editar_rt").setLevel(logging.INFO)
+    logging.getLogger("PIL").setLevel(logging.CRITICAL)  # of damaged files, which have their own sentence
     try:
         code = cli.main(prog_name="editar", standalone_mode=False)
     except click.ClickException as e:
@@ -46,6 +52,9 @@ def main() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 1
     except OSError as e:
+        if e.filename is not None:  # a folder that may not be looked into, say
+            click.echo(f"editar: {e.filename} cannot be used: {e.strerror}", err=True)
+            sys.exit(1)
         if e.errno not in (errno.ENOSPC, errno.EIO):
             raise
         click.echo(f"editar: the output could not be written: {e.strerror}", err=True)

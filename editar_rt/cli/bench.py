@@ -8,20 +8,20 @@ from typing import Any
 
 import click
 
-from editar_rt.backends import make_backend
 from editar_rt.bundle.folder import Bundle
 from editar_rt.cli.app import cli
 from editar_rt.cli.options import (
     bundle_argument,
+    bundle_files,
     check_sampling,
     chosen_sampling,
     device_options,
     json_option,
     progress,
     sampling_options,
+    start,
 )
-from editar_rt.editor import Editor
-from editar_rt.files import check_writable
+from editar_rt.files import check_outputs
 
 
 @cli.command()
@@ -59,11 +59,11 @@ def bench(
     if chart is not None:
         from editar_rt.measure.profile import check_chart
 
-        check_writable(chart)
         check_chart(chart, bundles)
+        check_outputs([chart], [path for opened in bundles for path in bundle_files(opened)])
     samplings = [chosen_sampling(opened.default_sampling, options) for opened in bundles]
     subjects = [
-        BundleSubject(Editor(opened, make_backend(opened, device, threads)), sampling, not host_sampling)
+        BundleSubject(start(opened, device, threads), sampling, not host_sampling)
         for opened, sampling in zip(bundles, samplings)
     ]
     with progress("measuring", "runs") as update:

@@ -9,20 +9,25 @@ from typing import Any
 
 import click
 
-import editar_rt
 from editar_rt.bundle.folder import Bundle
 from editar_rt.bundle.manifest import check_strings
 from editar_rt.cli.app import cli
+from editar_rt.cli.jobs import make_folder
 from editar_rt.cli.options import (
+    bundle_files,
     check_sampling,
     chosen_sampling,
     device_options,
     json_option,
     progress,
     sampling_options,
+    start,
 )
-from editar_rt.errors import BundleError, PictureError
-from editar_rt.images.pixels import fit_square, open_picture
+from editar_rt.errors import BundleError
+from editar_rt.files import check_outputs
+from editar_rt.images.fit import fit_square
+from editar_rt.images.pixels import open_picture
+from editar_rt.images.writing import save_picture
 from editar_rt.text.prompts import TASKS
 
 DEMO_BUNDLE = Path("engines/demo")
@@ -36,36 +41,34 @@ DEMO_BUNDLE = Path("engines/demo")
 @json_option
 def demo(output: Path, bundle: Path, device: str, threads: int | None, as_json: bool, **options: Any) -> None:
     """Do every task on the bundle's sample pictures and make a contact sheet."""
-    from editar_rt.observe.sheets import Cell, contact_sheet, save_png
+    from editar_rt.observe.sheets import Cell, contact_sheet
 
     check_sampling(options)
     if bundle == DEMO_BUNDLE and not bundle.exists():
         raise BundleError(f"there is no {bundle} here; run editar demo in a checkout of the project, or give --bundle")
-    editor = editar_rt.load(bundle, device, threads)
-    samples = read_samples(editor.bundle)
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-    except OSError as e:
-        raise PictureError(f"cannot make the folder {output}: {e.strerror}") from None
+    opened = Bundle.open(bundle)
+    samples = read_samples(opened)
+    paths = [output / f"{n:02d}-{task}.png" for n, (_, task, _) in enumerate(samples)]
+    sheet = output / "contact-sheet.png"
+    make_folder(output)
+    check_outputs([*paths, sheet], bundle_files(opened))
+    editor = start(opened, device, threads)
     sampling = chosen_sampling(editor.default_sampling, options)
-    cells, written = [], []
+    cells = []
     started = time.perf_counter()
     with progress("editing", "pictures") as update:
-        for n, (picture, task, instruction) in enumerate(samples):
-            result = editor.edit(picture, instruction, task, sampling)
-            path = output / f"{n:02d}-{task}.png"
+        for n, ((picture, task, instruction), path) in enumerate(zip(samples, paths, strict=True)):
+            result = editor.edit(picture, instruction, task=task, sampling=sampling)
             result.save(path)
-            written.append(str(path))
             source = fit_square(open_picture(picture), editor.image_size)
             cells.append(Cell([source, result.image], instruction if task == "edit" else f"{task}: {instruction}"))
             update(n + 1, len(samples))
-    sheet = output / "contact-sheet.png"
-    save_png(contact_sheet(cells), sheet)
+    save_picture(contact_sheet(cells), sheet)
     seconds = time.perf_counter() - started
     if as_json:
-        click.echo(json.dumps({"contact_sheet": str(sheet), "pictures": written, "seconds": seconds}))
+        click.echo(json.dumps({"contact_sheet": str(sheet), "pictures": list(map(str, paths)), "seconds": seconds}))
     else:
-        click.echo(f"{len(written)} pictures in {seconds:.1f} s; look at {sheet}")
+        click.echo(f"{len(paths)} pictures in {seconds:.1f} s; look at {sheet}")
 
 
 def read_samples(bundle: Bundle) -> list[tuple[Path, str, str]]:

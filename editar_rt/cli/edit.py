@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import time
 from collections.abc import Callable, Iterator
@@ -13,28 +14,41 @@ import click
 from PIL import Image
 
 import editar_rt
+from editar_rt.bundle.folder import Bundle
 from editar_rt.cli.app import cli
-from editar_rt.cli.jobs import Job, edit_folder, edit_picture, pictures_of, prepare_folder
+from editar_rt.cli.jobs import (
+    FolderWork,
+    Job,
+    edit_folder,
+    edit_picture,
+    make_folder,
+    prepare_folder,
+    targets_of,
+)
 from editar_rt.cli.options import (
     bundle_argument,
-    check_apart,
+    bundle_files,
     check_sampling,
     chosen_sampling,
     device_options,
     json_option,
     numbers,
     progress,
+    quality_option,
     sampling_options,
+    start,
     task_option,
 )
-from editar_rt.errors import OptionError, PictureError
-from editar_rt.files import check_writable, is_file, is_folder
+from editar_rt.cli.streams import STREAM, Given, picture_digest, read_given
+from editar_rt.errors import OptionError, TextStatesError
+from editar_rt.files import check_outputs, is_file, is_folder
 from editar_rt.generation.decoding import Progress
-from editar_rt.images.pixels import fit_square, open_picture
+from editar_rt.images.fit import FITS, Fit, fit_square
+from editar_rt.images.folders import list_pictures
+from editar_rt.images.writing import save_picture
 from editar_rt.observe.preview import check_animation, half_blocks
-from editar_rt.observe.sheets import save_png
 from editar_rt.observe.trace import check_name
-from editar_rt.results import Preview
+from editar_rt.request import Preview
 from editar_rt.text.prompts import build_prompt
 
 MAX_INSTRUCTIONS_BYTES = 1 << 20
@@ -56,6 +70,14 @@ def editing_options(command: Callable[..., Any]) -> Callable[..., Any]:
         ),
         click.option("--mask-margin", type=int, default=1, show_default=True, help="Tokens drawn around the mask."),
         click.option("--no-composite", is_flag=True, help="Do not put the result back into IMAGE by the mask."),
+        click.option(
+            "--fit",
+            type=click.Choice(FITS),
+            default="crop",
+            show_default=True,
+            help="How IMAGE becomes the model's square: its middle, all of it with its border continued, or distorted.",
+        ),
+        click.option("--restore", is_flag=True, help="Put the result back into IMAGE, at its own size."),
         click.option("-n", "count", type=int, help="Make so many variants, with the seeds from --seed on."),
         click.option("--preview", metavar="DIR|terminal", help="Show the picture while it is being made."),
         click.option(
@@ -64,6 +86,8 @@ def editing_options(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option("--animate", type=FILE, help="Write the edit appearing row by row, an animated .png or .gif."),
         click.option("--trace", type=FILE, help="Write what was drawn and from what, .jsonl or .npz."),
         click.option("--force", is_flag=True, help="With a folder: make again what OUT has already."),
+        quality_option,
+        click.option("--no-metadata", is_flag=True, help="Do not write instruction and settings into OUT."),
         click.option(
             "--text-states",
             type=FILE,
@@ -85,7 +109,7 @@ def editing_options(command: Callable[..., Any]) -> Callable[..., Any]:
     type=FILE,
     required=True,
     metavar="OUT",
-    help="The PNG to write; with a folder as IMAGE, a folder.",
+    help="The picture to write: .png, .jpg, .webp, .avif or .tiff, - for stdout; with a folder as IMAGE, a folder.",
 )
 @task_option
 @editing_options
@@ -105,12 +129,16 @@ def edit(
     outpaint: tuple[int, int, int, int] | None,
     mask_margin: int,
     no_composite: bool,
+    fit: Fit,
+    restore: bool,
     count: int | None,
     preview: str | None,
     preview_share: float,
     animate: Path | None,
     trace: Path | None,
     force: bool,
+    quality: int | None,
+    no_metadata: bool,
     text_states: Path | None,
     device: str,
     threads: int | None,
@@ -119,59 +147,74 @@ def edit(
 ) -> None:
     """Edit IMAGE as INSTRUCTION says; with --task, make a picture from a condition IMAGE and a description.
 
-    With -n, OUT is a contact sheet and the variants lie beside it as OUT-SEED.png. With --then or --instructions, OUT
-    is the last result and those before it are OUT-1.png, OUT-2.png, …. IMAGE may be a folder; OUT is one then, and what
-    it has already is not made again.
+    IMAGE - reads a picture from stdin. With -n, OUT is a contact sheet and the variants lie beside it as OUT-SEED. With
+    --then or --instructions, OUT is the last result and those before it are OUT-1, OUT-2, …. IMAGE may be a folder; OUT
+    is one then, and a result that it has already is not made again if the same command made it of the same picture.
     """
     check_sampling(options)
     words = _instructions(instruction, instructions, then)
-    many = is_folder(image)
-    one_only = {"--trace": trace, "--animate": animate, "--preview": preview}
+    many = image != STREAM and is_folder(image)
     job = Job(
-        task, words, mask if mask is not None else box, outpaint, mask_margin, not no_composite, count, preview_share
+        task,
+        words,
+        mask if mask is not None else box,
+        outpaint,
+        mask_margin,
+        not no_composite,
+        count,
+        preview_share,
+        quality,
+        not no_metadata,
+        fit,
+        restore,
     )
-    job.check()
+    job.check(output, many)
     if sum(given is not None for given in (mask, box, outpaint)) > 1:
         raise OptionError("give one of --mask, --box and --outpaint")
+    one_only = {"--trace": trace, "--animate": animate, "--preview": preview}
     if given := [name for name, value in one_only.items() if value is not None]:
         if many or len(words) > 1:
             raise OptionError(f"{' and '.join(given)}: one picture and one instruction at a time")
         for path, check in ((trace, check_name), (animate, check_animation)):
             if path is not None:
                 check(path)
-                check_writable(path)
     if text_states is not None and is_file(text_states) and len(words) > 1:
         raise OptionError(f"{text_states} holds one instruction's states; give a bundle for several")
+    opened = Bundle.open(bundle)
+    job.sampling = chosen_sampling(opened.default_sampling, options)
+    inputs = [mask, instructions, text_states, *bundle_files(opened)]
+    if text_states is not None:
+        job.text_states_from = _states_identity(text_states)
+    begin = functools.partial(_states_of, job, text_states, device, threads)
     if many:
-        targets = pictures_of(image, output)
-    else:
-        check_writable(output)
-        check_apart([output, animate, trace])
-        open_picture(image)  # says before the bundle is loaded that there is none
-    editor = editar_rt.load(bundle, device, threads)
-    job.sampling = chosen_sampling(editor.default_sampling, options)
-    if many:
-        todo, skipped = prepare_folder(job, targets, output, force)  # variants are named by the bundle's seed
-    else:
-        beside = job.beside(output)
-        check_apart([output, animate, trace, *beside])
-        for path in beside:
-            check_writable(path)
-    job.text_states = [
-        None if text_states is None else _text_states(text_states, w, task, device, threads) for w in words
-    ]
-    started = time.perf_counter()
-    if many:
+        listing = list_pictures(image)
+        targets = targets_of(listing, output)
+        editor = start(opened, device, threads)
+        work = prepare_folder(editor, job, targets, output, inputs, force)
+        begin()
+        _say_of_folder(listing.sentence, work)
         with progress("editing", "tokens") as update:
-            made = edit_folder(editor, job, todo, update)
-        document: dict[str, Any] = {"output": str(output), "pictures": made, "skipped": [str(path) for path in skipped]}
-        said = f"{output}  {len(todo)} pictures made, {len(skipped)} were there"
+            made = edit_folder(editor, job, work.todo, update)
+        document: dict[str, Any] = {
+            "output": str(output),
+            "pictures": made,
+            "skipped": [str(path) for path in work.done],
+            "made_again": {str(path): reason for path, reason in work.stale.items()},
+            "passed_over": [str(path) for path in listing.passed_over],
+        }
+        said = f"{output}  {len(work.todo)} pictures made, {len(work.done)} were there"
     else:
-        with _showing(preview, image) as (update, on_preview):
-            made = edit_picture(editor, job, image, output, update, on_preview, trace, animate)
+        written = [animate, trace, *_previews(preview, opened), *([] if output == STREAM else [output])]
+        check_outputs([*written, *(job.beside(output))], [image, *inputs])
+        picture = read_given(image)
+        started = time.perf_counter()
+        editor = start(opened, device, threads)
+        begin()
+        with _showing(preview, picture) as (update, on_preview):
+            made = edit_picture(editor, job, picture, output, update, on_preview, trace, animate)
         document = made[-1] if len(made) == 1 else {"output": str(output), "pictures": made}
         said = f"{output}  ({time.perf_counter() - started:.2f} s)"
-    click.echo(json.dumps(document) if as_json else said)
+    click.echo(json.dumps(document) if as_json else said, err=output == STREAM)
 
 
 def _instructions(first: str | None, file: Path | None, then: tuple[str, ...]) -> list[str]:
@@ -183,7 +226,8 @@ def _instructions(first: str | None, file: Path | None, then: tuple[str, ...]) -
                 raw = f.read(MAX_INSTRUCTIONS_BYTES + 1)
             if len(raw) > MAX_INSTRUCTIONS_BYTES:
                 raise OptionError(f"{file} is larger than {MAX_INSTRUCTIONS_BYTES >> 20} MiB; that is no list")
-            listed += [line.strip() for line in raw.decode("utf-8-sig").splitlines() if line.strip()]
+            # Other characters that Python counts as ends of lines, such as U+2028, are a part of the text.
+            listed += [line.strip() for line in raw.decode("utf-8-sig").split("\n") if line.strip()]
         except OSError as e:
             raise OptionError(f"the instructions {file} cannot be read: {e.strerror or e}") from None
         except UnicodeDecodeError:
@@ -195,10 +239,10 @@ def _instructions(first: str | None, file: Path | None, then: tuple[str, ...]) -
 
 
 @contextlib.contextmanager
-def _showing(preview: str | None, image: Path) -> Iterator[tuple[Progress, Preview | None]]:
+def _showing(preview: str | None, given: Given) -> Iterator[tuple[Progress, Preview | None]]:
     """Callbacks for progress and previews: a bar and a folder, or both in the terminal."""
     if preview == "terminal":
-        with _terminal(image) as callbacks:
+        with _terminal(given.image) as callbacks:
             yield callbacks
         return
     with progress("editing", "tokens") as update:
@@ -206,15 +250,33 @@ def _showing(preview: str | None, image: Path) -> Iterator[tuple[Progress, Previ
             yield update, None
             return
         folder = Path(preview)
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as e:
-            raise PictureError(f"cannot make the folder {folder}: {e.strerror}") from None
-        yield update, lambda picture, done, total: save_png(picture, folder / f"{done:0{len(str(total))}d}.png")
+        make_folder(folder)
+        yield update, lambda picture, done, total: save_picture(picture, _preview_path(folder, done, total))
+
+
+def _preview_path(folder: Path, done: int, total: int) -> Path:
+    return folder / f"{done:0{len(str(total))}d}.png"
+
+
+def _previews(preview: str | None, bundle: Bundle) -> list[Path]:
+    """The previews that are there and may be written over."""
+    total = bundle.manifest.model.picture_tokens
+    if preview in (None, "terminal") or total is None:
+        return []
+    paths = [_preview_path(Path(preview), done, total) for done in range(total + 1)]
+    return [path for path in paths if is_file(path)]
+
+
+def _say_of_folder(passed_over: str | None, work: FolderWork) -> None:
+    """Tell what is passed over and what is made again, before the work."""
+    if passed_over is not None:
+        click.echo(f"editar: {passed_over}", err=True)
+    for path, reason in work.stale.items():
+        click.echo(f"editar: {path} is made again: {reason}", err=True)
 
 
 @contextlib.contextmanager
-def _terminal(image: Path) -> Iterator[tuple[Progress, Preview]]:
+def _terminal(given: Image.Image) -> Iterator[tuple[Progress, Preview]]:
     """The picture in the terminal, first as it was given, and how far it is."""
     from rich.console import Console, Group
     from rich.live import Live
@@ -223,7 +285,6 @@ def _terminal(image: Path) -> Iterator[tuple[Progress, Preview]]:
     if not console.is_terminal:
         raise OptionError("--preview terminal needs a terminal on stderr; give a folder instead")
     columns = max(8, min(64, console.width, 2 * (console.height - 2)))
-    given = open_picture(image)
     shown = [half_blocks(fit_square(given, min(given.size)), columns)]
     with Live(shown[0], console=console, transient=True) as live:
 
@@ -236,13 +297,22 @@ def _terminal(image: Path) -> Iterator[tuple[Progress, Preview]]:
         yield update, show
 
 
-def _text_states(source: Path, instruction: str, task: str, device: str, threads: int | None) -> Any:
-    """Text states from a file, or from the encoder of another bundle, which is closed again."""
+def _states_identity(source: Path) -> str:
+    """What stands in a result for the text states that made it: the hash of their file, or of their bundle."""
+    return Bundle.open(source).fingerprint if is_folder(source) else picture_digest(source)
+
+
+def _states_of(job: Job, source: Path | None, device: str, threads: int | None) -> None:
+    """Give a job its text states, from a file or from the encoder of another bundle, which is closed again."""
     from editar_rt.text.states import load_states
 
-    if is_folder(source):
-        return editar_rt.load(source, device, threads).encode_text([instruction], task)
-    return load_states(source)
+    if source is None:
+        job.text_states = [None] * len(job.instructions)
+    elif is_folder(source):
+        encoder = editar_rt.load(source, device, threads)
+        job.text_states = [encoder.encode_text([words], job.task) for words in job.instructions]
+    else:
+        job.text_states = [load_states(source)]
 
 
 @cli.command()
@@ -255,7 +325,8 @@ def text(bundle: Path, instruction: str, output: Path, task: str, device: str, t
     """Run BUNDLE's text encoder on INSTRUCTION alone, for: editar edit --text-states."""
     from editar_rt.text.states import save_states
 
-    check_writable(output)
-    states = editar_rt.load(bundle, device, threads).encode_text([instruction], task)
+    opened = Bundle.open(bundle)
+    check_outputs([output], bundle_files(opened), TextStatesError)
+    states = start(opened, device, threads).encode_text([instruction], task)
     save_states(output, states, build_prompt(task, instruction))
     click.echo(output)

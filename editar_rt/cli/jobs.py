@@ -2,29 +2,34 @@
 
 from __future__ import annotations
 
-import os
+import json
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import click
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
+from editar_rt.cli.streams import STREAM, Given, destination, picture_digest, read_given
 from editar_rt.editor import Editor
 from editar_rt.errors import EditarError, OptionError, PictureError
-from editar_rt.files import check_writable
+from editar_rt.files import check_outputs, is_folder
 from editar_rt.generation.decoding import Progress
 from editar_rt.generation.sampling import Sampling
-from editar_rt.images.masks import Box, Mask, outpainted, read_mask
-from editar_rt.images.pixels import fit_square, open_picture
+from editar_rt.images.fit import Fit, Placement
+from editar_rt.images.folders import Listing, picture_endings
+from editar_rt.images.masks import Box, Mask, feather, outpainted, read_mask
+from editar_rt.images.writing import check_picture_name, read_parameters, save_picture
 from editar_rt.observe.preview import save_animation
-from editar_rt.observe.sheets import Cell, contact_sheet, save_png
-from editar_rt.results import EditOptions, EditResult, Preview
-from editar_rt.session import variant_seeds
+from editar_rt.observe.sheets import Cell, contact_sheet
+from editar_rt.request import Options, Preview, Request, variant_seeds
+from editar_rt.results import Result
 
-SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
+PASSING = {"backend", "version", "mask"}
+"""What a result says of itself and no other setting would make otherwise; `mask` counts tokens."""
 
 
 @dataclass
@@ -39,15 +44,27 @@ class Job:
     composite: bool
     count: int | None  # variants
     preview_share: float
+    quality: int | None
+    metadata: bool
+    fit: Fit = "crop"
+    restore: bool = False  # put results back into their picture, at its own size
     sampling: Sampling = field(default_factory=Sampling)
     text_states: list[NDArray[np.float32] | None] = field(default_factory=list)  # of the instructions
+    text_states_from: str | None = None  # hash of the file, or of the bundle, that they come from
 
-    def check(self) -> None:
+    def check(self, output: Path, many: bool) -> None:
         """Refuse bad values before a bundle is opened."""
-        EditOptions(mask_margin=self.mask_margin, preview_share=self.preview_share)
-        variant_seeds(0, self.count)
+        Request(mask_margin=self.mask_margin, preview_share=self.preview_share)
+        variant_seeds(0, 1 if self.count is None else self.count)
         if self.count is not None and len(self.instructions) > 1:
             raise OptionError("-n makes variants of one instruction; give --then another time, on the one you choose")
+        if output == STREAM:
+            if many or self.count is not None or len(self.instructions) > 1:
+                raise OptionError("-o - writes one PNG to stdout, and this makes several pictures; give a name")
+            if self.quality is not None:
+                raise OptionError("-o - writes a PNG, which loses nothing and takes no --quality")
+        else:
+            check_picture_name(output / "each.png" if many else output, self.quality)
 
     def beside(self, output: Path) -> list[Path]:
         """What is written beside a result: those on the way to it, or its variants by their seeds."""
@@ -55,13 +72,49 @@ class Job:
             marks: Iterable[int] = range(1, len(self.instructions))
         else:
             marks = variant_seeds(self.sampling.seed, self.count)
-        return [output.with_name(f"{output.stem}-{mark}.png") for mark in marks]
+        return [output.with_name(f"{output.stem}-{mark}{output.suffix}") for mark in marks]
+
+    def settings(self, digest: str, turn: int) -> dict[str, Any]:
+        """What makes a result besides its own instruction and sampling, as JSON has it.
+
+        Args:
+            digest: of the picture's file.
+            turn: of the instructions, from 0.
+        """
+        found: dict[str, Any] = {"picture": digest}
+        if turn:
+            found["turns"] = self.instructions[:turn]
+        if self.outpaint is not None:
+            found["mask_from"] = f"outpaint {','.join(map(str, self.outpaint))}"
+        elif isinstance(self.mask, Path):
+            found["mask_from"] = picture_digest(self.mask)
+        elif self.mask is not None:
+            found["mask_from"] = f"box {','.join(map(str, self.mask))}"
+        if "mask_from" in found:
+            found |= {"mask_margin": self.mask_margin, "composite": self.composite}
+        optional: dict[str, Any] = {
+            "variants": self.count,
+            "text_states": self.text_states_from,
+            "quality": self.quality,
+        }
+        optional |= {"fit": self.fit if self.fit != "crop" else None, "restore": self.restore or None}
+        return found | {name: value for name, value in optional.items() if value is not None}
+
+    def expected(self, editor: Editor, digest: str) -> dict[str, str]:
+        """What a result of this job says of itself, but for `PASSING`."""
+        own = editor.parameters(self.instructions[-1], self.task, self.sampling)
+        whole = own | _texts(self.settings(digest, len(self.instructions) - 1))
+        return {name: value for name, value in whole.items() if name not in PASSING}
+
+
+def _texts(settings: dict[str, Any]) -> dict[str, str]:
+    return {name: value if isinstance(value, str) else json.dumps(value) for name, value in settings.items()}
 
 
 def edit_picture(
     editor: Editor,
     job: Job,
-    image: Path,
+    given: Given,
     output: Path,
     on_progress: Progress,
     on_preview: Preview | None = None,
@@ -71,76 +124,120 @@ def edit_picture(
     """Do a job on one picture and write what comes out.
 
     Returns:
-        of every PNG but the contact sheet: its `output`, `timings` and `parameters`.
+        of every picture but the contact sheet: its `output`, `timings` and `parameters`.
     """
-    side = editor.image_size
-    picture, mask = open_picture(image), None
-    given: Mask | None = job.mask
+    side, picture, mask = editor.image_size, given.image, None
+    where: Mask | None = job.mask
     if job.outpaint is not None:
-        picture, given = outpainted(picture, job.outpaint)
-    if given is not None:
-        mask = read_mask(given, picture.size, side)
-    picture = fit_square(picture, side)  # later turns have no other
+        picture, where = outpainted(picture, job.outpaint)
+    if where is not None:
+        mask = read_mask(where, picture.size, side, job.fit)
+    placement = Placement(picture.size, side, job.fit)
+    whole, picture = picture, placement.fit(picture)  # later turns have no other
+    share = feather(mask, editor.grid) if mask is not None and job.composite else None
+
+    def save(result: Result, settings: dict[str, Any], path: Path) -> dict[str, Any]:
+        if job.restore:
+            result = replace(result, image=placement.restore(result.image, whole, share=share))
+        return _saved(job, result, settings, path)
+
     turns, made, beside = len(job.instructions), [], job.beside(output)
     for turn, (words, states) in enumerate(zip(job.instructions, job.text_states, strict=True)):
 
         def update(done: int, total: int, turn: int = turn) -> None:
             on_progress(turn * total + done, turns * total)
 
-        session = editor.open(picture)
-        options = EditOptions(
-            mask, job.mask_margin, job.composite, None, on_preview, preview_share=job.preview_share, trace=trace
-        )
-        results = session.run(words, job.task, job.sampling, update, states, job.count, options)
+        session = editor.session(picture)
+        options: Options = {
+            "task": job.task,
+            "sampling": job.sampling,
+            "text_states": states,
+            "mask": mask,
+            "mask_margin": job.mask_margin,
+            "composite": job.composite,
+            "on_progress": update,
+            "on_preview": on_preview,
+            "preview_share": job.preview_share,
+            "trace": trace,
+        }
         if job.count is None:
-            last = turn == turns - 1
-            made.append(_saved(results[0], output if last else beside[turn]))
+            results = [session.edit(words, **options)]
         else:
-            seeds = [result.parameters["seed"] for result in results]
-            made += [_saved(result, path) for path, result in zip(beside, results, strict=True)]
-            cells = [Cell([result.image], f"seed {seed}") for seed, result in zip(seeds, results, strict=True)]
-            save_png(contact_sheet([Cell([session.source], words), *cells], columns=min(4, len(cells) + 1)), output)
+            results = session.variants(words, job.count, **options)
+        settings = job.settings(given.digest, turn)
+        if job.count is None:
+            path = output if turn == turns - 1 else beside[turn]
+            made.append(save(results[0], settings, path))
+        else:
+            made += [save(result, settings, path) for path, result in zip(beside, results, strict=True)]
+            sheet = _variants_sheet(session.source, words, results)
+            save_picture(sheet, output, results[0].parameters | _texts(settings), job.quality, job.metadata)
         if animate is not None:
             save_animation(session.frames(), animate)
         picture = results[0].image
     return made
 
 
-def _saved(result: EditResult, path: Path) -> dict[str, Any]:
-    result.save(path)
-    return {"output": str(path), "timings": result.timings, "parameters": result.parameters}
+def _variants_sheet(source: Image.Image, words: str, results: list[Result]) -> Image.Image:
+    cells = [Cell([result.image], f"seed {result.seed}") for result in results]
+    return contact_sheet([Cell([source], words), *cells], columns=min(4, len(cells) + 1))
 
 
-def pictures_of(folder: Path, output: Path) -> dict[Path, Path]:
+def _saved(job: Job, result: Result, settings: dict[str, Any], path: Path) -> dict[str, Any]:
+    parameters = result.parameters | _texts(settings)
+    save_picture(result.image, destination(path), parameters, job.quality, job.metadata)
+    # In JSON numbers are numbers: as they were given, not as the picture's text says them.
+    sampling = replace(job.sampling, seed=result.seed).settings(len(result.tokens))
+    return {"output": str(path), "timings": result.timings, "parameters": parameters | sampling | settings}
+
+
+# Folders.
+
+
+@dataclass(frozen=True)
+class FolderWork:
+    """What there is to do in a folder."""
+
+    todo: dict[Path, Path]
+    """Pictures, and the PNG that each becomes."""
+    done: list[Path]
+    """PNGs that are there and were made by the same job."""
+    stale: dict[Path, str]
+    """PNGs that are there and are made again, and why."""
+
+
+def targets_of(listing: Listing, output: Path) -> dict[Path, Path]:
     """The PNGs that the pictures of a folder become, and of which each is made.
 
     Raises:
         PictureError: no pictures, two that become one, or an output that is the folder.
     """
-    try:
-        found = sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES and path.is_file())
-    except OSError as e:
-        raise PictureError(f"the folder {folder} cannot be read: {e.strerror}") from None
-    if not found:
-        raise PictureError(f"the folder {folder} holds no pictures ({', '.join(SUFFIXES)})")
+    folder = listing.folder
+    if not listing.pictures:
+        raise PictureError(f"the folder {folder} holds no pictures ({', '.join(picture_endings())})")
     targets: dict[Path, Path] = {}
-    for path in found:
+    for path in listing.pictures:
         target = output / f"{path.stem}.png"
         if target in targets:
             raise PictureError(f"{targets[target]} and {path} would both become {target}; rename one of them")
         targets[target] = path
-    if os.path.realpath(output) == os.path.realpath(folder):
+    if is_folder(output) and output.samefile(folder):
         raise PictureError(f"{output} holds the pictures to edit; give another folder for the results")
     return targets
 
 
 def prepare_folder(
-    job: Job, targets: dict[Path, Path], output: Path, force: bool
-) -> tuple[dict[Path, Path], list[Path]]:
-    """(pictures that are to be done and the PNG that each becomes, PNGs that are there); makes the output's folder.
+    editor: Editor, job: Job, targets: dict[Path, Path], output: Path, inputs: Iterable[Path | None], force: bool
+) -> FolderWork:
+    """Make the output's folder, and see which results are there already.
+
+    Args:
+        inputs: what is read besides the pictures.
+        force: make them all.
 
     Raises:
         PictureError: a result that another picture's would be written over, or a folder that cannot be made.
+        OptionError: a result that would be written over an input.
     """
     for target, image in targets.items():
         for path in job.beside(target):
@@ -149,15 +246,41 @@ def prepare_folder(
                     f"{path.name}, which is written beside the result of {image}, would also be the result of "
                     f"{targets[path]}; rename one of them, or edit it alone"
                 )
+    make_folder(output)
+    check_outputs((path for target in targets for path in (target, *job.beside(target))), [*targets.values(), *inputs])
+    there = [] if force else [target for target in targets if target.exists()]
+    reasons = {target: _why_again(editor, job, targets[target], target) for target in there}
+    done = [target for target, reason in reasons.items() if reason is None]
+    stale = {target: reason for target, reason in reasons.items() if reason is not None}
+    return FolderWork({image: target for target, image in targets.items() if target not in done}, done, stale)
+
+
+def _why_again(editor: Editor, job: Job, image: Path, target: Path) -> str | None:
+    """Why a result that is there is not that of a job on a picture; None where it is."""
+    if lost := [path.name for path in job.beside(target) if not path.exists()]:
+        return f"{', '.join(lost)} beside it is gone"
+    found = read_parameters(target)
+    if found is None:
+        return "it does not tell how it was made"
     try:
-        output.mkdir(parents=True, exist_ok=True)
+        expected = job.expected(editor, picture_digest(image))
+    except PictureError:
+        return "its picture cannot be read"
+    known = {name: value for name, value in found.items() if name not in PASSING}
+    names = sorted(name for name in known.keys() | expected.keys() if known.get(name) != expected.get(name))
+    return f"made with another {', '.join(names)}" if names else None
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder and those around it where they are not there.
+
+    Raises:
+        PictureError: it cannot be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
     except OSError as e:
-        raise PictureError(f"cannot make the folder {output}: {e.strerror}") from None
-    for target in targets:
-        for path in (target, *job.beside(target)):
-            check_writable(path)
-    done = [] if force else [target for target in targets if target.exists()]
-    return {image: target for target, image in targets.items() if target not in done}, done
+        raise PictureError(f"cannot make the folder {folder}: {e.strerror or e}") from None
 
 
 def edit_folder(
@@ -175,7 +298,7 @@ def edit_folder(
             on_progress(n * total + done, len(todo) * total)
 
         try:
-            made += edit_picture(editor, job, image, output, update)
+            made += edit_picture(editor, job, read_given(image), output, update)
         except PictureError as e:
             failed += 1
             click.echo(f"{image}: {e}", err=True)

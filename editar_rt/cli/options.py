@@ -7,17 +7,20 @@ import dataclasses
 import os
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 
-from editar_rt.backends import DEVICES
+from editar_rt.backends import DEVICES, make_backend
 from editar_rt.backends.ort.prepacked import OFF
 from editar_rt.backends.ort.prepacked import VARIABLE as CACHE
-from editar_rt.errors import OptionError
+from editar_rt.bundle.folder import Bundle
+from editar_rt.bundle.manifest import MANIFEST_NAME
+from editar_rt.editor import Editor
 from editar_rt.generation.sampling import Sampling
+from editar_rt.images.writing import DEFAULT_QUALITY
 from editar_rt.text.prompts import TASKS
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -92,6 +95,11 @@ def _refuse_cache(context: click.Context, parameter: click.Parameter, given: boo
         os.environ[CACHE] = OFF
 
 
+quality_option = click.option(
+    "--quality",
+    type=click.IntRange(1, 100),
+    help=f"Of a .jpg, .webp or .avif; {DEFAULT_QUALITY} when not given.",
+)
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document as the last line.")
 task_option = click.option("--task", type=click.Choice(TASKS), default="edit", show_default=True)
 bundle_argument = click.argument("bundle", type=click.Path(path_type=Path))
@@ -106,12 +114,14 @@ def check_sampling(options: dict[str, Any]) -> None:
     chosen_sampling(Sampling(), options)
 
 
-def check_apart(paths: Iterable[Path | None]) -> None:
-    """Refuse outputs of one run that are the same file."""
-    seen: dict[str, Path] = {}
-    for path in paths:
-        if path is not None and seen.setdefault(os.path.realpath(path), path) is not path:
-            raise OptionError(f"{path} would be written twice, as two of the outputs; give them different names")
+def bundle_files(bundle: Bundle) -> list[Path]:
+    """The files that a bundle consists of, which no output may be written over."""
+    return [bundle.folder / name for name in (MANIFEST_NAME, *bundle.manifest.files)]
+
+
+def start(bundle: Bundle, device: str, threads: int | None) -> Editor:
+    """An editor of a bundle that was opened for its settings and checks before."""
+    return Editor(bundle, make_backend(bundle, device, threads))
 
 
 @contextlib.contextmanager

@@ -10,31 +10,35 @@ from typing import Any
 
 import click
 
-import editar_rt
+from editar_rt.bundle.folder import Bundle
 from editar_rt.cli.app import cli
 from editar_rt.cli.options import (
     bundle_argument,
+    bundle_files,
     check_sampling,
     chosen_sampling,
     device_options,
     json_option,
     progress,
+    quality_option,
     sampling_options,
+    start,
     task_option,
 )
+from editar_rt.cli.streams import read_given
 from editar_rt.errors import OptionError
-from editar_rt.files import check_writable
+from editar_rt.files import check_outputs
 from editar_rt.generation.sampling import Sampling
-from editar_rt.images.pixels import open_picture
-from editar_rt.observe.sheets import Cell, contact_sheet, save_png
-from editar_rt.session import variant_seeds
+from editar_rt.images.writing import check_picture_name, save_picture
+from editar_rt.observe.sheets import Cell, contact_sheet
+from editar_rt.request import Options, variant_seeds
 
 
 @cli.command()
 @bundle_argument
 @click.argument("image", type=click.Path(path_type=Path))
 @click.argument("instruction")
-@click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="The grid to write, a PNG.")
+@click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="The grid to write.")
 @click.option(
     "--scale",
     "scales",
@@ -45,6 +49,7 @@ from editar_rt.session import variant_seeds
 )
 @click.option("-n", "count", type=int, default=3, show_default=True, help="Seeds, from --seed on; columns.")
 @task_option
+@quality_option
 @sampling_options
 @device_options
 @json_option
@@ -56,6 +61,7 @@ def sweep(
     scales: tuple[str, ...],
     count: int,
     task: str,
+    quality: int | None,
     device: str,
     threads: int | None,
     as_json: bool,
@@ -65,14 +71,14 @@ def sweep(
     if options.pop("cfg_scale") is not None:
         raise OptionError("editar sweep goes over several scales: give each with --scale, not --cfg-scale")
     check_sampling(options)
-    for scale in scales:
-        Sampling(cfg_scale=scale)
-    seeds = variant_seeds(0, count)
-    check_writable(output)
-    picture = open_picture(image)
-    editor = editar_rt.load(bundle, device, threads)
-    usual = chosen_sampling(editor.default_sampling, options)
-    session = editor.open(picture)
+    listed = [Sampling(cfg_scale=scale).settings()["cfg_scale"] for scale in scales]
+    variant_seeds(0, count)
+    check_picture_name(output, quality)
+    opened = Bundle.open(bundle)
+    check_outputs([output], [image, *bundle_files(opened)])
+    picture = read_given(image).image
+    usual = chosen_sampling(opened.default_sampling, options)
+    session = start(opened, device, threads).session(picture)
     cells, started = [], time.perf_counter()
     with progress("sweeping", "tokens") as update:
         for row, scale in enumerate(scales):
@@ -81,11 +87,12 @@ def sweep(
                 update(row * total + done, len(scales) * total)
 
             sampling = dataclasses.replace(usual, cfg_scale=scale)
-            results = session.edit(instruction, task, sampling, on_progress, n=len(seeds))
-            cells += [Cell([r.image], f"cfg {scale}, seed {r.parameters['seed']}") for r in results]
-    save_png(contact_sheet(cells, columns=len(seeds)), output)
+            options_of_row: Options = {"task": task, "sampling": sampling, "on_progress": on_progress}
+            results = session.variants(instruction, count, **options_of_row)
+            cells += [Cell([r.image], f"cfg {scale}, seed {r.seed}") for r in results]
+    save_picture(contact_sheet(cells, columns=count), output, quality=quality)
     seconds = time.perf_counter() - started
     if as_json:
-        click.echo(json.dumps({"output": str(output), "scales": scales, "pictures": len(cells), "seconds": seconds}))
+        click.echo(json.dumps({"output": str(output), "scales": listed, "pictures": len(cells), "seconds": seconds}))
     else:
         click.echo(f"{output}  ({len(cells)} pictures in {seconds:.2f} s)")

@@ -11,10 +11,10 @@ import click
 import editar_rt
 from editar_rt.cli.app import cli
 from editar_rt.cli.options import device_options, json_option, progress
-from editar_rt.files import check_writable
+from editar_rt.files import check_outputs
+from editar_rt.images.writing import check_picture_name, save_picture
 from editar_rt.observe.heatmap import MEASURES, heatmap
 from editar_rt.observe.replay import replay as run_again
-from editar_rt.observe.sheets import save_png
 from editar_rt.observe.trace import Trace
 from editar_rt.text.states import load_states
 
@@ -53,11 +53,12 @@ def replay(
 
 @cli.command("heatmap")
 @trace_argument
-@click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="The PNG to write.")
+@click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="The picture to write.")
 @click.option("--variant", type=int, default=0, show_default=True, help="Which of several.")
 @click.option("--measure", type=click.Choice(list(MEASURES)), default="entropy", show_default=True)
 def paint(trace: Path, output: Path, variant: int, measure: str) -> None:
     """Paint how uncertain every token of TRACE was over the picture that came out."""
-    check_writable(output)
-    save_png(heatmap(Trace.load(trace), variant, measure), output)
+    check_picture_name(output)
+    check_outputs([output], [trace])
+    save_picture(heatmap(Trace.load(trace), variant, measure), output)
     click.echo(output)

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from editar_rt.arguments import is_finite
 from editar_rt.errors import OptionError
 
 SHAPES = ("linear", "cosine", "values")
-ALLOWED = "0 or more, linear:FIRST,LAST, cosine:FIRST,LAST or values:A,B,… with one a token"
+MAX_SCALE = 1e6  # scaled differences of logits stay far from what float32 holds
+ALLOWED = f"0 to {MAX_SCALE:g}, linear:FIRST,LAST, cosine:FIRST,LAST or values:A,B,… with one a token"
 
 
 @dataclass(frozen=True)
@@ -22,16 +23,18 @@ class Schedule:
     Args:
         shape: `linear` and `cosine` go from the first value at token 0 to the last at token N − 1, cosine slowly at
             both ends; `values` has one for every token.
-        values: two, or N; finite, 0 or more.
+        values: two, or N; 0 to `MAX_SCALE`.
     """
 
     shape: str
     values: tuple[float, ...]
 
     def __post_init__(self) -> None:
-        good = self.shape in SHAPES and (self.shape == "values" or len(self.values) == 2)
-        if not good or not self.values or not all(math.isfinite(v) and v >= 0 for v in self.values):
-            raise OptionError(f"cfg_scale must be {ALLOWED}, got {self!s:.80}")
+        good = isinstance(self.shape, str) and self.shape in SHAPES and isinstance(self.values, tuple | list)
+        good = good and (self.shape == "values" or len(self.values) == 2) and len(self.values) > 0
+        if not good or not all(is_finite(v) and 0 <= v <= MAX_SCALE for v in self.values):
+            raise OptionError(f"cfg_scale must be {ALLOWED}, got {self.shape!s:.20}:{self.values!s:.60}")
+        object.__setattr__(self, "values", tuple(map(float, self.values)))
 
     def __str__(self) -> str:
         """As it is written on the command line."""
@@ -67,7 +70,7 @@ def read_scale(scale: Scale) -> float | Schedule | Callable[[int, int], float]:
     """A scale as users write it, checked: text becomes what it says.
 
     Raises:
-        OptionError: neither a number of 0 or more, nor a schedule, nor a function.
+        OptionError: neither a number of 0 to `MAX_SCALE`, nor a schedule, nor a function.
     """
     if isinstance(scale, Schedule) or callable(scale):
         return scale
@@ -76,9 +79,9 @@ def read_scale(scale: Scale) -> float | Schedule | Callable[[int, int], float]:
             shape, _, values = scale.partition(":")
             return Schedule(shape.strip(), tuple(float(v) for v in values.split(",")))
         number = float(scale)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise OptionError(f"cfg_scale must be {ALLOWED}, got {scale!r:.80}") from None
-    if not math.isfinite(number) or number < 0:
+    if not 0 <= number <= MAX_SCALE:
         raise OptionError(f"cfg_scale must be {ALLOWED}, got {number}")
     return number
 
@@ -87,7 +90,7 @@ def scales_of(scale: Scale, count: int) -> NDArray[np.float64]:
     """The scales of all tokens, [count].
 
     Raises:
-        OptionError: `values` of another number, or a function that gives something else than 0 or more.
+        OptionError: `values` of another number, or a function that gives something else than 0 to `MAX_SCALE`.
     """
     checked = read_scale(scale)
     if isinstance(checked, Schedule):
@@ -95,6 +98,6 @@ def scales_of(scale: Scale, count: int) -> NDArray[np.float64]:
     if not callable(checked):
         return np.full(count, checked)
     found = np.asarray([checked(position, count) for position in range(count)], np.float64)
-    if not (np.isfinite(found) & (found >= 0)).all():
-        raise OptionError("the function given as cfg_scale must give finite numbers of 0 or more for every token")
+    if not ((found >= 0) & (found <= MAX_SCALE)).all():
+        raise OptionError(f"the function given as cfg_scale must give a number of 0 to {MAX_SCALE:g} for every token")
     return found

@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Sequence
+import sys
 from typing import TypeGuard
 
 import numpy as np
 from numpy.typing import NDArray
 
-from editar_rt import names
-from editar_rt.errors import BackendError, OptionError
+from editar_rt.errors import NotFiniteError, OptionError
 from editar_rt.generation.guidance import Scale, Schedule, read_scale, scales_of
 
 Logits = NDArray[np.float32]
@@ -126,7 +125,8 @@ def is_whole(value: object) -> TypeGuard[int]:
 
 
 def _finite(value: object) -> bool:
-    return isinstance(value, int | float | np.integer | np.floating) and math.isfinite(value)
+    most = sys.float_info.max  # whole numbers may be larger
+    return isinstance(value, int | float | np.integer | np.floating) and bool(-most <= value <= most)
 
 
 def _require(good: object, name: str, allowed: str, value: object) -> None:
@@ -134,9 +134,9 @@ def _require(good: object, name: str, allowed: str, value: object) -> None:
         raise OptionError(f"{name} must be {allowed}, got {value}")
 
 
-def guide(cond: Logits, null: Logits, scale: float) -> Logits:
-    """Classifier-free guidance of [..., V] logits."""
-    return null + np.float32(scale) * (cond - null)
+def guide(cond: Logits, uncond: Logits, scale: float | Logits) -> Logits:
+    """Classifier-free guidance of [..., V] logits; the scale is a number or broadcasts against them."""
+    return uncond + np.asarray(scale, np.float32) * (cond - uncond)
 
 
 def largest_tokens(logits: Logits, count: int) -> NDArray[np.intp]:
@@ -166,11 +166,11 @@ def distribution(logits: Logits, sampling: Sampling) -> tuple[NDArray[np.intp], 
     more likely than it already sum to more than `top_p`; the most likely one always stays.
 
     Raises:
-        BackendError: NaN or +∞ among the logits. −∞ is a token that is never drawn.
+        NotFiniteError: NaN or +∞ among the logits. −∞ is a token that is never drawn.
     """
     peak = float(logits.max())
     if not math.isfinite(peak):
-        raise BackendError(
+        raise NotFiniteError(
             f"the decoder's logits are not finite (the largest is {peak}); the engine or bundle is faulty"
         )
     kept = largest_tokens(logits, sampling.top_k)
@@ -206,8 +206,17 @@ def uniform(seed: int, index: int, position: int) -> float:
     return float(int(generator.random_raw()) >> 11) * 2.0**-53
 
 
-def draw(logits: Logits, sampling: Sampling, number: float) -> int:
-    """One token from one row [V], by the inverse of the cumulative distribution at `number` in [0, 1)."""
+def sample(logits: Logits, sampling: Sampling, number: float) -> int:
+    """One token from one row [V], by the inverse of the cumulative distribution at `number` in [0, 1).
+
+    Raises:
+        NotFiniteError: NaN or +∞ among the logits.
+    """
+    if sampling.greedy:
+        token = int(logits.argmax())
+        if not math.isfinite(logits[token]):
+            raise NotFiniteError("the decoder's logits are not finite; the engine or bundle is faulty")
+        return token
     kept, probabilities = distribution(logits, sampling)
     cumulative = np.cumsum(probabilities)
     # Scaled by the last sum, which rounding may leave beside 1; side="right" never takes a probability of 0.
@@ -215,87 +224,50 @@ def draw(logits: Logits, sampling: Sampling, number: float) -> int:
     return int(kept[min(place, len(kept) - 1)])
 
 
-def pick_tokens(
-    logits: Logits,
-    sampling: Sampling,
-    position: int,
-    indices: Sequence[int] | None = None,
-    seeds: Sequence[int] | None = None,
-) -> NDArray[np.int32]:
-    """Tokens int32 [B] from guided logits [B, V] for target token `position`.
-
-    Args:
-        indices: of each row's picture among those that share a seed. None is 0 for all: rows of a batch are
-            independent pictures, each as it would be alone.
-        seeds: of each row. None is the sampling's for all.
-
-    Raises:
-        BackendError: NaN or +∞ among the logits.
-    """
-    if sampling.greedy:
-        tokens = np.asarray(logits.argmax(axis=-1), np.int32)
-        largest = np.take_along_axis(logits, tokens[:, None], axis=-1)
-        if not np.isfinite(largest).all():
-            raise BackendError("the decoder's logits are not finite; the engine or bundle is faulty")
-        return tokens
-    numbers = _numbers(sampling, position, len(logits), indices, seeds)
-    return np.asarray([draw(row, sampling, number) for row, number in zip(logits, numbers, strict=True)], np.int32)
-
-
-def _numbers(
-    sampling: Sampling, position: int, rows: int, indices: Sequence[int] | None, seeds: Sequence[int] | None
-) -> list[float]:
-    """The random number of each row."""
-    keys = list(zip(seeds or [sampling.seed] * rows, indices or [0] * rows, strict=True))
-    number_of = {key: uniform(*key, position) for key in set(keys)}  # rows mostly share theirs
-    return [number_of[key] for key in keys]
-
-
 @dataclasses.dataclass(frozen=True)
 class Draw:
-    """What one token of every picture is drawn with, for a device that has the logits: a sampler's inputs."""
+    """The settings to draw tokens with, for P pictures of a batch: K positions of each, the last of its chunk."""
 
-    numbers: NDArray[np.float32]
-    """[B], in [0, 1]."""
-    cfg_scale: float
-    temperature: float
-    top_k: int
-    """0 is off."""
-    top_p: float
+    cond: NDArray[np.int32]
+    """[P], the place in the batch of each picture's row with the text."""
+    uncond: NDArray[np.int32]
+    """[P], the place of its row without the text; the same as `cond` where nothing is guided."""
+    settings: tuple[Sampling, ...]
+    """Of each picture."""
+    scales: NDArray[np.float64]
+    """[P, K], guidance; 1 is none."""
+    numbers: NDArray[np.float64]
+    """[P, K], in [0, 1): the random number of each draw."""
 
-    @classmethod
-    def prepare(
-        cls, sampling: Sampling, position: int, rows: int, scale: float, seeds: Sequence[int] | None = None
-    ) -> Draw:
-        """For target token `position` of `rows` pictures, guided by `scale`; `seeds` as of `pick_tokens`."""
-        if sampling.greedy:  # the first of the largest is what a number of 0 draws from them
-            return cls(np.zeros(rows, np.float32), scale, 1.0, 1, 1.0)
-        numbers = np.asarray(_numbers(sampling, position, rows, None, seeds))
-        # In float64 a token of hardly any weight may be drawn with 0: of NaN a sampler says that it cannot tell.
-        numbers[numbers == 0] = np.nan
-        return cls(numbers.astype(np.float32), scale, sampling.temperature, sampling.top_k, sampling.top_p)
+    def guided(self, logits: Logits) -> Logits:
+        """Logits [R, K, V] of a batch's rows → those that are drawn from, [P, K, V]."""
+        if len(self.settings) == 1:  # without copies
+            with_text, without = (logits[int(at[0]) : int(at[0]) + 1] for at in (self.cond, self.uncond))
+            scale = self.scales.astype(np.float32)[..., None]
+            return with_text if self.cond[0] == self.uncond[0] else guide(with_text, without, scale)
+        cond = logits[self.cond]
+        alone = self.cond == self.uncond
+        if alone.all():
+            return np.asarray(cond)
+        mixed = guide(cond, logits[self.uncond], self.scales.astype(np.float32)[..., None])
+        if alone.any():
+            mixed[alone] = cond[alone]
+        return mixed
 
-    @property
-    def inputs(self) -> dict[str, NDArray[np.float32] | float]:
-        """By the names of a sampler's inputs."""
-        return {
-            names.NUMBERS: self.numbers,
-            names.CFG_SCALE: self.cfg_scale,
-            names.TEMPERATURE: self.temperature,
-            names.TOP_K: self.top_k,
-            names.TOP_P: self.top_p,
-        }
+    def on_host(self, logits: Logits, drawn: NDArray[np.int32] | None = None) -> NDArray[np.int32]:
+        """Tokens int32 [P, K] from a batch's logits [R, K, V].
 
-    def repeated(self, times: int) -> Draw:
-        """For as many rows of each picture, one block of rows behind the other."""
-        return dataclasses.replace(self, numbers=np.tile(self.numbers, times))
-
-    def limited_to(self, most: int, vocabulary: int) -> Draw | None:
-        """As a sampler takes it that sorts `most` logits of a vocabulary; None where the host must draw.
-
-        That is a top-k above `most`, and top-p without a top-k.
+        Args:
+            drawn: tokens that a device has drawn already, [P, K]; negative ones are drawn here.
         """
-        limited = dataclasses.replace(self, top_k=0) if self.top_k >= vocabulary else self
-        if limited.top_k > most or (limited.top_p < 1 and not limited.top_k and most < vocabulary):
-            return None
-        return limited
+        if drawn is not None and (drawn >= 0).all():
+            return drawn
+        guided, given = self.guided(logits), None if drawn is None else drawn.tolist()
+        tokens = [
+            [
+                sample(own, settings, number) if given is None or given[picture][k] < 0 else given[picture][k]
+                for k, (own, number) in enumerate(zip(guided[picture], numbers))
+            ]
+            for picture, (settings, numbers) in enumerate(zip(self.settings, self.numbers.tolist()))
+        ]
+        return np.asarray(tokens, np.int32)

@@ -11,23 +11,25 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
+from editar_rt.arguments import as_wholes
 from editar_rt.errors import OptionError, PictureError
-from editar_rt.images.pixels import MAX_PIXELS, Picture, fitted_size, open_grey, open_picture
+from editar_rt.images.fit import Bools, Fit, Placement
+from editar_rt.images.pixels import MAX_PIXELS, Picture, open_grey, open_picture
 
-Bools = NDArray[np.bool_]
 Box = tuple[int, int, int, int]  # x, y, width, height in the picture's pixels
 Mask = Picture | Bools | Box
 THRESHOLD = 128  # grey from here on is white
 
 
-def read_mask(mask: Mask, size: tuple[int, int], side: int) -> Bools:
-    """A mask of a picture of `size` (width, height) pixels → bool [side, side], true where the fit may change.
+def read_mask(mask: Mask, size: tuple[int, int], side: int, fit: Fit = "crop") -> Bools:
+    """A mask of a picture of `size` (width, height) pixels → bool [side, side], true where the square may change.
 
-    A pixel of the fit is true if any white lies in it, so that fine strokes are not lost.
+    A pixel of the square is true if any white lies in it, so that fine strokes and lone points are not lost.
 
     Args:
         mask: a picture in any size of the same aspect, grey from 128 on and not transparent being white; an array of
             uint8 or bool [H, W]; or a box (x, y, width, height) in the picture's pixels.
+        fit: how the picture was fitted to the square: see `Placement`.
 
     Raises:
         PictureError: unreadable, or of another aspect.
@@ -44,12 +46,7 @@ def read_mask(mask: Mask, size: tuple[int, int], side: int) -> Bools:
             f"the mask has {grey.width}×{grey.height} pixels and the picture {size[0]}×{size[1]}: "
             "a mask may have any size, but must have the picture's aspect"
         )
-    white = grey.point([255 * (value >= THRESHOLD) for value in range(256)])
-    width, height = fitted_size(size, side)
-    left, top = (width - side) // 2, (height - side) // 2
-    across, down = grey.width / width, grey.height / height
-    box = (left * across, top * down, (left + side) * across, (top + side) * down)
-    return np.asarray(white.resize((side, side), Image.Resampling.BOX, box=box)) > 0
+    return Placement(size, side, fit).fit_mask(np.asarray(grey) >= THRESHOLD)
 
 
 def box_mask(box: Box, size: tuple[int, int]) -> Bools:
@@ -58,7 +55,7 @@ def box_mask(box: Box, size: tuple[int, int]) -> Bools:
     Raises:
         OptionError: an empty box, or one that does not lie in the picture.
     """
-    x, y, width, height = box
+    x, y, width, height = as_wholes("a box", box, 4)
     if min(x, y) < 0 or min(width, height) < 1 or x + width > size[0] or y + height > size[1]:
         raise OptionError(
             f"the box {x},{y},{width},{height} (x, y, width, height) must lie in the picture, "
@@ -83,7 +80,7 @@ def outpainted(picture: Picture, margins: tuple[int, int, int, int]) -> tuple[Im
         PictureError: the picture cannot be read, or the square is too large.
     """
     image = open_picture(picture)
-    left, top, right, bottom = margins
+    left, top, right, bottom = margins = as_wholes("the margins", margins, 4)  # type: ignore[assignment]
     if min(margins) < 0:
         raise OptionError(f"the margins to paint must be 0 or more, got {','.join(map(str, margins))}")
     width, height = left + image.width + right, top + image.height + bottom

@@ -5,66 +5,112 @@ Pictures come from strangers: their size is read from the header and bounded bef
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
-import warnings
-from collections.abc import Callable
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
-from editar_rt.errors import PictureError
+from editar_rt.errors import EditarWarning, PictureError
+from editar_rt.images.color import to_srgb
+from editar_rt.images.fit import fit_square
+from editar_rt.images.modes import read_planes
+from editar_rt.images.orientation import turn_of
 
 MAX_PIXELS = 64_000_000
 """Larger pictures are refused; decoded they would take hundreds of megabytes for a result of a fraction of that."""
 
+MAX_BYTES = 1 << 30
+"""More is not read from a file object or a pipe; it is twice what `MAX_PIXELS` take in the widest format."""
+
 VECTOR_FORMATS = ("EPS", "WMF")
 """Pillow hands these to other programs of the system; files from strangers are not passed on to those."""
 
+DATA_FORMATS = ("BUFR", "FITS", "GRIB", "HDF5", "MCIDAS", "SPIDER")
+"""These hold measurements, of which no value is white."""
+
 Pixels = NDArray[np.float32]  # [B, 3, H, W] in [-1, 1]
-Picture = str | os.PathLike[str] | Image.Image | NDArray[np.uint8]
+Picture = str | os.PathLike[str] | bytes | IO[bytes] | Image.Image | NDArray[np.uint8]
 
 
 def open_picture(picture: Picture) -> Image.Image:
-    """Any picture as upright 8-bit RGB.
+    """Any picture as upright 8-bit RGB in sRGB.
 
-    Transparency is blended on white, 16-bit grey is scaled, palettes are looked up, EXIF rotation is applied.
+    Its ICC profile is applied, transparency is blended on white, deep grey is scaled, palettes are looked up, and it
+    is turned as EXIF says. The image returned has nothing of the file's metadata.
 
     Args:
-        picture: a path, a PIL image, or a uint8 array [H, W], [H, W, 1], [H, W, 3] or [H, W, 4].
+        picture: a path, a file's bytes, a binary file object (read from where it stands to its end, and left open), a
+            PIL image, or a uint8 array [H, W], [H, W, 1], [H, W, 3] or [H, W, 4].
 
     Raises:
-        PictureError: the file is missing, truncated or no picture, or has more than `MAX_PIXELS` pixels.
+        PictureError: the file is missing, truncated or no picture, has more than `MAX_PIXELS` pixels, or is of a kind
+            that cannot be read right.
+
+    Warns:
+        ColorProfileWarning: its ICC profile cannot be used; its colours are taken as sRGB.
     """
-    return _open(picture, _rgb)
+    return _open(picture, "white").convert("RGB")
 
 
 def open_grey(picture: Picture) -> Image.Image:
-    """Any picture as upright 8-bit grey, transparency blended on black; arrays and errors as `open_picture`."""
-    return _open(picture, _grey)
+    """Any picture as upright 8-bit grey, transparency blended on black; arguments and errors as `open_picture`."""
+    return _open(picture, "black").convert("L")
 
 
-def _open(picture: Picture, convert: Callable[[Image.Image], Image.Image]) -> Image.Image:
+def _open(picture: Picture, ground: str) -> Image.Image:
     if isinstance(picture, np.ndarray):
-        return convert(_from_array(picture))
-    if not isinstance(picture, str | os.PathLike | Image.Image):
-        raise PictureError(f"a picture is a path, a PIL image or a uint8 array, got {type(picture).__name__}")
-    path = "the picture" if isinstance(picture, Image.Image) else str(Path(picture))
+        return _decoded(_from_array(picture), "the picture", ground)
+    if isinstance(picture, Image.Image):
+        with _sentences(name := "the picture"):
+            return _decoded(picture, name, ground)
+    name, source = _source(picture)
+    with _sentences(name), Image.open(source) as image:
+        return _decoded(image, name, ground)
+
+
+def _source(picture: Any) -> tuple[str, str | io.BytesIO]:
+    """What messages call a picture, and what Pillow is to open."""
+    if isinstance(picture, str | os.PathLike):
+        name = str(Path(picture))
+        with _sentences(name):
+            if not Path(name).exists() or Path(name).is_dir() or Path(name).is_file():
+                return name, name
+            with open(name, "rb") as stream:  # a pipe, in which Pillow cannot go back
+                return name, _whole(stream, name)
+    if isinstance(picture, bytes | bytearray | memoryview):
+        return "the picture", io.BytesIO(picture)
+    if hasattr(picture, "read"):
+        label = getattr(picture, "name", None)
+        name = label if isinstance(label, str) else "the picture"
+        with _sentences(name):
+            return name, _whole(picture, name)
+    raise PictureError(
+        f"a picture is a path, bytes, a binary file, a PIL image or a uint8 array, got {type(picture).__name__}"
+    )
+
+
+def _whole(stream: IO[bytes], name: str) -> io.BytesIO:
+    """All that a file object still holds."""
+    content = stream.read(MAX_BYTES + 1)
+    if not isinstance(content, bytes):
+        raise PictureError(f"{name} is open as text; a picture's file must be opened in mode 'rb'")
+    if len(content) > MAX_BYTES:
+        raise PictureError(f"{name} has more than {MAX_BYTES >> 20} MB; at most that much is read")
+    return io.BytesIO(content)
+
+
+@contextlib.contextmanager
+def _sentences(path: str) -> Iterator[None]:
+    """Turns everything that goes wrong while a picture is read into a PictureError."""
     try:
-        with warnings.catch_warnings():
-            # Its warnings are about size, which our lower bound refuses, and about metadata, which is not used.
-            warnings.simplefilter("ignore")
-            if isinstance(picture, Image.Image):
-                _check_size(picture, path)
-                return convert(picture)  # may only now read its file
-            with Image.open(path) as image:
-                if image.format in VECTOR_FORMATS:
-                    raise PictureError(f"{path} is a drawing ({image.format}), not a picture; save it as a PNG first")
-                _check_size(image, path)
-                return convert(image)
-    except PictureError:
+        yield
+    except (PictureError, EditarWarning):  # the latter where warnings are errors
         raise
     except FileNotFoundError:
         raise PictureError(f"there is no picture {path}") from None
@@ -72,12 +118,33 @@ def _open(picture: Picture, convert: Callable[[Image.Image], Image.Image]) -> Im
         raise PictureError(f"{path} is a folder, not a picture") from None
     except UnidentifiedImageError:
         raise PictureError(f"{path} is not a picture in a format that can be read (PNG, JPEG, WebP, …)") from None
-    except Image.DecompressionBombError:
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise PictureError(f"{path} has more than {MAX_PIXELS / 1e6:.0f} million pixels; make it smaller") from None
     except Exception as e:  # Pillow's decoders raise many kinds on damaged files: OSError, SyntaxError, struct.error, …
         if isinstance(e, OSError) and e.strerror:
             raise PictureError(f"{path} cannot be read: {e.strerror}") from None
         raise PictureError(f"{path} cannot be read ({e}); is it truncated?") from None
+
+
+def _decoded(image: Image.Image, name: str, ground: str) -> Image.Image:
+    """Upright and in sRGB, of mode L or RGB, on a ground where it is transparent."""
+    if image.format in VECTOR_FORMATS:
+        raise PictureError(f"{name} is a drawing ({image.format}), not a picture; save it as a PNG first")
+    if image.format in DATA_FORMATS:
+        raise PictureError(f"{name} holds measurements ({image.format}), not a picture; save it as a PNG first")
+    _check_size(image, name)
+    planes = read_planes(image, name)
+    profile = image.info.get("icc_profile", None) or (b"" if "icc_profile" in image.info else None)
+    colors = to_srgb(planes.colors, profile, name)
+    if planes.alpha is not None:
+        colors = colors.convert("RGB")
+        colors.putalpha(planes.alpha)
+        colors = Image.alpha_composite(Image.new("RGBA", colors.size, ground), colors).convert("RGB")
+    turn = turn_of(image)
+    # A new image in any case: neither the caller's own, nor one whose metadata would be applied a second time.
+    upright = colors.copy() if turn is None else colors.transpose(turn)
+    upright.info = {}
+    return upright
 
 
 def _check_size(image: Image.Image, what: str) -> None:
@@ -96,63 +163,6 @@ def _from_array(array: NDArray[Any]) -> Image.Image:
     if array.size == 0 or array.shape[0] * array.shape[1] > MAX_PIXELS:
         raise PictureError(f"a picture array must have 1 to {MAX_PIXELS / 1e6:.0f} million pixels, got {array.shape}")
     return Image.fromarray(array[..., 0] if array.ndim == 3 and array.shape[2] == 1 else array)
-
-
-def _rgb(image: Image.Image) -> Image.Image:
-    return _on(image, "white").convert("RGB")
-
-
-def _grey(image: Image.Image) -> Image.Image:
-    return _on(image, "black").convert("L")
-
-
-def _on(image: Image.Image, ground: str) -> Image.Image:
-    """Upright, of a mode that Pillow converts, and without transparency."""
-    image = ImageOps.exif_transpose(image)
-    if image.mode.startswith("I") or image.mode == "F":
-        image = Image.fromarray(_deep_to_8_bits(image))
-    elif image.mode == "La":  # Pillow converts grey with premultiplied alpha to its plain form alone
-        image = image.convert("LA")
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", image.size, ground), image).convert("RGB")
-    return image
-
-
-def _deep_to_8_bits(image: Image.Image) -> NDArray[np.uint8]:
-    """Grey of 16 or 32 bits, whole or floating, to 0 … 255.
-
-    Only mode I;16 says how large its values may be; 32-bit ones hold anything, so they are taken as 16-bit if any
-    is above 255, as 8-bit values stored wide if not, and floats of at most 1 as shares of full white.
-    """
-    values = np.nan_to_num(np.asarray(image, np.float32), nan=0.0)
-    largest = values.max(initial=0)
-    if image.mode.startswith("I;16") or largest > 255:
-        values = values / np.float32(257)  # 65535 = 257 · 255
-    elif image.mode == "F" and largest <= 1:
-        values = values * np.float32(255)
-    return (np.clip(values, 0, 255) + np.float32(0.5)).astype(np.uint8)
-
-
-def fitted_size(size: tuple[int, int], side: int) -> tuple[int, int]:
-    """Width and height with the shorter side resized to `side`, aspect kept."""
-    scale = side / min(size)
-    return max(side, round(size[0] * scale)), max(side, round(size[1] * scale))
-
-
-def fit_square(image: Image.Image, side: int) -> Image.Image:
-    """The shorter side resized to `side` (Lanczos, aspect kept), the centre square cut out."""
-    width, height = image.size
-    size = fitted_size(image.size, side)
-    if size != image.size:
-        # Only the middle of a very long picture is needed; the box keeps the resized one from growing without bound.
-        crop = min(width, height) / 2
-        box = (width / 2 - crop, height / 2 - crop, width / 2 + crop, height / 2 + crop)
-        if max(size) > 8 * side:
-            return image.resize((side, side), Image.Resampling.LANCZOS, box=box)
-        image = image.resize(size, Image.Resampling.LANCZOS)
-    left, top = (image.width - side) // 2, (image.height - side) // 2
-    return image.crop((left, top, left + side, top + side))
 
 
 def to_pixels(pictures: NDArray[np.uint8]) -> Pixels:

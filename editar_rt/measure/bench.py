@@ -13,7 +13,8 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
+from collections.abc import Sequence as Several
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -25,8 +26,10 @@ from editar_rt.backends.engines.cuda import memory_in_use
 from editar_rt.backends.ort.rows import bytes_counted_twice, peak_memory_bytes
 from editar_rt.editor import Editor
 from editar_rt.errors import OptionError
-from editar_rt.generation.decoding import Prefix, decode, picture_chunk
+from editar_rt.generation.decoding import decode
 from editar_rt.generation.sampling import Sampling
+from editar_rt.generation.scheduler import Scheduler
+from editar_rt.generation.sequence import Sequence
 from editar_rt.machine import description, peak_resident_bytes
 from editar_rt.measure.memory import cache_bytes_per_position
 from editar_rt.version import __version__
@@ -102,7 +105,7 @@ class BundleSubject:
         self.editor, self.sampling = editor, sampling or editor.default_sampling
         self.on_device = on_device
         self._rng = np.random.default_rng(0)
-        self._prefix: Prefix | None = None
+        self._scheduler: Scheduler | None = None
 
     @property
     def picture_tokens(self) -> int:
@@ -160,21 +163,23 @@ class BundleSubject:
             yield "pixels", _timed(lambda: editor.decode_tokens(picture))[0]
 
     def _decode(self, plan: Plan, states: NDArray[np.float32], picture: NDArray[np.int32]) -> Iterator[Timing]:
-        editor, sampling = self.editor, self.sampling
-        self._prefix = None  # its memory goes before the next one is made
+        editor, sampling, count = self.editor, self.sampling, self.picture_tokens
+        self._scheduler = None  # its memory goes before the next one is made
         begun = time.perf_counter()
-        text, null_text, null_picture = editor.project(states)
-        prefix = self._prefix = editor.make_prefix(picture_chunk(picture, null_picture), [0], sampling.guided)
-        prefix.read(text, null_text)
+        ((inputs,), (other,)) = (editor.inputs(each, picture) for each in (states, -states))
+        scheduler = self._scheduler = editor.scheduler(1, sampling.guided, self.on_device)
+        context = scheduler.join(sampling.guided)
+        scheduler.prefill(Sequence(context, inputs, sampling, sampling.seed, None, count))
         yield "prefill", time.perf_counter() - begun
-        seconds, first = _timed(lambda: prefix.read(-text, null_text))  # another text: the same one is not read again
-        yield NEXT_PREFILL, seconds
         length = self._prefix_length()
-        begin = plan.begin(length, self.picture_tokens)
-        known, drawn = self._tokens(1, self.picture_tokens), begin - length
-        known[:, drawn : drawn + 1 + plan.count(begin, length, self.picture_tokens)] = -1
+        begin = plan.begin(length, count)
+        known, drawn = self._tokens(1, count)[0], begin - length
+        known[drawn : drawn + 1 + plan.count(begin, length, count)] = -1
+        sequence = Sequence(context, other, sampling, sampling.seed, known, count)
+        seconds, _ = _timed(lambda: scheduler.prefill(sequence))
+        yield NEXT_PREFILL, seconds
         begun = time.perf_counter()
-        for step in decode(prefix, first, self.picture_tokens, sampling, known=known, on_device=self.on_device):
+        for step in decode(scheduler, [sequence]):
             now = time.perf_counter()
             if step.drawn and step.position > drawn:  # the first one's come from a chunk
                 yield STEP, now - begun
@@ -186,7 +191,7 @@ class BundleSubject:
 
 
 def measure(
-    subjects: Sequence[Subject],
+    subjects: Several[Subject],
     plan: Plan,
     on_repeat: Callable[[int, int], None] = lambda done, total: None,
 ) -> dict[str, Any]:

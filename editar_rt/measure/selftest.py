@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -18,9 +18,13 @@ from numpy.typing import NDArray
 from editar_rt import names
 from editar_rt.backends.engines.backend import DeltaBackend
 from editar_rt.backends.engines.plan import DELTA
+from editar_rt.backends.engines.sampler import SamplerInputs
 from editar_rt.editor import Editor
-from editar_rt.errors import BundleError
-from editar_rt.generation.sampling import Draw, Sampling, distribution, draw, guide
+from editar_rt.errors import BundleError, NotFiniteError
+from editar_rt.generation.decoding import decode
+from editar_rt.generation.sampling import Sampling, distribution, guide, sample
+from editar_rt.generation.scheduler import Scheduler
+from editar_rt.generation.sequence import Chunk, Inputs, Sequence, state_chunk, token_chunk
 
 PROMPT = "make the ball red"
 CHUNK = 32  # positions of the decoder's prefill that are tokens, and then
@@ -120,9 +124,11 @@ class SamplerExample:
     guided: bool
     logits: NDArray[np.float32]
     """[2, V], with the text and without."""
-    draw: Draw
-    """Of one row."""
+    sampling: Sampling
+    scale: float
+    number: float
     token: int
+    """That the host draws."""
 
 
 def sampler_examples(size: int, most: int) -> Iterator[SamplerExample]:
@@ -138,7 +144,7 @@ def sampler_examples(size: int, most: int) -> Iterator[SamplerExample]:
     for sampling in SAMPLINGS:
         scale = float(sampling.scales(1)[0])
         row = guide(logits[0], logits[1], scale) if sampling.guided else logits[0]
-        settings = Draw.prepare(sampling, 0, 1, scale).limited_to(most, size)
+        settings = SamplerInputs.prepare(sampling, scale, 0.5, np.zeros(1, np.int32), most, size)
         if settings is None:
             continue
         if sampling.greedy:
@@ -146,13 +152,20 @@ def sampler_examples(size: int, most: int) -> Iterator[SamplerExample]:
         else:
             _, probabilities = distribution(row, sampling)
             ends = np.cumsum(probabilities)
-            # In the middle of what the likeliest two have.
+            # In the middle of the likeliest two tokens' shares.
             numbers = [float(ends[i] - probabilities[i] / 2) for i in np.argsort(-probabilities)[:2]]
-            chosen = [(number, draw(row, sampling, number)) for number in numbers]
+            chosen = [(number, sample(row, sampling, number)) for number in numbers]
         for number, token in chosen:
             label = f"cfg_scale {scale:g}, top_k {settings.top_k}, top_p {settings.top_p:g}, number {number:.2f}"
-            own = replace(settings, numbers=np.asarray([number], np.float32))
-            yield SamplerExample(label, sampling.guided, logits, own, token)
+            yield SamplerExample(label, sampling.guided, logits, sampling, scale, number, token)
+
+
+def sampler_inputs(example: SamplerExample, uncond_rows: NDArray[np.int32], most: int) -> SamplerInputs:
+    """An example for rows of logits that are all of one picture."""
+    size = example.logits.shape[1]
+    found = SamplerInputs.prepare(example.sampling, example.scale, example.number, uncond_rows, most, size)
+    assert found is not None  # as when the example was made
+    return found
 
 
 def verify(editor: Editor, parts: Collection[str] | None = None, way: Way = ONE_ROW) -> list[Check]:
@@ -202,32 +215,37 @@ def _transformer(editor: Editor, way: Way) -> dict[str, Any]:
     states = np.sin(np.arange(text_tokens * text_dim, dtype=np.float64) * 0.37).reshape(1, text_tokens, text_dim)
     outputs = editor.backend.run(names.PREFIX_GRAPH, {names.TEXT_STATES: states.astype(np.float32)})
     text = outputs[names.TEXT_PREFIX]
-    # Tokens first, then a few rows of the text's prefix: both ways into the decoder.
-    count, rows, steps = _lengths(2 * (model.picture_tokens or 1) + text_tokens, text_tokens)
-    chunk = np.concatenate([_spread(count, vocabulary), np.full(rows, -1, np.int32)])[None]
-    prefix = np.zeros((1, count + rows, text.shape[2]), np.float32)
-    prefix[:, count:] = text[:, :rows]
-    cache = editor.backend.make_cache(way.rows, count + rows + steps)
-    pieces = [slice(0, count), slice(count, None)] if way.pieces == 2 else [slice(None)]
-    for piece in pieces:
-        fed = np.repeat(chunk[:, piece], way.rows, axis=0)
-        logits = cache.forward(fed, prefix[:, piece], np.asarray([fed.shape[1] - 1], np.int32))
-    logits = logits[way.row : way.row + 1]
-    first = logits.copy()
-    tokens, margins = [], []
-    for _ in range(steps):
-        second, best = np.partition(logits[0, -1], -2)[-2:]
-        margins.append(float((best - second) / np.abs(logits[0, -1]).max()))
-        tokens.append(int(logits[0, -1].argmax()))
-        step = np.full((way.rows, 1), tokens[-1], np.int32)
-        logits = cache.forward(step, np.zeros((1, 1, text.shape[2]), np.float32), np.zeros(1, np.int32))
-        logits = logits[way.row : way.row + 1]
+    # Tokens first, then a few states of the text's: both ways into the decoder.
+    count, length, steps = _lengths(2 * (model.picture_tokens or 1) + text_tokens, text_tokens)
+    first_part, second_part = token_chunk(_spread(count, vocabulary)), state_chunk(text[0, :length])
+    if way.pieces == 1:
+        hidden = np.concatenate([np.zeros((count, text.shape[2]), np.float32), text[0, :length]])
+        first_part = Chunk(np.concatenate([first_part.tokens, second_part.tokens]), hidden)
+        second_part = state_chunk(text[0, :0])
+    scheduler = Scheduler(editor.backend, way.rows, 0, count + length, steps + 1, on_device=False)
+    greedy, inputs = Sampling(greedy=True, cfg_scale=1.0), Inputs(first_part, second_part, second_part)
+    sequences = [Sequence(scheduler.join(False), inputs, greedy, 0, None, steps + 1) for _ in range(way.rows)]
+    sequences.sort(key=lambda sequence: sequence.context.cond.slot)
+    logits: list[NDArray[np.float32]] = []
+    try:
+        for step in decode(scheduler, sequences):
+            assert step.logits is not None  # nothing is known
+            logits.append(step.logits[way.row].copy())
+    except NotFiniteError:  # an answer too: it is none of those expected
+        nothing = np.full(vocabulary, np.nan, np.float32)
+        logits += [nothing] * (steps + 1 - len(logits))
+    first, *_, after = logits
+    margins = []
+    for each in logits[:steps]:
+        second, best = np.partition(each, -2)[-2:]
+        margins.append(float((best - second) / np.abs(each).max()))
+    drawn = [int(each.argmax()) for each in logits[:steps]]
     return {
         names.PREFIX_GRAPH: {name: _values(value) for name, value in outputs.items()},
         names.DECODER: {
             names.LOGITS: _values(first),
-            GREEDY: {"tokens": tokens, "margins": margins},
-            LOGITS_AFTER: _values(logits),
+            GREEDY: {"tokens": drawn, "margins": margins},
+            LOGITS_AFTER: _values(after),
         },
     }
 
@@ -257,7 +275,7 @@ def _sampler(editor: Editor) -> dict[str, Any]:
             null_rows = np.arange(rows, dtype=np.int32)
             if example.guided:
                 logits[-1], null_rows[:-1] = example.logits[1], rows - 1
-            tokens = backend.sample(logits, null_rows, example.draw.repeated(rows))
+            tokens = backend.sample(logits, sampler_inputs(example, null_rows, most))
             tokens = tokens[: rows - 1 if example.guided else rows]
             same = (tokens == tokens[0]).all()
             label = f"{names.DRAWN}, {'guided' if example.guided else 'not guided'}"

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from editar_rt.arguments import as_list, as_path
 from editar_rt.errors import OptionError, PictureError
 from editar_rt.files import placing
 from editar_rt.generation.decoding import Step
@@ -42,10 +43,14 @@ class Previewer:
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self._show, self._share, self._expected, self._row, self._clock = show, share, expected, row, clock
-        self._begun = clock()
+        self.begin()
         self._drawn = False  # whether there is something new to show
         self.seconds = 0.0
         """Spent on previews so far."""
+
+    def begin(self) -> None:
+        """Start the clock: the steps begin now."""
+        self._begun = self._clock()
 
     def __call__(self, step: Step, tokens: NDArray[np.int32]) -> None:
         self._drawn |= step.drawn
@@ -79,7 +84,7 @@ def half_blocks(picture: Image.Image, columns: int) -> Text:
 
 def check_animation(path: Path) -> None:
     """Refuse a name whose suffix is none of an animated format."""
-    if path.suffix.lower() not in ANIMATIONS:
+    if as_path("where an animation is written", path).suffix.lower() not in ANIMATIONS:
         raise OptionError(f"an animation must be named .png or .gif, got {path.name}")
 
 
@@ -90,13 +95,15 @@ def save_animation(frames: Sequence[Image.Image], path: Path) -> None:
         OptionError: for another suffix.
         PictureError: where the file cannot be written.
     """
+    frames = as_list("frames", frames, Image.Image, "Pillow images")
+    path = as_path("where an animation is written", path)
     check_animation(path)
     with placing(path, PictureError) as partial:
         frames[0].save(
             partial,
             format=ANIMATIONS[path.suffix.lower()],
             save_all=True,
-            append_images=list(frames[1:]),
+            append_images=frames[1:],
             duration=[FRAME_MS] * (len(frames) - 1) + [LAST_FRAME_MS],
             loop=0,
         )

@@ -10,8 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from editar_rt.errors import TraceError
-from editar_rt.generation.decoding import decode, picture_chunk
+from editar_rt.generation.decoding import decode
 from editar_rt.generation.sampling import Sampling
+from editar_rt.generation.sequence import Sequence
 from editar_rt.model import Model
 from editar_rt.observe.trace import Trace, states_digest, uncertainty
 
@@ -62,15 +63,18 @@ def replay(
         )
     if header.text_states is not None and (text_states is None or states_digest(text_states) != header.text_states):
         raise TraceError("the trace was made with text states from elsewhere; give the same with --text-states")
-    sampling, count, rows = Sampling(**header.sampling), trace.tokens.shape[1], len(header.seeds)
+    sampling, count = Sampling(**header.sampling), trace.tokens.shape[1]
     states = model.encode_text([header.instruction], header.task) if text_states is None else text_states
-    condition = model.check_condition(np.asarray([header.condition_tokens]), 1)
-    text, null_text, null_picture = model.project(states)
     begun = time.perf_counter()
-    prefix = model.make_prefix(picture_chunk(condition, null_picture), [0] * rows, sampling.guided)
+    (inputs,) = model.inputs(states, np.asarray([header.condition_tokens]))
+    scheduler = model.scheduler(len(header.seeds), sampling.guided)
     known = np.where(trace.drawn, np.int32(-1), trace.tokens)
+    sequences = [
+        Sequence(scheduler.join(sampling.guided), inputs, sampling, seed, own, count)
+        for seed, own in zip(header.seeds, known, strict=True)
+    ]
     compared, error = 0, 0.0
-    for step in decode(prefix, prefix.read(text, null_text), count, sampling, header.seeds, known):
+    for step in decode(scheduler, sequences):
         if step.position >= header.done:
             break
         if on_progress is not None:

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import textwrap
 from dataclasses import dataclass
-from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
-from editar_rt.errors import PictureError
-from editar_rt.files import placing
+from editar_rt.arguments import as_list, as_whole
 
 
 @dataclass(frozen=True)
@@ -22,6 +20,8 @@ class Cell:
 
 def contact_sheet(cells: list[Cell], columns: int = 3, side: int = 160) -> Image.Image:
     """All cells in rows of `columns`, every picture `side` pixels high and wide."""
+    cells = as_list("cells", cells, Cell, "cells")
+    columns, side = as_whole("columns", columns, 1), as_whole("side", side, 1)
     gap, lines, line_height = 14, 3, 16
     font = ImageFont.load_default(size=13)
     most = max(len(cell.pictures) for cell in cells)
@@ -40,9 +40,3 @@ def contact_sheet(cells: list[Cell], columns: int = 3, side: int = 160) -> Image
             wrapped = [*wrapped[: lines - 1], wrapped[lines - 1] + " …"]
         canvas.multiline_text((x, y + side + 4), "\n".join(wrapped), fill="black", font=font, spacing=3)
     return sheet
-
-
-def save_png(image: Image.Image, path: Path) -> None:
-    """Write a PNG beside and rename it into place."""
-    with placing(path, PictureError) as partial:
-        image.save(partial, format="PNG")

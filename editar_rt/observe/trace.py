@@ -10,9 +10,8 @@ import io
 import json
 import os
 import time
-import zipfile
 from base64 import b64decode, b64encode
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +19,16 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from editar_rt.arguments import as_path
+from editar_rt.bundle.manifest import decode_json
 from editar_rt.errors import OptionError, TraceError
-from editar_rt.files import placing
+from editar_rt.files import placing, read_regular
 from editar_rt.generation.decoding import Step
 from editar_rt.generation.sampling import Sampling, distribution, softmax
 from editar_rt.images.pixels import open_picture
-from editar_rt.results import MAX_VARIANTS, png_bytes
+from editar_rt.images.writing import picture_bytes
+from editar_rt.npz import read_arrays
+from editar_rt.request import MAX_VARIANTS
 
 FORMAT, FORMAT_VERSION = "editar-trace", 1
 SUFFIXES = (".jsonl", ".npz")
@@ -75,7 +78,7 @@ class Trace:
             OptionError: for another suffix.
             TraceError: where the file cannot be written.
         """
-        final = Path(path)
+        final = as_path("where a trace is written", path)
         check_name(final)
         with placing(final, TraceError) as partial, open(partial, "wb") as f:
             f.write(_npz_bytes(self) if final.suffix == ".npz" else _line_bytes(self))
@@ -87,12 +90,13 @@ class Trace:
         Raises:
             TraceError: no such file, or one that holds something else.
         """
+        path = as_path("a trace", path)
         try:
-            if Path(path).stat().st_size > MAX_BYTES:
-                raise TraceError(f"{path} is larger than {MAX_BYTES >> 20} MiB; that is no trace")
-            raw = Path(path).read_bytes()
+            raw = read_regular(path, MAX_BYTES)
         except OSError as e:
             raise TraceError(f"{path} cannot be read: {e.strerror or e}") from None
+        except ValueError as e:  # too large, or a null character in the name
+            raise TraceError(f"{path} is not a trace ({e}); make one with: editar edit --trace") from None
         try:
             trace = _from_npz(raw) if raw[:2] == b"PK" else _from_lines(raw)
             _check(trace)
@@ -123,6 +127,10 @@ class Recorder:
         self.log_probabilities = np.full((rows, count), np.nan, np.float32)
         self.entropy = np.full((rows, count), np.nan, np.float32)
         self.seconds = np.zeros(count, np.float32)
+        self.begin()
+
+    def begin(self) -> None:
+        """Start the clock: the steps begin now."""
         self._last = time.perf_counter()
 
     def __call__(self, step: Step, tokens: NDArray[np.int32]) -> None:
@@ -164,7 +172,7 @@ def _line_bytes(trace: Trace) -> bytes:
             line["entropy"] = trace.entropy[:, at].tolist()
         lines.append(line | {"seconds": float(trace.seconds[at])})
     rest = trace.tokens[:, trace.header.done :].tolist()
-    lines.append({"rest": rest, "pictures": [b64encode(png_bytes(picture)).decode() for picture in trace.pictures]})
+    lines.append({"rest": rest, "pictures": [b64encode(picture_bytes(picture)).decode() for picture in trace.pictures]})
     return "".join(json.dumps(line) + "\n" for line in lines).encode()
 
 
@@ -208,19 +216,18 @@ def _npz_bytes(trace: Trace) -> bytes:
 
 
 def _from_npz(raw: bytes) -> Trace:
-    with zipfile.ZipFile(io.BytesIO(raw)) as archive:
-        if sum(info.file_size for info in archive.infolist()) > MAX_BYTES:
-            raise ValueError(f"it unpacks to more than {MAX_BYTES >> 20} MiB")
-    with np.load(io.BytesIO(raw), allow_pickle=False) as file:
-        header = _header(json.loads(str(file["header"])))
-        pictures = [open_picture(file[f"picture_{n}"]) for n in range(len(header.seeds)) if f"picture_{n}" in file]
-        return Trace(header=header, pictures=pictures, **{name: file[name] for name in ARRAYS})
+    file = read_arrays(raw, MAX_BYTES)
+    header = _header(json.loads(str(file["header"])))
+    pictures = [open_picture(file[f"picture_{n}"]) for n in range(len(header.seeds)) if f"picture_{n}" in file]
+    return Trace(header=header, pictures=pictures, **{name: file[name] for name in ARRAYS})
 
 
-def _header(raw: dict[str, Any]) -> Header:
-    if raw.get("format") != FORMAT or raw.get("format_version") != FORMAT_VERSION:
+def _header(raw: Any) -> Header:
+    if not isinstance(raw, dict) or raw.get("format") != FORMAT or raw.get("format_version") != FORMAT_VERSION:
         raise ValueError(f'it does not say "format": "{FORMAT}", "format_version": {FORMAT_VERSION}')
-    header = Header(**raw)
+    if unknown := sorted(raw.keys() - {each.name for each in fields(Header)}):
+        raise ValueError(f"its header has unknown fields: {', '.join(unknown)}")
+    header: Header = decode_json(Header, raw, "header")
     if not 1 <= len(header.seeds) <= MAX_VARIANTS or not 1 <= len(header.condition_tokens) <= MAX_TOKENS:
         raise ValueError(f"it must have 1 to {MAX_VARIANTS} seeds and 1 to {MAX_TOKENS} tokens a picture")
     return header

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+from editar_rt.arguments import as_instance, as_one_of
 from editar_rt.errors import OptionError
 
 _NO_CHARACTER = re.compile("[\ud800-\udfff]")  # lone surrogates: what is left of bytes that are not UTF-8
@@ -31,6 +32,5 @@ def as_text(instruction: str) -> str:
 
 def build_prompt(task: str, text: str) -> str:
     """The text the encoder reads: an instruction as it is, or a description behind its task's words."""
-    if task not in TASK_PREFIXES:
-        raise OptionError(f"task must be one of {', '.join(TASKS)}, got {task!r}")
-    return TASK_PREFIXES[task] + text
+    as_instance("a text", text, str, "text")
+    return TASK_PREFIXES[as_one_of("task", task, TASKS)] + text

@@ -6,15 +6,18 @@ A file is an `.npz` with `states` float32 [1, T, C] and `prompt`, the whole prom
 from __future__ import annotations
 
 import zipfile
+import zlib
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from editar_rt.arguments import as_path
 from editar_rt.errors import TextStatesError
-from editar_rt.files import placing
+from editar_rt.files import placing, read_regular
+from editar_rt.npz import read_arrays
 
-MAX_BYTES = 64 << 20  # T5-XL's states of 120 tokens take 1 MB
+MAX_BYTES = 64 << 20  # packed or not; T5-XL's states of 120 tokens take 1 MB
 
 
 def save_states(path: Path, states: NDArray[np.float32], prompt: str) -> None:
@@ -23,6 +26,7 @@ def save_states(path: Path, states: NDArray[np.float32], prompt: str) -> None:
     Raises:
         TextStatesError: where the file cannot be written.
     """
+    path = as_path("where text states are written", path)
     with placing(path, TextStatesError) as partial, open(partial, "wb") as f:
         np.savez(f, states=states, prompt=np.asarray(prompt))
 
@@ -33,18 +37,18 @@ def load_states(path: Path) -> NDArray[np.float32]:
     Raises:
         TextStatesError: no such file, or one that holds something else.
     """
+    path = as_path("a file of text states", path)
     try:
-        if path.stat().st_size > MAX_BYTES:
-            raise TextStatesError(f"{path} is larger than {MAX_BYTES >> 20} MiB; that is no file of text states")
-        with np.load(path, allow_pickle=False) as file:
-            states = file["states"]
+        states = read_arrays(read_regular(path, MAX_BYTES), MAX_BYTES)["states"]
     except OSError as e:
         raise TextStatesError(f"{path} cannot be read: {e.strerror or e}") from None
-    except (ValueError, KeyError, TypeError, AttributeError, EOFError, zipfile.BadZipFile) as e:
-        raise TextStatesError(f"{path} is no file of text states ({e}); make one with: editar text") from None
+    except (ValueError, KeyError, TypeError, AttributeError, EOFError, zipfile.BadZipFile, zlib.error) as e:
+        raise TextStatesError(
+            f"{path} is not a file of text states ({e}); make one with: editar text BUNDLE 'INSTRUCTION' -o FILE.npz"
+        ) from None
     if states.dtype != np.float32 or states.ndim != 3 or len(states) != 1 or not np.isfinite(states).all():
         raise TextStatesError(
             f"{path}: states must be finite float32 [1, T, C], got {states.dtype} {list(states.shape)}; "
-            "make the file with: editar text"
+            "make the file with: editar text BUNDLE 'INSTRUCTION' -o FILE.npz"
         )
     return np.asarray(states, np.float32)

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import dataclasses
 import filecmp
+import json
+import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 
 import editar_rt
 from editar_rt import names
-from editar_rt.bundle.folder import Bundle
-from editar_rt.errors import MissingPartError
+from editar_rt.backends.ort import prepacked
+from editar_rt.bundle.folder import Bundle, file_digest
+from editar_rt.errors import BundleError, MissingPartError
 from export.bundle_reader import transformer_tensors
 from export.checkpoint_reader import read_transformer
 from tests.conftest import GPT_TINY_HEADS, golden_weights
@@ -81,3 +87,36 @@ def test_what_rounding_took_away_is_not_made_up(golden_gpt_bundle_fp16: Path, tm
 def test_a_bundle_without_a_transformer_is_refused(golden_vq_bundle: Path) -> None:
     with pytest.raises(MissingPartError, match="no transformer to take weights from"):
         transformer_tensors(golden_vq_bundle)
+
+
+def open_session(bundle: Path) -> None:
+    editar_rt.load(bundle, "cpu", 1, cache=False).backend.session("decoder")  # type: ignore[attr-defined]
+
+
+def keep_weights(bundle: Path) -> None:
+    editar_rt.load(bundle, "cpu", 1).backend.session("decoder")  # type: ignore[attr-defined]
+
+
+def check(bundle: Path) -> None:
+    Bundle.open(bundle).check()
+
+
+@pytest.mark.parametrize("read", [open_session, keep_weights, transformer_tensors, read_transformer, check])
+def test_nobody_reads_weights_from_outside_of_a_bundle(
+    golden_gpt_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, read: Callable[[Path], object]
+) -> None:
+    """A converter that did would carry the file's content away in what it writes."""
+    monkeypatch.setattr(prepacked, "PAYS_FROM", 0)
+    monkeypatch.setenv(prepacked.VARIABLE, str(tmp_path / "cache"))
+    bundle = Path(shutil.copytree(golden_gpt_bundle, tmp_path / "bundle"))
+    shutil.copy2(bundle / "decoder.onnx.data", tmp_path / "evil.data")
+    graph = onnx.load(bundle / "decoder.onnx", load_external_data=False)
+    stored = next(tensor for tensor in graph.graph.initializer if tensor.external_data)
+    next(entry for entry in stored.external_data if entry.key == "location").value = "../evil.data"
+    onnx.save(graph, bundle / "decoder.onnx")
+    manifest = json.loads((bundle / "bundle.json").read_text())
+    manifest["files"]["decoder.onnx"] = dataclasses.asdict(file_digest(bundle / "decoder.onnx"))
+    (bundle / "bundle.json").write_text(json.dumps(manifest))
+    with pytest.raises(BundleError, match=r"'\.\./evil\.data', which is not a file inside the bundle"):
+        read(bundle)
+    assert not (tmp_path / "cache").exists() or not list((tmp_path / "cache").iterdir())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,8 +12,10 @@ import editar_rt
 from editar_rt import Sampling
 from editar_rt.backends.base import Backend
 from editar_rt.editor import Editor
-from editar_rt.generation.decoding import decode, picture_chunk
+from editar_rt.generation.decoding import decode
+from editar_rt.generation.sequence import Sequence
 from tests.conftest import golden_arrays
+from tests.runtime.filled_rows import FilledRows
 
 # Bundle, device; largest error of the logits over their spread: float32 measured at 5e-7, float16 at 7e-4.
 BACKENDS = {
@@ -53,12 +56,11 @@ def pictures(count: int) -> np.ndarray:
     return np.random.default_rng(1).integers(0, 256, (count, 16)).astype(np.int32)
 
 
-def run(editor: Editor, text: np.ndarray, picture: np.ndarray, sampling: Sampling, owners: list[int]) -> np.ndarray:
-    """Tokens [B, N] of pictures with several rows each."""
-    projected, null_text, null_picture = editor.project(text)
-    prefix = editor.make_prefix(picture_chunk(picture, null_picture), owners, sampling.guided)
-    steps = decode(prefix, prefix.read(projected, null_text), 16, sampling, list(range(len(owners))))
-    return np.concatenate([step.tokens for step in steps], axis=1)
+def sequences(editor: Editor, sampling: Sampling, seeds: list[int], known: np.ndarray | None = None) -> Any:
+    """A scheduler, and variants of one picture on it."""
+    scheduler = editor.scheduler(len(seeds), sampling.guided)
+    (inputs,) = editor.inputs(texts(1), CONDITION)
+    return scheduler, [Sequence(scheduler.join(sampling.guided), inputs, sampling, seed, known, 16) for seed in seeds]
 
 
 @pytest.mark.parametrize(
@@ -92,30 +94,30 @@ def test_tokens_of_a_picture_do_not_depend_on_its_batch(editor: Editor, sampling
 
 
 def test_a_kept_picture_gives_the_tokens_of_a_fresh_one(editor: Editor) -> None:
-    text, null_text, null_picture = editor.project(texts(3))
-    prefix = editor.make_prefix(picture_chunk(CONDITION, null_picture), [0], True)
+    scheduler = editor.scheduler(1, True)
+    context = scheduler.join(True)
     for i in (0, 1, 2, 0):
-        steps = decode(prefix, prefix.read(text[i : i + 1], null_text), 16, Sampling(seed=i), [i])
-        kept = np.concatenate([step.tokens[0] for step in steps]).tolist()
+        (inputs,) = editor.inputs(texts(3)[i : i + 1], CONDITION)
+        kept = Sequence(context, inputs, Sampling(seed=i), i, None, 16)
+        list(decode(scheduler, [kept]))
         fresh = editor.generate(texts(3)[i : i + 1], CONDITION, Sampling(seed=i))[0]
-        assert kept == fresh.tolist()
+        assert kept.tokens.tolist() == fresh.tolist()
 
 
 def test_variants_are_what_their_seeds_give_alone(editor: Editor) -> None:
-    variants = run(editor, texts(1), CONDITION, Sampling(), [0, 0, 0])
+    steps = decode(*sequences(editor, Sampling(), [0, 1, 2]))
+    variants = np.concatenate([step.tokens for step in steps], axis=1)
     alone = [editor.generate(texts(1), CONDITION, Sampling(seed=seed))[0] for seed in range(3)]
     assert np.array_equal(variants, np.stack(alone))
 
 
 def test_known_tokens_go_through_as_chunks(editor: Editor) -> None:
-    """What is free is drawn as it would be if all were stepped over."""
-    text, null_text, null_picture = editor.project(texts(1))
+    """Free tokens are drawn as they would be if all were stepped over."""
     sampling = Sampling(seed=4)
     fresh = editor.generate(texts(1), CONDITION, sampling)
-    known = fresh.copy()
-    known[:, [0, 5, 6, 12]] = -1
-    prefix = editor.make_prefix(picture_chunk(CONDITION, null_picture), [0], True)
-    steps = list(decode(prefix, prefix.read(text, null_text), 16, sampling, [4], known))
+    known = fresh[0].copy()
+    known[[0, 5, 6, 12]] = -1
+    steps = list(decode(*sequences(editor, sampling, [4], known)))
     assert len(steps) < 16
     assert np.array_equal(np.concatenate([step.tokens for step in steps], axis=1), fresh)
 
@@ -123,10 +125,9 @@ def test_known_tokens_go_through_as_chunks(editor: Editor) -> None:
 def sequence(backend: Backend, pieces: list[int], rows: int = 1, last: int = 12) -> np.ndarray:
     """Logits of the last position of `last`, fed in pieces, in every row of a cache."""
     tokens = np.random.default_rng(0).integers(0, 256, (rows, last), np.int32)
-    cache, done = backend.make_cache(rows, last), 0
-    none = np.zeros((1, 1, 128), np.float32)
+    cache, done = FilledRows(backend, rows, last), 0
     for size in pieces:
-        logits = cache.forward(tokens[:, done : done + size], none, np.asarray([size - 1], np.int32))
+        logits = cache.forward(tokens[:, done : done + size])
         done += size
     assert done == last and cache.lengths.tolist() == [last] * rows
     return logits.copy()
@@ -143,15 +144,14 @@ def test_pieces_of_a_sequence_are_as_good_as_the_whole(case: tuple[Editor, float
 def test_a_rewound_cache_is_as_good_as_a_new_one(case: tuple[Editor, float]) -> None:
     editor, bound = case
     tokens = np.random.default_rng(0).integers(0, 256, (2, 9), np.int32)
-    none, every = np.zeros((1, 1, 128), np.float32), np.arange(4, dtype=np.int32)
-    cache = editor.backend.make_cache(2, 20)
-    cache.forward(tokens, none, every[:1])
-    cache.forward(tokens[:, :4] + 1, none, every[:1])
+    cache = FilledRows(editor.backend, 2, 20)
+    cache.forward(tokens)
+    cache.forward(tokens[:, :4] + 1)
     cache.lengths[:] = 5
-    again = cache.forward(tokens[:, 5:], none, every).copy()
-    fresh = editor.backend.make_cache(2, 20)
-    fresh.forward(tokens[:, :5], none, every[:1])
-    expected = fresh.forward(tokens[:, 5:], none, every)
+    again = cache.forward(tokens[:, 5:], outputs=4).copy()
+    fresh = FilledRows(editor.backend, 2, 20)
+    fresh.forward(tokens[:, :5])
+    expected = fresh.forward(tokens[:, 5:], outputs=4)
     assert again.shape == (2, 4, 256)
     assert np.abs(again - expected).max() < bound * np.ptp(expected)
 
@@ -159,30 +159,28 @@ def test_a_rewound_cache_is_as_good_as_a_new_one(case: tuple[Editor, float]) -> 
 def test_rows_of_different_lengths_step_together(case: tuple[Editor, float]) -> None:
     editor, bound = case
     tokens = np.random.default_rng(0).integers(0, 256, (1, 9), np.int32)
-    none, first = np.zeros((1, 1, 128), np.float32), np.zeros(1, np.int32)
-    cache = editor.backend.make_cache(3, 20)
+    cache = FilledRows(editor.backend, 3, 20)
     for row, length in enumerate((7, 4, 8)):
-        cache.forward(tokens[:, :length], none, first, row)
+        cache.forward(tokens[:, :length], first_row=row)
     for step in range(2):
         fed = np.asarray([[tokens[0, (n + step) % 9]] for n in (7, 4, 8)], np.int32)
-        together = cache.forward(fed, none, first).copy()
+        together = cache.forward(fed).copy()
     for row, length in enumerate((7, 4, 8)):
-        alone = editor.backend.make_cache(1, 20)
-        alone.forward(tokens[:, :length], none, first)
+        alone = FilledRows(editor.backend, 1, 20)
+        alone.forward(tokens[:, :length])
         for step in range(2):
-            expected = alone.forward(np.asarray([[tokens[0, (length + step) % 9]]], np.int32), none, first)
+            expected = alone.forward(np.asarray([[tokens[0, (length + step) % 9]]], np.int32))
         assert np.abs(together[row] - expected[0]).max() < bound * np.ptp(expected)
 
 
 def test_a_copied_row_goes_on_as_its_source(case: tuple[Editor, float]) -> None:
     editor, bound = case
     tokens = np.random.default_rng(0).integers(0, 256, (1, 6), np.int32)
-    none, first = np.zeros((1, 1, 128), np.float32), np.zeros(1, np.int32)
-    cache = editor.backend.make_cache(4, 20)
-    cache.forward(tokens, none, first, 2)
+    cache = FilledRows(editor.backend, 4, 20)
+    cache.forward(tokens, first_row=2)
     cache.copy_row(2, 1)
     assert cache.lengths.tolist() == [0, 6, 6, 0]
-    logits = cache.forward(np.full((2, 1), 3, np.int32), none, first, 1)
+    logits = cache.forward(np.full((2, 1), 3, np.int32), first_row=1)
     assert np.abs(logits[0] - logits[1]).max() <= bound * np.ptp(logits)
 
 
@@ -190,10 +188,10 @@ def test_states_stand_in_for_tokens_in_a_step(case: tuple[Editor, float]) -> Non
     """A negative token takes the prefix, also where one position is fed."""
     editor, bound = case
     states = np.random.default_rng(0).standard_normal((2, 3, 128)).astype(np.float32)
-    tokens, first = np.full((2, 3), -1, np.int32), np.zeros(1, np.int32)
-    cache = editor.backend.make_cache(2, 20)
-    whole = cache.forward(tokens, states, first + 2).copy()
+    tokens = np.full((2, 3), -1, np.int32)
+    cache = FilledRows(editor.backend, 2, 20)
+    whole = cache.forward(tokens, states).copy()
     cache.lengths[:] = 0
     for position in range(3):
-        logits = cache.forward(tokens[:, :1], states[:, position : position + 1], first)
+        logits = cache.forward(tokens[:, :1], states[:, position : position + 1])
     assert np.abs(logits - whole).max() < bound * np.ptp(whole)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 
 import editar_rt
@@ -19,6 +20,8 @@ from editar_rt.bundle.folder import Bundle, file_digest, publishing
 from editar_rt.bundle.manifest import FORMAT_VERSION, MAX_MANIFEST_BYTES, Manifest
 from editar_rt.cli.demo import read_samples
 from editar_rt.errors import BackendError, BundleError
+from tests.runtime import crafted
+from tests.runtime.filled_rows import FilledRows
 
 
 @pytest.fixture
@@ -69,7 +72,7 @@ def test_an_altered_file_is_named(bundle: Path) -> None:
 
 def test_a_newer_format_says_how_to_update(bundle: Path) -> None:
     rewrite(bundle, lambda m: m.update(format_version=FORMAT_VERSION + 1))
-    with pytest.raises(BundleError, match="newer than the newest this runtime knows.*pip install -U editar-rt"):
+    with pytest.raises(BundleError, match="newer than the newest this runtime knows.*git pull && pip install \\."):
         Bundle.open(bundle)
 
 
@@ -91,7 +94,7 @@ def test_links_that_leave_the_bundle_are_refused(bundle: Path, tmp_path: Path) -
     outside = tmp_path / "outside.onnx"
     (bundle / "decoder.onnx").rename(outside)
     (bundle / "decoder.onnx").symlink_to(outside)
-    with pytest.raises(BundleError, match="a link that leaves the bundle"):
+    with pytest.raises(BundleError, match="a link that leaves the bundle.*cp -rL"):
         Bundle.open(bundle)
 
 
@@ -125,7 +128,7 @@ def test_a_damaged_manifest_is_one_sentence(tmp_path: Path, content: str, says: 
     ("change", "says"),
     [
         (lambda m: m["model"].update(picture_tokens="many"), "model: picture_tokens must be int, got 'many'"),
-        (lambda m: m["model"].update(layers=0), r"model: layers must be 1 to 2\^31 - 1, got 0"),
+        (lambda m: m["model"].update(layers=0), "model: layers must be 1 to 1024, got 0"),
         (
             lambda m: m["model"].update(picture_tokens=17),
             r"picture_tokens is not grid · grid \(picture_tokens 17, grid 4",
@@ -138,7 +141,14 @@ def test_a_damaged_manifest_is_one_sentence(tmp_path: Path, content: str, says: 
         (lambda m: m["sampling"].update(top_p=10**400), "sampling: top_p is a number of 401 digits"),
         (lambda m: m["model"].pop("layers"), "decoder needs the size layers, which model lacks"),
         (lambda m: m["model"].update(layers=1), "keys and values of 1 layers as model says, got 6 tensors"),
-        (lambda m: m["model"].update(layers=10**9), "keys and values of 1000000000 layers as model says"),
+        (lambda m: m["model"].update(layers=1000), "keys and values of 1000 layers as model says"),
+        (lambda m: m["model"].update(layers=10**8), "layers must be 1 to 1024, got 100000000"),
+        (lambda m: m["model"].update(image_size=65536, downsampling=16384), "image_size must be 1 to 4096, got 65536"),
+        (lambda m: m["model"].update(text_tokens=2**31 - 1), "text_tokens must be 1 to 8192, got 2147483647"),
+        (
+            lambda m: m["model"].update(layers=1000, text_tokens=8000, dim=65536, heads=64, head_dim=1024),
+            "keys and values of one row would be .* numbers",
+        ),
         (
             lambda m: m["model"].update(heads=2, head_dim=64),
             r"past_key_0 must be \[any, 2, any, 64\] as model says, got \['rows', 4, 'capacity', 32\]",
@@ -171,6 +181,105 @@ def test_what_is_wrong_in_a_manifest_is_named(
     rewrite(bundle, change)
     with pytest.raises(BundleError, match=says):
         Bundle.open(bundle)
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root reads everything")
+def test_a_folder_without_permission_is_one_sentence(bundle: Path) -> None:
+    bundle.chmod(0)
+    try:
+        with pytest.raises(BundleError, match="cannot be read: Permission denied"):
+            Bundle.open(bundle)
+    finally:
+        bundle.chmod(0o700)
+
+
+def test_a_folder_that_the_system_refuses_is_one_sentence(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(path: Path, **_: Any) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "is_file", refuse)
+    with pytest.raises(BundleError, match="cannot be read: Permission denied"):
+        Bundle.open(bundle)
+
+
+def test_a_file_that_was_replaced_since_is_not_opened(tmp_path: Path) -> None:
+    """As by a new bundle renamed into the place of the open one: parts of two would not fit each other."""
+    crafted.write_bundle(tmp_path / "new")
+    editor = editar_rt.load(crafted.write_bundle(tmp_path / "bundle"), "cpu", 1)
+    (tmp_path / "bundle").rename(tmp_path / "old")
+    (tmp_path / "new").rename(tmp_path / "bundle")
+    with pytest.raises(BundleError, match="was replaced or changed after the bundle was opened; open the bundle again"):
+        editor.decode_tokens(np.zeros((1, 4), np.int32))
+
+
+def test_what_is_open_goes_on_when_a_new_bundle_takes_its_place(tmp_path: Path) -> None:
+    editor = editar_rt.load(crafted.write_bundle(tmp_path / "bundle"), "cpu", 1)
+    tokens = np.arange(4, dtype=np.int32)[None]
+    before = editor.decode_tokens(tokens)
+    with publishing(tmp_path / "bundle", force=True) as folder:
+        crafted.write_bundle(folder, crafted.wide())
+    assert np.array_equal(editor.decode_tokens(tokens), before)
+    assert not np.array_equal(editar_rt.load(tmp_path / "bundle", "cpu", 1).decode_tokens(tokens), before)
+
+
+def test_a_bundle_opened_by_a_relative_path_stays_open_elsewhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    crafted.write_bundle(tmp_path / "bundle")
+    monkeypatch.chdir(tmp_path)
+    editor = editar_rt.load("bundle", "cpu", 1)
+    monkeypatch.chdir("/")
+    assert editor.decode_tokens(np.zeros((1, 4), np.int32)).shape == (1, 3, 4, 4)
+
+
+def in_hugging_face_cache(root: Path, large: bool = True) -> Path:
+    """A crafted bundle as `huggingface_hub` keeps it: a snapshot of links into the repository's blobs.
+
+    Args:
+        large: files go by their SHA-256, as large ones do; small ones by another hash.
+    """
+    source = root / "source"
+    source.mkdir(parents=True)
+    (source / crafted.DATA).write_bytes(crafted.WEIGHTS.tobytes())
+    crafted.write_bundle(source, crafted.model(weights=crafted.external("weights", crafted.DATA)))
+    blobs, snapshot = root / "models--a--b" / "blobs", root / "models--a--b" / "snapshots" / "0" / "engines"
+    blobs.mkdir(parents=True)
+    snapshot.mkdir(parents=True)
+    for n, path in enumerate(sorted(source.iterdir())):
+        blob = blobs / (file_digest(path).sha256 if large else f"{n:040x}")
+        path.rename(blob)
+        (snapshot / path.name).symlink_to(os.path.relpath(blob, snapshot))
+    return snapshot
+
+
+@pytest.mark.parametrize("large", [True, False])
+def test_a_bundle_in_a_hugging_face_cache_opens(tmp_path: Path, large: bool) -> None:
+    editor = editar_rt.load(in_hugging_face_cache(tmp_path, large), "cpu", 1)
+    assert editor.decode_tokens(np.zeros((1, 4), np.int32)).shape == (1, 3, 4, 4)
+
+
+def test_a_link_to_a_blob_of_another_name_is_hashed_however_large(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bundle_module, "HASH_AT_LOAD_BYTES", 0)
+    snapshot = in_hugging_face_cache(tmp_path, large=False)
+    blob = (snapshot / crafted.DATA).resolve()
+    blob.write_bytes(bytes(blob.stat().st_size))
+    with pytest.raises(BundleError, match="its SHA-256 differs"):
+        Bundle.open(snapshot)
+
+
+@pytest.mark.parametrize("name", [crafted.DATA, "bundle.json"])
+@pytest.mark.parametrize("place", ["models--c--d/blobs", "models--a--b/refs", "elsewhere"])
+def test_links_of_a_cache_that_lead_elsewhere_are_refused(tmp_path: Path, name: str, place: str) -> None:
+    snapshot = in_hugging_face_cache(tmp_path)
+    (tmp_path / place).mkdir(parents=True)
+    moved = tmp_path / place / "blob"
+    (snapshot / name).resolve().rename(moved)
+    (snapshot / name).unlink()
+    (snapshot / name).symlink_to(moved)
+    with pytest.raises(BundleError, match=r"is a link that leaves the bundle; .*cp -rL"):
+        Bundle.open(snapshot)
 
 
 def test_fields_of_a_later_writer_are_left_alone(bundle: Path) -> None:
@@ -265,13 +374,16 @@ def test_publishing_where_nothing_can_be_written_says_so(tmp_path: Path) -> None
         pass
 
 
-def test_a_graph_that_fails_while_it_runs_is_one_sentence(bundle: Path) -> None:
-    def swap(manifest: dict[str, Any]) -> None:
-        parts = manifest["parts"]
-        first, second = parts["vq_encoder"]["file"], parts["vq_decoder"]["file"]
-        parts["vq_encoder"]["file"], parts["vq_decoder"]["file"] = second, first
+def put_failing(bundle: Path, part: str) -> None:
+    """Give a part a graph that fails when it runs."""
+    described = Bundle.open(bundle).manifest.parts[part]
+    onnx.save(crafted.failing(described), bundle / described.file)
+    digest = dataclasses.asdict(file_digest(bundle / described.file))
+    rewrite(bundle, lambda m: m["files"].update({described.file: digest}))
 
-    rewrite(bundle, swap)
+
+def test_a_graph_that_fails_while_it_runs_is_one_sentence(bundle: Path) -> None:
+    put_failing(bundle, "vq_encoder")
     editor = editar_rt.load(bundle, "cpu", 1)
     with pytest.raises(BackendError, match="ONNX Runtime failed in the part vq_encoder"):
         editor.encode_pixels(np.zeros((1, 3, 32, 32), np.float32))
@@ -282,12 +394,11 @@ def test_a_decoder_that_fails_in_a_step_is_one_sentence(
     request: pytest.FixtureRequest, tmp_path: Path, spelling: str
 ) -> None:
     bundle = Path(shutil.copytree(request.getfixturevalue(f"golden_gpt_bundle{spelling}"), tmp_path / "bundle"))
-    rewrite(bundle, lambda m: m["parts"]["decoder"].update(file=m["parts"]["prefix"]["file"]))
+    put_failing(bundle, "decoder")
     editor = editar_rt.load(bundle, "cpu", 1)
-    cache = editor.backend.make_cache(1, 16)
-    prefix = np.zeros((1, 1, editor.model.dim or 0), np.float32)
+    rows = FilledRows(editor.backend, 1, 16)
     with pytest.raises(BackendError, match="ONNX Runtime failed in the part decoder"):
-        cache.forward(np.zeros((1, 1), np.int32), prefix, np.zeros(1, np.int32))
+        rows.forward(np.zeros((1, 1), np.int32))
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ from editar_rt.bundle.folder import Bundle
 from editar_rt.errors import BackendError
 from editar_rt.generation.sampling import Sampling
 from tests.cuda_stand_in import Provider, tokens
+from tests.runtime.filled_rows import FilledRows
 
 
 @pytest.fixture(scope="module")
@@ -116,10 +117,9 @@ def test_caches_that_were_captured_before_it_was_given_up_go_on(
     golden_gpt_bundle_cuda: Path, provider: Provider, expected: np.ndarray
 ) -> None:
     editor = editar_rt.load(golden_gpt_bundle_cuda, "cuda")
-    cache = editor.backend.make_cache(2, 40)
+    cache = FilledRows(editor.backend, 2, 40)
     editor.backend.give_up_capture("another one failed")  # type: ignore[attr-defined]
-    zeros = np.zeros((1, 1, editor.model.dim or 0), np.float32)
-    cache.forward(np.ones((2, 1), np.int32), zeros, np.zeros(1, np.int32))
+    cache.forward(np.ones((2, 1), np.int32))
     assert provider.sessions[-1].launched == ["-1"] and not provider.sessions[-1].captures
 
 
@@ -156,4 +156,4 @@ def test_an_error_that_is_not_of_capture_is_raised(
 
     monkeypatch.setattr(provider, "InferenceSession", fails)
     with pytest.raises(BackendError, match="out of memory"):
-        editar_rt.load(golden_gpt_bundle_cuda, "cuda").backend.make_cache(1, 8)
+        editar_rt.load(golden_gpt_bundle_cuda, "cuda").backend.make_decoder(1, 8)

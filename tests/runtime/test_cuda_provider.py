@@ -15,10 +15,12 @@ import editar_rt
 from editar_rt import names
 from editar_rt.backends.engines.cuda import CAPABILITY
 from editar_rt.backends.ort import backend, cuda_provider
+from editar_rt.backends.ort import decoder as ort_decoder
 from editar_rt.backends.ort.cuda_provider import CudaProvider
 from editar_rt.bundle.folder import Bundle
 from editar_rt.errors import BackendError
 from tests.cuda_stand_in import Provider, tokens
+from tests.runtime.filled_rows import FilledRows
 
 CACHE_NAMES = (names.past_key, names.past_value, names.present_key, names.present_value)
 
@@ -53,9 +55,9 @@ def test_the_package_reads_bfloat16_from_an_array_of_its_bits() -> None:
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
     session = real.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
     numbers = np.asarray([1, 2.5, -3], np.float32)
-    bits = (numbers.view(np.uint32) >> 16).astype(backend.BFLOAT16_BITS)
+    bits = (numbers.view(np.uint32) >> 16).astype(ort_decoder.BFLOAT16_BITS)
     binding = session.io_binding()
-    binding.bind_input("bits", "cpu", 0, backend.BFLOAT16, [3], bits.ctypes.data)
+    binding.bind_input("bits", "cpu", 0, ort_decoder.BFLOAT16, [3], bits.ctypes.data)
     binding.bind_output("real")
     session.run_with_iobinding(binding)
     assert binding.copy_outputs_to_cpu()[0].tolist() == numbers.tolist()
@@ -148,15 +150,14 @@ def test_a_decoder_is_checked_when_it_opens(
     checked: list[Bundle] = []
     monkeypatch.setattr(CudaProvider, "check", staticmethod(checked.append))
     editor = editar_rt.load(golden_gpt_bundle_cuda, "cuda")
-    editor.backend.make_cache(1, 8)
+    editor.backend.make_decoder(1, 8)
     assert checked == [editor.bundle]
 
 
 def test_rows_are_copied_without_a_way_through_the_host(golden_gpt_bundle_cuda: Path, provider: Provider) -> None:
     editor = editar_rt.load(golden_gpt_bundle_cuda, "cuda")
-    cache = editor.backend.make_cache(3, 20)
-    none, last = np.zeros((1, 1, editor.model.dim or 0), np.float32), np.asarray([3], np.int32)
-    cache.forward(np.asarray([[5, 6, 7, 8]], np.int32), none, last, first_row=2)
+    cache = FilledRows(editor.backend, 3, 20)
+    cache.forward(np.asarray([[5, 6, 7, 8]], np.int32), first_row=2)
     cache.copy_row(2, 0)
     held = [value for value in provider.values if len(value.shape()) == 4]
     assert len(held) == 6 and not any(value.moved for value in held)

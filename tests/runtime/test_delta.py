@@ -18,9 +18,9 @@ from editar_rt.bundle.folder import Bundle
 from editar_rt.editor import Editor
 from editar_rt.errors import BackendError, MissingPartError, OptionError
 from tests.conftest import golden_arrays
+from tests.runtime.filled_rows import FilledRows
 
 GOLDEN = golden_arrays("gpt_tiny")
-NONE, FIRST = np.zeros((1, 1, 128), np.float32), np.zeros(1, np.int32)
 PLANS = [Plan((1,), (1,)), Plan((2,), (7,)), Plan((1, 4), (16, 120)), Plan((3,), (300,))]
 
 
@@ -37,7 +37,7 @@ def backend(golden_gpt_bundle_delta: Path) -> DeltaBackend:
 
 
 def step(cache: Any, tokens: list[int], first_row: int = 0) -> np.ndarray:
-    return cache.forward(np.asarray(tokens, np.int32)[:, None], NONE, FIRST, first_row).copy()
+    return cache.forward(np.asarray(tokens, np.int32)[:, None], first_row=first_row).copy()
 
 
 @pytest.mark.parametrize("plan", PLANS, ids=str)
@@ -71,7 +71,7 @@ def test_engines_are_chosen_by_what_is_left() -> None:
 
 
 def test_a_step_of_all_rows_is_placed_by_one_copy(backend: DeltaBackend, monkeypatch: pytest.MonkeyPatch) -> None:
-    cache, copies = backend.make_cache(2, 20), []
+    cache, copies = FilledRows(backend, 2, 20), []
     copy = NumpyMemory.copy_2d
     monkeypatch.setattr(NumpyMemory, "copy_2d", lambda *call: (copies.append(call[5:]), copy(*call))[1])
     for token in range(3):
@@ -84,12 +84,12 @@ def test_a_step_of_all_rows_is_placed_by_one_copy(backend: DeltaBackend, monkeyp
 
 
 def test_a_step_writes_its_rows_and_touches_no_other(backend: DeltaBackend) -> None:
-    cache: Any = backend.make_cache(2, 20)
+    cache = FilledRows(backend, 2, 20)
     shape = (6, 2, 4, 152, 32)  # layers' keys and values, rows, heads, capacity, width
     memory = np.zeros(shape, np.float32)
 
     def read() -> np.ndarray:
-        backend.engines.memory.to_host(memory, cache._address)
+        backend.engines.memory.to_host(memory, cache.decoder._address)
         return memory.copy()
 
     assert not read().any()  # zeroed: weight 0 times what lies there must be 0
@@ -114,7 +114,7 @@ def test_recorded_steps_are_the_plain_ones(golden_gpt_bundle_delta: Path, monkey
     monkeypatch.setattr(recorded.engines.memory, "capture", lambda work: capture(recorded.engines.memory, work))
     plain = with_plan(golden_gpt_bundle_delta, Plan((2,), (16,))).backend
     monkeypatch.setattr(plain.engines.memory, "capture", refuse)
-    caches = [backend.make_cache(2, 20) for backend in (recorded, plain)]
+    caches = [FilledRows(backend, 2, 20) for backend in (recorded, plain)]
     for token in range(6):
         first, second = (step(cache, [token, token + 1]) for cache in caches)
         assert np.array_equal(first, second)
@@ -130,8 +130,8 @@ def test_steps_that_cannot_be_recorded_run_and_the_name_says_so(
     backend: DeltaBackend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(backend.engines.memory, "capture", refuse)
-    cache = backend.make_cache(1, 20)
-    expected = [step(backend.make_cache(1, 20), [1])]
+    cache = FilledRows(backend, 1, 20)
+    expected = [step(FilledRows(backend, 1, 20), [1])]
     assert np.array_equal(step(cache, [1]), expected[0])
     step(cache, [2])
     assert backend.name.endswith("; steps are not captured: the driver is of another opinion")
@@ -139,18 +139,18 @@ def test_steps_that_cannot_be_recorded_run_and_the_name_says_so(
 
 def test_a_full_cache_is_said(backend: DeltaBackend) -> None:
     with pytest.raises(OptionError, match="room for 152 positions, not for 153"):
-        backend.make_cache(1, 153)
-    cache = backend.make_cache(1, 152)
+        backend.make_decoder(1, 153)
+    cache = FilledRows(backend, 1, 152)
     cache.lengths[:] = 150
-    with pytest.raises(OptionError, match="room for 152 positions; 150 are filled and 3 more do not fit"):
-        cache.forward(np.ones((1, 3), np.int32), NONE, FIRST)
+    with pytest.raises(OptionError, match="room for 152 positions, and 153 would be filled"):
+        cache.forward(np.ones((1, 3), np.int32))
 
 
 def test_a_cache_gives_its_memory_back(backend: DeltaBackend) -> None:
     memory: Any = backend.engines.memory
-    step(backend.make_cache(1, 20), [1])
+    step(FilledRows(backend, 1, 20), [1])
     held = len(memory._blocks)
-    step(backend.make_cache(2, 20), [1])
+    step(FilledRows(backend, 2, 20), [1])
     assert len(memory._blocks) == held
 
 

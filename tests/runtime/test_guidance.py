@@ -13,7 +13,7 @@ from editar_rt.generation.decoding import decode
 from editar_rt.generation.guidance import Schedule
 from editar_rt.generation.sampling import Sampling
 from tests.runtime.demo import PICTURE, WORDS
-from tests.runtime.test_decoding import COUNT, KNOWN, NULL_TEXT, TEXT, FakeBackend, make_prefix, plain_tokens, tokens
+from tests.runtime.test_decoding import KNOWN, FakeBackend, make_scheduler, plain_tokens, sequence_of, tokens
 from tests.runtime.watching import forwarded_positions
 
 
@@ -76,19 +76,20 @@ def test_tokens_are_those_of_running_both_rows_always(sampling: Sampling, known:
 
 def test_the_null_row_stays_away_until_it_is_needed_and_then_reads_what_it_missed_at_once() -> None:
     backend = FakeBackend()
-    prefix = make_prefix(backend, 1)
-    first = prefix.read(TEXT[:1], NULL_TEXT)
+    scheduler = make_scheduler(backend, 1)
+    picture = sequence_of(scheduler, 0, Sampling(cfg_interval=(4, 6)))
+    scheduler.prefill(picture)
     backend.calls.clear()
-    list(decode(prefix, first, COUNT, Sampling(cfg_interval=(4, 6))))
-    # Tokens 1 to 3 alone; then the null row's four and the other's one; token 5 together; the rest alone again.
-    assert backend.calls == [(1, 1)] * 3 + [(1, 4), (1, 1)] + [(2, 1)] + [(1, 1)] * 3
+    list(decode(scheduler, [picture]))
+    # Tokens 1 to 3 alone; then one position, and four of the row that waited; token 5 together; the rest alone again.
+    assert backend.calls == [(1, 1)] * 3 + [(1, 1), (1, 4)] + [(2, 1)] + [(1, 1)] * 3
 
 
 def test_a_real_decoder_gives_the_tokens_of_the_forced_scores(
     demo_editor: editar_rt.Editor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sampling = Sampling(cfg_scale="linear:0,4", cfg_interval=(20, 50), greedy=True)
-    session = demo_editor.open(PICTURE)
+    session = demo_editor.session(PICTURE)
     result = session.edit(WORDS, sampling=sampling)
     states = demo_editor.encode_text([WORDS])
     cond, null = demo_editor.score(states, session.condition_tokens, result.tokens[None])
@@ -97,7 +98,7 @@ def test_a_real_decoder_gives_the_tokens_of_the_forced_scores(
     seen = forwarded_positions(session, monkeypatch)
     session.edit("remove the ball", sampling=sampling)
     assert (
-        seen == [(1, demo_editor.model.text_tokens)] + [(1, 1)] * 19 + [(1, 20), (1, 1)] + [(2, 1)] * 29 + [(1, 1)] * 14
+        seen == [(1, demo_editor.model.text_tokens)] + [(1, 1)] * 19 + [(1, 1), (1, 20)] + [(2, 1)] * 29 + [(1, 1)] * 14
     )
 
 
@@ -105,14 +106,14 @@ def test_a_real_decoder_gives_the_tokens_of_the_forced_scores(
     "scale", ["linear:1", "linear:1,2,3", "steep:1,2", "cosine:-1,2", "linear:nan,2", "linear:", "abc", None, "values:"]
 )
 def test_what_is_no_schedule_is_refused_with_what_is(scale: object) -> None:
-    with pytest.raises(OptionError, match="cfg_scale must be 0 or more, linear:FIRST,LAST"):
+    with pytest.raises(OptionError, match="cfg_scale must be 0 to 1e[+]06, linear:FIRST,LAST"):
         Sampling(cfg_scale=scale)
 
 
 def test_values_and_functions_that_do_not_fit_are_refused() -> None:
     with pytest.raises(OptionError, match="cfg_scale has 3 values, but a picture has 4 tokens"):
         Sampling(cfg_scale="values:3,1,2").scales(4)
-    with pytest.raises(OptionError, match="must give finite numbers of 0 or more"):
+    with pytest.raises(OptionError, match="must give a number of 0 to 1e[+]06"):
         Sampling(cfg_scale=lambda position, count: float("nan")).scales(4)
 
 

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 import editar_rt
-from editar_rt.backends.base import Cache
-from editar_rt.backends.ort import backend as onnxruntime
+from editar_rt.backends.ort import decoder
 from editar_rt.editor import Editor
+from tests.runtime.filled_rows import FilledRows
 
 ROWS = 2
 
@@ -22,20 +22,19 @@ def editor(request: pytest.FixtureRequest) -> Editor:
     return editar_rt.load(request.getfixturevalue(request.param), device="cpu")
 
 
-def step(cache: Cache, dim: int, token: int) -> np.ndarray:
+def step(cache: FilledRows, token: int) -> np.ndarray:
     """One token in every row."""
-    tokens = np.full((ROWS, 1), token, np.int32)
-    return cache.forward(tokens, np.zeros((1, 1, dim), np.float32), np.zeros(1, np.int32))
+    return cache.forward(np.full((ROWS, 1), token, np.int32))
 
 
 def test_a_step_writes_its_rows_and_touches_no_other(editor: Editor) -> None:
-    dim, cache = editor.model.dim, editor.backend.make_cache(ROWS, 40)
-    step(cache, dim, 1)
-    before = [buffer.numpy().copy() for buffer in cache._buffers]
-    places = [buffer.data_ptr() for buffer in cache._buffers]
-    step(cache, dim, 2)
-    assert [buffer.data_ptr() for buffer in cache._buffers] == places
-    for old, buffer in zip(before, cache._buffers, strict=True):
+    cache = FilledRows(editor.backend, ROWS, 40)
+    step(cache, 1)
+    before = [buffer.numpy().copy() for buffer in cache.decoder._buffers]
+    places = [buffer.data_ptr() for buffer in cache.decoder._buffers]
+    step(cache, 2)
+    assert [buffer.data_ptr() for buffer in cache.decoder._buffers] == places
+    for old, buffer in zip(before, cache.decoder._buffers, strict=True):
         new = buffer.numpy()
         assert np.array_equal(new[:, :, :1], old[:, :, :1])
         assert (new[:, :, 1] != old[:, :, 1]).any()  # the step's keys or values, where the graph was to put them
@@ -43,20 +42,20 @@ def test_a_step_writes_its_rows_and_touches_no_other(editor: Editor) -> None:
 
 
 def test_logits_do_not_depend_on_the_capacity(editor: Editor) -> None:
-    dim, answers = editor.model.dim, []
+    answers = []
     for capacity in (8, 600):
-        cache = editor.backend.make_cache(ROWS, capacity)
-        answers.append([step(cache, dim, token).copy() for token in range(6)])
+        cache = FilledRows(editor.backend, ROWS, capacity)
+        answers.append([step(cache, token).copy() for token in range(6)])
     np.testing.assert_allclose(answers[0], answers[1], rtol=0, atol=1e-5)
 
 
 def test_the_loop_allocates_nothing_that_stays(editor: Editor) -> None:
-    dim, cache = editor.model.dim, editor.backend.make_cache(ROWS, 150)
+    cache = FilledRows(editor.backend, ROWS, 150)
 
     def run(steps: int) -> np.ndarray:
         cache.lengths[:] = 0
         for token in range(steps):
-            logits = step(cache, dim, token)
+            logits = step(cache, token)
         return logits
 
     logits = run(150)
@@ -81,7 +80,7 @@ def test_a_long_prefill_in_pieces_gives_the_same_logits_and_tokens(
     states = rng.standard_normal((2, model.text_tokens, model.text_dim)).astype(np.float32)
     picture, target = rng.integers(0, model.vocab_size, (2, 2, model.picture_tokens), np.int32)
     whole = *editor.score(states, picture, target), editor.generate(states, picture, editar_rt.Sampling(seed=1))
-    monkeypatch.setattr(onnxruntime, "CHUNK", chunk)
+    monkeypatch.setattr(decoder, "CHUNK", chunk)
     pieces = *editor.score(states, picture, target), editor.generate(states, picture, editar_rt.Sampling(seed=1))
     for one, other in zip(whole[:2], pieces[:2], strict=True):
         np.testing.assert_allclose(one, other, rtol=0, atol=1e-5)  # sums in another order
@@ -91,21 +90,21 @@ def test_a_long_prefill_in_pieces_gives_the_same_logits_and_tokens(
 def test_what_a_long_chunk_took_is_given_back_and_what_steps_take_is_kept(
     editor: Editor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    dim, cache = editor.model.dim, editor.backend.make_cache(ROWS, 150)
+    cache = FilledRows(editor.backend, ROWS, 150)
     trimmed: list[None] = []
-    monkeypatch.setattr(onnxruntime, "trim_heap", lambda: trimmed.append(None))
+    monkeypatch.setattr(decoder, "trim_heap", lambda: trimmed.append(None))
     given: list[str | None] = []
 
     class Noted:
-        def run_with_iobinding(self, binding: Any, options: Any) -> None:
+        def run_with_iobinding(self, binding: Any, options: Any = None) -> None:
             given.append(options and options.get_run_config_entry("memory.enable_memory_arena_shrinkage"))
             session.run_with_iobinding(binding, options)
 
         def io_binding(self) -> Any:
             return session.io_binding()
 
-    session, cache._session = cache._session, Noted()
-    tokens = np.zeros((1, onnxruntime.LONG), np.int32)
-    cache.forward(tokens, np.zeros((1, 1, dim), np.float32), np.zeros(1, np.int32))
-    step(cache, dim, 1)
+    session, cache.decoder._session = cache.decoder._session, Noted()
+    cache.forward(np.zeros((1, decoder.LONG), np.int32))
+    cache.lengths[:] = decoder.LONG
+    step(cache, 1)
     assert given == ["cpu:0", None] and len(trimmed) == 1

@@ -38,8 +38,8 @@ def test_a_full_mask_gives_the_tokens_and_the_picture_of_an_edit_without_one(dem
 def test_a_black_mask_gives_the_source_back_without_a_step_and_says_so(
     demo_editor: editar_rt.Editor, monkeypatch: pytest.MonkeyPatch, put_back: bool
 ) -> None:
-    session = demo_editor.open(PICTURE)
-    monkeypatch.setattr(demo_editor.backend, "make_cache", None)  # not even a prefill
+    session = demo_editor.session(PICTURE)
+    monkeypatch.setattr(demo_editor.backend, "make_decoder", None)  # not even a prefill
     with pytest.warns(EmptyMaskWarning, match="the mask has no white"):
         result = session.edit(WORDS, mask=Image.new("L", (SIDE, SIDE)), composite=put_back)
     assert np.array_equal(result.tokens, session.condition_tokens[0])
@@ -51,7 +51,7 @@ def test_a_black_mask_gives_the_source_back_without_a_step_and_says_so(
 def test_outside_the_dilated_mask_tokens_are_the_sources(
     demo_editor: editar_rt.Editor, sampling: editar_rt.Sampling
 ) -> None:
-    session = demo_editor.open(PICTURE)
+    session = demo_editor.session(PICTURE)
     result = session.edit("add a red cube", sampling=sampling, mask=cells((2, 2), (5, 6)), mask_margin=1)
     free = dilate(touched_cells(cells((2, 2), (5, 6)), GRID), 1).ravel()
     assert free.sum() == 18
@@ -62,7 +62,7 @@ def test_outside_the_dilated_mask_tokens_are_the_sources(
 def test_drawn_tokens_are_those_of_the_forced_scores(demo_editor: editar_rt.Editor) -> None:
     """Greedy tokens inside the mask are the largest guided logits given everything before them, in one pass."""
     mask, sampling = cells((3, 3), (6, 1)), editar_rt.Sampling(cfg_scale=2.0, greedy=True)
-    session = demo_editor.open(PICTURE)
+    session = demo_editor.session(PICTURE)
     result = session.edit(WORDS, sampling=sampling, mask=mask)
     states = demo_editor.encode_text([WORDS])
     cond, null = demo_editor.score(states, session.condition_tokens, result.tokens[None])
@@ -74,20 +74,21 @@ def test_drawn_tokens_are_those_of_the_forced_scores(demo_editor: editar_rt.Edit
 def test_runs_of_known_tokens_are_one_chunk_and_those_behind_the_last_free_one_are_not_run(
     demo_editor: editar_rt.Editor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    session = demo_editor.open(PICTURE)
+    session = demo_editor.session(PICTURE)
     # At random: where they began as the source's, the null row would keep tokens, and be fed in a chunk of its own.
     session.edit(WORDS, sampling=editar_rt.Sampling(temperature=100.0, top_k=0))
     seen = forwarded_positions(session, monkeypatch)
     session.edit("remove the cube", mask=cells((2, 1), (2, 2), (4, 0)), mask_margin=0)
     text = (1, demo_editor.model.text_tokens)
     # Tokens 17, 18 and 32 are free: 17 known ones come first, then the one drawn, then 18 and the 13 behind it.
-    assert seen == [text, (2, 17), (2, 1), (2, 14)]
+    # Chunks go row by row.
+    assert seen == [text, (1, 17), (1, 17), (2, 1), (1, 14), (1, 14)]
 
 
 def test_a_first_token_that_is_known_is_taken_and_a_free_one_comes_from_the_prefill(
     demo_editor: editar_rt.Editor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    session = demo_editor.open(PICTURE)
+    session = demo_editor.session(PICTURE)
     plain = session.edit(WORDS)
     seen = forwarded_positions(session, monkeypatch)
     first_alone = session.edit(WORDS, mask=cells((0, 0)), mask_margin=0)
@@ -96,7 +97,7 @@ def test_a_first_token_that_is_known_is_taken_and_a_free_one_comes_from_the_pref
 
 
 def test_generating_with_known_tokens_is_what_a_mask_does(demo_editor: editar_rt.Editor) -> None:
-    session, mask = demo_editor.open(PICTURE), cells((4, 4))
+    session, mask = demo_editor.session(PICTURE), cells((4, 4))
     masked = session.edit(WORDS, sampling=editar_rt.Sampling(seed=2), mask=mask)
     free = dilate(touched_cells(mask, GRID), 1).ravel()
     known = np.where(free, -1, session.condition_tokens)
@@ -107,7 +108,7 @@ def test_generating_with_known_tokens_is_what_a_mask_does(demo_editor: editar_rt
 
 def test_rows_with_masks_of_their_own_have_the_tokens_they_have_alone(demo_editor: editar_rt.Editor) -> None:
     states = demo_editor.encode_text([WORDS, "remove the cube"])
-    condition = demo_editor.open(PICTURE).condition_tokens.repeat(2, axis=0)
+    condition = demo_editor.session(PICTURE).condition_tokens.repeat(2, axis=0)
     known = condition.copy()
     known[0, 10:20] = known[1, 15:40] = -1
     sampling = editar_rt.Sampling(seed=7)
@@ -149,7 +150,7 @@ def test_progress_counts_known_tokens_too(demo_editor: editar_rt.Editor) -> None
 
 
 def test_pixels_outside_the_mask_are_the_sources_exactly(demo_editor: editar_rt.Editor) -> None:
-    session = demo_editor.open(PICTURE)
+    session = demo_editor.session(PICTURE)
     result = session.edit(WORDS, mask=BALL)
     inside = box_mask(BALL, (SIDE, SIDE))
     source, made = np.asarray(session.source), np.asarray(result.image)

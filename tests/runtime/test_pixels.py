@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import io
+import os
 import struct
+import threading
+import warnings
 import zlib
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from editar_rt.errors import PictureError
-from editar_rt.images.pixels import fit_square, open_picture, read_pixels, to_pictures, to_pixels
+from editar_rt.images.fit import fit_square
+from editar_rt.images.pixels import open_picture, read_pixels, to_pictures, to_pixels
 
 
 def test_pixels_and_pictures_are_inverse_for_all_values() -> None:
@@ -92,6 +99,79 @@ def test_arrays_of_uint8_are_pictures(shape: tuple[int, ...]) -> None:
 def test_other_arrays_are_refused(array: np.ndarray) -> None:
     with pytest.raises(PictureError, match=r"must be uint8 \[H, W, 3\]"):
         open_picture(array)
+
+
+# Files that are not at a path.
+
+
+def content_of(picture: Image.Image) -> bytes:
+    stream = io.BytesIO()
+    picture.save(stream, "PNG")
+    return stream.getvalue()
+
+
+@pytest.mark.parametrize("kind", [bytes, bytearray, memoryview, io.BytesIO])
+def test_bytes_and_files_in_memory_are_pictures(kind: Callable[[bytes], Any]) -> None:
+    content = content_of(Image.new("RGB", (8, 9), "red"))
+    assert open_picture(kind(content)).getpixel((0, 0)) == (255, 0, 0)
+
+
+def test_an_open_file_is_read_from_where_it_stands_and_left_open(tmp_path: Path) -> None:
+    (tmp_path / "two").write_bytes(b"header" + content_of(Image.new("RGB", (8, 9), "red")))
+    with open(tmp_path / "two", "rb") as file:
+        file.seek(6)
+        assert open_picture(file).size == (8, 9)
+        assert not file.closed
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes here")
+@pytest.mark.parametrize("opened", [True, False], ids=["file-object", "path"])
+def test_pipes_are_read(tmp_path: Path, opened: bool) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    content = content_of(Image.new("RGB", (8, 9), "red"))
+    writer = threading.Thread(target=(tmp_path / "pipe").write_bytes, args=(content,), daemon=True)
+    writer.start()
+    if opened:
+        with open(tmp_path / "pipe", "rb") as stream:
+            assert open_picture(stream).size == (8, 9)
+    else:
+        assert open_picture(tmp_path / "pipe").size == (8, 9)
+    writer.join()
+
+
+def test_bad_files_in_memory_are_refused_by_their_name(tmp_path: Path) -> None:
+    with pytest.raises(PictureError, match="the picture is not a picture in a format"):
+        open_picture(b"hello")
+    (tmp_path / "notes.txt").write_text("hello")
+    with open(tmp_path / "notes.txt", "rb") as file, pytest.raises(PictureError, match=r"notes\.txt is not a picture"):
+        open_picture(file)
+    with open(tmp_path / "notes.txt") as text, pytest.raises(PictureError, match="must be opened in mode 'rb'"):
+        open_picture(text)  # type: ignore[arg-type]
+    with pytest.raises(PictureError, match="a path, bytes, a binary file, a PIL image or a uint8 array, got int"):
+        open_picture(3)  # type: ignore[arg-type]
+
+
+def test_no_more_is_read_from_a_file_object_than_a_picture_can_have(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("editar_rt.images.pixels.MAX_BYTES", 1 << 20)
+    with io.BytesIO(bytes(2 << 20)) as large, pytest.raises(PictureError, match="more than 1 MB"):
+        open_picture(large)
+
+
+def test_reading_pictures_changes_nothing_of_the_process() -> None:
+    """Warning filters are of all threads: who sets them for a while loses them to another who does so too."""
+    before = list(warnings.filters)
+    seen = []
+
+    class Watching(io.BytesIO):
+        def read(self, *count: int) -> bytes:
+            seen.append(list(warnings.filters))
+            return super().read(*count)
+
+    open_picture(Image.open(Watching(content_of(Image.new("RGB", (8, 8))))))
+    assert seen and all(filters == before for filters in seen)
+
+
+# Into the model's square.
 
 
 @pytest.mark.parametrize("size", [(100, 40), (40, 100), (64, 64), (3, 1), (2000, 5)])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -12,7 +13,8 @@ import numpy as np
 import pytest
 
 import editar_rt
-from editar_rt.backends.ort import pages, prepacked
+from editar_rt.backends.ort import kept_folder, pages, prepacked
+from tests.runtime import crafted
 
 RUN = (
     "import editar_rt.backends.ort.prepacked as p, editar_rt, sys; p.PAYS_FROM = 0; "
@@ -26,6 +28,11 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(prepacked, "PAYS_FROM", 0)
     monkeypatch.setenv(prepacked.VARIABLE, str(tmp_path / "cache"))
     return tmp_path / "cache"
+
+
+def pixels(bundle: Path) -> np.ndarray:
+    """Of a crafted bundle, whose one graph opens at once."""
+    return editar_rt.load(bundle, "cpu", 1).decode_tokens(np.arange(4, dtype=np.int32)[None])
 
 
 def tokens(bundle: Path, **options: bool) -> np.ndarray:
@@ -60,12 +67,83 @@ def test_what_opening_reads_of_the_weights_is_not_kept(
     assert resident(lambda m: m.resident) == 0
 
 
-def test_a_damaged_one_is_made_again(golden_gpt_bundle: Path, cache: Path) -> None:
-    plain = tokens(golden_gpt_bundle)
-    for path in cache.rglob("*.data"):
-        path.write_bytes(path.read_bytes()[:100])
-    assert np.array_equal(tokens(golden_gpt_bundle), plain)
-    assert all(path.stat().st_size > 100 for path in cache.rglob("*.data"))
+def zeros(path: Path) -> None:
+    path.write_bytes(bytes(path.stat().st_size))
+
+
+def flipped(path: Path) -> None:
+    """One bit, between the pages that are looked at each time, and the file's time set back."""
+    before = path.stat()
+    content = bytearray(path.read_bytes())
+    content[min(kept_folder.PAGE + 100, len(content) // 2)] ^= 1
+    path.write_bytes(content)
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+def truncated(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:100])
+
+
+@pytest.mark.parametrize("name", ["graph.onnx", "graph.onnx.data", kept_folder.SEAL])
+@pytest.mark.parametrize("damage", [zeros, flipped, truncated, Path.unlink], ids=lambda damage: damage.__name__)
+def test_a_damaged_one_is_made_again(tmp_path: Path, cache: Path, damage: Callable[[Path], None], name: str) -> None:
+    bundle = crafted.write_bundle(tmp_path / "bundle", crafted.wide())
+    plain = pixels(bundle)
+    whole = {path.name: path.read_bytes() for path in cache.rglob("graph*")}
+    (kept,) = cache.rglob(name)
+    damage(kept)
+    assert np.array_equal(pixels(bundle), plain)
+    assert {path.name: path.read_bytes() for path in cache.rglob("graph*")} == whole
+    assert [kept_folder.is_whole(folder) for folder in cache.iterdir()] == [True]
+
+
+def test_one_that_was_copied_is_hashed_once_and_kept(tmp_path: Path, cache: Path) -> None:
+    bundle = crafted.write_bundle(tmp_path / "bundle", crafted.wide())
+    pixels(bundle)
+    shutil.copytree(cache, tmp_path / "copy")
+    (folder,) = (tmp_path / "copy").iterdir()
+    seal = (folder / kept_folder.SEAL).read_text()
+    assert kept_folder.is_whole(folder) and (folder / kept_folder.SEAL).read_text() != seal
+
+
+def test_one_that_no_longer_opens_is_gone_without(tmp_path: Path, cache: Path) -> None:
+    bundle = crafted.write_bundle(tmp_path / "bundle", crafted.wide())
+    plain = pixels(bundle)
+    (folder,) = cache.iterdir()
+    (folder / "graph.onnx").write_bytes(b"not a graph")
+    kept_folder._seal(folder)
+    assert np.array_equal(pixels(bundle), plain) and not folder.exists()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no such limit")
+@pytest.mark.parametrize("limit", [100, 10_000])
+def test_a_disk_that_fills_up_costs_nothing_but_the_time(tmp_path: Path, cache: Path, limit: int) -> None:
+    import resource
+
+    bundle = crafted.write_bundle(tmp_path / "bundle", crafted.wide())
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))  # writing fails from there on
+    try:
+        found = pixels(bundle)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert list(cache.iterdir()) == []
+    assert np.array_equal(found, pixels(bundle))
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no such locks")
+def test_leftovers_of_killed_processes_go_and_those_of_living_ones_stay(tmp_path: Path, cache: Path) -> None:
+    old, dead, young = (cache / f"{name}{kept_folder.PARTIAL}1-0" for name in ("old", "dead", "young"))
+    for folder in (old, dead, young):
+        folder.mkdir(parents=True)
+        (folder / "graph.onnx.data").touch()
+    (dead / kept_folder.LOCK).touch()
+    for path in (old, old / "graph.onnx.data"):
+        os.utime(path, (0, 0))
+    with kept_folder.making(cache / "living") as living:
+        pixels(crafted.write_bundle(tmp_path / "bundle", crafted.wide()))
+        left = set(cache.glob(f"*{kept_folder.PARTIAL}*"))
+    assert left == {young, living}
 
 
 def test_it_can_be_refused(golden_gpt_bundle: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -69,7 +69,7 @@ def test_nothing_is_shown_again_after_a_run_of_known_tokens() -> None:
 
 
 def test_a_preview_is_the_decoded_rows_above_and_the_sources_below(demo_editor: editar_rt.Editor) -> None:
-    session, previews = demo_editor.open(PICTURE), []
+    session, previews = demo_editor.session(PICTURE), []
     session.edit(WORDS)  # so that the cost of a preview is known
     result = session.edit(WORDS, on_preview=lambda *preview: previews.append(preview), preview_share=1.0)
     assert previews
@@ -83,7 +83,6 @@ def test_what_previews_took_is_reported_apart_from_the_steps(demo_editor: editar
     plain = demo_editor.edit(PICTURE, WORDS)
     assert "preview" not in plain.timings
     timings = demo_editor.edit(PICTURE, WORDS, on_preview=lambda *_: None).timings
-    assert timings["preview_share"] == pytest.approx(timings["preview"] / timings["decode"])
     assert sum(timings[s] for s in ("encode", "text", "prefill", "decode", "preview", "pixels")) <= timings["total"]
 
 
@@ -94,7 +93,7 @@ def test_previews_change_no_token(demo_editor: editar_rt.Editor) -> None:
 
 
 def test_frames_go_from_the_source_to_the_result(demo_editor: editar_rt.Editor) -> None:
-    session = demo_editor.open(PICTURE)
+    session = demo_editor.session(PICTURE)
     result = session.edit(WORDS, mask=BALL)
     frames = session.frames()
     assert np.array_equal(np.asarray(frames[0]), np.asarray(session.source))
@@ -135,9 +134,9 @@ def test_a_share_above_one_is_refused(demo_editor: editar_rt.Editor) -> None:
 
 
 def test_results_and_sessions_show_themselves_in_a_notebook(demo_editor: editar_rt.Editor) -> None:
-    session = demo_editor.open(PICTURE)
+    session = demo_editor.session(PICTURE)
     assert session._repr_html_().count("<img") == 1
-    results = session.edit("make the <ball> green", n=2)
+    results = session.variants("make the <ball> green", 2)
     assert results[0]._repr_png_().startswith(b"\x89PNG")
     assert "make the &lt;ball&gt; green (seed 0)" in results[0]._repr_html_()
     assert session._repr_html_().count('<img width="192" src="data:image/png;base64,') == 3

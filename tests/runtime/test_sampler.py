@@ -15,15 +15,17 @@ import pytest
 
 import editar_rt
 from editar_rt import Sampling, names
-from editar_rt.backends.base import DrawingCache
-from editar_rt.backends.engines.backend import DeltaBackend, DeltaCache
+from editar_rt.backends.engines.backend import DeltaBackend
+from editar_rt.backends.engines.decoder import EngineDecoder
 from editar_rt.backends.engines.emulated import EmulatedEngines, NumpyMemory
 from editar_rt.backends.engines.plan import Plan, Shape
+from editar_rt.backends.engines.sampler import SamplerInputs
 from editar_rt.bundle.folder import Bundle
 from editar_rt.editor import Editor
 from editar_rt.errors import BackendError, OptionError
-from editar_rt.generation.decoding import Step, collect, decode, picture_chunk
-from editar_rt.generation.sampling import Draw, guide, pick_tokens
+from editar_rt.generation.decoding import Step, decode
+from editar_rt.generation.sampling import Draw, guide, sample, uniform
+from editar_rt.generation.sequence import Sequence
 from editar_rt.observe.replay import replay
 from editar_rt.observe.trace import Trace
 from export.bundle_writer import Options, Sources, write_bundle
@@ -52,16 +54,20 @@ class Drawn:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.asked = self.done = self.unclear = 0
-        draw = DeltaCache.draw
+        step, on_host = EngineDecoder._step_and_draw, Draw.on_host
 
-        def counted(cache: DeltaCache, *arguments: Any) -> Any:
-            found = draw(cache, *arguments)
+        def counted(decoder: EngineDecoder, *arguments: Any) -> Any:
+            found = step(decoder, *arguments)
             self.asked += 1
             self.done += found is not None
-            self.unclear += found is not None and bool((found.tokens < 0).any())
             return found
 
-        monkeypatch.setattr(DeltaCache, "draw", counted)
+        def completed(draw: Draw, logits: np.ndarray, drawn: np.ndarray | None = None) -> np.ndarray:
+            self.unclear += drawn is not None
+            return on_host(draw, logits, drawn)
+
+        monkeypatch.setattr(EngineDecoder, "_step_and_draw", counted)
+        monkeypatch.setattr(Draw, "on_host", completed)
 
 
 @pytest.fixture
@@ -76,17 +82,15 @@ def editor(golden_gpt_bundle_delta_head: Path) -> Editor:
 
 
 def steps(editor: Editor, sampling: Sampling, rows: int = 1, on_device: bool = True, known: Any = None) -> Any:
-    text, null_text, null_picture = editor.project(GOLDEN["text"][:1])
-    picture = picture_chunk(GOLDEN["image_tokens"][:1].astype(np.int32), null_picture)
-    prefix = editor.make_prefix(picture, [0] * rows, sampling.guided)
+    (inputs,) = editor.inputs(GOLDEN["text"][:1], GOLDEN["image_tokens"][:1])
+    scheduler, guided = editor.scheduler(rows, sampling.guided, on_device), sampling.guided
     seeds = [sampling.seed + row for row in range(rows)]
-    return decode(prefix, prefix.read(text, null_text), 16, sampling, seeds, known, on_device)
+    return decode(scheduler, [Sequence(scheduler.join(guided), inputs, sampling, s, known, 16) for s in seeds])
 
 
 def tokens(made: Any, rows: int = 1) -> list[list[int]]:
-    found = np.full((rows, 16), -1, np.int32)
-    collect(made, found)
-    return found.tolist()
+    found: list[list[int]] = np.concatenate([step.tokens for step in made], axis=1).tolist()
+    return found
 
 
 @pytest.mark.parametrize("rows", [1, 3])
@@ -110,13 +114,21 @@ def session(request: pytest.FixtureRequest) -> tuple[int, onnxruntime.InferenceS
     return request.param, onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
 
 
-def sample(session: onnxruntime.InferenceSession, logits: np.ndarray, draw: Draw, guided: bool) -> int:
+def prepare(sampling: Sampling, scale: float, number: float, size: int, most: int = 1024) -> SamplerInputs | None:
+    """For two rows, of which the first is a picture's."""
+    return SamplerInputs.prepare(sampling, scale, number, np.arange(2, dtype=np.int32), most, size)
+
+
+def drawn_by(session: onnxruntime.InferenceSession, logits: np.ndarray, inputs: SamplerInputs, guided: bool) -> int:
     """The token of the first of two rows."""
-    values: dict[str, Any] = draw.repeated(2).inputs
-    inputs = {name: np.atleast_1d(np.asarray(v, np.float32)) for name, v in values.items()}
-    inputs[names.TOP_K] = inputs[names.TOP_K].astype(np.int32)
-    inputs |= {names.LOGITS: logits[:, None], names.NULL_ROWS: np.asarray([1 if guided else 0, 1], np.int32)}
-    return int(session.run(None, inputs)[0][0])
+    inputs = inputs._replace(uncond_rows=np.asarray([1 if guided else 0, 1], np.int32))
+    return int(session.run(None, {names.LOGITS: logits[:, None], **inputs.arrays()})[0][0])
+
+
+def on_host(logits: np.ndarray, sampling: Sampling, scale: float, position: int) -> int:
+    """The token that the host draws from rows with the text and without."""
+    row = guide(logits[0], logits[1], scale) if sampling.guided and scale > 1 else logits[0]
+    return sample(row, sampling, 0.0 if sampling.greedy else uniform(sampling.seed, 0, position))
 
 
 @pytest.mark.parametrize("sampling", [s for s in SETTINGS if s.cfg_interval == -1], ids=str)
@@ -129,12 +141,11 @@ def test_the_graph_draws_what_numpy_draws(session: Any, sampling: Sampling, spre
     for seed in range(total):
         logits = (rng.standard_normal((2, size)) + 2 * rng.standard_normal(size)).astype(np.float32) * spread
         own = replace(sampling, seed=seed)
-        draw = Draw.prepare(own, 7, 1, scale).limited_to(1024, size)
-        if draw is None:
+        inputs = prepare(own, scale, uniform(seed, 0, 7), size)
+        if inputs is None:
             pytest.skip("top-p without a top-k is the host's where not all logits are sorted")
-        guided = sampling.guided
-        expected = int(pick_tokens(guide(logits[:1], logits[1:], scale) if guided else logits[:1], own, 7)[0])
-        found = sample(run, logits, draw, guided)
+        expected = on_host(logits, own, scale, 7)
+        found = drawn_by(run, logits, inputs, sampling.guided)
         assert found in (expected, names.UNCLEAR)
         unclear += found == names.UNCLEAR
     assert unclear <= total / 4
@@ -145,13 +156,17 @@ def test_what_rounding_could_decide_is_left_to_the_host(session: Any) -> None:
     size, run = session
     logits = np.zeros((2, size), np.float32)
     logits[:, :4] = 5.0  # four tokens of nearly a quarter each
+
+    def settings(top_k: int, number: float) -> SamplerInputs:
+        return SamplerInputs(np.arange(2, dtype=np.int32), np.full(2, number, np.float32), 1.0, 0.1, top_k, 1.0)
+
     for number, token in ((0.1, 0), (0.25, -1), (0.3, 1), (0.5, -1), (0.5 + 1e-7, -1), (0.51, 2), (0.9, 3), (1, -1)):
-        draw = Draw(np.asarray([number], np.float32), 1.0, 0.1, 0, 1.0)
-        assert sample(run, logits, draw, False) == token
+        assert drawn_by(run, logits, settings(0, number), False) == token
     for top_k in (1, 3):
-        assert sample(run, logits, Draw(np.asarray([0.1], np.float32), 1.0, 0.1, top_k, 1.0), False) == -1
-    assert sample(run, logits, Draw.prepare(Sampling(greedy=True), 0, 1, 1.0), False) == -1
-    assert sample(run, logits, Draw(np.asarray([np.nan], np.float32), 1.0, 0.1, 0, 1.0), False) == -1
+        assert drawn_by(run, logits, settings(top_k, 0.1), False) == -1
+    greedy = prepare(Sampling(greedy=True), 1.0, 0.0, size)
+    assert greedy is not None and drawn_by(run, logits, greedy, False) == -1
+    assert drawn_by(run, logits, settings(0, np.nan), False) == -1
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
@@ -161,8 +176,8 @@ def test_logits_that_are_not_finite_are_left_to_the_host(session: Any, value: fl
     logits = np.random.default_rng(0).standard_normal((2, size)).astype(np.float32)
     logits[0, size // 2] = value
     for sampling in (Sampling(), Sampling(greedy=True), Sampling(top_p=0.9, top_k=10)):
-        draw = Draw.prepare(sampling, 0, 1, 3.0).limited_to(1024, size)
-        assert draw is not None and sample(run, logits, draw, guided) == names.UNCLEAR
+        inputs = prepare(sampling, 3.0, uniform(0, 0, 0), size)
+        assert inputs is not None and drawn_by(run, logits, inputs, guided) == names.UNCLEAR
 
 
 def test_fused_guidance_draws_the_same_or_leaves_it_to_the_host(session: Any) -> None:
@@ -176,8 +191,10 @@ def test_fused_guidance_draws_the_same_or_leaves_it_to_the_host(session: Any) ->
         once = (logits[1].astype(np.float64) + 3.0 * (logits[0] - logits[1]).astype(np.float64)).astype(np.float32)
         assert (once != logits[1] + push).any()
         # Unguided, from the logits that were rounded once: the bound there is smaller, not larger.
-        found = sample(run, np.stack([once, once]), Draw.prepare(own, 7, 1, 1.0), False)
-        expected = int(pick_tokens(guide(logits[:1], logits[1:], 3.0), own, 7)[0])
+        inputs = prepare(own, 1.0, uniform(seed, 0, 7), size)
+        assert inputs is not None
+        found = drawn_by(run, np.stack([once, once]), inputs, False)
+        expected = on_host(logits, own, 3.0, 7)
         assert found in (expected, names.UNCLEAR)
         cleared += found == expected
     assert cleared > 40
@@ -225,8 +242,8 @@ def test_logits_that_were_written_over_are_not_given(editor: Editor) -> None:
 
 def test_known_tokens_and_rewinding(editor: Editor, drawn: Drawn) -> None:
     whole = np.asarray(tokens(steps(editor, Sampling(seed=4))), np.int32)
-    known = whole.copy()
-    known[:, [0, 5, 6, 7, 12]] = -1
+    known = whole[0].copy()
+    known[[0, 5, 6, 7, 12]] = -1
     assert tokens(steps(editor, Sampling(seed=4), known=known)) == whole.tolist()
     assert drawn.done == 15 + 2  # 6 and 7 follow a token that was drawn; 5 and 12 a chunk
 
@@ -242,7 +259,7 @@ def whole(tiny_sources: Sources, tmp_path_factory: pytest.TempPathFactory) -> Ed
 def edits(editor: Editor, folder: Path) -> Iterator[Any]:
     """What a session does, in tokens and in what it tells of them."""
     picture = np.random.default_rng(0).integers(0, 256, (32, 32, 3), np.uint8)
-    session, sampling = editor.open(picture), Sampling(seed=7)
+    session, sampling = editor.session(picture), Sampling(seed=7)
     seen: list[tuple[int, int]] = []
     yield session.edit("add a red cube", sampling=sampling, trace=folder / "trace.jsonl").tokens
     trace = Trace.load(folder / "trace.jsonl")
@@ -261,7 +278,7 @@ def edits(editor: Editor, folder: Path) -> Iterator[Any]:
         "make the ball blue", sampling=sampling, cancel=cancel, on_progress=lambda done, _: done == 6 and cancel.set()
     )
     yield stopped.finished, stopped.tokens
-    yield session.rewind().reroll(seed=9).tokens
+    yield session.resume(seed=9).tokens
     states = np.random.default_rng(1).standard_normal((1, 120, 64)).astype(np.float32)
     yield editor.score(states, session.condition_tokens, masked.tokens[None])
 
@@ -273,7 +290,7 @@ def test_sessions_do_all_that_they_do_with_the_hosts_sampling(
     here = list(edits(whole, tmp_path))
     done = drawn.done
     assert done > 50
-    monkeypatch.setattr(DeltaCache, "draws", False)
+    monkeypatch.setattr(EngineDecoder, "draws", False)
     there = list(edits(whole, tmp_path))
     assert drawn.done == done and len(here) == len(there)
     for found, expected in zip(here, there):
@@ -294,13 +311,23 @@ def test_an_engine_with_more_rows_than_are_there(golden_gpt_bundle_delta_head: P
     assert drawn.done > 40
 
 
-def test_settings_that_the_head_does_not_sort(session: Any) -> None:
-    draw = Draw.prepare(Sampling(top_k=100), 0, 1, 1.0)
-    assert draw.limited_to(100, 5000) == draw and draw.limited_to(99, 5000) is None
-    every = draw.limited_to(10, 100)
+def test_settings_that_the_head_does_not_sort() -> None:
+    hundred = Sampling(top_k=100)
+    assert prepare(hundred, 1.0, 0.5, 5000, most=100) is not None and prepare(hundred, 1.0, 0.5, 5000, most=99) is None
+    every = prepare(hundred, 1.0, 0.5, 100, most=10)
     assert every is not None and every.top_k == 0  # all of them
-    assert Draw.prepare(Sampling(top_k=0, top_p=0.9), 0, 1, 1.0).limited_to(10, 5000) is None
-    assert Draw.prepare(Sampling(top_k=0), 0, 1, 1.0).limited_to(10, 5000) is not None
+    assert prepare(Sampling(top_k=0, top_p=0.9), 1.0, 0.5, 5000, most=10) is None
+    assert prepare(Sampling(top_k=0), 1.0, 0.5, 5000, most=10) is not None
+
+
+def test_pictures_with_settings_of_their_own_are_the_hosts() -> None:
+    def inputs(*settings: Sampling) -> SamplerInputs | None:
+        rows = np.arange(len(settings), dtype=np.int32)
+        ones = np.ones((len(settings), 1))
+        return SamplerInputs.of(Draw(rows, rows, settings, ones, ones / 2), len(settings), 1024, 5000)
+
+    assert inputs(Sampling(seed=1), Sampling(seed=2)) is not None
+    assert inputs(Sampling(), Sampling(temperature=0.5)) is None
 
 
 def test_faulty_logits_are_refused_as_on_the_host(editor: Editor, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -328,5 +355,5 @@ def test_only_the_delta_spelling_has_a_head(editor: Editor, golden_gpt_bundle_de
     without = Bundle.open(golden_gpt_bundle_delta)
     assert without.manifest.sampler_top_k is None and editor.bundle.manifest.sampler_top_k == 256
     for bundle, draws in ((without, False), (editor.bundle, True)):
-        cache = DeltaBackend(bundle, EmulatedEngines(bundle, 1), Plan((1, 2), (16,))).make_cache(2, 20)
-        assert isinstance(cache, DrawingCache) and cache.draws == draws
+        decoder = DeltaBackend(bundle, EmulatedEngines(bundle, 1), Plan((1, 2), (16,))).make_decoder(2, 20)
+        assert decoder.draws == draws

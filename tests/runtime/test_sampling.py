@@ -6,16 +6,7 @@ import numpy as np
 import pytest
 
 from editar_rt.errors import BackendError, OptionError
-from editar_rt.generation.sampling import (
-    Sampling,
-    distribution,
-    draw,
-    guide,
-    largest_tokens,
-    pick_tokens,
-    softmax,
-    uniform,
-)
+from editar_rt.generation.sampling import Draw, Sampling, distribution, guide, largest_tokens, sample, softmax, uniform
 
 
 def test_guidance_moves_away_from_the_null_logits() -> None:
@@ -78,7 +69,7 @@ def test_extreme_temperatures_end_in_the_largest_logit_or_in_equal_chances(tempe
 
 def test_a_token_of_minus_infinity_is_never_drawn() -> None:
     logits = np.float32([-np.inf, 0, -np.inf, 0, -np.inf])
-    drawn = {draw(logits, Sampling(), number) for number in (0.0, 0.3, 0.5, 0.999, 1 - 2**-53)}
+    drawn = {sample(logits, Sampling(), number) for number in (0.0, 0.3, 0.5, 0.999, 1 - 2**-53)}
     assert drawn == {1, 3}
 
 
@@ -86,7 +77,7 @@ def test_a_token_of_minus_infinity_is_never_drawn() -> None:
 @pytest.mark.parametrize("greedy", [False, True])
 def test_logits_that_are_not_finite_are_refused(bad: float, greedy: bool) -> None:
     with pytest.raises(BackendError, match="logits are not finite"):
-        pick_tokens(np.float32([[0, 1, 2], [0, bad, 2]]), Sampling(greedy=greedy), 0)
+        sample(np.float32([0, bad, 2]), Sampling(greedy=greedy), 0.5)
 
 
 def straightforward(logits: np.ndarray, sampling: Sampling, number: float) -> int:
@@ -122,12 +113,12 @@ def test_draws_agree_with_a_straightforward_implementation() -> None:
             temperature=float(rng.uniform(0.3, 2)), top_k=int(rng.integers(0, 220)), top_p=float(rng.uniform(0.1, 1))
         )
         number = uniform(trial, 0, 0)
-        assert draw(logits, sampling, number) == straightforward(logits, sampling, number)
+        assert sample(logits, sampling, number) == straightforward(logits, sampling, number)
 
 
 def test_draws_follow_the_softmax() -> None:
     logits = np.float32([0.0, 1.0, 2.0, -1.0])
-    drawn = [draw(logits, Sampling(), uniform(seed, 0, 0)) for seed in range(20_000)]
+    drawn = [sample(logits, Sampling(), uniform(seed, 0, 0)) for seed in range(20_000)]
     shares = np.bincount(drawn, minlength=4) / len(drawn)
     # Four standard deviations of a share of 20,000 draws are at most 0.015.
     np.testing.assert_allclose(shares, softmax(logits), atol=0.015)
@@ -140,18 +131,37 @@ def test_a_draw_depends_on_seed_index_and_position_alone() -> None:
     assert uniform(5, 0, 7) == uniform(5, 0, 7)
 
 
-def test_rows_of_a_batch_draw_as_they_would_alone() -> None:
-    logits = np.random.default_rng(1).standard_normal((4, 500)).astype(np.float32)
-    together = pick_tokens(logits, Sampling(seed=3), position=11)
-    alone = [int(pick_tokens(row[None], Sampling(seed=3), position=11)[0]) for row in logits]
-    assert together.tolist() == alone
+def draw_of(settings: list[Sampling], guided: list[bool]) -> Draw:
+    """Pictures in a batch of [cond …, uncond …], two positions each, of which some are guided."""
+    cond = np.arange(len(settings), dtype=np.int32)
+    uncond = np.where(guided, cond + len(settings), cond).astype(np.int32)
+    scales = np.asarray([each.scales(2) if on else [1, 1] for each, on in zip(settings, guided)])
+    numbers = np.asarray([[uniform(each.seed, 0, position) for position in range(2)] for each in settings])
+    return Draw(cond, uncond, tuple(settings), scales, numbers)
 
 
-def test_pictures_that_share_a_seed_differ_by_their_index() -> None:
-    logits = np.zeros((3, 16384), np.float32)
-    tokens = pick_tokens(logits, Sampling(seed=3), 0, indices=[0, 1, 0])
-    assert tokens[0] == tokens[2] != tokens[1]
-    assert tokens[0] == pick_tokens(logits[:1], Sampling(seed=3), 0)[0]
+def test_pictures_of_a_batch_draw_as_they_would_alone() -> None:
+    """Each with its own settings, guided or not; several positions of each."""
+    settings = [Sampling(seed=3), Sampling(cfg_scale=1.0, top_k=7), Sampling(greedy=True), Sampling(top_p=0.5)]
+    guided = [True, False, True, False]
+    logits = np.random.default_rng(1).standard_normal((8, 2, 500)).astype(np.float32)
+    together = draw_of(settings, guided).on_host(logits)
+    for n, (own, on) in enumerate(zip(settings, guided)):
+        alone = draw_of([own], [on]).on_host(logits[[n, n + 4]])
+        assert together[n].tolist() == alone[0].tolist()
+        for position in range(2):
+            row = logits[n, position]
+            if on:
+                row = guide(row, logits[n + 4, position], float(own.scales(2)[position]))
+            assert together[n, position] == sample(row, own, uniform(own.seed, 0, position))
+
+
+def test_the_host_draws_the_tokens_that_a_device_did_not() -> None:
+    draw = draw_of([Sampling(seed=3), Sampling(seed=4)], [False, False])
+    logits = np.random.default_rng(1).standard_normal((2, 2, 500)).astype(np.float32)
+    every = draw.on_host(logits)
+    some = draw.on_host(logits, np.asarray([[11, -1], [-1, 12]], np.int32))
+    assert some.tolist() == [[11, every[0, 1]], [every[1, 0], 12]]
 
 
 def test_the_numbers_of_a_seed_never_change() -> None:
@@ -164,7 +174,7 @@ def test_the_numbers_of_a_seed_never_change() -> None:
 
 
 def test_greedy_takes_the_largest_logit() -> None:
-    assert pick_tokens(np.float32([[1, 9, 3], [7, 2, 1]]), Sampling(greedy=True), 0).tolist() == [1, 0]
+    assert sample(np.float32([1, 9, 3]), Sampling(greedy=True), 0.0) == 1
 
 
 @pytest.mark.parametrize(
@@ -178,8 +188,10 @@ def test_greedy_takes_the_largest_logit() -> None:
         ("temperature", float("inf"), "temperature"),
         ("seed", -1, "seed must be 0 to"),
         ("seed", 2**64, "seed"),
-        ("cfg_scale", -1.0, "cfg_scale must be 0 or more"),
+        ("cfg_scale", -1.0, "cfg_scale must be 0 to 1e[+]06"),
         ("cfg_scale", float("nan"), "cfg_scale"),
+        ("cfg_scale", 1e39, "cfg_scale must be 0 to 1e[+]06"),
+        ("cfg_scale", "linear:1,1e39", "cfg_scale must be 0 to 1e[+]06"),
         ("cfg_interval", -2, "cfg_interval must be -1 or more"),
     ],
 )

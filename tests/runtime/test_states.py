@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -76,16 +78,54 @@ def test_files_that_are_something_else_are_refused(tmp_path: Path) -> None:
     with pytest.raises(TextStatesError, match="No such file"):
         load_states(path)
     path.write_bytes(b"PK\x03\x04 no archive")
-    with pytest.raises(TextStatesError, match="is no file of text states"):
+    with pytest.raises(TextStatesError, match="is not a file of text states"):
         load_states(path)
     np.savez(path, other=np.zeros(3))
     with pytest.raises(TextStatesError, match="make one with: editar text"):
         load_states(path)
     np.savez(path, states=np.asarray([{"a": 1}], object))  # pickled
-    with pytest.raises(TextStatesError, match="is no file of text states"):
+    with pytest.raises(TextStatesError, match="is not a file of text states"):
         load_states(path)
     save_states(path, np.full((1, 4, 2), np.nan, np.float32), "x")
     with pytest.raises(TextStatesError, match="finite float32"):
         load_states(path)
     with pytest.raises(TextStatesError, match="cannot write"):
         save_states(tmp_path / "no" / "states.npz", np.zeros((1, 4, 2), np.float32), "x")
+
+
+def packed(path: Path, members: dict[str, bytes]) -> Path:
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+    return path
+
+
+def header(shape: str, dtype: str = "<f4") -> bytes:
+    text = f"{{'descr': '{dtype}', 'fortran_order': False, 'shape': {shape}, }}\n".encode()
+    return b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text
+
+
+@pytest.mark.parametrize(
+    ("members", "says"),
+    [
+        ({"states.npy": header("(1, 1, 1)") + bytes(65 << 20)}, "it unpacks to more than 64 MiB"),
+        ({"states.npy": header("(1, 1000000, 1000000)") + bytes(16)}, "an array of float32 .* in [0-9]+ bytes"),
+        ({"states.npy": header("(1, -5, 4)")}, "an array of float32"),
+        ({"states.npy": header("(1, 1, 1)", "|O") + bytes(8)}, "an array of object"),
+        ({"states.npy": b"no array"}, "is not a file of text states"),
+        ({"prompt.npy": header("(1,)") + bytes(4)}, "is not a file of text states"),
+    ],
+    ids=["bomb", "lie", "negative", "pickle", "nothing", "other"],
+)
+def test_no_memory_is_taken_for_a_file_that_claims_too_much(
+    tmp_path: Path, members: dict[str, bytes], says: str
+) -> None:
+    with pytest.raises(TextStatesError, match=says):
+        load_states(packed(tmp_path / "states.npz", members))
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no FIFOs")
+def test_a_fifo_is_refused_and_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "states.npz")
+    with pytest.raises(TextStatesError, match="is not a regular file"):
+        load_states(tmp_path / "states.npz")

@@ -21,7 +21,8 @@ import pytest
 import editar_rt
 from editar_rt import Sampling, names
 from editar_rt.backends.engines import tensorrt
-from editar_rt.backends.engines.backend import DeltaBackend, DeltaCache
+from editar_rt.backends.engines.backend import DeltaBackend
+from editar_rt.backends.engines.decoder import EngineDecoder
 from editar_rt.backends.engines.folder import BUILD_NAME, read_build
 from editar_rt.backends.engines.tensorrt import Machine, open_engines
 from editar_rt.backends.engines.tensorrt_compat import import_tensorrt
@@ -113,8 +114,13 @@ def test_a_sampling_head_is_built_tried_and_draws(
         ("sampler-2", "drawn, not guided"),
         ("sampler-2", "drawn, guided"),
     }
-    drawn, draw = [], DeltaCache.draw
-    monkeypatch.setattr(DeltaCache, "draw", lambda *call: (found := draw(*call), drawn.append(found is not None))[0])
+    drawn, draw = [], EngineDecoder._step_and_draw
+
+    def counted(*call: Any) -> Any:
+        drawn.append((found := draw(*call)) is not None)
+        return found
+
+    monkeypatch.setattr(EngineDecoder, "_step_and_draw", counted)
     tokens = run(bundle, machine, GOLDEN["text"][:1], GOLDEN["image_tokens"][:1])
     assert tokens.tolist() == GOLDEN["greedy_tokens_cfg3_interval8"][:1].tolist()
     assert drawn == [True] * 15
@@ -344,6 +350,15 @@ def test_engines_of_another_bundle_and_paths_that_leave_the_folder_are_refused(c
         open_engines(Bundle.open(copy), make_machine("10.13.0.35"))
 
 
+@pytest.mark.parametrize("name", ["decoder-2x1.engine", BUILD_NAME])
+def test_engines_behind_links_out_of_the_bundle_are_not_loaded(copy: Path, tmp_path: Path, name: str) -> None:
+    path = copy / "jetson-orin-jp6" / name
+    path.rename(tmp_path / "outside")
+    path.symlink_to(tmp_path / "outside")
+    with pytest.raises(BackendError, match="is a link that leaves the bundle|has no engines"):
+        run(Bundle.open(copy), make_machine("10.13.0.35"))
+
+
 def test_an_engine_that_does_not_load_says_what_tensorrt_says(copy: Path) -> None:
     folder = copy / "jetson-orin-jp6"
     (folder / "decoder-2x1.engine").write_bytes(b"nonsense")
@@ -362,9 +377,7 @@ def test_a_bundle_without_engines_says_how_to_build_them(full: Path) -> None:
 @pytest.mark.skipif(importlib.util.find_spec("tensorrt") is not None, reason="TensorRT is installed")
 def test_a_machine_without_tensorrt_says_so(copy: Path) -> None:
     for device in ("tensorrt", "auto"):
-        with pytest.raises(
-            BackendError, match=r'TensorRT\'s Python module does not load.*pip install "editar-rt\[trt\]"'
-        ):
+        with pytest.raises(BackendError, match=r'TensorRT\'s Python module does not load.*pip install "\.\[trt\]"'):
             editar_rt.load(copy, device=device)
     with pytest.raises(BackendError, match="python3-libnvinfer"):
         import_tensorrt()

@@ -25,14 +25,14 @@ def traced(demo_editor: editar_rt.Editor, tmp_path_factory: pytest.TempPathFacto
     """Two variants inside a mask, guided by a schedule."""
     path = tmp_path_factory.mktemp("traces") / "t.jsonl"
     sampling = Sampling(seed=4, cfg_scale="linear:1,4", temperature=0.8)
-    demo_editor.edit(PICTURE, WORDS, sampling=sampling, n=2, mask=BALL, trace=path)
+    demo_editor.variants(PICTURE, WORDS, 2, sampling=sampling, mask=BALL, trace=path)
     return path, Trace.load(path)
 
 
 def test_a_trace_tells_what_was_drawn_with_which_probability(demo_editor: editar_rt.Editor, tmp_path: Path) -> None:
     """Against the distributions of the forced scores, computed in one pass."""
     sampling = Sampling(seed=2, temperature=0.7, top_k=50)
-    session = demo_editor.open(PICTURE)
+    session = demo_editor.session(PICTURE)
     result = session.edit(WORDS, sampling=sampling, trace=tmp_path / "t.npz")
     trace = Trace.load(tmp_path / "t.npz")
     assert np.array_equal(trace.tokens[0], result.tokens) and trace.drawn.all() and trace.header.seeds == [2]
@@ -201,3 +201,21 @@ def test_what_cannot_be_painted_is_refused(traced: tuple[Path, Trace]) -> None:
         heatmap(dataclasses.replace(trace, pictures=[]))
     with pytest.raises(TraceError, match="nothing was drawn"):
         heatmap(dataclasses.replace(trace, drawn=np.zeros(COUNT, bool)))
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("bundle", 5), ("backend", None), ("instruction", ["x"]), ("task", {}), ("sampling", []), ("seeds", 3),
+        ("seeds", [1.5]), ("condition_tokens", ["a"]), ("done", "all"), ("done", True), ("timings", {"decode": "long"}),
+        ("text_states", 7), ("sampling", {"top_k": "many"}), ("sampling", {"unknown": 1}),
+    ],
+)  # fmt: skip
+def test_a_header_of_other_types_is_one_sentence(
+    traced: tuple[Path, Trace], tmp_path: Path, field: str, value: object
+) -> None:
+    lines = traced[0].read_text().splitlines()
+    lines[0] = json.dumps(json.loads(lines[0]) | {field: value})
+    (tmp_path / "t.jsonl").write_text("\n".join(lines))
+    with pytest.raises(TraceError, match="is not a trace .*; make one with"):
+        Trace.load(tmp_path / "t.jsonl")

@@ -119,7 +119,7 @@ def test_canny_edges_are_computed_from_the_target(tmp_path: Path) -> None:
 
 
 def test_pictures_are_fitted_as_the_runtime_does_it_and_edges_found_afterwards(tmp_path: Path) -> None:
-    from editar_rt.images.pixels import fit_square
+    from editar_rt.images.fit import fit_square
 
     folder = write_parquet(tmp_path, MULTIGEN_ROWS, ("rows.parquet",))
     fitted = np.asarray(fit_square(Image.fromarray(picture(30)), 16))
@@ -166,6 +166,14 @@ WHOLE = {
 }
 
 
+def test_what_macos_packs_beside_every_file_of_a_shard_is_passed_over(tmp_path: Path) -> None:
+    members = {f"./{name}": content for name, content in WHOLE.items()}
+    clutter = {f"./._{name}": b"\0\5\x16\7 attributes" for name in WHOLE} | {"./.DS_Store": b"\0\0\0\1Bud1"}
+    packed = {name: content for pair in zip(clutter.items(), members.items()) for name, content in pair}
+    found = open_dataset(write_tar(tmp_path / "a.tar", packed | {"__MACOSX/0.json": b"{}"} | clutter), "folder")
+    assert len(found) == 1 and found[0].text == "t"
+
+
 @pytest.mark.parametrize("ending", ["pyd", "extra.pickle", "weights.pth"])
 def test_a_pickle_in_a_shard_is_refused_unread(tmp_path: Path, ending: str) -> None:
     found = open_dataset(write_tar(tmp_path / "a.tar", {**WHOLE, f"0.{ending}": b"cos\nsystem\n"}), "folder")
@@ -204,6 +212,10 @@ def own_line(**changes: Any) -> dict[str, Any]:
         (own_line(text="w" * 5000), "5000 characters"),
         (own_line(task="sing"), "task 'sing'; allowed: edit, depth"),
         ({"condition": "c.png"}, "no picture in the column 'target'"),
+        (own_line(text="red \ud800"), "half of a surrogate pair"),
+        (own_line(condition="\udcff.png"), "half of a surrogate pair"),
+        (own_line(condition="circle.png"), "circle"),
+        (own_line(condition="circle.png/c.png"), "circle"),
         ([1, 2], "not a JSON object"),
         ("{", "is not JSON"),
     ],
@@ -219,6 +231,7 @@ def test_a_bad_record_says_what_is_wrong_and_the_next_one_is_read(tmp_path: Path
     (folder / "drawing.eps").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n")
     (folder / "wide.png").write_bytes(png(picture(0)[:16]))
     (folder / "link.png").symlink_to(tmp_path / "outside.png")
+    (folder / "circle.png").symlink_to("circle.png")
     text = line if isinstance(line, str) else json.dumps(line)
     (folder / "samples.jsonl").write_text(text + "\n" + json.dumps(own_line()) + "\n")
     found = open_dataset(folder, "folder")

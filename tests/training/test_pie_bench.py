@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from PIL import Image
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("torchmetrics")
@@ -91,7 +92,7 @@ def test_what_has_no_value_is_none_and_left_out_of_the_mean() -> None:
     assert values["psnr"] is None and values["mse_unedited"] is None and values["ssim_unedited"] is None
     assert values["ssim"] == pytest.approx(1)
     half = {"editing_type": 0, "psnr": 20.0}
-    summary = pie_bench.summarize({"a": {"editing_type": 6, **values}, "b": half})
+    summary = pie_bench.summarize({"a": [{"editing_type": 6, **values}], "b": [half]})
     assert summary["all"]["psnr"] == 20 and summary["all"]["psnr_pictures"] == 1
     assert summary["by_type"]["change colour"]["ssim"] == pytest.approx(100)
 
@@ -174,6 +175,15 @@ def test_clip_similarity_agrees_with_torchmetrics(tmp_path: Path) -> None:
     assert mine(random_picture(0), "a text of more characters than there are positions") >= 0  # cut, not refused
 
 
+def test_clip_is_shown_what_pillow_makes_of_a_picture(networks: Networks) -> None:
+    assert networks.clip is not None
+    picture = random_picture(3, 40)
+    small = np.asarray(Image.fromarray(picture).resize((16, 16), Image.Resampling.BICUBIC), np.float64) / 255
+    mean, std = np.array([0.48145466, 0.4578275, 0.40821073]), np.array([0.26862954, 0.26130258, 0.27577711])
+    shown = networks.clip.pixels(picture)[0].permute(1, 2, 0).numpy()
+    assert np.abs(shown - (small - mean) / std).max() < 1e-5  # a rounding of another kind would be 1/255 / std = 0.014
+
+
 def test_clip_sees_the_edited_part_alone(networks: Networks) -> None:
     assert networks.clip is not None
     picture, mask = random_picture(7), np.zeros((40, 40), bool)
@@ -204,6 +214,37 @@ def test_structure_distance_compares_the_last_layers_keys(tmp_path: Path) -> Non
     assert maps[0].shape == (5, 5)
     assert distance(*pictures) == pytest.approx(np.square(maps[0] - maps[1]).mean(), rel=1e-3)
     assert distance(pictures[0], pictures[0]) == 0 < distance(*pictures)
+
+
+def test_structure_distance_is_that_of_resized_pictures_without_and_with_anti_aliasing(tmp_path: Path) -> None:
+    distance = StructureDistance(write_dino(tmp_path / "dino"))
+    pictures = [random_picture(seed, 48) for seed in (8, 9)]
+
+    def resized(picture: np.ndarray) -> np.ndarray:
+        """Each channel in floating point by Pillow, whose bilinear filter is as wide as the reduction wants."""
+        channels = [Image.fromarray(c.astype(np.float32)) for c in np.moveaxis(picture, 2, 0)]
+        return np.stack([np.asarray(c.resize((16, 16), Image.Resampling.BILINEAR)) for c in channels], axis=2)
+
+    # At a third of the side the middle of every three pixels is all that a filter of two pixels sees.
+    without = distance(*(picture[1::3, 1::3] for picture in pictures))
+    with_it = distance(*map(resized, pictures))
+    assert distance(*pictures) == pytest.approx(without, rel=1e-4)
+    assert distance(*pictures, antialias=True) == pytest.approx(with_it, rel=1e-4)
+    assert abs(without - with_it) > 0.01 * without
+
+
+def test_both_structure_distances_stand_in_the_table_and_the_papers_beside_the_second(networks: Networks) -> None:
+    picture, other = random_picture(8, 48), random_picture(9, 48)
+    mask = np.zeros((48, 48), bool)
+    measured = {"editing_type": 0, **measure(item_of(picture, mask), other, networks, measures_of(networks))}
+    table = pie_bench.table(pie_bench.summarize({"a": [measured]}), [0], [])
+    rows = {line.split(" | ")[0]: line for line in table.splitlines()}
+    first = rows["| structure distance ×10³, resized without anti-aliasing"]
+    second = rows["| structure distance ×10³, resized with anti-aliasing"]
+    assert first.endswith("| – |") and second.endswith("| 39.43 |")
+    assert measured["structure_distance"] != measured["structure_distance_antialiased"]
+    assert networks.structure is not None
+    assert measured["structure_distance_antialiased"] == networks.structure(picture, other, antialias=True)
 
 
 def test_only_dino_whole_measures_structure(tmp_path: Path) -> None:
@@ -250,8 +291,9 @@ def test_each_missing_network_is_named_and_nothing_stands_in_for_it() -> None:
     names = measures_of(Networks())
     assert set(names) == {n for n in pie_bench.MEASURES if n.startswith(("psnr", "mse", "ssim"))}
     assert [s.split(" is not")[0] for s in Networks().missing()] == ["CLIP similarity", "structure distance", "LPIPS"]
-    table = pie_bench.table(pie_bench.summarize({"a": {"editing_type": 0, "psnr": 20.0}}), Networks().missing())
-    assert "| CLIP, whole | higher | not measured | 24.87 |" in table
+    summary = pie_bench.summarize({"a": [{"editing_type": 0, "psnr": 20.0}]})
+    table = pie_bench.table(summary, [0], Networks().missing())
+    assert "| CLIP, whole | higher | not measured | – | 24.87 |" in table
 
 
 @pytest.fixture(scope="module")
@@ -280,14 +322,42 @@ def test_a_stopped_evaluation_goes_on_and_adds_measures(benchmark: Path, tmp_pat
 
     again = evaluate_pie_bench(benchmark, editor, tmp_path, networks, limit=3)
     assert {p.name: p.stat().st_mtime_ns for p in (tmp_path / "pictures").iterdir()} == made
-    assert all(again.report["all"][name] == value for name, value in first.report["all"].items())
+    for part in (lambda report: report["all"], lambda report: report["all"]["intervals"]):
+        earlier, later = part(first.report), part(again.report)
+        assert all(later[name] == value for name, value in earlier.items() if name != "intervals")
     assert set(pie_bench.MEASURES) <= set(again.report["all"])
     entries = [json.loads(line) for line in (tmp_path / "results.jsonl").read_text().splitlines()]
     assert len(entries) == 6 and not any("psnr" in e and "clip_whole" in e for e in entries)
     assert json.loads((tmp_path / "report.json").read_text())["all"] == again.report["all"]
 
     with pytest.raises(DataError, match=r"other settings \(sampling\)"):
-        evaluate_pie_bench(benchmark, editor, tmp_path, networks, editar_rt.Sampling(seed=9), limit=3)
+        evaluate_pie_bench(benchmark, editor, tmp_path, networks, editar_rt.Sampling(temperature=0.5), limit=3)
+
+
+def test_several_seeds_are_averaged_by_record_and_go_on_where_one_was(benchmark: Path, tmp_path: Path) -> None:
+    editor = editar_rt.load(DEMO)
+    sampling = editar_rt.Sampling(temperature=1.5, seed=3)
+    one = evaluate_pie_bench(benchmark, editor, tmp_path, Networks(), sampling, limit=2)
+    made = {p.name: p.stat().st_mtime_ns for p in (tmp_path / "pictures").iterdir()}
+    two = evaluate_pie_bench(benchmark, editor, tmp_path, Networks(), sampling, limit=2, seeds=2)
+    pictures = {p.name: p.stat().st_mtime_ns for p in (tmp_path / "pictures").iterdir()}
+    assert len(made) == 2 and len(pictures) == 4 and made.items() <= pictures.items()
+    assert one.report["seeds"] == [3] and two.report["seeds"] == [3, 4]
+
+    values = ResultFolder(tmp_path, json_settings(tmp_path), {}).values
+    by_record = [[values[f"{key}-seed{seed}"]["mse"] for seed in (3, 4)] for key in sorted({k[:12] for k in values})]
+    assert by_record[0][0] != by_record[0][1]
+    means = 1e4 * np.mean(by_record, axis=1)
+    low, high = two.report["all"]["intervals"]["mse"]
+    assert two.report["all"]["pictures"] == 2 and two.report["all"]["mse"] == pytest.approx(means.mean())
+    assert (low, high) == pytest.approx((means.min(), means.max()))  # of two records, one is drawn twice at times
+    assert "sampling seeds 3, 4" in two.table
+
+
+def json_settings(folder: Path) -> dict[str, Any]:
+    settings = json.loads((folder / "settings.json").read_text())
+    del settings["networks"]
+    return settings
 
 
 @pytest.mark.parametrize("damage", ["empty", "cut"])
@@ -353,7 +423,7 @@ def test_the_command_prints_the_table_and_the_report_last(benchmark: Path, tmp_p
     said = CliRunner().invoke(cli, [*words, "--sample-seed", "3", "--top-k", "5", "--json"], catch_exceptions=False)
     report = json.loads(said.stdout.splitlines()[-1])
     assert said.exit_code == 0 and "| PSNR, unedited part | higher |" in said.stdout
-    assert report["all"]["pictures"] == 2 and report["sampling"]["seed"] == 3 and report["sampling"]["top_k"] == 5
+    assert report["all"]["pictures"] == 2 and report["seeds"] == [3] and report["sampling"]["top_k"] == 5
     assert "structure distance is not measured: give --dino" in said.stderr and (tmp_path / "sheet.png").exists()
 
 

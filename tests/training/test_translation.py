@@ -185,15 +185,15 @@ def test_mean_iou_agrees_with_torchmetrics() -> None:
     rng = np.random.default_rng(5)
     wanted, found = rng.integers(0, 3, (4, 8, 8)), rng.integers(0, 4, (4, 8, 8))
     wanted[0, :3] = consistency.UNKNOWN
-    mine = consistency.mean_iou(consistency.overlap(w, f) for w, f in zip(wanted, found, strict=True))
+    records = [[consistency.overlap(w, f)] for w, f in zip(wanted, found, strict=True)]
+    mine = consistency.mean_iou(consistency.overlap_counts(records).sum(axis=0))
     theirs = multiclass_jaccard_index(
         torch.from_numpy(found), torch.from_numpy(wanted), num_classes=4, ignore_index=consistency.UNKNOWN
     )
     assert mine == pytest.approx(theirs.item(), rel=1e-6)
     # By hand: each class has one pixel in common of two.
-    assert consistency.mean_iou([consistency.overlap(np.array([0, 0, 1]), np.array([0, 1, 1]))]) == pytest.approx(
-        (1 / 2 + 1 / 2) / 2
-    )
+    counts = consistency.overlap_counts([[consistency.overlap(np.array([0, 0, 1]), np.array([0, 1, 1]))]])
+    assert counts.tolist() == [[[1, 2], [1, 2]]] and consistency.mean_iou(counts[0]) == (1 / 2 + 1 / 2) / 2
 
 
 @pytest.fixture(scope="module")
@@ -235,6 +235,9 @@ def test_each_task_is_measured_and_goes_on_where_it_was(data: Path, tmp_path: Pa
     assert 0 <= measures[main] <= (255 if task == "depth" else 1)
     assert evaluate_translation(plan, task, editor, output, networks).report == whole.report
 
+    low, high = whole.report["intervals"][main]
+    assert low <= measures[main] <= high
+
 
 def test_a_depth_error_by_another_protocol_is_not_gone_on_with(data: Path, tmp_path: Path) -> None:
     editor, plan = editar_rt.load(DEMO), Plan((Source(data),))
@@ -255,10 +258,22 @@ def test_damaged_features_are_taken_again(data: Path, tmp_path: Path) -> None:
         assert evaluate_translation(plan, "canny", editor, output, networks).report == whole.report
 
 
+def test_the_distances_of_several_seeds_are_averaged(data: Path, tmp_path: Path) -> None:
+    editor, plan, output = editar_rt.load(DEMO), Plan((Source(data),)), tmp_path / "out"
+    networks = TranslationNetworks.load(write_inception(tmp_path / "inception.pt"), None, None, None, "cpu")
+    one = evaluate_translation(plan, "depth", editor, output, networks)
+    two = evaluate_translation(plan, "depth", editor, output, networks, seeds=2)
+    assert two.report["pictures"] == 2 and two.report["seeds"] == [0, 1]
+    assert len(list((output / "pictures").iterdir())) == 4
+    distances = two.report["fid_of_seeds"]
+    assert distances[0] == one.report["measures"]["fid"]
+    assert two.report["measures"]["fid"] == pytest.approx(np.mean(distances))
+
+
 def test_the_command_prints_the_table(data: Path, tmp_path: Path) -> None:
     words = ["evaluate", "translation", str(data), "--task", "canny", "--bundle", str(DEMO), "-o", str(tmp_path)]
     said = CliRunner().invoke(cli, words, catch_exceptions=False)
-    assert said.exit_code == 0 and "| FID | lower | not measured | 13.91 |" in said.stdout
+    assert said.exit_code == 0 and "| FID | lower | not measured | – | 13.91 |" in said.stdout
     assert "FID is not measured: give --inception" in said.stderr
 
 

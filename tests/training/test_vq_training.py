@@ -182,6 +182,16 @@ def test_pictures_follow_from_the_seed_and_bad_ones_are_passed_over(pictures: Pa
     assert not torch.equal(whole, source.batch(6, slice(None)).pixels)
 
 
+def test_what_is_no_picture_in_a_folder_is_passed_over_and_named(pictures: Path, tmp_path: Path) -> None:
+    told: list[str] = []
+    (tmp_path / "deep").mkdir()
+    for place, name in enumerate(("a.jfif", "deep/b.PNG", "c.ppm", "deep/._b.PNG", ".DS_Store", "notes.txt")):
+        shutil.copy(pictures / f"{place}.png", tmp_path / name)
+    source = FolderPictures(tmp_path, seed=0, batch=2, size=32, report=told.append)
+    assert [path.name for path in (*source.paths, *source.held)] == ["a.jfif", "c.ppm", "b.PNG"]
+    assert len(told) == 1 and "passed over 3 that are no pictures: .DS_Store, deep/._b.PNG, notes.txt" in told[0]
+
+
 def test_the_command_names_pictures_that_cannot_be_read_and_goes_on(pictures: Path, tmp_path: Path) -> None:
     from click.testing import CliRunner
 

@@ -33,6 +33,13 @@ def test_rendering_is_repeatable_and_leaves_nothing_behind() -> None:
     assert np.array_equal(first, render(SCENE, 64))
 
 
+@pytest.mark.parametrize("size", [SIZE, 32])
+def test_a_window_shows_what_the_whole_picture_has_there(size: int) -> None:
+    n = SIZE // size
+    for window in ((slice(40 // n, 96 // n), slice(16 // n, 64 // n)), (slice(0, size), slice(100 // n, size))):
+        assert np.array_equal(render(SCENE, size, window), render(SCENE, size)[window])
+
+
 @pytest.mark.parametrize(
     "change", [{"colour": "green"}, {"texture": "dotted"}, {"shape": "cone"}, {"size": "small"}, None], ids=str
 )

@@ -80,7 +80,8 @@ def device_option(what: str) -> Any:
 def check(path: Path, layout: str | None, limit: int, everything: bool, sheet: Path | None, as_json: bool) -> None:
     """Say what PATH holds: a data set, a mixture's TOML file, or a folder of token shards."""
     from editar_rt.cli.options import progress
-    from editar_rt.observe.sheets import contact_sheet, save_png
+    from editar_rt.images.writing import save_picture
+    from editar_rt.observe.sheets import contact_sheet
     from training.data import check as checking
     from training.data.sources import read_plan
 
@@ -102,7 +103,7 @@ def check(path: Path, layout: str | None, limit: int, everything: bool, sheet: P
         if bad.total > len(bad.messages):
             click.echo(f"bad: and {bad.total - len(bad.messages)} more", err=True)
         if sheet:
-            save_png(contact_sheet(cells), sheet)
+            save_picture(contact_sheet(cells), sheet)
             click.echo(f"contact sheet: {sheet}", err=True)
     if as_json:
         click.echo(json.dumps(report))

@@ -49,6 +49,15 @@ def sampling_options(command: F) -> F:
     return click.option("--cfg-scale", type=float, help="Instead of the bundle's default.")(draw_options(command))
 
 
+seeds_option = click.option(
+    "--seeds",
+    type=click.IntRange(1),
+    default=1,
+    show_default=True,
+    help="Sampling seeds: so many pictures of every record or scene; measures are means over them.",
+)
+
+
 def run_options(command: F) -> F:
     """Options of the evaluations that go on where they were stopped."""
     options = (
@@ -56,7 +65,8 @@ def run_options(command: F) -> F:
         click.option("-o", "--output", type=FOLDER, help="Folder of the results; goes on with what lies there."),
         click.option("--limit", type=click.IntRange(1), help="So many records, evenly spread; all when not given."),
         click.option("--batch", type=click.IntRange(1), default=1, show_default=True, help="Pictures made at once."),
-        click.option("--sample-seed", type=click.IntRange(0), help="Instead of the bundle's default."),
+        click.option("--sample-seed", type=click.IntRange(0), help="First sampling seed, not the bundle's default."),
+        seeds_option,
         click.option("--runtime", default="auto", show_default=True, help="Device of the bundle: cpu, cuda, …"),
         device_option("the measuring networks"),
         click.option("--json", "as_json", is_flag=True, help="One JSON document as the last line of stdout."),
@@ -70,6 +80,7 @@ def run_options(command: F) -> F:
 @click.argument("bundle", type=PRESENT_FOLDER)
 @click.option("--count", type=click.IntRange(1), default=200, show_default=True, help="Held-out scenes a kind.")
 @click.option("--seed", default=0, show_default=True, help="Which held-out scenes.")
+@seeds_option
 @sampling_options
 @click.option("-o", "--output", type=OUTPUT_FILE, help="Write the JSON here too.")
 @click.option("--sheet", type=OUTPUT_FILE, help="Write a contact sheet here.")
@@ -79,6 +90,7 @@ def run_evaluation(
     bundle: Path,
     count: int,
     seed: int,
+    seeds: int,
     output: Path | None,
     sheet: Path | None,
     masked: bool,
@@ -92,9 +104,10 @@ def run_evaluation(
     sampling = replaced(lambda: editar_rt.load(bundle).default_sampling, changes)
 
     def tell(kind: str, result: dict[str, Any]) -> None:
-        click.echo(f"{kind}: {100 * result['success']:.1f} % succeed", err=True)
+        low, high = result["success_interval"]
+        click.echo(f"{kind}: {100 * result['success']:.1f} % succeed ({100 * low:.1f} to {100 * high:.1f})", err=True)
 
-    report, shown = evaluate.evaluate(bundle, count, sampling, seed, masked=masked, on_kind=tell)
+    report, shown = evaluate.evaluate(bundle, count, sampling, seed, seeds, masked=masked, on_kind=tell)
     if ceiling:
         report["tokenizer_ceiling"] = evaluate.tokenizer_ceiling(bundle)
     if output:
@@ -117,6 +130,7 @@ def run_evaluation(
 )
 @click.option("--count", type=click.IntRange(1), default=50, show_default=True, help="Held-out scenes a kind.")
 @click.option("--seed", default=0, show_default=True, help="Which held-out scenes.")
+@seeds_option
 @draw_options
 @click.option("-o", "--output", type=OUTPUT_FILE, help="Write the JSON here too.")
 @click.option("--plot", type=OUTPUT_FILE, help="Draw it here, a PNG.")
@@ -125,6 +139,7 @@ def guidance(
     scales: tuple[float, ...],
     count: int,
     seed: int,
+    seeds: int,
     output: Path | None,
     plot: Path | None,
     **changes: float | None,
@@ -139,7 +154,7 @@ def guidance(
         click.echo(f"scale {result['cfg_scale']:g}: {', '.join(rates)} succeed", err=True)
 
     sampling = replaced(lambda: editar_rt.load(bundle).default_sampling, changes)
-    report = evaluate.guidance_sweep(bundle, scales, count, sampling, seed, on_scale=tell)
+    report = evaluate.guidance_sweep(bundle, scales, count, sampling, seed, seeds, on_scale=tell)
     if output:
         evaluate.write_report(report, output)
     if plot:
@@ -224,6 +239,7 @@ def _run(
     limit: int | None,
     batch: int,
     sample_seed: int | None,
+    seeds: int,
     **changes: float | None,
 ) -> None:
     """An evaluation with a bundle: the table on stdout; what will be missing from it on stderr, before it starts."""
@@ -237,7 +253,9 @@ def _run(
     for sentence in missing:
         click.echo(sentence, err=True)
     with progress("evaluating", "pictures") as update:
-        outcome = evaluation(editor, output=output, sampling=sampling, limit=limit, batch=batch, on_progress=update)
+        outcome = evaluation(
+            editor, output=output, sampling=sampling, limit=limit, batch=batch, seeds=seeds, on_progress=update
+        )
     for message in outcome.bad.messages:
         click.echo(f"bad: {message}", err=True)
     click.echo(outcome.table)

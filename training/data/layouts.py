@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from editar_rt.images.canny import canny_edges
-from editar_rt.images.pixels import fit_square
+from editar_rt.images.fit import fit_square
 from training.data.records import BadRecord, DataError, Sample, check
 from training.data.rows import ANNOTATIONS, Row, Rows, open_rows, picture_of, text_of
 

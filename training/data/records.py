@@ -7,11 +7,13 @@ names it; whoever reads many counts such records, tells of them and goes on (`tr
 from __future__ import annotations
 
 import dataclasses
+import functools
 import io
+import json
 import threading
 from collections.abc import Callable
 from pathlib import Path, PurePosixPath
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,7 +24,8 @@ from editar_rt.images.pixels import open_picture
 from editar_rt.text.prompts import TASKS
 from training.errors import first_line
 
-PICTURE_FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF")
+PICTURE_FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "AVIF", "JPEG2000", "BMP", "GIF", "PPM", "TGA", "TIFF")
+"""What photographs and rendered pictures come in: Pillow's other readers are old, and seldom tried on bad files."""
 MAX_PICTURE_BYTES = 64 * 2**20
 MAX_TEXT = 4000  # characters; the text encoder reads about 500
 ASPECT_TOLERANCE = 0.02  # of a record's two pictures: more, and their middle squares no longer show the same place
@@ -110,7 +113,7 @@ def read_picture(content: bytes | Path, name: str) -> NDArray[np.uint8]:
         if size > MAX_PICTURE_BYTES:
             raise BadRecord(f"{name} has {size} bytes; a picture may have {MAX_PICTURE_BYTES}")
         stream = io.BytesIO(content if isinstance(content, bytes) else content.read_bytes())
-        with Image.open(stream, formats=PICTURE_FORMATS) as image:
+        with Image.open(stream, formats=_formats()) as image:
             return np.array(open_picture(image))
     except BadRecord:
         raise
@@ -122,17 +125,49 @@ def read_picture(content: bytes | Path, name: str) -> NDArray[np.uint8]:
         raise BadRecord(f"{name} cannot be read: {first_line(error)}") from None
 
 
+@functools.cache
+def _formats() -> tuple[str, ...]:
+    """Those of `PICTURE_FORMATS` that Pillow opens by themselves; an MPO is opened as the JPEG that it begins with."""
+    Image.init()
+    return tuple(name for name in PICTURE_FORMATS if name in Image.OPEN)
+
+
+def read_object(content: bytes, name: str) -> dict[str, Any]:
+    """A record's JSON object.
+
+    Args:
+        name: what messages call it.
+
+    Raises:
+        BadRecord: something else, or text that is in no encoding (half of a surrogate pair), which no file takes.
+    """
+    try:
+        row = json.loads(content)
+        json.dumps(row, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        raise BadRecord(f"{name} holds half of a surrogate pair, which is no character") from None
+    except (ValueError, RecursionError):
+        raise BadRecord(f"{name} is not JSON") from None
+    if not isinstance(row, dict):
+        raise BadRecord(f"{name} is not a JSON object")
+    return row
+
+
 def path_inside(folder: Path, name: str) -> Path:
     """The path of a file that a record names, in the data set's folder.
 
     Raises:
-        BadRecord: the name is no relative path, or leads out of the folder (through a link, too).
+        BadRecord: the name is no relative path, no disk has it, or it leads out of the folder (through a link, too).
     """
     plain = PurePosixPath(name)
     if not name or plain.is_absolute() or ".." in plain.parts or "\\" in name or "\0" in name:
-        raise BadRecord(f"{name!r} is no path inside the data set's folder")
+        raise BadRecord(f"{name!a} is no path inside the data set's folder")
     path = folder / plain
-    if not path.resolve().is_relative_to(folder.resolve()):
+    try:
+        inside = path.resolve().is_relative_to(folder.resolve())
+    except (OSError, RuntimeError, ValueError):  # from Python 3.13 on it is `read_picture` that meets such links
+        raise BadRecord(f"{name!r} leads round in a circle of links, or is a name that no disk has") from None
+    if not inside:
         raise BadRecord(f"{name!r} leads out of the data set's folder")
     return path
 

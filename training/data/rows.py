@@ -6,7 +6,6 @@ the columns mean is said elsewhere (`training.data.layouts`).
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
@@ -14,7 +13,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from training.data.records import BadRecord, DataError, path_inside, read_picture
+from training.data.records import BadRecord, DataError, path_inside, read_object, read_picture
 
 Row = Mapping[str, Any]
 SAMPLES_FILE = "samples.jsonl"
@@ -80,13 +79,7 @@ class JsonRows:
             line = lines.readline(MAX_LINE + 1)
         if len(line) > MAX_LINE:
             raise BadRecord(f"{self.label(index)} has more than {MAX_LINE} bytes")
-        try:
-            row = json.loads(line)
-        except (ValueError, RecursionError):
-            raise BadRecord(f"{self.label(index)} is not JSON") from None
-        if not isinstance(row, dict):
-            raise BadRecord(f"{self.label(index)} is not a JSON object")
-        return row
+        return read_object(line, self.label(index))
 
 
 def open_rows(path: Path, split: str | None = None, annotations: str = ANNOTATIONS, in_order: bool = False) -> Rows:

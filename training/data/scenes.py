@@ -268,11 +268,15 @@ def _appearance(o: Object) -> tuple[tuple[slice, slice], Array, Array]:
     return s.window, lit, s.coverage[..., None]
 
 
-def paint(picture: Array, o: Object) -> None:
-    """Draw one object over the picture, in place."""
-    window, lit, coverage = _appearance(o)
-    region = picture[window]
-    region += (lit - region) * coverage
+def _shared(part: Window, frame: Window) -> tuple[Window, Window]:
+    """Where a part of the picture lies in a frame: the pixels that both have, counted in the frame and in the part."""
+    inside, own = [], []
+    for p, f in zip(part, frame, strict=True):
+        start, stop = max(p.start, f.start), min(p.stop, f.stop)
+        stop = max(start, stop)
+        inside.append(slice(start - f.start, stop - f.start))
+        own.append(slice(start - p.start, stop - p.start))
+    return (inside[0], inside[1]), (own[0], own[1])
 
 
 def _back_to_front(scene: Scene) -> list[Object]:
@@ -281,27 +285,52 @@ def _back_to_front(scene: Scene) -> list[Object]:
 
 def shrink(values: Array, size: int) -> Array:
     """Means over squares of pixels: [SIZE, SIZE, ...] → [size, size, ...]; `size` divides SIZE."""
+    return _means(values, pixels_apart(size))
+
+
+def pixels_apart(size: int) -> int:
+    """How many of the world's pixels one pixel of a picture with that side stands for."""
     if SIZE % size:
         raise ValueError(f"the picture's side must divide {SIZE}, got {size}")
-    n = SIZE // size
+    return SIZE // size
+
+
+def _means(values: Array, n: int) -> Array:
+    """Means over squares of n pixels: [n × h, n × w, ...] → [h, w, ...]."""
     if n == 1:
         return values
-    return values.reshape(size, n, size, n, *values.shape[2:]).mean(axis=(1, 3), dtype=np.float32)
+    height, width = values.shape[0] // n, values.shape[1] // n
+    return values.reshape(height, n, width, n, *values.shape[2:]).mean(axis=(1, 3), dtype=np.float32)
 
 
 def render(scene: Scene, size: int = SIZE, window: Window = WHOLE) -> Pixels:
     """The picture of a scene, uint8 [size, size, 3].
 
     Args:
-        window: rows and columns of the picture that are wanted, where not all are.
+        window: rows and columns of the picture that are wanted, where not all are; only those are drawn.
     """
-    picture = _backdrop(scene.background, scene.horizon).copy()
+    n = pixels_apart(size)
+    rows, columns = (slice(*(n * i for i in side.indices(size)[:2])) for side in window)
+    picture = _backdrop(scene.background, scene.horizon)[rows, columns].copy()
     for o in scene.objects:
         shadow, dark = _shadow(o.centre[0], o.centre[1] + o.radius, o.radius)
-        picture[shadow] *= 1 - dark[..., None]
+        inside, own = _shared(shadow, (rows, columns))
+        picture[inside] *= 1 - dark[own][..., None]
     for o in _back_to_front(scene):
-        paint(picture, o)
-    return (shrink(picture, size)[window] * 255 + 0.5).astype(np.uint8)
+        part, lit, coverage = _appearance(o)
+        inside, own = _shared(part, (rows, columns))
+        region = picture[inside]
+        region += (lit[own] - region) * coverage[own]
+    return (_means(picture, n) * 255 + 0.5).astype(np.uint8)
+
+
+def extent(o: Object, margin: int = 0) -> Window:
+    """Rows and columns of the world that hold an object, its shadow, and `margin` pixels around them."""
+    shadow, _ = _shadow(o.centre[0], o.centre[1] + o.radius, o.radius)
+    sides = zip(object_surface(o).window, shadow, strict=True)
+    spans = [(min(a.start, b.start) - margin, max(a.stop, b.stop) + margin) for a, b in sides]
+    rows, columns = (slice(max(0, start), min(SIZE, stop)) for start, stop in spans)
+    return rows, columns
 
 
 def object_mask(o: Object, size: int = SIZE) -> NDArray[np.bool_]:

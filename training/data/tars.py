@@ -8,14 +8,13 @@ and what would have to be unpickled (`.pyd`, `.pkl`, `.pth`, …) is refused, no
 
 from __future__ import annotations
 
-import json
 import tarfile
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from training.data.records import MAX_PICTURE_BYTES, BadRecord, DataError
+from editar_rt.images.folders import is_clutter, picture_endings
+from training.data.records import MAX_PICTURE_BYTES, PICTURE_FORMATS, BadRecord, DataError, read_object
 
-PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tiff")
 TEXTS = {"json": 2**20, "txt": 2**16}  # bytes at most
 PICKLES = ("pyd", "pkl", "pickle", "pth", "pt", "npy", "npz")
 MAX_MEMBERS = 1_000_000  # of one shard
@@ -34,8 +33,9 @@ class TarRows:
                     for number, member in enumerate(tar):
                         if number >= MAX_MEMBERS:
                             raise DataError(f"{shard} has more than {MAX_MEMBERS} members")
-                        if member.isfile():  # neither links nor devices
-                            path = PurePosixPath(member.name)
+                        path = PurePosixPath(member.name)
+                        # Neither links nor devices; and macOS packs a `._NAME` beside every NAME.
+                        if member.isfile() and not any(map(is_clutter, path.parts)):
                             stem, _, ending = path.name.partition(".")
                             rows.setdefault(str(path.parent / stem), {})[ending.lower()] = (
                                 member.offset_data,
@@ -67,19 +67,10 @@ class TarRows:
                 if len(content) < size:
                     raise BadRecord(f"{self.label(index)}.{ending} is cut off")
                 if last == "json":
-                    row |= self._object(index, content)
+                    row |= read_object(content, f"{self.label(index)}.json")
                 else:
                     row[_column(ending)] = content
         return row
-
-    def _object(self, index: int, content: bytes) -> dict[str, Any]:
-        try:
-            values = json.loads(content)
-        except (ValueError, RecursionError):
-            raise BadRecord(f"{self.label(index)}.json is not JSON") from None
-        if not isinstance(values, dict):
-            raise BadRecord(f"{self.label(index)}.json is not a JSON object")
-        return values
 
 
 def _column(ending: str) -> str:
@@ -87,4 +78,4 @@ def _column(ending: str) -> str:
     name, _, last = ending.rpartition(".")
     if last == "txt":
         return name or "text"
-    return name or "image" if f".{last}" in PICTURES else ending
+    return name or "image" if f".{last}" in picture_endings(PICTURE_FORMATS) else ending

@@ -8,7 +8,7 @@ segmentation   mean intersection over union between the condition's classes and 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from editar_rt.images.canny import canny_edges
-from editar_rt.images.pixels import fit_square
+from editar_rt.images.fit import fit_square
 from training.data.features import read_settings
 from training.data.records import DataError
 from training.local_networks import blank, load_network
@@ -176,10 +176,23 @@ def overlap(wanted: NDArray[np.int64], found: NDArray[np.int64]) -> dict[str, li
     }
 
 
-def mean_iou(overlaps: Iterable[dict[str, list[int]]]) -> float | None:
-    """Mean over classes of the intersection over the union, both summed over all pictures; of 0 … 1."""
-    sums: dict[str, NDArray[np.int64]] = {}
-    for one in overlaps:
-        for name, counts in one.items():
-            sums[name] = sums.get(name, np.zeros(2, np.int64)) + counts
-    return float(np.mean([i / u for i, u in sums.values()])) if sums else None
+def overlap_counts(records: Sequence[Iterable[dict[str, list[int]]]]) -> NDArray[np.float64]:
+    """Intersection and union of every class, summed over each record's pictures, [records, classes, 2]."""
+    names = sorted({name for pictures in records for one in pictures for name in one})
+    place = {name: i for i, name in enumerate(names)}
+    counts = np.zeros((len(records), len(names), 2))
+    for row, pictures in zip(counts, records, strict=True):
+        for one in pictures:
+            for name, pixels in one.items():
+                row[place[name]] += pixels
+    return counts
+
+
+def mean_iou(counts: NDArray[np.float64]) -> float:
+    """Mean over classes of the intersection over the union, 0 … 1; classes without a pixel are left out.
+
+    Args:
+        counts: both of every class, summed over all pictures, [classes, 2].
+    """
+    shown = counts[counts[:, 1] > 0]
+    return float((shown[:, 0] / shown[:, 1]).mean())

@@ -6,7 +6,6 @@ Each is optional: a measure whose network is not given is left out and named, ne
 from __future__ import annotations
 
 import dataclasses
-import logging
 from pathlib import Path
 from typing import Any
 
@@ -27,14 +26,14 @@ Picture = NDArray[np.uint8]  # [H, W, 3]
 class ClipSimilarity:
     """100 times the cosine of a picture's and a text's CLIP embeddings, not below 0, as torchmetrics' CLIPScore has it.
 
+    Pictures are resized by Pillow, as they were for the published numbers, also where torchvision is installed.
+
     Args:
         folder: PIE-Bench uses openai/clip-vit-large-patch14.
     """
 
     def __init__(self, folder: Path, device: str = "cpu") -> None:
-        # Without torchvision it would say that it resizes with Pillow, as the published numbers were made.
-        logging.getLogger("transformers").setLevel(logging.ERROR)
-        from transformers import CLIPModel, CLIPProcessor
+        from transformers import AutoTokenizer, CLIPModel
 
         def answer(model: Any) -> Tensor:
             out = model(input_ids=torch.zeros(1, 2).long(), pixel_values=blank(model.config.vision_config.image_size))
@@ -42,25 +41,37 @@ class ClipSimilarity:
 
         wanted = "CLIP whole, with its text half, such as openai/clip-vit-large-patch14"
         self._model = load_network(CLIPModel, folder, wanted, ("clip",), answer).to(device)
-        self._processor = load_from(CLIPProcessor, folder, wanted)
+        self._tokenizer = load_from(AutoTokenizer, folder, wanted)
+        self._resizer = load_from(_pillow_processor(), folder, wanted)
         self.device = device
+
+    def pixels(self, picture: Picture) -> Tensor:
+        """What the network is shown of a picture [H, W, 3], float32 [1, 3, side, side]."""
+        return self._resizer(images=[picture], return_tensors="pt")["pixel_values"].to(self.device)
 
     @torch.inference_mode()
     def __call__(self, picture: Picture, text: str) -> float:
         length = self._model.config.text_config.max_position_embeddings
-        given = self._processor(
-            text=[text], images=[picture], return_tensors="pt", truncation=True, max_length=length, padding=True
-        )
-        out = self._model(**given.to(self.device))
+        words = self._tokenizer([text], return_tensors="pt", truncation=True, max_length=length).to(self.device)
+        out = self._model(**words, pixel_values=self.pixels(picture))
         return max(0.0, 100 * F.cosine_similarity(out.image_embeds, out.text_embeds).item())
+
+
+def _pillow_processor() -> Any:
+    """The library's picture processor for CLIP that uses Pillow: it has a name of its own from version 5 on."""
+    import transformers
+
+    name = "CLIPImageProcessorPil" if int(transformers.__version__.partition(".")[0]) >= 5 else "CLIPImageProcessor"
+    return getattr(transformers, name)
 
 
 class StructureDistance:
     """How far two pictures' layouts lie apart: the mean squared difference of the cosine similarities between the keys
     of all positions in DINO's last layer (Splice, arXiv 2201.00424, as PIE-Bench measures it).
 
-    PIE-Bench's own code hands over values of 0 to 255 where the network expects 0 to 1, and resizes to 224 without
-    anti-aliasing (torchvision 0.13). Published distances are made that way, so it is done here too.
+    PIE-Bench's own code hands over values of 0 to 255 where the network expects 0 to 1; published distances are made
+    that way, so it is done here too. It has torchvision resize tensors to 224, which version 0.13, pinned there, does
+    without anti-aliasing, and version 0.17 and later, as EditAR's environment has it, with. Both are offered.
 
     Args:
         folder: PIE-Bench uses facebook/dino-vitb8.
@@ -89,17 +100,23 @@ class StructureDistance:
         self._heard: list[Tensor] = []
 
     @torch.inference_mode()
-    def keys(self, picture: NDArray[Any]) -> Tensor:
+    def keys(self, picture: NDArray[Any], antialias: bool = False) -> Tensor:
         """Keys of the last layer, [1 + patches, D], of a picture [H, W, 3] of 0 … 255."""
         side = self._model.config.image_size
         values = torch.from_numpy(np.ascontiguousarray(picture, np.float32)).to(self.device).permute(2, 0, 1)[None]
-        values = F.interpolate(values, (side, side), mode="bilinear", align_corners=False)
+        values = F.interpolate(values, (side, side), mode="bilinear", align_corners=False, antialias=antialias)
         self._heard.clear()
         self._model(pixel_values=(values - self._mean) / self._std)
         return self._heard.pop()[0]
 
-    def __call__(self, one: NDArray[Any], other: NDArray[Any]) -> float:
-        return F.mse_loss(self_similarity(self.keys(one)), self_similarity(self.keys(other))).item()
+    def __call__(self, one: NDArray[Any], other: NDArray[Any], antialias: bool = False) -> float:
+        """Distance of two pictures [H, W, 3] of 0 … 255.
+
+        Args:
+            antialias: resize with anti-aliasing, which makes a difference to pictures that are larger than 224.
+        """
+        similar = (self_similarity(self.keys(picture, antialias)) for picture in (one, other))
+        return F.mse_loss(*similar).item()
 
 
 def self_similarity(keys: Tensor) -> Tensor:

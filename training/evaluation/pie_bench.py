@@ -19,6 +19,7 @@ import torch
 from numpy.typing import NDArray
 
 from training.data.records import BadRecord, BadRecords, DataError, path_inside, read_picture
+from training.evaluation.intervals import interval
 from training.evaluation.networks import Networks
 
 MAPPING_FILE, PICTURES = "mapping_file.json", "annotation_images"
@@ -47,16 +48,25 @@ class Measure:
     paper: float | None = None  # EditAR's own value (arXiv 2501.04699), already with the factor
 
 
-# The benchmark's tables show the distance on whole pictures and the four others on the unedited part.
+# The benchmark's tables show the distance on whole pictures and the four others on the unedited part. Its own distances
+# are resized without anti-aliasing, as its pinned torchvision does; EditAR's are of a torchvision that does it with.
 MEASURES: dict[str, Measure] = {
-    "structure_distance": Measure("structure distance ×10³", 1e3, "lower", 39.43),
+    "structure_distance": Measure("structure distance ×10³, resized without anti-aliasing", 1e3, "lower"),
+    "structure_distance_antialiased": Measure(
+        "structure distance ×10³, resized with anti-aliasing", 1e3, "lower", 39.43
+    ),
     "psnr_unedited": Measure("PSNR, unedited part", paper=21.32),
     "lpips_unedited": Measure("LPIPS ×10³, unedited part", 1e3, "lower", 117.15),
     "mse_unedited": Measure("MSE ×10⁴, unedited part", 1e4, "lower"),
     "ssim_unedited": Measure("SSIM ×10², unedited part", 1e2),
     "clip_whole": Measure("CLIP, whole", paper=24.87),
     "clip_edited": Measure("CLIP, edited part", paper=21.87),
-    "structure_distance_unedited": Measure("structure distance ×10³, unedited part", 1e3, "lower"),
+    "structure_distance_unedited": Measure(
+        "structure distance ×10³, unedited part, resized without anti-aliasing", 1e3, "lower"
+    ),
+    "structure_distance_antialiased_unedited": Measure(
+        "structure distance ×10³, unedited part, resized with anti-aliasing", 1e3, "lower"
+    ),
     "psnr": Measure("PSNR, whole"),
     "lpips": Measure("LPIPS ×10³, whole", 1e3, "lower"),
     "mse": Measure("MSE ×10⁴, whole", 1e4, "lower"),
@@ -201,9 +211,9 @@ def measure(
 
 
 def _compare(base: str, source: NDArray[np.uint8], result: NDArray[np.uint8], networks: Networks) -> float | None:
-    if base == "structure_distance":
+    if base.startswith("structure_distance"):
         assert networks.structure is not None
-        return networks.structure(source, result)
+        return networks.structure(source, result, antialias=base.endswith("_antialiased"))
     one, other = (picture.astype(np.float32) / 255 for picture in (source, result))
     if base == "lpips":
         assert networks.lpips is not None
@@ -220,45 +230,50 @@ def _compare(base: str, source: NDArray[np.uint8], result: NDArray[np.uint8], ne
     return value if math.isfinite(value) else None
 
 
-def summarize(values: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """Means with the literature's factors, over all pictures and by editing type.
+def summarize(values: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
+    """Means with the literature's factors, and their confidence intervals, over all pictures and by editing type.
 
     Args:
-        values: measures by picture, each with its `editing_type`.
+        values: by record, the measures of each of its pictures, one a sampling seed, each with its `editing_type`.
     """
 
-    def means(chosen: list[dict[str, Any]]) -> dict[str, Any]:
-        out: dict[str, Any] = {"pictures": len(chosen)}
+    def means(records: list[list[dict[str, Any]]]) -> dict[str, Any]:
+        out: dict[str, Any] = {"pictures": len(records), "intervals": {}}
         for name, shown in MEASURES.items():
-            found = [v[name] for v in chosen if v.get(name) is not None]
-            if found:
-                out[name] = shown.factor * float(np.mean(found))
-                if len(found) < len(chosen):
-                    out[f"{name}_pictures"] = len(found)
+            found = [[v[name] for v in pictures if v.get(name) is not None] for pictures in records]
+            each = shown.factor * np.asarray([np.mean(numbers) for numbers in found if numbers])
+            if len(each):
+                out[name] = float(each.mean())
+                out["intervals"][name] = interval(each)
+                if len(each) < len(records):
+                    out[f"{name}_pictures"] = len(each)
         return out
 
     everything = list(values.values())
-    kinds = sorted({v["editing_type"] for v in everything})
-    by_type = {EDITING_TYPES[k]: means([v for v in everything if v["editing_type"] == k]) for k in kinds}
+    by_type: dict[str, Any] = {}
+    for kind, name in enumerate(EDITING_TYPES):
+        if members := [pictures for pictures in everything if pictures[0]["editing_type"] == kind]:
+            by_type[name] = means(members)
     return {"all": means(everything), "by_type": by_type}
 
 
-def table(summary: dict[str, Any], missing: list[str]) -> str:
+def table(summary: dict[str, Any], seeds: list[int], missing: list[str]) -> str:
     """The results beside the paper's, and by editing type, in Markdown."""
     total = summary["all"]
     lines = [
-        f"PIE-Bench, {total['pictures']} pictures",
+        f"PIE-Bench, {total['pictures']} pictures, sampling seeds {', '.join(map(str, seeds))}",
         "",
-        "| measure | better | this bundle | EditAR, published (700 pictures) |",
-        "|---|---|---|---|",
+        "| measure | better | this bundle | 95 % interval | EditAR, published (700 pictures) |",
+        "|---|---|---|---|---|",
     ]
     for name, shown in MEASURES.items():
         if name in total or shown.paper is not None:
             here = f"{total[name]:.2f}" if name in total else "not measured"
             count = total.get(f"{name}_pictures")
             here += f" ({count} pictures)" if count else ""
+            spread = "{:.2f} to {:.2f}".format(*total["intervals"][name]) if name in total else "–"
             paper = "–" if shown.paper is None else f"{shown.paper:.2f}"
-            lines.append(f"| {shown.name} | {shown.better} | {here} | {paper} |")
+            lines.append(f"| {shown.name} | {shown.better} | {here} | {spread} | {paper} |")
     columns = [name for name in MEASURES if name in total]
     lines += ["", "| editing type | pictures | " + " | ".join(MEASURES[c].name for c in columns) + " |"]
     lines += ["|---" * (2 + len(columns)) + "|"]

@@ -2,7 +2,7 @@
 
 settings.json   what the results depend on; another bundle, sampling or network is refused
 pictures/       what the bundle made
-results.jsonl   measures, one line a picture and a pass; a later pass may add measures to those of an earlier one
+results.jsonl   measures, one line a picture and a pass; a later pass may add measures, or pictures by other seeds
 report.json, report.md
 """
 
@@ -20,7 +20,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 import editar_rt
-from editar_rt.observe.sheets import Cell, contact_sheet, save_png
+from editar_rt.images.writing import save_picture
+from editar_rt.observe.sheets import Cell, contact_sheet
 from training.data.records import BadRecord, DataError, read_picture
 
 CELLS = 24  # of the contact sheet
@@ -33,10 +34,16 @@ Progress = Callable[[int, int], None]
 class Task:
     """One picture to be made."""
 
-    key: str  # a plain file name
+    record: str  # whose picture it is: a plain file name
     picture: Path | NDArray[np.uint8]
     text: str
     task: str = "edit"
+    seed: int = 0  # of the sampling
+
+    @property
+    def key(self) -> str:
+        """Name of the picture: a plain file name."""
+        return f"{self.record}-seed{self.seed}"
 
 
 class ResultFolder:
@@ -112,7 +119,7 @@ class ResultFolder:
 
     def write_report(self, report: Values, table: str, cells: list[Cell]) -> None:
         """The report, its table, and a contact sheet of the first results, not chosen."""
-        save_png(contact_sheet(cells), self.folder / "sheet.png")
+        save_picture(contact_sheet(cells), self.folder / "sheet.png")
         _write(self.folder / "report.json", json.dumps(report, indent=1) + "\n")
         _write(self.folder / "report.md", table + "\n")
 
@@ -160,21 +167,25 @@ def generate(
 ) -> Iterator[Task]:
     """Let the bundle make the pictures that are not there yet; yields every task once its picture is there.
 
-    Pictures of one task are made `batch` at a time; each has the tokens that it has alone, so one that cannot be read
-    is made again as it was.
+    Pictures of one task and seed are made `batch` at a time; each has the tokens that it has alone, so one that cannot
+    be read is made again as it was.
+
+    Args:
+        sampling: but for the seed, which each task has of its own.
     """
-    by_task: dict[str, list[Task]] = {}
+    alike: dict[tuple[str, int], list[Task]] = {}
     for task in tasks:
-        by_task.setdefault(task.task, []).append(task)
+        alike.setdefault((task.task, task.seed), []).append(task)
     done = 0
-    for name, members in by_task.items():
+    for (name, seed), members in alike.items():
+        seeded = dataclasses.replace(sampling, seed=seed)
         for start in range(0, len(members), batch):
             part = members[start : start + batch]
             absent = [t for t in part if not results.has(t.key)]
             if absent:
-                made = editor.edit_batch([t.picture for t in absent], [t.text for t in absent], name, sampling)
+                made = editor.edit_batch([t.picture for t in absent], [t.text for t in absent], name, seeded)
                 for task, result in zip(absent, made, strict=True):
-                    save_png(result.image, results.path(task.key))
+                    save_picture(result.image, results.path(task.key))
             yield from part
             done += len(part)
             on_progress(done, len(tasks))

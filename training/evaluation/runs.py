@@ -27,12 +27,15 @@ class Outcome:
 
 
 def describe(editor: editar_rt.Editor, sampling: editar_rt.Sampling) -> dict[str, Any]:
-    """What the pictures depend on."""
-    return {
-        "bundle": editor.bundle.fingerprint,
-        "picture_size": editor.image_size,
-        "sampling": dataclasses.asdict(sampling),
-    }
+    """What all pictures depend on; each has a sampling seed of its own besides."""
+    drawn = dataclasses.asdict(sampling)
+    del drawn["seed"]
+    return {"bundle": editor.bundle.fingerprint, "picture_size": editor.image_size, "sampling": drawn}
+
+
+def seeds_from(sampling: editar_rt.Sampling, seeds: int) -> list[int]:
+    """That many sampling seeds, from the sampling's own on."""
+    return [sampling.seed + i for i in range(seeds)]
 
 
 def evaluate_pie_bench(
@@ -43,6 +46,7 @@ def evaluate_pie_bench(
     sampling: editar_rt.Sampling | None = None,
     limit: int | None = None,
     batch: int = 1,
+    seeds: int = 1,
     on_progress: Progress = lambda done, total: None,
 ) -> Outcome:
     """PIE-Bench with a bundle, into the folder `output`.
@@ -52,31 +56,34 @@ def evaluate_pie_bench(
 
     Args:
         limit: this many entries, evenly spread over the benchmark; all when None.
+        seeds: pictures of every entry, each by a sampling seed of its own; the sampling's is the first.
 
     Raises:
         DataError: no benchmark, no entry that can be used, or a folder with other results.
     """
     sampling = sampling or editor.default_sampling
+    drawn = seeds_from(sampling, seeds)
     bench, bad = pie_bench.PieBench(benchmark), BadRecords()
     keys = bench.keys()
     keys = [keys[i] for i in spread(len(keys), limit)]
     described = {"benchmark": fingerprint(benchmark / pie_bench.MAPPING_FILE), **describe(editor, sampling)}
     results = ResultFolder(output, described, networks.fingerprints)
     wanted = pie_bench.measures_of(networks)
-    chosen: dict[str, dict[str, Any]] = {}
+    chosen: dict[str, list[dict[str, Any]]] = {}
     cells: list[Cell] = []
     for start in range(0, len(keys), batch):
         items = {item.key: item for item in bench.items(keys[start : start + batch], bad)}
-        tasks = [Task(item.key, item.picture, item.instruction) for item in items.values()]
+        tasks = [Task(item.key, item.picture, item.instruction, seed=seed) for seed in drawn for item in items.values()]
         for task in generate(results, editor, tasks, sampling, batch):
-            item = items[task.key]
+            item = items[task.record]
             made = fitted(results.picture(task.key), len(item.picture))
             absent = [name for name in wanted if name not in results.values.get(task.key, {})]
             if absent:
                 measures = pie_bench.measure(item, made, networks, absent)
                 results.record(task.key, {"editing_type": item.editing_type, **measures})
-            chosen[task.key] = {**results.values[task.key], "editing_type": item.editing_type}
-            if len(cells) < CELLS:
+            measured = {**results.values[task.key], "editing_type": item.editing_type}
+            chosen.setdefault(task.record, []).append(measured)
+            if len(cells) < CELLS and task.seed == sampling.seed:
                 shown = (item.picture, item.picture * ~item.mask[..., None], made)
                 kind = pie_bench.EDITING_TYPES[item.editing_type]
                 cells.append(Cell([Image.fromarray(p) for p in shown], f"{kind}: {item.instruction}"))
@@ -88,11 +95,12 @@ def evaluate_pie_bench(
         "benchmark": "PIE-Bench",
         "path": benchmark.name,
         **described,
+        "seeds": drawn,
         **summary,
         "paper": {name: m.paper for name, m in pie_bench.MEASURES.items() if m.paper is not None},
         "missing": missing,
         "bad_records": bad.messages,
     }
-    table = pie_bench.table(summary, missing)
+    table = pie_bench.table(summary, drawn, missing)
     results.write_report(report, table, cells)
     return Outcome(report, table, bad)

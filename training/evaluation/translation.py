@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +14,16 @@ from numpy.typing import NDArray
 from PIL import Image
 
 import editar_rt
-from editar_rt.images.pixels import fit_square
+from editar_rt.images.fit import fit_square
 from editar_rt.observe.sheets import Cell
 from training.data.records import BadRecord, BadRecords, DataError, Sample
 from training.data.sources import Plan
 from training.evaluation import consistency
 from training.evaluation.consistency import DepthEstimator, Segmenter
 from training.evaluation.frechet import ENOUGH, InceptionFeatures, frechet_distance
+from training.evaluation.intervals import bounds, interval, resampled
 from training.evaluation.results import CELLS, Progress, ResultFolder, Task, fitted, generate, spread
-from training.evaluation.runs import Outcome, describe
+from training.evaluation.runs import Outcome, describe, seeds_from
 from training.provenance import fingerprint
 
 FID_PAPER = {"depth": 15.97, "canny": 13.91, "segmentation": 16.13}  # arXiv 2501.04699
@@ -98,6 +100,7 @@ def evaluate_translation(
     sampling: editar_rt.Sampling | None = None,
     limit: int | None = None,
     batch: int = 1,
+    seeds: int = 1,
     on_progress: Progress = lambda done, total: None,
 ) -> Outcome:
     """Every record of `task` in a data set, made again from its condition and its words, into the folder `output`.
@@ -107,6 +110,7 @@ def evaluate_translation(
     Args:
         task: `depth`, `canny` or `segmentation`; records of other tasks are passed over.
         limit: records read of each data set at most, evenly spread; all when None.
+        seeds: pictures of every record, each by a sampling seed of its own; the sampling's is the first.
 
     Raises:
         DataError: no record of that task, or a folder with other results.
@@ -119,8 +123,8 @@ def evaluate_translation(
         described["depth_protocol"] = "ControlNet++"
     results = ResultFolder(output, described, networks.fingerprints)
     features = _Features(output / "features.npz", networks.inception)
-    bad = BadRecords()
-    keys: list[str] = []
+    drawn, bad = seeds_from(sampling, seeds), BadRecords()
+    made_of: dict[str, list[str]] = {}  # keys of a record's pictures, one a seed
     cells: list[Cell] = []
     places = [(d, i) for d in datasets for i in spread(len(d), limit)]
     for start in range(0, len(places), batch):
@@ -133,47 +137,65 @@ def evaluate_translation(
                 continue
             if sample.task == task:
                 samples[f"{dataset.name}-{index:07d}"] = sample
-        tasks = [Task(key, s.condition, s.text, task) for key, s in samples.items()]
+        tasks = [Task(key, s.condition, s.text, task, seed) for seed in drawn for key, s in samples.items()]
         for done in generate(results, editor, tasks, sampling, batch):
             made = fitted(results.picture(done.key), side)
-            keys.append(done.key)
+            made_of.setdefault(done.record, []).append(done.key)
+            sample = samples[done.record]
             if not _measured(results.values.get(done.key, {}), task) and (
-                found := networks.consistency(task, samples[done.key], made)
+                found := networks.consistency(task, sample, made)
             ):
                 results.record(done.key, found)
-            sample = samples[done.key]
             features.add(done.key, sample, made)
-            if len(cells) < CELLS:
+            if len(cells) < CELLS and done.seed == sampling.seed:
                 shown = (sample.condition, made, sample.target)
                 cells.append(Cell([fit_square(Image.fromarray(p), side) for p in shown], sample.text))
         on_progress(min(start + batch, len(places)), len(places))
-    if not keys:
+    if not made_of:
         first = f"; the first bad record: {bad.messages[0]}" if bad.messages else ""
         raise DataError(f"the data set has no record of the task {task}{first}")
     features.save()
-    chosen = [results.values.get(key, {}) for key in keys]
-    values: dict[str, Any] = {"fid": features.distance(keys)}
-    for name in MEASURES[task]:
-        if name == "miou":
-            values[name] = consistency.mean_iou(v["overlap"] for v in chosen if "overlap" in v)
-        else:
-            numbers = [v[name] for v in chosen if v.get(name) is not None]
-            values[name] = float(np.mean(numbers)) if numbers else None
+    values, intervals = _summary(task, [[results.values.get(key, {}) for key in keys] for keys in made_of.values()])
+    # One picture a record at a time, as published distances are: the seeds' own distances are averaged.
+    distances = [d for keys in zip(*made_of.values(), strict=True) if (d := features.distance(keys)) is not None]
+    values = {"fid": float(np.mean(distances)) if distances else None, **values}
     missing = networks.missing(task)
-    if values["fid"] is not None and len(keys) < ENOUGH:
-        missing.append(f"FID over {len(keys)} pictures is only a hint: published ones are over thousands")
+    if distances and len(made_of) < ENOUGH:
+        missing.append(f"FID over {len(made_of)} pictures is only a hint: published ones are over thousands")
     report = {
         "benchmark": f"{task} to picture",
         **described,
-        "pictures": len(keys),
+        "seeds": drawn,
+        "pictures": len(made_of),
         "measures": values,
+        "intervals": intervals,
+        "fid_of_seeds": distances,
         "paper": {"fid": FID_PAPER[task]},
         "missing": missing,
         "bad_records": bad.messages,
     }
-    table = _table(task, len(keys), values, missing)
+    table = _table(task, report)
     results.write_report(report, table, cells)
     return Outcome(report, table, bad)
+
+
+def _summary(task: str, records: list[list[dict[str, Any]]]) -> tuple[dict[str, float | None], dict[str, list[float]]]:
+    """A task's measures but for the FID, and their intervals; given by record, the values of each of its pictures."""
+    values: dict[str, float | None] = {}
+    intervals: dict[str, list[float]] = {}
+    for name in MEASURES[task]:
+        values[name] = None
+        if name == "miou":
+            overlaps = [[v["overlap"] for v in pictures if v.get("overlap")] for pictures in records]
+            if overlaps := [pictures for pictures in overlaps if pictures]:
+                counts = consistency.overlap_counts(overlaps)
+                values[name] = consistency.mean_iou(counts.sum(axis=0))
+                intervals[name] = bounds(resampled(counts, lambda total, _: consistency.mean_iou(total)))
+        else:
+            found = [[v[name] for v in pictures if v.get(name) is not None] for pictures in records]
+            if len(each := np.asarray([np.mean(numbers) for numbers in found if numbers])):
+                values[name], intervals[name] = float(each.mean()), interval(each)
+    return values, intervals
 
 
 def _measured(values: dict[str, Any], task: str) -> bool:
@@ -206,27 +228,31 @@ class _Features:
                 np.savez(f, keys=np.asarray(list(self.found)), features=np.stack(list(self.found.values())))
             partial.replace(self.path)
 
-    def distance(self, keys: list[str]) -> float | None:
+    def distance(self, keys: Sequence[str]) -> float | None:
         pairs = [self.found[key] for key in keys if key in self.found]
         if not pairs:
             return None
         return frechet_distance(np.stack([p[0] for p in pairs]), np.stack([p[1] for p in pairs]))
 
 
-def _table(task: str, count: int, values: dict[str, Any], missing: list[str]) -> str:
+def _table(task: str, report: dict[str, Any]) -> str:
+    values, intervals, distances = report["measures"], report["intervals"], report["fid_of_seeds"]
     lines = [
-        f"{task} to picture, {count} pictures",
+        f"{task} to picture, {report['pictures']} pictures, sampling seeds {', '.join(map(str, report['seeds']))}",
         "",
-        "| measure | better | this bundle | EditAR, published |",
-        "|---|---|---|---|",
+        "| measure | better | this bundle | 95 % interval | EditAR, published |",
+        "|---|---|---|---|---|",
     ]
 
     def cell(value: float | None, digits: int) -> str:
         return "not measured" if value is None else f"{value:.{digits}f}"
 
-    lines.append(f"| FID | lower | {cell(values['fid'], 2)} | {FID_PAPER[task]:.2f} |")
+    several = f"seeds {min(distances):.2f} to {max(distances):.2f}" if len(distances) > 1 else "–"
+    lines.append(f"| FID | lower | {cell(values['fid'], 2)} | {several} | {FID_PAPER[task]:.2f} |")
     for name in MEASURES[task]:
         if name != "edge_ms_ssim" or values[name] is not None:
             label, better = SHOWN[name]
-            lines.append(f"| {label} | {better} | {cell(values[name], 4)} | – |")
+            spread = "{:.4f} to {:.4f}".format(*intervals[name]) if name in intervals else "–"
+            lines.append(f"| {label} | {better} | {cell(values[name], 4)} | {spread} | – |")
+    missing = report["missing"]
     return "\n".join([*lines, *(["", *missing] if missing else [])])

@@ -7,6 +7,7 @@ tensorrt` and loaded from nowhere else; what does not fit is refused with the co
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import shlex
 from dataclasses import dataclass, field
@@ -14,9 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from editar_rt.backends.engines.plan import Plan
-from editar_rt.bundle.folder import Bundle, file_digest
+from editar_rt.bundle.folder import Bundle
+from editar_rt.bundle.links import is_kept_inside
 from editar_rt.bundle.manifest import FileInfo, check_relative, decode_json
 from editar_rt.errors import BackendError, BundleError
+from editar_rt.files import read_regular
 
 BUILD_NAME = "build.json"
 FORMAT = "editar-engines"
@@ -77,8 +80,9 @@ def rebuild_command(bundle: Bundle, target: str) -> str:
 
 
 def find_folders(bundle: Bundle) -> list[Path]:
-    """The folders of engines in a bundle, by name."""
-    return sorted(path.parent for path in bundle.folder.glob(f"*/{BUILD_NAME}"))
+    """The folders of engines in a bundle, by name; not those that are links out of it."""
+    found = bundle.folder.glob(f"*/{BUILD_NAME}")
+    return sorted(path.parent for path in found if is_kept_inside(path, bundle.folder))
 
 
 def read_build(folder: Path) -> BuildInfo:
@@ -89,10 +93,9 @@ def read_build(folder: Path) -> BuildInfo:
     """
     path = folder / BUILD_NAME
     try:
-        with open(path, "rb") as f:
-            raw = json.loads(f.read(MAX_BYTES + 1))
+        raw = json.loads(read_regular(path, MAX_BYTES))
     except OSError as error:
-        raise BackendError(f"{path} cannot be read: {error.strerror}") from None
+        raise BackendError(f"{path} cannot be read: {error.strerror or error}") from None
     except (ValueError, RecursionError) as error:
         raise BackendError(f"{path} is not JSON ({error}); build the engines again") from None
     if not isinstance(raw, dict) or raw.get("format") != FORMAT or raw.get("format_version") != FORMAT_VERSION:
@@ -107,6 +110,8 @@ def read_build(folder: Path) -> BuildInfo:
         raise BackendError(f"{path} is damaged ({error}); build the engines again") from None
     if not info.rows or not info.chunks or min(*info.rows, *info.chunks) < 1:
         raise BackendError(f"{path} is damaged (it has no rows or chunks); build the engines again")
+    if any(min(engine.profile, engine.scratch_bytes) < 0 for engine in info.engines.values()):
+        raise BackendError(f"{path} is damaged (an engine has a negative number); build the engines again")
     return info
 
 
@@ -138,12 +143,18 @@ def read_engine(folder: Path, info: BuildInfo, name: str, bundle: Bundle) -> byt
     expected = info.files.get(name)
     if expected is None or not path.is_file():
         raise BackendError(f"{folder} lacks the engine {name}; run: {command}")
-    size = path.stat().st_size
-    if size != expected.bytes:
-        raise BackendError(
-            f"the engine {path} has {size} bytes where {BUILD_NAME} says {expected.bytes}: truncated or altered; "
-            f"run: {command}"
-        )
-    if file_digest(path).sha256 != expected.sha256:
+    if not is_kept_inside(path, bundle.folder):
+        raise BackendError(f"the engine {path} is a link that leaves the bundle; do not trust it, or run: {command}")
+    try:
+        size = path.stat().st_size
+        if size != expected.bytes:
+            raise BackendError(
+                f"the engine {path} has {size} bytes where {BUILD_NAME} says {expected.bytes}: truncated or altered; "
+                f"run: {command}"
+            )
+        content = read_regular(path, expected.bytes)
+    except OSError as error:
+        raise BackendError(f"the engine {path} cannot be read: {error.strerror or error}") from None
+    if hashlib.sha256(content).hexdigest() != expected.sha256:  # of what is loaded, not of what it is read from again
         raise BackendError(f"the engine {path} was altered (its SHA-256 differs); run: {command}")
-    return path.read_bytes()
+    return content

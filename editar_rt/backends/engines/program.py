@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from editar_rt import names
 from editar_rt.backends.engines.device import Engines, aligned
 from editar_rt.backends.engines.plan import Shape
+from editar_rt.backends.engines.sampler import SamplerInputs
 from editar_rt.bundle.folder import Bundle
 from editar_rt.bundle.manifest import TensorInfo
-from editar_rt.generation.sampling import Draw
 
 
 class Program:
@@ -46,14 +46,10 @@ class Program:
         self.upload()
         self.memory.synchronize()
 
-    def set_draw(self, taken: slice, null_rows: NDArray[np.int32], draw: Draw) -> None:
-        """A sampler's inputs, for some of its rows; the others get what does no harm."""
-        inputs = self.inputs
-        inputs[names.NULL_ROWS][:] = np.arange(len(inputs[names.NULL_ROWS]))
-        inputs[names.NULL_ROWS][taken] = null_rows
-        inputs[names.NUMBERS][:] = 0
-        for name, value in draw.inputs.items():
-            inputs[name][taken if name == names.NUMBERS else slice(None)] = value
+    def set_inputs(self, inputs: SamplerInputs) -> None:
+        """A sampler's inputs, for all of its rows."""
+        for name, array in inputs.arrays().items():
+            self.inputs[name][:] = array
 
     def upload(self, prefix: bool = True) -> None:
         """Queue the inputs' copy to the device.

@@ -29,7 +29,7 @@ def import_tensorrt() -> Any:
     except (ImportError, OSError) as error:
         raise BackendError(
             f"TensorRT's Python module does not load ({error}); on a Jetson it comes with JetPack (apt install "
-            'python3-libnvinfer), elsewhere run: pip install "editar-rt[trt]"'
+            'python3-libnvinfer), elsewhere run in a clone of the project: pip install ".[trt]"'
         ) from None
 
 

@@ -46,7 +46,7 @@ def open_session(ort: Any, graph: str | bytes, options: Any, cuda: dict[str, str
     if cuda is not None and CUDA not in session.get_providers():
         raise BackendError(
             f"ONNX Runtime {ort.__version__} left {CUDA} out: the driver, the GPU or a library of CUDA or cuDNN is "
-            'missing; run nvidia-smi and: pip install "editar-rt[gpu]", or choose --device cpu'
+            'missing; run nvidia-smi and, in a clone of the project, pip install ".[gpu]", or choose --device cpu'
         )
     return session
 

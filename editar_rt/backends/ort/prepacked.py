@@ -15,18 +15,20 @@ import json
 import logging
 import os
 import platform
-import secrets
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from editar_rt.backends.ort.kept_folder import is_whole, making, remove_abandoned
 from editar_rt.bundle.folder import Bundle
+from editar_rt.bundle.graph_file import read_graph
+from editar_rt.errors import BackendError, BundleError
 
 VARIABLE, OFF = "EDITAR_CACHE", "off"
 PAYS_FROM = 16 << 20  # bytes of weights: below, a graph opens at once anyway and takes little memory
 ROOM = 4  # times the weights that must be free on the disk
-GRAPH, SIZES = "graph.onnx", "sizes.json"
+GRAPH = "graph.onnx"
 log = logging.getLogger("editar_rt")
 
 
@@ -50,55 +52,59 @@ def prepacked(bundle: Bundle, part: str, ort: Any, open_session: Callable[[Path,
     Returns:
         None where it does not pay, was refused, or cannot be written: the reason is logged.
     """
-    root, file = cache_folder(), bundle.manifest.parts[part].file
-    files = {n: f for n, f in bundle.manifest.files.items() if n == file or n.startswith(f"{file}.")}
-    size = sum(f.bytes for f in files.values())
+    root = cache_folder()
+    files = [bundle.manifest.files[name] for name in bundle.part_files(part)]
+    size = sum(f.bytes for f in files)
     if root is None or size < PAYS_FROM:
         return None
-    identity = [sorted(f.sha256 for f in files.values()), ort.__version__, platform.machine(), _processor()]
+    identity = [sorted(f.sha256 for f in files), ort.__version__, platform.machine(), _processor()]
     folder = root / hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:32]
-    if _is_whole(folder):
+    remove_abandoned(root)
+    if is_whole(folder):
         return folder / GRAPH
-    partial = root / f"{folder.name}.partial-{os.getpid()}-{secrets.token_hex(4)}"
     try:
-        partial.mkdir(mode=0o700, parents=True)
+        root.mkdir(mode=0o700, parents=True, exist_ok=True)
         if shutil.disk_usage(root).free < ROOM * size:
             log.info("%s has no room for rearranged weights (%d MB); opening goes on without", root, 2 * size // 10**6)
             return None
         log.info("rearranging the weights of %s for this machine, once (%s)", part, folder)
-        options = ort.SessionOptions()
-        options.optimized_model_filepath = str(partial / GRAPH)
-        for name, value in (
-            ("optimized_model_external_initializers_file_name", f"{GRAPH}.data"),
-            ("optimized_model_external_initializers_min_size_in_bytes", "1024"),
-            ("save_external_prepacked_constant_initializers", "1"),
-        ):
-            options.add_session_config_entry(f"session.{name}", value)
-        open_session(bundle.part_path(part), options)
-        sizes = {path.name: path.stat().st_size for path in partial.iterdir()}
-        (partial / SIZES).write_text(json.dumps(sizes), encoding="utf-8")
-        if folder.exists() and not _is_whole(folder):
-            shutil.rmtree(folder, ignore_errors=True)  # damaged
-        try:
-            partial.rename(folder)
-        except OSError:
-            if not _is_whole(folder):  # else another process was faster, with the same result
-                raise
-    except OSError as e:
-        log.info("rearranged weights cannot be kept in %s (%s); opening goes on without", root, e.strerror or e)
+        with making(folder) as partial:
+            open_session(bundle.part_path(part), _options(ort, partial))
+            _check_written(partial)
+    except (OSError, BackendError, BundleError) as e:  # a full disk is ONNX Runtime's own error
+        reason = getattr(e, "strerror", None) or e
+        log.info("rearranged weights cannot be kept in %s (%s); opening goes on without", root, reason)
         return None
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
     return folder / GRAPH
 
 
-def _is_whole(folder: Path) -> bool:
-    """Whether a kept graph has the files that were written, in their sizes."""
-    try:
-        sizes = json.loads((folder / SIZES).read_text(encoding="utf-8"))
-        return all((folder / name).stat().st_size == size for name, size in sizes.items())
-    except (OSError, ValueError, AttributeError):
-        return False
+def forget(graph: Path) -> None:
+    """Remove a kept graph that does not open."""
+    log.info("the rearranged weights in %s do not open; opening goes on without", graph.parent)
+    shutil.rmtree(graph.parent, ignore_errors=True)
+
+
+def _options(ort: Any, folder: Path) -> Any:
+    """Of a session that writes its graph and weights, rearranged, into a folder."""
+    options = ort.SessionOptions()
+    options.optimized_model_filepath = str(folder / GRAPH)
+    for name, value in (
+        ("optimized_model_external_initializers_file_name", f"{GRAPH}.data"),
+        ("optimized_model_external_initializers_min_size_in_bytes", "1024"),
+        ("save_external_prepacked_constant_initializers", "1"),
+    ):
+        options.add_session_config_entry(f"session.{name}", value)
+    return options
+
+
+def _check_written(folder: Path) -> None:
+    """
+    Raises:
+        OSError, BundleError: what was written is cut off.
+    """
+    for each in read_graph(folder / GRAPH).external:
+        if each.stop > (folder / each.location).stat().st_size:
+            raise OSError(f"{each.location} is cut off")
 
 
 def _processor() -> str:

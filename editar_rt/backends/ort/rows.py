@@ -1,9 +1,9 @@
-"""Memory of a KV cache on the CPU whose rows can be one and the same where they hold the same.
+"""CPU memory of a KV cache in which rows with equal contents share pages.
 
-The picture's keys and values are the same in every row. Rows that only copy them would be read from memory again and
-again in every step; here such a row's pages are mapped to those of the row it takes after: they take no memory of their
-own, and what attention has read for one row lies in the processor's cache for the next. Kernels see a plain array.
-Linux alone can do this; elsewhere, and where it fails, rows are copied.
+The picture's keys and values are the same in every row of a picture. Here the pages of such a row are mapped to those
+of the row that computed them: they take no memory of their own, and attention finds them in the processor's cache when
+it has read them for the other row. Kernels see a plain array. Only Linux can do this; elsewhere, and where the system
+refuses, rows are copied.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from editar_rt.backends.ort.pages import mappings
+from editar_rt.errors import BackendError
 from editar_rt.machine import peak_resident_bytes
 
 PAGE = mmap.PAGESIZE
@@ -35,30 +36,92 @@ class RowBuffer:
     """
 
     def __init__(self, rows: int, heads: int, positions: int, width: int, dtype: DTypeLike) -> None:
-        self._position = width * np.dtype(dtype).itemsize  # bytes of one head
-        step = PAGE // math.gcd(PAGE, self._position)  # positions that fill whole pages
+        self.position_bytes = width * np.dtype(dtype).itemsize  # of one head
+        step = PAGE // math.gcd(PAGE, self.position_bytes)  # positions that fill whole pages
         shape = (rows, heads, -(-positions // step) * step, width)
-        size = rows * heads * shape[2] * self._position
+        size = rows * heads * shape[2] * self.position_bytes
         self._pages = _Pages.make(size) if rows > 1 else None
         if self._pages is None:
             self.array: NDArray[Any] = np.zeros(shape, dtype)
         else:
             self.array = self._pages.array.view(dtype).reshape(shape)
 
-    def copy(self, source: int, target: int, positions: int, frozen: bool) -> None:
-        """Give a row the first positions of another one.
+    def map(self, source: int, target: int, size: int) -> bool:
+        """Make the first `size` bytes, whole pages, of every head of row `target` the memory of row `source`.
 
-        Args:
-            frozen: neither row's are written again, so that they may be the same memory.
+        A row mapped to itself has its own memory again, with whatever that held. False where the system refuses.
         """
-        heads, head = self.array.shape[1], self.array[0, 0].nbytes
-        whole = positions * self._position // PAGE * PAGE if frozen else 0
-        pairs = [((source * heads + h) * head, (target * heads + h) * head) for h in range(heads)]
-        if whole and self._pages is not None:
+        if self._pages is None:
+            return False
+        if source != target:
             _Pages.peak_before = _Pages.peak_before or peak_resident_bytes()
-        shared = bool(whole) and self._pages is not None and all(self._pages.alias(*pair, whole) for pair in pairs)
-        done = whole // self._position if shared else 0
-        self.array[target, :, done:positions] = self.array[source, :, done:positions]
+        heads, head = self.array.shape[1], self.array[0, 0].nbytes
+        pairs = [((source * heads + h) * head, (target * heads + h) * head) for h in range(heads)]
+        return all(self._pages.alias(*pair, size) for pair in pairs)
+
+
+class RowBuffers:
+    """Several `RowBuffer`s, one for each tensor of a cache, whose rows share their pages alike.
+
+    A row that shares pages gets its own back before either row is written there: neither changes by the other.
+    """
+
+    def __init__(self, count: int, rows: int, heads: int, positions: int, width: int, dtype: DTypeLike) -> None:
+        self.buffers = [RowBuffer(rows, heads, positions, width, dtype) for _ in range(count)]
+        self._position = self.buffers[0].position_bytes if count else 1
+        self._root = list(range(rows))  # the row that each one's first pages belong to
+        self._shared = [0] * rows  # positions that lie in the root's pages
+        self._frozen = [0] * rows  # positions below which a write would touch pages that two rows share
+
+    def copy(self, source: int, target: int, start: int, stop: int, frozen: bool) -> None:
+        """Give a row positions of another one; see `base.Decoder.copy`."""
+        self.prepare_write(target, start)
+        done = start
+        if frozen and start == 0:
+            root = self._root[source]
+            most = stop if root == source else min(stop, self._shared[source])
+            done = self._share(root, target, most)
+        for buffer in self.buffers:
+            buffer.array[target, :, done:stop] = buffer.array[source, :, done:stop]
+
+    def prepare_write(self, row: int, position: int) -> None:
+        """Make sure that writing a row from `position` on changes no other row."""
+        if position >= self._frozen[row]:
+            return
+        for other, root in enumerate(self._root):
+            if other != row and root == row and position < self._shared[other]:
+                self._take_back(other, self._shared[other])
+        if position < self._shared[row]:
+            self._take_back(row, position)
+        self._note_shares()
+
+    def _share(self, root: int, target: int, positions: int) -> int:
+        """Map as many whole pages as hold at most these positions; how many positions they hold."""
+        size = positions * self._position // PAGE * PAGE
+        if not size or root == target:
+            return 0
+        if not all(buffer.map(root, target, size) for buffer in self.buffers):
+            for buffer in self.buffers:
+                buffer.map(target, target, size)  # undo those that were mapped
+            return 0
+        self._root[target], self._shared[target] = root, -(-size // self._position)
+        self._note_shares()
+        return size // self._position
+
+    def _take_back(self, row: int, keep: int) -> None:
+        """Give a row memory of its own again, with its first `keep` positions."""
+        size = -(-self._shared[row] * self._position // PAGE) * PAGE
+        for buffer in self.buffers:
+            held = buffer.array[row, :, :keep].copy()
+            if not buffer.map(row, row, size):
+                raise BackendError("the system refused memory for a row of the KV cache; free some and try again")
+            buffer.array[row, :, :keep] = held
+        self._root[row], self._shared[row] = row, 0
+
+    def _note_shares(self) -> None:
+        self._frozen = list(self._shared)
+        for row, root in enumerate(self._root):
+            self._frozen[root] = max(self._frozen[root], self._shared[row])
 
 
 class _Pages:

@@ -1,0 +1,327 @@
+"""The decoder on ONNX Runtime, with its KV cache in buffers that the graph updates in place.
+
+It runs through an IOBinding: past and present of the cache are bound to one buffer. On the CPU a step's inputs and
+logits are arrays that stay bound.
+
+A step of several rows is one run where they are neighbours in the cache. GroupQueryAttention takes chunks after a past
+in one row at a time, so chunks go row by row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from editar_rt import names
+from editar_rt.backends.base import Batch, Floats, Output
+from editar_rt.backends.engines.device import CaptureError
+from editar_rt.backends.failures import running
+from editar_rt.backends.ort.captured_steps import NO_GRAPH, CapturedSteps, closeness, run_options
+from editar_rt.backends.ort.cuda_provider import CudaProvider
+from editar_rt.backends.ort.pages import trim_heap
+from editar_rt.backends.ort.rows import RowBuffers
+from editar_rt.bundle.folder import Bundle
+from editar_rt.errors import OptionError
+from editar_rt.generation.sampling import Draw
+
+Ints = NDArray[np.int32]
+
+GROWTH = 256  # positions by which a cache grows where its size costs time
+CHUNK = 256  # positions that go through the decoder at once on a CPU: more is not faster, and takes more memory
+LONG = 64  # positions from which on what they took besides the cache is given back: it would lie beside a full cache
+# NumPy has no bfloat16: values lie in arrays of uint16, and are bound by ONNX's number for the type.
+BFLOAT16, BFLOAT16_BITS = 16, np.dtype(np.uint16)
+
+
+class Sessions(Protocol):
+    """What the decoder needs of its backend."""
+
+    cuda: CudaProvider | None
+    uncaptured: str | None
+
+    @property
+    def graph_ids(self) -> Iterator[int]: ...
+
+    @property
+    def ort(self) -> Any: ...
+
+    @property
+    def device(self) -> str: ...
+
+    def session(self, part: str) -> Any: ...
+
+    def give_up_capture(self, reason: str) -> Any: ...
+
+
+class OnnxRuntimeDecoder:
+    """See the module's docstring and `base.Decoder`.
+
+    Keys and values of every layer are [rows, heads, capacity, head_dim] on the device. Where a step's work grows with
+    the capacity (the spelling standard), the buffers grow with what is filled.
+    """
+
+    def __init__(self, backend: Sessions, bundle: Bundle, rows: int, capacity: int) -> None:
+        self._backend, self._device, self._cuda = backend, backend.device, backend.cuda
+        self._session = backend.session(names.DECODER)
+        manifest = bundle.manifest
+        part, model = manifest.parts[names.DECODER], manifest.model
+        self._layers = model.layers or 0
+        dtype = next(t.dtype for t in part.inputs if t.name == names.past_key(0))
+        self._dtype = BFLOAT16_BITS if dtype == "bfloat16" else np.dtype(dtype)
+        self._bound_as = BFLOAT16 if dtype == "bfloat16" else self._dtype
+        # ONNX Runtime multiplies quantized weights with rows in pairs: an odd last row would go through a kernel that
+        # rounds otherwise, and a picture's tokens would depend on its batch. A spare row at each end makes pairs.
+        self._pairs = manifest.precision in ("int8", "int4") and self._device == "cpu"
+        self._spare = 1 if self._pairs else 0
+        self._rows, self._capacity = rows + 2 * self._spare, capacity
+        self._room = capacity + self._spare  # a full row beside an odd number of others is written once more
+        self._filled = np.zeros(self._rows, np.int32)  # a row's contents end here; 0: nobody needs them
+        self._shape = (model.heads or 0, 0, model.head_dim or 0)  # of a row as allocated
+        self._growth = GROWTH if manifest.spelling == "standard" else self._room
+        self._buffers: list[Any] = []
+        self._row_buffers: RowBuffers | None = None  # the memory of the buffers, on the CPU
+        self._wanted = {tensor.name for tensor in part.inputs}
+        self._vocab, self._no_states = model.vocab_size or 0, np.zeros((1, 1, model.dim or 0), np.float32)
+        self._bindings: dict[tuple[int, int], Any] = {}  # by first row and number of rows
+        self._steps: dict[tuple[int, int], BoundStep] = {}  # likewise
+        self._shrinking = backend.ort.RunOptions()
+        self._shrinking.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
+        self._plain = run_options(backend.ort, NO_GRAPH) if self._device == "cuda" else None
+        self._captured: CapturedSteps | None = None
+        if self._device == "cuda" and backend.uncaptured is None:
+            close = closeness(manifest)
+            self._captured = CapturedSteps(
+                backend.ort, backend.graph_ids, self._session, capacity, model.dim or 0, self._vocab, close
+            )
+        self._reserve(1)
+
+    @property
+    def piece(self) -> int:
+        return CHUNK if self._device == "cpu" else self._capacity
+
+    def run(self, batch: Batch, draw: Draw | None = None) -> Output:
+        rows, past = batch.rows + self._spare, batch.past
+        ends = past + batch.counts
+        end = int(ends.max())
+        if end > self._capacity:
+            raise OptionError(f"the decoder's cache has room for {self._capacity} positions, and {end} would be filled")
+        self._reserve(end + self._spare)
+        self._follow()
+        if self._row_buffers is not None:
+            for row, position in zip(rows.tolist(), past.tolist()):
+                self._row_buffers.prepare_write(row, position)
+        if batch.tokens.shape[1] == 1:
+            found = [self._step(rows[span], batch, span) for span in neighbours(rows)]
+        else:
+            found = [self._chunk(int(row), batch, place) for place, row in enumerate(rows)]
+        logits = found[0] if len(found) == 1 else np.concatenate(found)
+        self._filled[rows] = ends
+        return Output(lambda: logits, None if draw is None else draw.on_host(logits))
+
+    def copy(self, source: int, target: int, start: int, stop: int, frozen: bool = False) -> None:
+        source, target = source + self._spare, target + self._spare
+        if self._row_buffers is not None:
+            self._row_buffers.copy(source, target, start, stop, frozen)
+        elif self._cuda is not None:  # whole rows: what follows `stop` is written before it is read
+            for buffer in self._buffers:
+                place = buffer.data_ptr()
+                self._cuda.copy(place + source * self._row_bytes, place + target * self._row_bytes, self._row_bytes)
+        self._filled[target] = stop
+
+    def release(self, row: int) -> None:
+        self._filled[row + self._spare] = 0
+
+    # Memory.
+
+    def _reserve(self, positions: int) -> None:
+        """Make room for this many positions in every row."""
+        heads, allocated, width = self._shape
+        if positions <= allocated:
+            return
+        target = min(-(-positions // self._growth) * self._growth, self._room)
+        old, self._buffers, self._row_buffers = self._buffers, [], None
+        self._bindings.clear()
+        self._steps.clear()
+        make = self._backend.ort.OrtValue.ortvalue_from_numpy
+        memory = RowBuffers(2 * self._layers, self._rows, heads, target, width, self._dtype)
+        for n, row_buffer in enumerate(memory.buffers):
+            if old:
+                row_buffer.array[:, :, :allocated] = old[n].numpy()
+                old[n] = None  # its memory goes before the next one is filled
+            # On the CPU an OrtValue keeps using the array that it is made from.
+            self._buffers.append(make(row_buffer.array, self._device, 0))
+        self._row_buffers = memory if self._device == "cpu" else None
+        row = memory.buffers[0].array[0] if memory.buffers else np.empty((heads, target, width), self._dtype)
+        self._shape, self._row_bytes = row.shape, row.nbytes
+
+    def _binding(self, first_row: int, rows: int) -> Any:
+        if (first_row, rows) not in self._bindings:
+            self._bindings[first_row, rows] = self._bind(first_row, rows)
+        return self._bindings[first_row, rows]
+
+    def _bind(self, first_row: int, rows: int) -> Any:
+        """Past and present bound to the same memory: the rows of a buffer follow each other."""
+        binding = self._session.io_binding()
+        shape, offset = [rows, *self._shape], first_row * self._row_bytes
+        for layer in range(self._layers):
+            pairs = (
+                (names.past_key(layer), names.present_key(layer), self._buffers[2 * layer]),
+                (names.past_value(layer), names.present_value(layer), self._buffers[2 * layer + 1]),
+            )
+            for past, present, buffer in pairs:
+                place = buffer.data_ptr() + offset
+                binding.bind_input(past, self._device, 0, self._bound_as, shape, place)
+                binding.bind_output(present, self._device, 0, self._bound_as, shape, place)
+        return binding
+
+    # Steps: one position of each row.
+
+    def _step(self, rows: Ints, batch: Batch, span: slice) -> Floats:
+        """Rows that are neighbours → logits [R, 1, V], until the next step of as many rows."""
+        tokens, past, states = batch.tokens[span], batch.past[span], rows_of(batch.states, span)
+        first, count = int(rows[0]), len(rows)
+        if not (self._pairs and count % 2):
+            return self._step_of(first, tokens, past, states)
+        beside = self._neighbour(first, count)
+        if self._row_buffers is not None:
+            self._row_buffers.prepare_write(beside, int(self._filled[beside]))
+        place = 0 if beside < first else count
+        logits = self._step_of(
+            min(beside, first),
+            np.insert(tokens, place, 0, axis=0),
+            np.insert(past, place, self._filled[beside]),
+            states if states is None or len(states) == 1 else np.insert(states, place, 0, axis=0),
+        )
+        return logits[1:] if place == 0 else logits[:-1]
+
+    def _neighbour(self, first: int, count: int) -> int:
+        """A row next to some, to make their number even: an empty one if there is one.
+
+        The row is written at the position after its contents, where nobody reads.
+        """
+        beside = [row for row in (first - 1, first + count) if 0 <= row < self._rows]
+        return min(beside, key=lambda row: int(self._filled[row]))
+
+    def _step_of(self, first_row: int, tokens: Ints, past: Ints, states: Floats | None) -> Floats:
+        rows = len(tokens)
+        if self._device == "cpu" and states is None:
+            return self._bound_step(first_row, rows).run(self._session, tokens, past)
+
+        def ordinary() -> Floats:
+            return self._run(tokens, states, first_row, past, 1)
+
+        if self._captured is not None and tokens.min() >= 0:
+            try:
+                return self._captured.run(lambda: self._bind(first_row, rows), ordinary, first_row, tokens, past)
+            except CaptureError as e:
+                reason = str(e)
+            self._captured = self._session = None  # its memory goes before it is opened again
+            self._bindings.clear()
+            self._session = self._backend.give_up_capture(reason)
+        return ordinary()
+
+    def _bound_step(self, first_row: int, rows: int) -> BoundStep:
+        key = first_row, rows
+        if key not in self._steps:
+            self._steps[key] = BoundStep(self._bind(first_row, rows), rows, self._no_states, self._vocab, self._wanted)
+        return self._steps[key]
+
+    def _follow(self) -> None:
+        """Go on with plain runs where another cache gave capture up."""
+        if self._captured is not None and self._backend.uncaptured is not None:
+            self._captured, self._session = None, self._backend.session(names.DECODER)
+            self._bindings.clear()
+
+    # Chunks: several positions of one row.
+
+    def _chunk(self, row: int, batch: Batch, place: int) -> Floats:
+        """One row, in pieces: the memory that a piece takes besides the cache grows with its length.
+
+        Returns:
+            logits [1, K, V].
+        """
+        count, past = int(batch.counts[place]), int(batch.past[place])
+        tokens, states = batch.tokens[place : place + 1, :count], rows_of(batch.states, slice(place, place + 1))
+        found, first_output = [], count - batch.outputs
+        for start in range(0, count, self.piece):
+            stop = min(start + self.piece, count)
+            own = states if states is None or states.shape[1] == 1 else states[:, start:stop]
+            # The graph gives logits of at least one position.
+            wanted = max(stop - max(start, first_output), 1)
+            logits = self._run(tokens[:, start:stop], own, row, np.asarray([past + start], np.int32), wanted)
+            if stop > first_output:
+                found.append(logits)
+        return found[0] if len(found) == 1 else np.concatenate(found, axis=1)
+
+    @running(names.DECODER)
+    def _run(self, tokens: Ints, states: Floats | None, first_row: int, past: Ints, outputs: int) -> Floats:
+        """One run of the graph over neighbours; logits [R, outputs, V] of the last positions."""
+        rows, positions = tokens.shape
+        binding, logits = self._binding(first_row, rows), np.empty((rows, outputs, self._vocab), np.float32)
+        inputs = {
+            names.TOKENS: np.ascontiguousarray(tokens),
+            names.PREFIX: self._no_states if states is None else np.ascontiguousarray(states),
+            names.LOGIT_POSITIONS: np.arange(positions - outputs, positions, dtype=np.int32),
+            names.PAST_LENGTH: past,
+            names.LAST_ROW: past + (positions - 1),
+            names.TOTAL_LENGTH: np.asarray(past.max() + positions, np.int32),
+        }
+        for name, array in inputs.items():
+            if name in self._wanted:  # spellings differ
+                binding.bind_cpu_input(name, array)
+        binding.bind_output(names.LOGITS, "cpu", 0, np.float32, logits.shape, logits.ctypes.data)
+        gives_back = self._device == "cpu" and positions >= LONG
+        self._session.run_with_iobinding(binding, self._shrinking if gives_back else self._plain)
+        if gives_back:
+            trim_heap()
+        return logits
+
+
+class BoundStep:
+    """A step of some neighbours on the CPU: arrays that stay bound and are written over, so that nothing is allocated.
+
+    Args:
+        binding: with the rows' cache bound.
+        wanted: the graph's inputs; spellings differ.
+    """
+
+    def __init__(self, binding: Any, rows: int, no_states: Floats, vocab: int, wanted: set[str]) -> None:
+        self._binding = binding
+        self._tokens, self._past = np.zeros((rows, 1), np.int32), np.zeros(rows, np.int32)
+        self._total, self._logits = np.zeros((), np.int32), np.zeros((rows, 1, vocab), np.float32)
+        self._bound = {  # of one position: the last row is the one after those that are filled
+            names.TOKENS: self._tokens,
+            names.PREFIX: no_states,
+            names.LOGIT_POSITIONS: np.zeros(1, np.int32),
+            names.PAST_LENGTH: self._past,
+            names.LAST_ROW: self._past,
+            names.TOTAL_LENGTH: self._total,
+        }
+        for name, array in self._bound.items():
+            if name in wanted:
+                binding.bind_input(name, "cpu", 0, array.dtype, array.shape, array.ctypes.data)
+        binding.bind_output(names.LOGITS, "cpu", 0, np.float32, self._logits.shape, self._logits.ctypes.data)
+
+    @running(names.DECODER)
+    def run(self, session: Any, tokens: Ints, past: Ints) -> Floats:
+        """Tokens [R, 1] after `past` [R] positions → logits [R, 1, V], until the next run."""
+        self._tokens[:], self._past[:] = tokens, past
+        self._total[...] = max(past.tolist()) + 1
+        session.run_with_iobinding(self._binding)
+        return self._logits
+
+
+def neighbours(rows: Ints) -> list[slice]:
+    """Ascending rows as runs of neighbours."""
+    if int(rows[-1]) - int(rows[0]) == len(rows) - 1:
+        return [slice(0, len(rows))]
+    ends = np.flatnonzero(np.diff(rows) != 1) + 1
+    return [slice(a, b) for a, b in zip([0, *ends.tolist()], [*ends.tolist(), len(rows)])]
+
+
+def rows_of(states: Floats | None, rows: slice) -> Floats | None:
+    """Some rows of hidden states that may be one row for all."""
+    return states if states is None or len(states) == 1 else states[rows]

@@ -1,0 +1,159 @@
+"""Folders of a cache that are whole or not there: sealed when they are made, checked when they are used.
+
+A file that was only renamed into place may be zeros after a power cut, a disk may lose pages, and a process may be
+killed while it writes. So a folder is sealed with the hash of every file, synced, and only then renamed. Whoever opens
+it compares the file's times and a sample of its pages, which costs next to nothing; where the times are others than
+when it was sealed, the whole file is hashed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import secrets
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from editar_rt.bundle.folder import file_digest
+from editar_rt.errors import EditarError
+from editar_rt.files import placing
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
+SEAL, LOCK, PARTIAL = "seal.json", "lock", ".partial-"
+SAMPLED, PAGE = 64, 4096  # pages of a file that are looked at each time, and their bytes
+ABANDONED_SECONDS = 3600  # without a lock to ask: what nobody has written to for so long
+
+
+@contextmanager
+def making(folder: Path) -> Iterator[Path]:
+    """A folder to write files into; sealed and renamed to `folder` when the block ends well, removed when not.
+
+    Where another process was faster, its folder stays.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    partial = folder.with_name(f"{folder.name}{PARTIAL}{os.getpid()}-{secrets.token_hex(4)}")
+    partial.mkdir(mode=0o700, parents=True)
+    try:
+        with _locked(partial / LOCK):
+            yield partial
+            _seal(partial)
+        if folder.exists() and not is_whole(folder):
+            shutil.rmtree(folder, ignore_errors=True)
+        try:
+            partial.rename(folder)
+        except OSError:
+            if not is_whole(folder):
+                raise
+        _sync(folder.parent)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def is_whole(folder: Path) -> bool:
+    """Whether a folder's files are those that were sealed."""
+    try:
+        seal = json.loads((folder / SEAL).read_text(encoding="utf-8"))
+        restamped = False
+        for name, said in seal.items():
+            path = folder / name
+            if path.stat().st_size != said["bytes"] or _sample(path) != said["sample"]:
+                return False
+            if _times(path) != said["times"]:  # copied, or written to
+                if file_digest(path).sha256 != said["sha256"]:
+                    return False
+                said["times"], restamped = _times(path), True
+        if restamped:
+            with contextlib.suppress(EditarError):  # the cache may be of another user
+                _write_seal(folder, seal)
+        return bool(seal)
+    except (OSError, ValueError, AttributeError, TypeError, KeyError):  # what damaged JSON leads to
+        return False
+
+
+def remove_abandoned(root: Path) -> None:
+    """Remove what killed processes have left half-made."""
+    with contextlib.suppress(OSError):
+        for partial in root.glob(f"*{PARTIAL}*"):
+            if _is_abandoned(partial):
+                shutil.rmtree(partial, ignore_errors=True)
+
+
+def _seal(folder: Path) -> None:
+    seal = {}
+    for path in sorted(folder.iterdir()):
+        if path.name in (LOCK, SEAL):
+            continue
+        _sync(path)
+        digest = file_digest(path)
+        seal[path.name] = {
+            "bytes": digest.bytes, "sha256": digest.sha256, "sample": _sample(path), "times": _times(path),
+        }  # fmt: skip
+    _write_seal(folder, seal)
+    _sync(folder / SEAL)
+    _sync(folder)
+
+
+def _write_seal(folder: Path, seal: dict[str, Any]) -> None:
+    with placing(folder / SEAL, EditarError) as partial:
+        partial.write_text(json.dumps(seal, indent=1), encoding="utf-8")
+
+
+def _times(path: Path) -> list[int]:
+    """What changes when a file is written to or replaced; the second cannot be set back."""
+    found = path.stat()
+    return [found.st_mtime_ns, found.st_ctime_ns]
+
+
+def _sample(path: Path) -> str:
+    """SHA-256 of pages all over a file, the first and the last among them."""
+    digest, last = hashlib.sha256(), max(path.stat().st_size - PAGE, 0)
+    with open(path, "rb") as file:
+        for n in range(SAMPLED):
+            file.seek(last * n // (SAMPLED - 1))
+            digest.update(file.read(PAGE))
+    return digest.hexdigest()
+
+
+def _sync(path: Path) -> None:
+    """Wait until a file or folder is on the disk, where the system can."""
+    if os.name == "nt":
+        return  # has no such call for folders, and wants files open for writing
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Hold a lock that goes with the process, however that ends."""
+    with open(path, "wb") as file:
+        if fcntl is not None:
+            with contextlib.suppress(OSError):  # not every network's file system has locks
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+
+
+def _is_abandoned(partial: Path) -> bool:
+    try:
+        if fcntl is not None and (partial / LOCK).exists():
+            with open(partial / LOCK, "rb") as file:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        newest = max(path.stat().st_mtime for path in (partial, *partial.iterdir()))
+        return time.time() - newest > ABANDONED_SECONDS
+    except OSError:  # locked, or gone
+        return False

@@ -1,0 +1,80 @@
+"""Pictures that commands are given and give: files, what is no file but can be read and written, stdin and stdout."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from PIL import Image
+
+from editar_rt.bundle.folder import file_digest
+from editar_rt.errors import PictureError
+from editar_rt.files import is_stream
+from editar_rt.images.pixels import MAX_BYTES, open_picture
+
+STREAM = Path("-")
+"""As IMAGE stdin, as OUT stdout."""
+
+
+@dataclass(frozen=True)
+class Given:
+    """A picture as it was given."""
+
+    image: Image.Image
+    """Upright 8-bit RGB."""
+    digest: str
+    """SHA-256 of its file."""
+
+
+def read_given(path: Path) -> Given:
+    """The picture that a name stands for.
+
+    Raises:
+        PictureError: there is none, or it cannot be read.
+    """
+    if path != STREAM and not is_stream(path):
+        return Given(open_picture(path), picture_digest(path))
+    name = "stdin" if path == STREAM else str(path)
+    try:
+        with contextlib.nullcontext(_binary(sys.stdin, name)) if path == STREAM else open(path, "rb") as stream:
+            content = stream.read(MAX_BYTES + 1)
+    except OSError as e:
+        raise PictureError(f"{name} cannot be read: {e.strerror or e}") from None
+    if not content:
+        raise PictureError(f"{name} holds nothing, and a picture is expected there")
+    whole = io.BytesIO(content)
+    whole.name = name  # which messages call it by
+    return Given(open_picture(whole), hashlib.sha256(content).hexdigest())
+
+
+def picture_digest(path: Path) -> str:
+    """SHA-256 of a file.
+
+    Raises:
+        PictureError: it cannot be read.
+    """
+    try:
+        return file_digest(path).sha256
+    except OSError as e:
+        raise PictureError(f"{path} cannot be read: {e.strerror or e}") from None
+
+
+def destination(path: Path) -> Path | BinaryIO:
+    """What `save_picture` writes to for a name.
+
+    Raises:
+        PictureError: stdout is closed.
+    """
+    return path if path != STREAM else _binary(sys.stdout, "stdout")
+
+
+def _binary(stream: Any, name: str) -> BinaryIO:
+    binary: BinaryIO | None = getattr(stream, "buffer", None)
+    if binary is None:
+        raise PictureError(f"{name} is closed, so no picture can go through it; give a file")
+    return binary

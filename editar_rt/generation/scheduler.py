@@ -1,0 +1,308 @@
+"""Steps sequences together over one KV cache; they join and leave between any two steps.
+
+The order of work in one `step`: sequences that are behind (a prefill, a run of known tokens, an unconditional row that
+waited) are fed pieces, and all that are ready take one step in one run of the decoder. A picture's tokens are those
+that it has alone: its pieces are cut by its own positions, and rows do not touch each other.
+
+Rows are laid out from the middle: [cond 2, cond 1, cond 0 | uncond 0, uncond 1]. Guided pictures take the innermost
+places, so that the conditional rows, the unconditional rows and both together are neighbours in the cache, however many
+pictures there are. A picture that leaves is replaced by the outermost one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+import numpy as np
+
+from editar_rt.backends.base import Backend, Batch, Output
+from editar_rt.errors import OptionError
+from editar_rt.generation.sampling import Draw, uniform
+from editar_rt.generation.sequence import Chunk, Context, Floats, Ints, Row, Sequence
+
+
+class Logits:
+    """The guided logits [P, V] of one run; computed when asked for, until the next run."""
+
+    def __init__(self, output: Output, draw: Draw) -> None:
+        self._output, self._draw = output, draw
+        self._values: Floats | None = None
+
+    def __call__(self) -> Floats:
+        if self._values is None:
+            self._values = self._draw.guided(self._output.logits())[:, -1]
+        return self._values
+
+
+class Drawn(NamedTuple):
+    """A token that was drawn."""
+
+    sequence: Sequence
+    position: int
+    token: int
+    logits: Logits
+    place: int
+    """Of the sequence among the pictures of `logits`."""
+
+
+class _Layout(NamedTuple):
+    """What stays the same while the same sequences step together."""
+
+    sequences: list[Sequence]
+    guided: list[bool]
+    rows: list[Row]  # ascending by slot
+    slots: Ints
+    owner: Ints  # for each row, the place of its sequence
+    cond: Ints
+    uncond: Ints
+    counts: Ints
+
+
+class Scheduler:
+    """The decoder's rows, and who uses them.
+
+    Args:
+        pictures: contexts that there is room for.
+        guided: how many of them may have an unconditional row; as many as `pictures` when None.
+        prefix: positions of picture and text.
+        count: N, target tokens; the last is never fed.
+        on_device: False draws on the host even where the device could.
+    """
+
+    def __init__(
+        self, backend: Backend, pictures: int, guided: int | None, prefix: int, count: int, on_device: bool = True
+    ) -> None:
+        self.pictures, self.guided, self.count = pictures, pictures if guided is None else guided, count
+        self.decoder = backend.make_decoder(self.pictures + self.guided, prefix + count - 1)
+        self._on_device = on_device
+        self._contexts: list[Context] = []  # by place from the middle; guided ones first
+        self._layout: _Layout | None = None
+
+    # Contexts join and leave.
+
+    def join(self, guided: bool) -> Context:
+        """Rows for a picture.
+
+        Raises:
+            OptionError: there are none left.
+        """
+        inner = sum(context.uncond is not None for context in self._contexts)
+        if len(self._contexts) >= self.pictures or (guided and inner >= self.guided):
+            raise OptionError(f"there is room for {self.pictures} pictures, {self.guided} of them with guidance")
+        place = len(self._contexts)
+        if guided and inner < place:
+            self._move(self._contexts[inner], place)
+            self._contexts.append(self._contexts[inner])
+            place = inner
+        cond = Row(self.pictures - 1 - place, self.count)
+        context = Context(cond, Row(self.pictures + place, self.count) if guided else None)
+        self._contexts[place : place + 1] = [context]
+        self._layout = None
+        return context
+
+    def leave(self, context: Context) -> None:
+        """Give a picture's rows back; nobody else's tokens change."""
+        for row in context:
+            self.decoder.release(row.slot)
+        gap = self._contexts.index(context)
+        inner = sum(each.uncond is not None for each in self._contexts)
+        if context.uncond is not None:  # the last guided picture closes the gap, and leaves one to those without
+            gap = self._close(gap, inner - 1)
+        self._close(gap, len(self._contexts) - 1)
+        self._contexts.pop()
+        self._layout = None
+
+    def _close(self, gap: int, last: int) -> int:
+        """Move the context at place `last` to an empty place; the place that is empty then."""
+        if gap != last:
+            self._move(self._contexts[last], gap)
+            self._contexts[gap] = self._contexts[last]
+        return last
+
+    def _move(self, context: Context, place: int) -> None:
+        for row, slot in zip(context, (self.pictures - 1 - place, self.pictures + place)):
+            self.decoder.copy(row.slot, slot, 0, row.filled)
+            self.decoder.release(row.slot)
+            row.slot = slot
+        self._layout = None
+
+    # Steps.
+
+    def step(self, sequences: Iterable[Sequence]) -> list[Drawn]:
+        """Advance sequences, each at a position of its own; those that are finished are passed over.
+
+        All that are behind are fed about one piece together (`Decoder.piece`), so that nobody's step waits for a whole
+        prefill. A call may draw nothing.
+
+        Raises:
+            BackendError.
+        """
+        ready: list[Sequence] = []
+        behind: list[Sequence] = []
+        for sequence in sequences:
+            if not sequence.finished:
+                (ready if sequence.ready else behind).append(sequence)
+        drawn: list[Drawn] = []
+        if behind:
+            budget = self.decoder.piece
+            waiting: list[Row] = []  # rows that others may copy when they are done
+            for sequence in behind:
+                budget -= self._catch_up(sequence, budget, waiting)
+                if all(sequence.lacks(row) == 0 for row in sequence.rows()):
+                    drawn.append(self._draw_after_chunks(sequence))
+                    continue
+                waiting += [row for row in sequence.rows() if not row.has_prefix]
+        if ready:
+            drawn += self._step_together(ready)
+        return drawn
+
+    def prefill(self, sequence: Sequence) -> None:
+        """Feed picture and text, and draw nothing yet."""
+        for row in sequence.context:
+            while not row.has_prefix:
+                self._feed(row, sequence.tokens, 0)
+
+    def score(self, context: Context, picture: Chunk, text: Chunk, tokens: Ints) -> Floats:
+        """Logits [N, V] of every target position, the target tokens [N] being forced."""
+        row = context.cond
+        row.begin(picture, text)
+        row.filled = min(row.filled, row.start)
+        while not row.has_prefix:
+            self._feed(row, tokens, 0)
+        assert row.first is not None  # the prefix has run
+        pieces = [row.first[None]]
+        while row.filled < row.start + len(tokens) - 1:  # the last token predicts nothing
+            chunk = row.next_piece(tokens, len(tokens) - 1, self.decoder.piece)
+            pieces.append(self._run_chunk(row, chunk, len(chunk)))
+            row.advance(chunk)
+        return np.concatenate(pieces)
+
+    def _catch_up(self, sequence: Sequence, budget: int, waiting: list[Row]) -> int:
+        """Feed a sequence that is behind, until about `budget` positions were fed; how many were.
+
+        Args:
+            waiting: rows that are being filled for sequences before this one.
+        """
+        fed = 0
+        for row in sequence.rows():
+            while sequence.lacks(row) > 0 or not row.has_prefix:
+                if fed >= budget or (not row.has_prefix and any(_will_give(other, row) for other in waiting)):
+                    return fed
+                fed += self._feed(row, sequence.tokens, sequence.position)
+        return fed
+
+    def _feed(self, row: Row, tokens: Ints, position: int) -> int:
+        """Feed a row's next piece, or copy it from a row that has the same; how many positions were run."""
+        if not row.has_prefix and self._copied(row):
+            return 0
+        chunk = row.next_piece(tokens, position, self.decoder.piece)
+        row.logits = self._run_chunk(row, chunk, 1)[0]
+        row.advance(chunk)
+        if row.filled == row.start:
+            row.first = row.logits
+        return len(chunk)
+
+    def _copied(self, row: Row) -> bool:
+        """Copy the picture, or the text after it, from a row that holds the same; whether there was one."""
+        assert row.picture is not None
+        end, others = len(row.picture), [other for context in self._contexts for other in context if other is not row]
+        if row.filled == 0:
+            for other in others:
+                if other.filled >= end and _same_picture(row, other):
+                    self.decoder.copy(other.slot, row.slot, 0, end, frozen=True)  # texts come after it
+                    row.filled = end
+                    return True
+        if row.filled == end:
+            for other in others:
+                if other.has_prefix and _same_prefix(row, other):
+                    self.decoder.copy(other.slot, row.slot, end, row.start)
+                    row.filled, row.first, row.logits = row.start, other.first, other.first
+                    return True
+        return False
+
+    def _run_chunk(self, row: Row, chunk: Chunk, outputs: int) -> Floats:
+        """Run a piece of one row; logits [outputs, V] of its last positions, an array of their own."""
+        states = None if chunk.states is None else chunk.states[None]
+        numbers = np.asarray([row.slot, row.filled, len(chunk)], np.int32)
+        batch = Batch(numbers[:1], numbers[1:2], numbers[2:], chunk.tokens[None], states, outputs)
+        logits: Floats = self.decoder.run(batch).logits()[0].copy()
+        return logits
+
+    def _draw_after_chunks(self, sequence: Sequence) -> Drawn:
+        """Draw on the host from the logits that each row's last piece gave."""
+        position = sequence.position
+        logits = [row.first if position == 0 else row.logits for row in sequence.rows()]
+        rows = np.stack([each for each in logits if each is not None])[:, None]
+        places = np.arange(2, dtype=np.int32)
+        draw = Draw(
+            places[:1],
+            places[len(rows) - 1 : len(rows)],
+            (sequence.sampling,),
+            sequence.scales[None, position : position + 1],
+            np.asarray([[_number(sequence)]]),
+        )
+        token = int(draw.on_host(rows)[0, 0])
+        sequence.draw(token)
+        return Drawn(sequence, position, token, Logits(Output(lambda: rows), draw), 0)
+
+    def _step_together(self, ready: list[Sequence]) -> list[Drawn]:
+        """One token of every row, in one run."""
+        layout = self._layout_of(ready)
+        positions = [sequence.position for sequence in ready]
+        last = [sequence.tokens[position - 1] for sequence, position in zip(ready, positions)]
+        tokens = np.asarray(last, np.int32)[layout.owner]
+        past = np.asarray([row.filled for row in layout.rows], np.int32)
+        draw = Draw(
+            layout.cond,
+            layout.uncond,
+            tuple(sequence.sampling for sequence in ready),
+            np.asarray([[sequence.scales[position]] for sequence, position in zip(ready, positions)]),
+            np.asarray([[_number(sequence)] for sequence in ready]),
+        )
+        batch = Batch(layout.slots, past, layout.counts, tokens[:, None], None, 1)
+        output = self.decoder.run(batch, draw if self._on_device else None)
+        made = draw.on_host(output.logits()) if output.tokens is None else output.tokens
+        for row, token in zip(layout.rows, tokens.tolist()):
+            row.fed[row.filled - row.start] = token
+            row.filled += 1
+        logits, drawn = Logits(output, draw), []
+        for place, (sequence, position, token) in enumerate(zip(ready, positions, made[:, 0].tolist())):
+            sequence.draw(token)
+            drawn.append(Drawn(sequence, position, token, logits, place))
+        return drawn
+
+    def _layout_of(self, ready: list[Sequence]) -> _Layout:
+        guided = [sequence.guided for sequence in ready]
+        kept = self._layout
+        if kept is not None and kept.sequences == ready and kept.guided == guided:
+            return kept
+        rows = sorted(
+            ((row.slot, place, row) for place, sequence in enumerate(ready) for row in sequence.rows()),
+            key=lambda each: each[0],
+        )
+        at = {row.slot: n for n, (_, _, row) in enumerate(rows)}
+        cond = [at[sequence.context.cond.slot] for sequence in ready]
+        uncond = [at[sequence.rows()[-1].slot] for sequence in ready]
+        integers = [[slot for slot, _, _ in rows], [place for _, place, _ in rows], cond, uncond, [1] * len(rows)]
+        slots, owner, *others = (np.asarray(each, np.int32) for each in integers)
+        self._layout = _Layout(list(ready), guided, [row for _, _, row in rows], slots, owner, *others)
+        return self._layout
+
+
+def _number(sequence: Sequence) -> float:
+    """The random number of a sequence's next draw."""
+    return 0.0 if sequence.sampling.greedy else uniform(sequence.seed, 0, sequence.position)
+
+
+def _same_picture(row: Row, other: Row) -> bool:
+    return row.picture is not None and other.picture is not None and row.picture.same(other.picture)
+
+
+def _same_prefix(row: Row, other: Row) -> bool:
+    return _same_picture(row, other) and row.text is not None and other.text is not None and row.text.same(other.text)
+
+
+def _will_give(other: Row, row: Row) -> bool:
+    """Whether a row that is being filled will hold what another one lacks next, so that it can be copied."""
+    return _same_picture(row, other) if row.filled == 0 else _same_prefix(row, other)

@@ -1,0 +1,211 @@
+"""A picture on its way through the decoder: its rows of the KV cache, its tokens, its guidance and its seed.
+
+The input of a row is [picture | text | target tokens]. The picture comes first and attention is causal, so its keys and
+values are the same with and without the text, and for every instruction.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from editar_rt.generation.sampling import Sampling
+
+Floats = NDArray[np.float32]
+Ints = NDArray[np.int32]
+
+
+class Chunk(NamedTuple):
+    """Positions of one row's input."""
+
+    tokens: Ints
+    """[S]; negative where `states` is taken instead."""
+    states: Floats | None
+    """Hidden states [S, D]; None where all tokens are given."""
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    def piece(self, start: int, stop: int) -> Chunk:
+        """Positions `start` to `stop - 1`."""
+        return Chunk(self.tokens[start:stop], None if self.states is None else self.states[start:stop])
+
+    def same(self, other: Chunk) -> bool:
+        """Whether the decoder would compute the same."""
+        if self is other:
+            return True
+        if (self.states is None) != (other.states is None) or not np.array_equal(self.tokens, other.tokens):
+            return False
+        return self.states is None or other.states is None or np.array_equal(self.states, other.states)
+
+
+def token_chunk(tokens: Ints) -> Chunk:
+    """Tokens [S] as input."""
+    return Chunk(np.asarray(tokens, np.int32), None)
+
+
+def state_chunk(states: Floats) -> Chunk:
+    """Hidden states [S, D] as input: a projected text, or the stand-in for a dropped picture."""
+    return Chunk(np.full(len(states), -1, np.int32), states)
+
+
+class Inputs(NamedTuple):
+    """What the decoder reads of one picture before its target tokens."""
+
+    picture: Chunk
+    """The condition's tokens, or the stand-in for a dropped picture."""
+    text: Chunk
+    uncond_text: Chunk
+    """In place of the text, in the row without it."""
+
+
+class Row:
+    """One row of the KV cache, and what it holds of an input.
+
+    Args:
+        slot: its place in the cache.
+        count: N, target tokens.
+    """
+
+    def __init__(self, slot: int, count: int) -> None:
+        self.slot = slot
+        self.picture: Chunk | None = None
+        self.text: Chunk | None = None
+        self.start = 0
+        """Where target tokens begin."""
+        self.filled = 0
+        """Positions of the input that are in the cache."""
+        self.fed = np.full(count, -1, np.int32)
+        """Target tokens that were fed, as far as `filled` says."""
+        self.first: Floats | None = None
+        """Logits [V] of target token 0, once picture and text are in the cache."""
+        self.logits: Floats | None = None
+        """Logits [V] after what is filled, where a chunk gave them."""
+
+    def begin(self, picture: Chunk, text: Chunk) -> None:
+        """Set picture and text; what the cache holds of the same stays."""
+        if self.picture is None or not self.picture.same(picture):
+            self.picture, self.text, self.filled = picture, None, 0
+        if self.text is None or not self.text.same(text):
+            self.text, self.filled, self.first = text, min(self.filled, len(picture)), None
+            self.start = len(picture) + len(text)
+        self.logits = None
+
+    def rewind(self, tokens: Ints, first_free: int) -> None:
+        """Keep the fed tokens that agree with `tokens` [N], but the last one before the first free position.
+
+        That one is fed again: it gives the logits of the next.
+        """
+        most = max(min(self.filled - self.start, first_free - 1), 0)
+        same = self.fed[:most] == tokens[:most]
+        kept = most if same.all() else int(same.argmin())
+        self.filled = min(self.filled, self.start + kept)
+
+    def next_piece(self, tokens: Ints, position: int, limit: int) -> Chunk:
+        """The next positions to feed before target token `position` can be drawn; at most `limit`.
+
+        Picture, text and tokens go as chunks of their own, whoever else is decoding: the same pieces every time give
+        the same bits.
+        """
+        assert self.picture is not None and self.text is not None  # a sequence has begun here
+        at = self.filled
+        for chunk in (self.picture, self.text):
+            if at < len(chunk):
+                return chunk.piece(at, min(at + limit, len(chunk)))
+            at -= len(chunk)
+        return token_chunk(tokens[at : min(at + limit, position)])
+
+    def advance(self, chunk: Chunk) -> None:
+        """Note that a piece is in the cache now."""
+        at = self.filled - self.start
+        self.filled += len(chunk)
+        if at >= 0:
+            self.fed[at : at + len(chunk)] = chunk.tokens
+
+    @property
+    def has_prefix(self) -> bool:
+        """Whether picture and text are in the cache, and the logits after them are known."""
+        return self.first is not None and self.filled >= self.start
+
+
+class Context:
+    """The rows of one picture: with the text, and without it where it is guided. It outlives its sequences."""
+
+    def __init__(self, cond: Row, uncond: Row | None) -> None:
+        self.cond, self.uncond = cond, uncond
+
+    def __iter__(self) -> Iterator[Row]:
+        return iter((self.cond,) if self.uncond is None else (self.cond, self.uncond))
+
+
+class Sequence:
+    """One picture being decoded over a context.
+
+    Args:
+        context: with an unconditional row where the sampling is guided. One sequence at a time uses it.
+        seed: of the draws, in place of the sampling's.
+        known: int32 [N], negative where a token is to be drawn; None draws all.
+        count: N.
+
+    Raises:
+        OptionError: a guidance schedule for another number of tokens.
+    """
+
+    def __init__(
+        self,
+        context: Context,
+        inputs: Inputs,
+        sampling: Sampling,
+        seed: int,
+        known: Ints | None,
+        count: int,
+    ) -> None:
+        if sampling.guided != (context.uncond is not None):
+            raise ValueError("a context has an unconditional row with guidance, and only then")
+        self.context, self.sampling, self.seed = context, sampling, seed
+        self.scales = sampling.scales(count)
+        self.tokens = np.full(count, -1, np.int32) if known is None else np.array(known, np.int32)
+        """[N]; negative where they are not drawn yet."""
+        free = np.flatnonzero(self.tokens < 0).tolist()
+        self._next = iter([*free[1:], count])
+        self.position: int = free[0] if free else count
+        """The target token to draw next; N when finished."""
+        self._guided: list[bool] = [*(self.scales > 1).tolist(), False]
+        context.cond.begin(inputs.picture, inputs.text)
+        if context.uncond is not None:
+            context.uncond.begin(inputs.picture, inputs.uncond_text)
+        for row in context:
+            row.rewind(self.tokens, self.position)
+
+    @property
+    def finished(self) -> bool:
+        """Whether nothing is left to draw."""
+        return self.position == len(self.tokens)
+
+    @property
+    def guided(self) -> bool:
+        """Whether the next token is drawn with guidance."""
+        return self._guided[self.position]
+
+    def rows(self) -> tuple[Row, ...]:
+        """The rows that the next token needs. An unconditional row waits while nothing is guided and catches up."""
+        context = self.context
+        return (context.cond, context.uncond) if self.guided and context.uncond is not None else (context.cond,)
+
+    def lacks(self, row: Row) -> int:
+        """Positions that a row must be fed before the next token can be drawn."""
+        return row.start + self.position - row.filled
+
+    @property
+    def ready(self) -> bool:
+        """Whether one more token in each row is all that the next draw needs."""
+        position = self.position
+        return position > 0 and all(row.start + position - row.filled == 1 for row in self.rows())
+
+    def draw(self, token: int) -> None:
+        """Take the token at `position`, and go to the next free one."""
+        self.tokens[self.position] = token
+        self.position = next(self._next)

@@ -1,0 +1,162 @@
+"""Pictures to files: the suffix decides the format, and what made a picture is written into it.
+
+A PNG keeps its settings as text chunks `editar:NAME`. The other formats share EXIF: the image description is a JSON
+object `{"editar": {NAME: VALUE}}` in ASCII, which every viewer of metadata shows.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from PIL import Image, PngImagePlugin
+
+from editar_rt.arguments import as_instance, as_path, as_whole
+from editar_rt.errors import EditarWarning, OptionError, PictureError
+from editar_rt.files import is_folder, is_stream, placing
+
+FORMATS = {
+    ".png": "PNG",
+    ".jpg": "JPEG",
+    ".jpeg": "JPEG",
+    ".webp": "WEBP",
+    ".avif": "AVIF",
+    ".tif": "TIFF",
+    ".tiff": "TIFF",
+}
+"""By suffix, in any case of its letters."""
+LOSSY = ("JPEG", "WEBP", "AVIF")
+DEFAULT_QUALITY = 95
+PREFIX = "editar:"  # of text chunks
+DESCRIPTION = 0x010E  # EXIF's ImageDescription
+MAX_EXIF_BYTES = 65_000  # a JPEG's segment holds 64 KiB
+
+Parameters = Mapping[str, str]
+
+
+def save_picture(
+    image: Image.Image,
+    path: str | os.PathLike[str] | BinaryIO,
+    parameters: Parameters | None = None,
+    quality: int | None = None,
+    metadata: bool = True,
+) -> None:
+    """Write a picture and how it was made. A file is written beside its place and renamed into it.
+
+    Args:
+        path: its suffix decides the format, see `FORMATS`; without one, a device or a FIFO gets a PNG, as does a
+            binary file object.
+        parameters: what made it, by name.
+        quality: 1 to 100, of the formats that lose some; `DEFAULT_QUALITY` when None.
+        metadata: False leaves the parameters out.
+
+    Raises:
+        OptionError: another suffix, a format that this Pillow does not write, or a quality that is not for it.
+        PictureError: where the file cannot be written.
+    """
+    as_instance("image", image, Image.Image, "a Pillow image")
+    if parameters is not None and not isinstance(parameters, Mapping):
+        raise OptionError(f"parameters must be a mapping of names to values, got {type(parameters).__name__}")
+    written = parameters if metadata else None
+    if not isinstance(path, str | os.PathLike) and hasattr(path, "write"):
+        path.write(picture_bytes(image, "PNG", written))
+        return
+    final = as_path("where a picture is written", path)
+    content = picture_bytes(image, check_picture_name(final, quality), written, quality)
+    with placing(final, PictureError) as partial:
+        partial.write_bytes(content)
+
+
+def check_picture_name(path: Path, quality: int | None = None) -> str:
+    """The format that a name stands for.
+
+    Raises:
+        OptionError: as `save_picture`.
+    """
+    suffix = path.suffix.lower()
+    name = FORMATS.get(suffix) or ("PNG" if is_stream(path) and not suffix else None)
+    if name is None:
+        if is_folder(path):
+            raise PictureError(f"cannot write {path}: it is a folder")
+        raise OptionError(f"a picture must be named {', '.join(FORMATS)}, got {path.name!r}")
+    if not _is_written(name):
+        raise OptionError(f"this Pillow writes no {name}, which {path.name!r} asks for; choose .png, or update Pillow")
+    if quality is not None:
+        if not 1 <= as_whole("quality", quality) <= 100:
+            raise OptionError(f"quality must be 1 to 100, got {quality!r}")
+        if name not in LOSSY:
+            raise OptionError(
+                f"{name} loses nothing and takes no quality; leave it out, or choose .jpg, .webp or .avif"
+            )
+    return name
+
+
+def _is_written(name: str) -> bool:
+    if name not in Image.SAVE:
+        Image.init()  # loads the plugins that are not usual
+    return name in Image.SAVE
+
+
+def picture_bytes(
+    image: Image.Image, name: str = "PNG", parameters: Parameters | None = None, quality: int | None = None
+) -> bytes:
+    """A picture as the bytes of a file.
+
+    Args:
+        name: of the format, one of `FORMATS`.
+        parameters: none are written when None.
+
+    Raises:
+        PictureError: larger than the format takes.
+    """
+    options: dict[str, Any] = {}
+    if name in LOSSY:
+        options["quality"] = DEFAULT_QUALITY if quality is None else quality
+    if name == "JPEG":
+        options["subsampling"] = "4:4:4"  # half the colours' resolution is seen at edges long before the quality is
+    if parameters and name == "PNG":
+        options["pnginfo"] = chunks = PngImagePlugin.PngInfo()
+        for key, value in parameters.items():
+            chunks.add_itxt(f"{PREFIX}{key}", str(value))
+    elif parameters:
+        options["exif"] = _exif(parameters, name)
+    buffer = io.BytesIO()
+    try:
+        image.save(buffer, format=name, **options)
+    except (ValueError, OSError) as e:  # a side that the format cannot count
+        size = f"{image.width}×{image.height}"
+        raise PictureError(f"a picture of {size} pixels cannot be written as {name} ({e}); choose .png") from None
+    return buffer.getvalue()
+
+
+def _exif(parameters: Parameters, name: str) -> bytes:
+    exif = Image.Exif()
+    exif[DESCRIPTION] = json.dumps({"editar": {key: str(value) for key, value in parameters.items()}})
+    raw = exif.tobytes()
+    if name == "JPEG" and len(raw) > MAX_EXIF_BYTES:
+        message = f"how the picture was made takes {len(raw)} bytes, more than a JPEG holds, and is left out"
+        warnings.warn(message, EditarWarning, stacklevel=4)
+        return b""
+    return raw
+
+
+def read_parameters(path: str | os.PathLike[str]) -> dict[str, str] | None:
+    """What `save_picture` wrote of how a picture was made; None where a file does not tell. No pixels are read."""
+    Image.init()
+    try:
+        with Image.open(path, formats=sorted(set(FORMATS.values()) & set(Image.OPEN))) as image:
+            if image.format == "PNG":
+                texts = {str(key): str(value) for key, value in image.info.items()}
+                return {k.removeprefix(PREFIX): v for k, v in texts.items() if k.startswith(PREFIX)} or None
+            document = json.loads(image.getexif().get(DESCRIPTION, ""))
+    except Exception:  # Pillow's readers raise many kinds on damaged files
+        return None
+    told = document.get("editar") if isinstance(document, dict) else None
+    if not isinstance(told, dict) or not all(isinstance(value, str) for value in told.values()):
+        return None
+    return told

@@ -1,0 +1,182 @@
+"""A request for one edit: every option, checked once. `None` means the bundle's default."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, TypedDict
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from editar_rt.errors import OptionError
+from editar_rt.generation.decoding import Cancel, Progress
+from editar_rt.generation.guidance import Scale
+from editar_rt.generation.sampling import Sampling, is_whole
+from editar_rt.images.fit import FITS, Fit
+from editar_rt.images.masks import Mask
+from editar_rt.images.pixels import Picture
+from editar_rt.text.prompts import as_text, build_prompt
+
+MAX_VARIANTS = 64
+
+Preview = Callable[[Image.Image, int, int], None]  # (the picture so far, tokens done, tokens in all)
+
+
+class Options(TypedDict, total=False):
+    """The keywords of `Editor.edit` and its kin, for type checkers; `Request` documents them."""
+
+    task: str
+    seed: int | None
+    cfg_scale: Scale | None
+    cfg_interval: int | tuple[int, int] | None
+    temperature: float | None
+    top_k: int | None
+    top_p: float | None
+    greedy: bool | None
+    sampling: Sampling | None
+    text_states: NDArray[np.float32] | None
+    mask: Mask | None
+    mask_margin: int
+    composite: bool
+    fit: Fit | None
+    restore: bool
+    cancel: Cancel | None
+    on_progress: Progress | None
+    on_preview: Preview | None
+    preview_share: float
+    trace: str | os.PathLike[str] | None
+
+
+@dataclass(frozen=True, eq=False)
+class Request:
+    """Everything that one edit is asked for.
+
+    Raises:
+        OptionError: a value outside of the range that its field allows.
+    """
+
+    image: Picture | None = None
+    """The picture to edit, or the condition picture; None in a session, which has one."""
+    instruction: str = ""
+    """What to change; for the other tasks a description of the picture to make. Text beyond what the text encoder
+    reads is cut off with a TruncatedTextWarning."""
+    _: dataclasses.KW_ONLY
+    task: str = "edit"
+    """`edit`, `depth`, `canny` or `segmentation`."""
+    seed: int | None = None
+    """0 to 2⁶⁴ − 1; the same seed gives the same tokens."""
+    cfg_scale: Scale | None = None
+    """Guidance scale: a number, a `Schedule` or its text (`linear:1,5`), or a function of (position, N)."""
+    cfg_interval: int | tuple[int, int] | None = None
+    """The tokens that are guided, (start, stop); see `Sampling`."""
+    temperature: float | None = None
+    """Above 0."""
+    top_k: int | None = None
+    """Keep the k likeliest tokens; 0 keeps all."""
+    top_p: float | None = None
+    """Keep the likeliest tokens up to this probability, in (0, 1]; 1 keeps all."""
+    greedy: bool | None = None
+    """Always take the likeliest token."""
+    sampling: Sampling | None = None
+    """A whole `Sampling` in place of the seven fields above; never together with one of them."""
+    text_states: NDArray[np.float32] | None = None
+    """The text encoder's output [1, T, C] float32, computed elsewhere, for exactly this instruction and task."""
+    mask: Mask | None = None
+    """Where the picture may change: white in a picture of the same aspect, True in an array, or a box (x, y, width,
+    height) in the picture's pixels. For task `edit` alone."""
+    mask_margin: int = 1
+    """Tokens around those that the mask touches that are drawn too; 0 or more."""
+    composite: bool = True
+    """Put the result back into the picture: outside of the mask its pixels stay exactly."""
+    fit: Fit | None = None
+    """How the picture is fitted to the model's square: `crop` takes its middle square, `pad` shows the whole picture
+    with its border continued, `stretch` distorts it. None is `crop`, or as the session was opened."""
+    restore: bool = False
+    """Put the result back into the whole picture, at its own size."""
+    cancel: Cancel | None = None
+    """Anything with `is_set()`, such as a `threading.Event`: when it is set, the edit stops within one step."""
+    on_progress: Progress | None = None
+    """Called with (tokens done, tokens in all) after every step."""
+    on_preview: Preview | None = None
+    """Called after lines of tokens with the picture so far, the source's lines below; of variants with the first."""
+    preview_share: float = 0.1
+    """Largest share of the decoding time that previews may take, 0 to 1; lines are skipped to keep it."""
+    trace: str | os.PathLike[str] | None = None
+    """Write a trace to this file, `.jsonl` or `.npz`: see `editar_rt.observe.trace`."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "instruction", as_text(self.instruction))
+        build_prompt(self.task, self.instruction)  # refuses an unknown task
+        if self.mask is not None and self.task != "edit":
+            raise OptionError(
+                f"a mask keeps parts of the picture, which task {self.task} does not; masks are for task edit"
+            )
+        if not is_whole(self.mask_margin) or self.mask_margin < 0:
+            raise OptionError(f"mask_margin must be 0 or more, got {self.mask_margin!r:.60}")
+        share = self.preview_share
+        if not isinstance(share, int | float | np.number) or isinstance(share, bool) or not 0 <= share <= 1:
+            raise OptionError(f"preview_share must be 0 to 1, got {share!r:.60}")
+        for name in ("composite", "restore"):
+            if not isinstance(getattr(self, name), bool | np.bool_):
+                raise OptionError(f"{name} must be True or False, got {getattr(self, name)!r:.60}")
+        if self.fit is not None and self.fit not in FITS:
+            raise OptionError(f"fit must be one of {', '.join(FITS)}, got {self.fit!r:.60}")
+        for name in ("on_progress", "on_preview"):
+            if not (getattr(self, name) is None or callable(getattr(self, name))):
+                raise OptionError(f"{name} must be a function, got {type(getattr(self, name)).__name__}")
+        if self.cancel is not None and not callable(getattr(self.cancel, "is_set", None)):
+            raise OptionError(f"cancel must have is_set(), as a threading.Event has, got {type(self.cancel).__name__}")
+        if self.trace is not None and not isinstance(self.trace, str | os.PathLike):
+            raise OptionError(f"trace must be a path, got {type(self.trace).__name__}")
+        self.sampling_over(Sampling())
+
+    @property
+    def prompt(self) -> str:
+        """The text encoder's input."""
+        return build_prompt(self.task, self.instruction)
+
+    def sampling_over(self, defaults: Sampling) -> Sampling:
+        """The sampling asked for, with the bundle's defaults for what is not given.
+
+        Raises:
+            OptionError: a value that is not allowed, or a whole `sampling` together with one of its fields.
+        """
+        given = {name: getattr(self, name) for name in SAMPLING_FIELDS if getattr(self, name) is not None}
+        if self.sampling is None:
+            return dataclasses.replace(defaults, **given)
+        if not isinstance(self.sampling, Sampling):
+            raise OptionError(f"sampling must be an editar_rt.Sampling, got {type(self.sampling).__name__}")
+        if given:
+            raise OptionError(f"give either sampling or {', '.join(given)}, not both")
+        return self.sampling
+
+
+SAMPLING_FIELDS = tuple(field.name for field in dataclasses.fields(Sampling))
+FIELDS = tuple(field.name for field in dataclasses.fields(Request))
+
+
+def make_request(image: Picture | None, instruction: str, options: dict[str, Any]) -> Request:
+    """A request from a call's keywords.
+
+    Raises:
+        TypeError: a keyword that there is not.
+        OptionError.
+    """
+    if unknown := sorted(set(options) - set(Options.__annotations__)):
+        raise TypeError(f"there is no option {unknown[0]!r}; there are {', '.join(Options.__annotations__)}")
+    return Request(image, instruction, **options)
+
+
+def variant_seeds(seed: int, n: int) -> tuple[int, ...]:
+    """Seeds of n variants: seed, seed + 1, …, modulo 2⁶⁴.
+
+    Raises:
+        OptionError: n is not 1 to `MAX_VARIANTS`.
+    """
+    if not (is_whole(n) and 1 <= n <= MAX_VARIANTS):
+        raise OptionError(f"n must be 1 to {MAX_VARIANTS}, got {n!r:.60}")
+    return tuple((seed + i) % 2**64 for i in range(n))
