@@ -147,10 +147,10 @@ def text_states(rng: Random, folder: Path) -> None:
 def recipes(rng: Random, folder: Path) -> None:
     """A recipe of training or of a target with one value changed, or damaged bytes."""
     from export.precision import storage
-    from export.recipe import FOLDER
-    from training import recipe_files, train_transformer, train_vq
+    from export.recipe import FOLDER, TENSORRT, read_engines
+    from training.recipes import files, transformer, vq
 
-    published = [*FOLDER.glob("*.toml"), *(Path(recipe_files.__file__).parent / "recipes").glob("*.toml")]
+    published = [*FOLDER.glob("*.toml"), *files.FOLDER.glob("*.toml")]
     source = rng.choice(sorted(published))
     content, path = source.read_bytes(), folder / "recipe.toml"
     if rng.random() < 0.3:
@@ -163,12 +163,13 @@ def recipes(rng: Random, folder: Path) -> None:
             lines[at] = f"{lines[at].partition('=')[0]}= {rng.choice(TOML_ODD)}"
         content = "\n".join([*lines, *rng.choices(("", "[recipe]", "recipe = 5", "[[onnx]]", "[x.y]"), k=1)]).encode()
     path.write_bytes(content)
-    if source.parent == FOLDER:
-        storage(str(path))
-    elif rng.random() < 0.5:
-        recipe_files.combined(train_vq.Recipe, str(path), "vq", {})
+    if source.parent != FOLDER:
+        model = rng.choice((vq, transformer))
+        files.combined(model.Recipe, str(path), model.__name__.rpartition(".")[2], {})
+    elif f"[{TENSORRT}]".encode() in content:
+        read_engines(str(path))
     else:
-        recipe_files.combined(train_transformer.Recipe, str(path), "transformer", {})
+        storage(str(path))
 
 
 TOML_ODD = (
