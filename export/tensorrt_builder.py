@@ -147,14 +147,14 @@ def memory_warnings(bundle: Bundle, free: int | None) -> Iterator[str]:
     Args:
         free: bytes of memory that processes may still take; None where it is not known.
     """
-    sizes = {name: bundle.manifest.files[name].bytes for name in bundle.manifest.files if name.endswith(".onnx.data")}
+    sizes = {part: bundle.stored_bytes(part) for part in bundle.manifest.parts}
     if not sizes or free is None:
         return
-    largest = max(sizes, key=lambda name: sizes[name])
+    largest = max(sizes, key=lambda part: sizes[part])
     needed = BUILD_FACTOR * sizes[largest]
     if needed > free:
         yield (
-            f"building {largest.split('.')[0]} takes about {needed >> 20} MiB of memory and {free >> 20} MiB are free: "
+            f"building {largest} takes about {needed >> 20} MiB of memory and {free >> 20} MiB are free: "
             "it may be slow or be stopped by the system; close what else runs, or add swap"
         )
 

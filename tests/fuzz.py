@@ -105,7 +105,7 @@ def manifests(rng: Random, folder: Path) -> None:
     path.write_bytes(damaged(rng, content) if rng.random() < 0.3 else json.dumps(document).encode("utf-8"))
     bundle = Bundle.open(folder / "bundle")
     bundle.check()
-    memory_needs(bundle.manifest)
+    memory_needs(bundle)
     _ = bundle.default_sampling
 
 

@@ -26,7 +26,7 @@ def info(bundle: Path, check: bool, as_json: bool) -> None:
     if check:
         opened.check()
     manifest = opened.manifest
-    needs = memory_needs(manifest)
+    needs = memory_needs(opened)
     if as_json:
         memory = {device: dataclasses.asdict(need) | {"total": need.total} for device, need in needs.items()}
         document = manifest.to_dict() | {
@@ -54,8 +54,7 @@ def info(bundle: Path, check: bool, as_json: bool) -> None:
         listed = ", ".join(f"{what} {size / 1e6:.0f}" for what, size in parts)
         click.echo(f"memory       {device}: about {need.total / 1e6:.0f} MB ({listed})")
     for name, part in manifest.parts.items():
-        files = [f for f in manifest.files if f == part.file or f.startswith(part.file + ".")]
-        size = sum(manifest.files[f].bytes for f in files)
+        size = opened.stored_bytes(name)
         count = model.parameters.get(name)
         parameters = f"  {count / 1e6:.2f} M parameters" if count is not None else ""
         click.echo(f"\n{name}  {size / 1e6:.2f} MB{parameters}")

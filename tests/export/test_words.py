@@ -100,7 +100,7 @@ def test_what_follows_from_a_precision(precision: str, dialect: str, text: str, 
 
 def test_cpus_widen_weights_of_16_bits(golden_gpt_bundle: Path, golden_gpt_bundle_fp16: Path) -> None:
     for bundle, widened in ((golden_gpt_bundle, False), (golden_gpt_bundle_fp16, True)):
-        needs = memory_needs(Bundle.open(bundle).manifest)
+        needs = memory_needs(Bundle.open(bundle))
         assert (needs["cpu"].weights > needs["cuda"].weights) == widened
 
 
