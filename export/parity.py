@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from editar_rt import names
 from editar_rt.backends.ort.backend import WEIGHT_ONLY
+from editar_rt.bundle.compare import Comparison
 from editar_rt.errors import BackendError
 from editar_rt.measure import selftest
 from export.calibration import LARGEST
@@ -51,28 +52,7 @@ class Case:
     """By output. Tokens that may differ, because two codebook rows are about equally near, are -1."""
 
 
-@dataclass(frozen=True)
-class Parity:
-    """How far one output is from PyTorch's.
-
-    The error is the largest absolute difference over the largest expected value; of tokens, the share that differs.
-    """
-
-    part: str
-    label: str
-    error: float
-    bound: float
-
-    @property
-    def holds(self) -> bool:
-        return self.error <= self.bound  # false for NaN
-
-    def __str__(self) -> str:
-        verdict = "ok" if self.holds else "TOO FAR"
-        return f"{self.part:12}  {self.label:28}  error {self.error:.1e}  bound {self.bound:.0e}  {verdict}"
-
-
-def compare(path: Path, cases: Sequence[Case], bound: float) -> list[Parity]:
+def compare(path: Path, cases: Sequence[Case], bound: float) -> list[Comparison]:
     """Run a graph on every case, on the CPU. Tokens must be equal whatever the bound.
 
     Raises:
@@ -86,7 +66,7 @@ def compare(path: Path, cases: Sequence[Case], bound: float) -> list[Parity]:
         ) from error
 
 
-def _compare(path: Path, cases: Sequence[Case], bound: float) -> list[Parity]:
+def _compare(path: Path, cases: Sequence[Case], bound: float) -> list[Comparison]:
     # One run does not pay for rearranged weights, which would take a text encoder's memory twice. The decoder's
     # whole-number products have no other way.
     session = open_session(path, prepack=any(case.part == names.DECODER for case in cases))
@@ -95,11 +75,7 @@ def _compare(path: Path, cases: Sequence[Case], bound: float) -> list[Parity]:
         answers = session.run(list(case.expected), feeds(session, case.inputs))
         for (name, expected), answer in zip(case.expected.items(), answers):
             label = f"{name}, {case.label}" if case.label else name
-            if np.issubdtype(expected.dtype, np.integer):
-                found.append(Parity(case.part, label, float((answer != expected)[expected >= 0].mean()), 0.0))
-            else:
-                error = float(np.abs(answer - expected).max() / np.abs(expected).max())
-                found.append(Parity(case.part, label, error, bound))
+            found.append(Comparison.of(case.part, label, answer, expected, bound))
     return found
 
 

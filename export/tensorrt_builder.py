@@ -15,16 +15,18 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from editar_rt import names
 from editar_rt.backends.engines.folder import BUILD_NAME, BuildInfo, EngineInfo
 from editar_rt.backends.engines.plan import Shape
 from editar_rt.backends.engines.tensorrt import Machine, TensorRTEngines
+from editar_rt.bundle.compare import Comparison
 from editar_rt.bundle.folder import Bundle, file_digest, publishing
 from editar_rt.errors import BackendError, OptionError
 from editar_rt.version import __version__
 from export.recipe import EngineRecipe
-from export.tensorrt_gate import Compared, GateError, compare
+from export.tensorrt_gate import GateError, compare
 
 BUILD_FACTOR = 4  # memory that building takes, in sizes of the weights: file, copies of parser and builder, engine
 MEMORY_FILE = Path("/proc/meminfo")
@@ -118,7 +120,7 @@ def build_engines(
             },
         )
         compared = _pass_gate(bundle, partial, info, machine, watcher)
-        info = replace(info, parity=[each.to_json() for each in compared])
+        info = replace(info, parity=[_entry(each) for each in compared])
         (partial / BUILD_NAME).write_text(info.to_json(), encoding="utf-8")
     return info
 
@@ -227,7 +229,13 @@ def _timings(bundle: Bundle, machine: Machine) -> Iterator[Path]:
         written.unlink(missing_ok=True)
 
 
-def _pass_gate(bundle: Bundle, folder: Path, info: BuildInfo, machine: Machine, watcher: Watcher) -> list[Compared]:
+def _entry(compared: Comparison) -> dict[str, Any]:
+    """As `build.json` has it."""
+    found = compared.to_json()
+    return {"engine": found.pop("part"), **found}
+
+
+def _pass_gate(bundle: Bundle, folder: Path, info: BuildInfo, machine: Machine, watcher: Watcher) -> list[Comparison]:
     compared = []
     for each in compare(bundle, TensorRTEngines(bundle, folder, info, machine), info.plan):
         watcher.report(str(each))
@@ -235,7 +243,7 @@ def _pass_gate(bundle: Bundle, folder: Path, info: BuildInfo, machine: Machine, 
     if failed := [each for each in compared if not each.holds]:
         worst = failed[0]
         raise GateError(
-            f"the engine {worst.engine} does not answer as the exporting machine did ({worst.output}: error "
+            f"the engine {worst.part} does not answer as the exporting machine did ({worst.output}: error "
             f"{worst.error:.1e}, allowed {worst.bound:.0e}); nothing was published"
         )
     return compared

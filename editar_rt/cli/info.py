@@ -82,7 +82,7 @@ def verify(bundle: Path, device: str, threads: int | None, as_json: bool) -> Non
     checks = run_self_test(editor)
     holds = all(check.holds for check in checks)
     if as_json:
-        listed = [dataclasses.asdict(check) | {"holds": check.holds} for check in checks]
+        listed = [check.to_json() for check in checks]
         click.echo(json.dumps({"backend": editor.backend.name, "holds": holds, "checks": listed}))
     else:
         for check in checks:

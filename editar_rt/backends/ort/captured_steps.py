@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from editar_rt import names
 from editar_rt.backends.engines.device import CaptureError
+from editar_rt.bundle.compare import largest_difference, relative_error
 
 GRAPH_ID = "gpu_graph_id"  # of ONNX Runtime's run options; 0 is its own
 NO_GRAPH = "-1"
@@ -129,7 +130,7 @@ class CapturedSteps:
 
     def _check(self, found: NDArray[np.float32], expected: NDArray[np.float32]) -> None:
         """Compare a replay's logits with those of an ordinary step."""
-        error = float(np.abs(found - expected).max() / max(float(np.abs(expected).max()), 1e-9))
+        error = relative_error(largest_difference(found, expected), float(np.abs(expected).max()))
         if not error <= self._close:
             raise CaptureError(
                 f"a replay differs from an ordinary step by {error:.1e} of the largest logit, and {self._close:g} is "
