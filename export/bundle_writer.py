@@ -18,12 +18,12 @@ from typing import Any
 import onnx_ir as ir
 import torch
 
-import editar_rt
 from editar_rt import names
-from editar_rt.backends.ort.backend import OnnxRuntimeBackend
+from editar_rt.backends import Settings, host_device, make_backend
 from editar_rt.bundle.folder import Bundle, list_files, publishing
 from editar_rt.bundle.manifest import MANIFEST_NAME, UNPRINTABLE, Manifest, ModelInfo, Part, TensorInfo
 from editar_rt.bundle.words import DIALECTS, PRECISIONS
+from editar_rt.editor import Editor
 from editar_rt.errors import EditarError, OptionError
 from editar_rt.measure import selftest
 from editar_rt.version import __version__
@@ -149,12 +149,11 @@ def _self_test(folder: Path, manifest: Manifest, twin: Part | None) -> dict[str,
             providers=own.providers,
         )
     _write_manifest(folder, manifest)
-    found: dict[str, Any] = {}
+    bundle, found = Bundle.open(folder), dict[str, Any]()
     transformer = [part for part in manifest.parts if part in TRANSFORMER_PARTS]
     for together in (*([part] for part in manifest.parts if part not in transformer), transformer):
-        editor = editar_rt.load(folder, CPU, cache=False)
-        if together != transformer and isinstance(editor.backend, OnnxRuntimeBackend):
-            editor.backend.prepack = False  # one run does not pay for it
+        settings = Settings(cache=False, prepack=together == transformer)  # for the other parts one run does not pay
+        editor = Editor(bundle, make_backend(bundle, host_device(manifest), settings))
         found |= selftest.answers(editor, together)
         del editor
         gc.collect()
@@ -209,7 +208,7 @@ def _require_parity(path: Path, cases: Sequence[parity.Case], bound: float, repo
         report(str(found))
         if not found.holds:
             raise ParityError(
-                f"{path.stem} does not answer as PyTorch does ({found.label}: error {found.error:.1e}, allowed "
+                f"{path.stem} does not answer as PyTorch does ({found.output}: error {found.error:.1e}, allowed "
                 f"{found.bound:.0e}); nothing was written"
             )
 

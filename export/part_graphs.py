@@ -10,6 +10,7 @@ from torch import Tensor
 
 import editar_rt
 from editar_rt import names
+from editar_rt.backends import host_device
 from editar_rt.bundle.manifest import ModelInfo
 from editar_rt.bundle.words import INT8
 from editar_rt.errors import OptionError
@@ -25,7 +26,6 @@ from export.sampler_graph import MOST, sampler_graph
 from export.text_reader import TextEncoder
 from training.config import TransformerConfig
 
-CPU = "cpu"
 Cases = Callable[[Path], Sequence[parity.Case]]
 """What PyTorch answers to the graph that lies at a path."""
 
@@ -153,7 +153,9 @@ def _examples(
         folder = listed[0].picture.parent.name
         report(f"calibrating the cache on {len(listed)} pictures of {folder}")
         if sources.kept is not None:
-            return calibration.bundle_examples(listed, editar_rt.load(sources.kept.folder, device=CPU))
+            return calibration.bundle_examples(
+                listed, editar_rt.load(sources.kept.folder, host_device(sources.kept.manifest))
+            )
         assert text is not None and vq is not None and info.image_size is not None and info.text_tokens is not None
         tokenizer = TextTokenizer(text.tokenizer, info.text_tokens)
         return calibration.examples(listed, build_vq(vq), info.image_size, text, tokenizer)

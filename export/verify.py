@@ -23,12 +23,13 @@ import torch
 from polygraphy.backend.base import BaseRunner
 from polygraphy.backend.onnxrt import OnnxrtRunner
 from polygraphy.common import TensorMetadata
-from polygraphy.comparator import Comparator, SimpleCompareFunc
+from polygraphy.comparator import Comparator
 from polygraphy.logger import G_LOGGER
 
 import editar_rt
 from editar_rt import names
-from editar_rt.backends.engines.folder import find_folders
+from editar_rt.backends import CPU, default_device
+from editar_rt.bundle.compare import Comparison
 from editar_rt.bundle.folder import Bundle
 from editar_rt.bundle.words import error_bound
 from editar_rt.errors import BackendError, OptionError
@@ -40,26 +41,6 @@ from export.model_info import Sources
 from training.config import TransformerConfig
 from training.errors import first_line
 from training.models.transformer import Transformer
-
-CPU, TENSORRT = "cpu", "tensorrt"
-
-
-@dataclass(frozen=True)
-class Compared:
-    """One output of one part: PyTorch against what runs the bundle."""
-
-    part: str
-    output: str
-    largest_error: float
-    """Absolute; for tokens the number that differ."""
-    relative_error: float
-    """Over the largest value of PyTorch's; for tokens the share that differs."""
-    bound: float
-    """Of the relative error; tokens must be equal where the codebook decides clearly."""
-
-    @property
-    def holds(self) -> bool:
-        return self.relative_error <= self.bound  # false for NaN
 
 
 @dataclass(frozen=True)
@@ -85,7 +66,7 @@ class Report:
 
     backend: str
     precision: str
-    parts: list[Compared]
+    parts: list[Comparison]
     generated: list[Generated] = field(default_factory=list)
 
     @property
@@ -97,7 +78,7 @@ class Report:
             "backend": self.backend,
             "precision": self.precision,
             "holds": self.holds,
-            "parts": [asdict(c) | {"holds": c.holds} for c in self.parts],
+            "parts": [_to_json(c) for c in self.parts],
             "generated": [asdict(g) | {"holds": g.holds} for g in self.generated],
         }
 
@@ -105,7 +86,7 @@ class Report:
         yield f"{'part':12}  {'output':30}  {'largest':>9}  {'relative':>9}  {'bound':>7}"
         for c in self.parts:
             verdict = "ok" if c.holds else "TOO FAR"
-            errors = f"{c.largest_error:9.1e}  {c.relative_error:9.1e}  {c.bound:7.0e}"
+            errors = f"{c.difference:9.1e}  {c.error:9.1e}  {c.bound:7.0e}"
             yield f"{c.part:12}  {c.output:30}  {errors}  {verdict}"
         for g in self.generated:
             label = f"greedy, {g.steps} tokens, cfg_scale {g.cfg_scale:g}"
@@ -114,6 +95,18 @@ class Report:
             else:
                 verdict = "ok" if g.holds else "TOO FAR"
                 yield f"{label}: first differs at {g.first_difference}, margin {g.margin:.1e}, {g.bound:.0e}  {verdict}"
+
+
+def _to_json(compared: Comparison) -> dict[str, Any]:
+    found = compared.to_json()
+    return {
+        "part": found["part"],
+        "output": found["output"],
+        "largest_error": found["difference"],
+        "relative_error": found["error"],
+        "bound": found["bound"],
+        "holds": found["holds"],
+    }
 
 
 def verify(
@@ -126,8 +119,8 @@ def verify(
     """Compare every part of a bundle for which there is a source.
 
     Args:
-        device: that the bundle is run on besides, and generates on; None takes TensorRT where its engines lie in the
-            bundle, else the CPU alone. A decoder's engines are compared by what they generate.
+        device: that the bundle is run on besides, and generates on; None takes `default_device`. A decoder's
+            engines are compared by what they generate.
         steps: tokens of the greedy generations, up to a whole picture; 0 leaves them out.
 
     Raises:
@@ -136,9 +129,9 @@ def verify(
     """
     bundle = Bundle.open(folder)
     manifest = bundle.manifest
-    device = device or (TENSORRT if find_folders(bundle) else CPU)
+    device = device or default_device(bundle)
     editor = editar_rt.load(folder, device)
-    compared: list[Compared] = []
+    compared: list[Comparison] = []
     for question in _questions(bundle, sources):
         on_part(question.part)
         bound = error_bound(question.part, manifest.precision, manifest.kv_cache, manifest.dialect)
@@ -256,14 +249,14 @@ def _metadata(feed: Mapping[str, parity.Array]) -> Any:
     return metadata
 
 
-def _compare_backend(editor: editar_rt.Editor, question: _Question, bound: float) -> list[Compared]:
+def _compare_backend(editor: editar_rt.Editor, question: _Question, bound: float) -> list[Comparison]:
     runners = [_PyTorchRunner(question, question.inputs), _BackendRunner(editor, question)]
     with G_LOGGER.verbosity(G_LOGGER.CRITICAL):
         results = Comparator.run(runners, data_loader=[question.inputs])
         return _measured(question, results, bound, f" on {editor.backend.device}")
 
 
-def _compare(bundle: Bundle, question: _Question, bound: float) -> list[Compared]:
+def _compare(bundle: Bundle, question: _Question, bound: float) -> list[Comparison]:
     path, described = bundle.part_path(question.part), bundle.manifest.parts[question.part].inputs
     # PyTorch's model may need inputs that this dialect has not; Polygraphy hands each runner its own.
     feed = question.inputs | {
@@ -279,24 +272,14 @@ def _compare(bundle: Bundle, question: _Question, bound: float) -> list[Compared
         return _measured(question, results, bound)
 
 
-def _measured(question: _Question, results: Any, bound: float, where: str = "") -> list[Compared]:
+def _measured(question: _Question, results: Any, bound: float, where: str = "") -> list[Comparison]:
     """The errors of the second runner's answers; the first one is PyTorch."""
     expected, found = (iterations[0] for iterations in results.values())
-    for name in [n for n in found if n not in expected]:
-        del found.dct[name]  # the cache
-    compared = []
-    for name in expected:
-        right = np.asarray(expected[name])
-        label = (f"{name}, {question.label}" if question.label else name) + where
-        if np.issubdtype(right.dtype, np.integer):
-            differ = (found[name] != right)[right >= 0]
-            compared.append(Compared(question.part, label, float(differ.sum()), float(differ.mean()), 0.0))
-            continue
-        largest = float(np.abs(right).max())
-        check = SimpleCompareFunc(atol=bound * largest, rtol=0, check_error_stat="max")
-        difference = float(check(expected, found)[name].max_absdiff)
-        compared.append(Compared(question.part, label, difference, difference / largest, bound))
-    return compared
+    label = (f", {question.label}" if question.label else "") + where
+    return [
+        Comparison.of(question.part, name + label, np.asarray(found[name]), np.asarray(expected[name]), bound)
+        for name in expected
+    ]
 
 
 def _generate(editor: editar_rt.Editor, model: Transformer, steps: int, cfg_scale: float, bound: float) -> Generated:

@@ -16,8 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from editar_rt import names
-from editar_rt.backends.engines.backend import DeltaBackend
-from editar_rt.backends.engines.sampler import SamplerInputs
+from editar_rt.backends.sampler import SamplerInputs
+from editar_rt.bundle.compare import Comparison, largest_difference, relative_error
 from editar_rt.bundle.words import error_bound
 from editar_rt.editor import Editor
 from editar_rt.errors import BundleError, NotFiniteError
@@ -42,23 +42,6 @@ SAMPLINGS = (
     Sampling(cfg_scale=1.0, top_k=0),
 )  # that a sampler draws by
 TIES = 0.01  # share of a picture's tokens whose two nearest codebook rows may be about equally near
-
-
-@dataclass(frozen=True)
-class Check:
-    """One output of one part, here and on the machine that exported."""
-
-    part: str
-    output: str
-    identical: bool
-    """To the bit."""
-    error: float
-    """Share of the tokens that differ, or largest difference over the largest value."""
-    bound: float
-
-    @property
-    def holds(self) -> bool:
-        return self.error <= self.bound  # false for NaN
 
 
 @dataclass(frozen=True)
@@ -149,7 +132,7 @@ def sampler_inputs(example: SamplerExample, uncond_rows: NDArray[np.int32], most
     return found
 
 
-def verify(editor: Editor, parts: Collection[str] | None = None, way: Way = ONE_ROW) -> list[Check]:
+def verify(editor: Editor, parts: Collection[str] | None = None, way: Way = ONE_ROW) -> list[Comparison]:
     """Repeat the self-test of an editor's bundle.
 
     Args:
@@ -241,13 +224,13 @@ def _lengths(positions: int, text_tokens: int) -> tuple[int, int, int]:
 def _sampler(editor: Editor) -> dict[str, Any]:
     """By every engine there is; those of several rows with guidance too, the null row being the last."""
     backend, manifest = editor.backend, editor.bundle.manifest
-    if not isinstance(backend, DeltaBackend):
+    if not backend.sampler_rows:
         raise BundleError(
             f"the bundle {editor.bundle.folder} has a sampler for a dialect that has none; export it again"
         )
     found: dict[str, Any] = {}
     size, most = manifest.model.vocab_size or 1, manifest.sampler_top_k or 0
-    for rows in backend.plan.rows:
+    for rows in backend.sampler_rows:
         drawn: dict[str, list[int]] = {}
         for example in sampler_examples(size, most):
             if example.guided and rows == 1:
@@ -284,15 +267,17 @@ def _places(size: int) -> NDArray[np.int64]:
     return np.linspace(0, size - 1, SAMPLES).astype(np.int64)
 
 
-def _compare(part: str, output: str, expected: dict[str, Any], found: dict[str, Any], bound: float) -> Check:
-    if "tokens" not in found:
-        difference = np.abs(np.asarray(expected["values"]) - np.asarray(found["values"])).max()
-        error = float(difference) / max(float(expected["largest"]), 1e-12)
-        if not np.isfinite(found["largest"]):  # somewhere between the values that were kept
-            error = float("nan")
-        return Check(part, output, expected["sha256"] == found["sha256"], error, bound)
-    there, here = (np.asarray(answer["tokens"]) for answer in (expected, found))
-    differ = there != here  # raises where the shapes differ
-    if "margins" in found and differ.any() and expected["margins"][int(differ.argmax())] <= bound:
-        bound = 1.0  # two tokens were about equally likely at the first difference; what follows is another text
-    return Check(part, output, not differ.any(), float(differ.mean()), bound if "margins" in found else TIES)
+def _compare(part: str, output: str, expected: dict[str, Any], found: dict[str, Any], bound: float) -> Comparison:
+    if "tokens" in found:
+        there, here = (np.asarray(answer["tokens"]) for answer in (expected, found))
+        differ = there != here  # raises where the shapes differ
+        if "margins" not in found:
+            return Comparison.of_tokens(part, output, here, there, TIES)
+        if differ.any() and expected["margins"][int(differ.argmax())] <= bound:
+            bound = 1.0  # two tokens were about equally likely at the first difference; another text follows
+        return Comparison.of_tokens(part, output, here, there, bound)
+    difference = largest_difference(np.asarray(found["values"]), np.asarray(expected["values"]))
+    if not np.isfinite(found["largest"]):  # somewhere between the values that were kept
+        difference = float("nan")
+    error = relative_error(difference, float(expected["largest"]))
+    return Comparison(part, output, difference, error, bound, expected["sha256"] == found["sha256"])

@@ -16,6 +16,7 @@ from PIL import Image
 import editar_rt
 from editar_rt import Sampling, names
 from editar_rt.bundle.folder import Bundle
+from editar_rt.bundle.words import Blocks
 from editar_rt.errors import BackendError, EditarError, OptionError
 from editar_rt.measure import selftest
 from export import calibration, parity
@@ -23,7 +24,7 @@ from export.bundle_writer import Options, Sources, write_bundle
 from export.checkpoint_reader import build_transformer, read_transformer
 from export.decoder_graph import dialect_of
 from export.parity import round_activations
-from export.precision import Blocks, Storage, dequantize, whole_numbers
+from export.precision import Storage, dequantize, quantize, whole_numbers
 from tests.conftest import GPT_TINY_HEADS, golden_arrays
 from training.config import TRANSFORMER_PRESETS
 from training.models.transformer import Transformer
@@ -45,7 +46,7 @@ def test_blocks_are_what_the_operator_multiplies_with(bits: int, block: int, inp
     """Rows of the identity give the weights back; quantized to 8 bits they are exact."""
     weight = np.random.default_rng(0).standard_normal((inputs, 48)).astype(np.float32)
     blocks = Blocks(bits, block)
-    packed, scales = blocks.quantize(weight)
+    packed, scales = quantize(weight, blocks)
     back = dequantize(packed, scales, bits, inputs)
     steps = np.repeat(np.abs(scales), block, axis=1)[:, :inputs]
     assert (
@@ -148,7 +149,7 @@ def test_int4_of_tensorrt_is_its_dequantized_weights(
     for name, tensor in checkpoint.tensors.items():
         if f"{name}.scales" not in stored:
             continue
-        packed, scales = Blocks(4, 64).quantize(tensor.float().t().contiguous().numpy())
+        packed, scales = quantize(tensor.float().t().contiguous().numpy(), Blocks(4, 64))
         whole = whole_numbers(packed, 4).reshape(len(packed), -1).T
         assert np.array_equal(stored[name].numpy().astype(np.int8), whole)  # type: ignore[union-attr]
         tensors[name] = torch.from_numpy(dequantize(packed, scales, 4, tensor.shape[1]))

@@ -19,7 +19,7 @@ from editar_rt.backends.engines.backend import DeltaBackend
 from editar_rt.backends.engines.decoder import EngineDecoder
 from editar_rt.backends.engines.emulated import EmulatedEngines, NumpyMemory
 from editar_rt.backends.engines.plan import Plan, Shape
-from editar_rt.backends.engines.sampler import SamplerInputs
+from editar_rt.backends.sampler import SamplerInputs
 from editar_rt.bundle.folder import Bundle
 from editar_rt.editor import Editor
 from editar_rt.errors import BackendError, OptionError
