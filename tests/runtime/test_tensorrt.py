@@ -32,8 +32,8 @@ from editar_rt.errors import BackendError, OptionError
 from export.recipe import EngineRecipe
 from export.tensorrt_builder import Watcher, build_engines, free_memory, memory_warnings
 from export.tensorrt_gate import GateError
+from tests.benchmarks.record_tensorrt_api import record
 from tests.conftest import golden_arrays
-from tests.record_tensorrt_api import record
 from tests.tensorrt_stand_in import API, VERSIONS, World, make_machine
 
 GOLDEN = golden_arrays("gpt_tiny")
