@@ -22,6 +22,7 @@ from editar_rt import names
 from editar_rt.backends import Settings, host_device, make_backend
 from editar_rt.bundle.folder import Bundle, list_files, publishing
 from editar_rt.bundle.manifest import MANIFEST_NAME, UNPRINTABLE, Manifest, ModelInfo, Part, TensorInfo
+from editar_rt.bundle.samples import FOLDER, LIST
 from editar_rt.bundle.words import DIALECTS, PRECISIONS
 from editar_rt.editor import Editor
 from editar_rt.errors import EditarError, OptionError
@@ -36,7 +37,7 @@ from export.sampler_graph import MOST
 from export.weight_ranges import decoder_types, largest_values, require_range, text_types
 
 TOKENIZER = "tokenizer.json"
-SAMPLES = "samples/samples.json"
+SAMPLES = f"{FOLDER}/{LIST}"
 CPU, TENSORRT = "cpu", "tensorrt"
 TWIN = "decoder-twin"  # written, compared, asked for the self-test and removed
 TRANSFORMER_PARTS = (names.PREFIX_GRAPH, names.DECODER, names.SAMPLER)
@@ -69,8 +70,8 @@ def write_bundle(
     twin: Part | None = None
     listed = listed_examples(sources, options)
     _check_weights(sources, storage)
-    if options.samples is not None and not (options.samples / Path(SAMPLES).name).is_file():
-        raise OptionError(f"{options.samples} holds no {Path(SAMPLES).name}, which says what the sample pictures are")
+    if options.samples is not None and not (options.samples / LIST).is_file():
+        raise OptionError(f"{options.samples} holds no {LIST}, which says what the sample pictures are")
     if sources.kept is not None and sources.transformer is not None:
         # Before anything is made of them: are the weights that were read the ones that this bundle computes with?
         source, bound = sources.kept.part_path(names.DECODER), PRECISIONS["fp32"].bound
@@ -184,7 +185,7 @@ def _text_and_samples(sources: Sources, options: Options, folder: Path) -> tuple
         sources.text_encoder.tokenizer.save(str(folder / TOKENIZER))
     if options.samples is not None:
         samples = SAMPLES
-        shutil.copytree(options.samples, folder / Path(SAMPLES).parent)
+        shutil.copytree(options.samples, folder / FOLDER)
     return tokenizer, samples
 
 

@@ -12,6 +12,7 @@ import editar_rt
 from editar_rt import names
 from editar_rt.backends import host_device
 from editar_rt.bundle.manifest import ModelInfo
+from editar_rt.bundle.samples import Sample
 from editar_rt.bundle.words import INT8
 from editar_rt.errors import OptionError
 from editar_rt.text.tokenizer import TextTokenizer
@@ -30,7 +31,7 @@ Cases = Callable[[Path], Sequence[parity.Case]]
 """What PyTorch answers to the graph that lies at a path."""
 
 
-def listed_examples(sources: Sources, options: Options) -> Sequence[calibration.Listed]:
+def listed_examples(sources: Sources, options: Options) -> Sequence[Sample]:
     """The pictures that an int8 cache's scales are found on, looked through before the work; none where there are none.
 
     Raises:
@@ -56,7 +57,7 @@ def part_graphs(
     sources: Sources,
     options: Options,
     info: ModelInfo,
-    listed: Sequence[calibration.Listed],
+    listed: Sequence[Sample],
     report: Callable[[str], None],
 ) -> Iterator[tuple[str, ir.Model, Cases]]:
     """Every part's name and graph, and its cases; one at a time, so that memory is needed for one."""
@@ -145,12 +146,12 @@ class _RoundedToBfloat16(Mapping[str, Tensor]):
 
 
 def _examples(
-    sources: Sources, info: ModelInfo, listed: Sequence[calibration.Listed], report: Callable[[str], None]
+    sources: Sources, info: ModelInfo, listed: Sequence[Sample], report: Callable[[str], None]
 ) -> Iterator[calibration.Example]:
     """What an int8 cache's scales are found on."""
     text, vq = sources.text_encoder, sources.vq
     if listed:
-        folder = listed[0].picture.parent.name
+        folder = Path(listed[0].picture).parent.name
         report(f"calibrating the cache on {len(listed)} pictures of {folder}")
         if sources.kept is not None:
             return calibration.bundle_examples(
