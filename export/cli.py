@@ -21,7 +21,6 @@ from editar_rt.bundle.folder import Bundle
 from editar_rt.bundle.words import DIALECTS, KV_CACHES, PRECISIONS
 from editar_rt.errors import BundleError, OptionError
 from editar_rt.generation.sampling import Sampling
-from export.command_line import run
 from export.recipe import PROVIDERS, recipe_names
 from export.tensorrt_cli import tensorrt
 
@@ -46,11 +45,6 @@ Read = TypeVar("Read", bound="Checkpoint[Any]")
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 def cli() -> None:
     """Turn trained weights into what a device runs."""
-
-
-def main() -> None:
-    """See `command_line.run`."""
-    run(cli)
 
 
 cli.add_command(tensorrt)

@@ -178,6 +178,31 @@ TOML_ODD = (
 )  # fmt: skip
 
 
+def checkpoints(rng: Random, folder: Path) -> None:
+    """A transformer's weights in one of their formats, of damaged bytes."""
+    import argparse
+
+    import safetensors.torch
+    import torch
+
+    from export.checkpoint_reader import build_transformer, read_transformer
+    from training.config import TransformerConfig
+    from training.models.transformer import Transformer
+
+    config = TransformerConfig(
+        dim=16, n_layer=2, n_head=2, vocab_size=8, block_size=4, cls_token_num=3, caption_dim=4, multiple_of=8
+    )
+    weights = {name: torch.zeros(value.shape) for name, value in Transformer(config).state_dict().items()}
+    path = folder / rng.choice(("a.pt", "a.safetensors"))
+    if path.suffix == ".pt":
+        content = {"model": weights, "config": config.to_dict(), "args": argparse.Namespace(lr=1)}
+        torch.save(content, path, _use_new_zipfile_serialization=rng.random() < 0.5)
+    else:
+        safetensors.torch.save_file(weights, path, metadata={"config": json.dumps(config.to_dict())})
+    path.write_bytes(damaged(rng, path.read_bytes()))
+    build_transformer(read_transformer(path))
+
+
 def records(rng: Random, folder: Path) -> None:
     """A data set's list of edits with one value changed, or damaged bytes: bad records are left out, not raised."""
     from training.data.layouts import open_dataset
@@ -238,7 +263,7 @@ def python_arguments(rng: Random, folder: Path) -> None:
     function(**(arguments | {name: rng.choice(odd)}))
 
 
-SUBJECTS = (manifests, graphs, traces, text_states, recipes, records, command_lines, python_arguments)
+SUBJECTS = (manifests, graphs, traces, text_states, recipes, checkpoints, records, command_lines, python_arguments)
 
 
 @functools.cache

@@ -238,6 +238,8 @@ def _pass_over(path: Path, error: pickle.UnpicklingError, passed_over: dict[str,
 def _is_data(name: str) -> bool:
     """Whether a class or function may be one that a training script stores beside its weights."""
     package = name.partition(".")[0]
+    if not all(each.isidentifier() for each in name.split(".")):
+        return False
     if "." not in name:
         return name in HARMLESS_BUILTINS
     return package in RECORDS or package not in sys.stdlib_module_names

@@ -18,9 +18,10 @@ from tests.training.tiny import EVERY_STEP, RECIPE, SIZE, Parts, make, read_log 
 from training import engine, train_transformer  # noqa: E402
 from training.batches import _epoch_order, draw  # noqa: E402
 from training.data.folder import write_folder  # noqa: E402
-from training.engine import Coming, Execution, pinned, tensor_cores  # noqa: E402
+from training.engine import Execution, tensor_cores  # noqa: E402
 from training.errors import TrainingError  # noqa: E402
 from training.loop import RunFolder  # noqa: E402
+from training.prefetch import Coming, pinned  # noqa: E402
 from training.recipes.fields import changed  # noqa: E402
 from training.weights_file import read_weights  # noqa: E402
 

@@ -28,7 +28,7 @@ def combined(name: str | Path, given: dict[str, Any] | None = None) -> tuple[Any
 
 
 def write(path: Path, *lines: str) -> Path:
-    path.write_text("\n".join(("trains = 'transformer'", *lines)))
+    path.write_text("\n".join(("trains = 'transformer'", *lines)), encoding="utf-8")
     return path
 
 
@@ -253,7 +253,7 @@ def test_files_nested_without_end_are_refused(tmp_path: Path) -> None:
 def test_help_loads_no_pytorch() -> None:
     program = (
         "import sys\n"
-        "from training.__main__ import cli\n"
+        "from training.cli import cli\n"
         "cli.main(['transformer', '--help'], standalone_mode=False)\n"
         "print('imported:', *({'torch', 'onnx', 'transformers', 'datasets', 'matplotlib'} & sys.modules.keys()))"
     )
