@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -14,6 +16,8 @@ from editar_rt.errors import OptionError
 from export import cli
 from export.__main__ import main
 from tests.conftest import golden_weights
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -96,10 +100,49 @@ def test_nowhere_to_write(
     assert (tmp_path / "holiday" / "photo.jpg").exists()
 
 
+def test_a_library_that_is_not_installed_is_named_with_what_a_clone_runs(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    monkeypatch.delitem(sys.modules, "export.official", raising=False)
+    assert run(monkeypatch, "official", "--only-look") == 1
+    said = capsys.readouterr().err
+    assert said.startswith("export: huggingface_hub is not installed; run in the clone: pip install -c constraints.txt")
+
+
+@pytest.mark.parametrize(("command", "precision"), [("onnx", "fp32"), ("convert", "fp32"), ("official", "fp16")])
+def test_help_says_one_precision(command: str, precision: str) -> None:
+    text = " ".join(CliRunner().invoke(cli.cli, [command, "--help"]).output.split())
+    assert f"Weight precision; without a recipe {precision}." in text
+
+
+def test_the_weights_of_a_file_with_both_are_chosen(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    weights = golden_weights("gpt_tiny")
+    torch.save({"model": weights, "ema": {**weights, "norm.weight": torch.zeros(3)}}, tmp_path / "a.pt")
+    common = ["onnx", "--transformer", str(tmp_path / "a.pt"), "--heads", "4", "-o", str(tmp_path / "b")]
+    assert run(monkeypatch, *common) == 1
+    assert "norm.weight has shape [3]" in capsys.readouterr().err
+    assert run(monkeypatch, *common, "--weights", "model") == 0
+
+
 def test_help_names_every_option() -> None:
     text = CliRunner().invoke(cli.cli, ["onnx", "--help"]).output
     for option in ("--transformer", "--vq", "--text-encoder", "--heads", "--image-size", "--precision", "--default"):
         assert option in text
+
+
+def test_help_loads_neither_pytorch_nor_onnx() -> None:
+    program = (
+        "import sys\n"
+        "from export.cli import cli\n"
+        "cli.main(['onnx', '--help'], standalone_mode=False)\n"
+        "heavy = {'torch', 'onnx', 'onnx_ir', 'onnxruntime', 'transformers', 'huggingface_hub'} & sys.modules.keys()\n"
+        "print('imported:', *heavy)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "imported:"
 
 
 @pytest.mark.parametrize("text", ["temperature", "temperature=", "=1"])

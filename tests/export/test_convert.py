@@ -63,14 +63,14 @@ def test_int4_and_a_sampling_head_for_tensorrt(golden_gpt_bundle: Path, tmp_path
     done = convert(golden_gpt_bundle, *target, "-o", tmp_path / "int4")
     assert done.returncode == 0, done.stderr
     manifest = Bundle.open(tmp_path / "int4").manifest
-    assert (manifest.precision, manifest.spelling, manifest.sampler_top_k) == ("int4", "delta", 256)
+    assert (manifest.precision, manifest.dialect, manifest.sampler_top_k) == ("int4", "delta", 256)
     assert list(manifest.parts) == [names.PREFIX_GRAPH, names.DECODER, names.SAMPLER]
     for options, sentence in (
         (
             ("--target", "jetson-orin-jp5", "--precision", "int4"),
             "does not read precision int4; take --precision fp32 or",
         ),
-        (("--sampling-head",), "the sampling head goes with the spelling delta"),
+        (("--sampling-head",), "the sampling head goes with the dialect delta"),
     ):
         done = convert(golden_gpt_bundle, *options, "-o", tmp_path / "none")
         assert done.returncode == 2 and sentence in done.stderr and len(done.stderr.splitlines()) == 1
