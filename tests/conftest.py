@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+# Models of these sizes gain nothing from a second thread, and threads that wait for work spin. Set before NumPy and
+# PyTorch read it; the processes that tests start inherit it.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import numpy as np
+import onnxruntime
 import pytest
 
 from tests.golden.seeded_checkpoint import gpt_state, vq_state
@@ -17,6 +23,18 @@ if TYPE_CHECKING:
 
 GOLDEN = Path(__file__).parent / "golden"
 GPT_TINY_HEADS = 4  # in the golden configuration, not in the weights
+
+
+class OneThread(onnxruntime.SessionOptions):  # type: ignore[misc]
+    """ONNX Runtime's options, where threads that nobody asked for are one: it reads no environment variable."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.intra_op_num_threads = 1
+
+
+onnxruntime.SessionOptions = OneThread
+
 WORDS = "make the ball red blue green remove add a small large cube on left right of background wooden striped shiny"
 
 
