@@ -6,6 +6,7 @@ loaded, and a file is opened later only where it is still the one that was compa
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import os
@@ -76,8 +77,9 @@ class Bundle:
             OptionError: `path` is not a path.
         """
         folder = as_path("a bundle", path)
+        with contextlib.suppress(OSError):  # the current folder is gone, and a path that begins there leads nowhere
+            folder = folder.absolute()  # it is read later too, wherever the process has gone
         try:
-            folder = folder.absolute()  # it may be opened further after a change of the working directory
             raw = _read_manifest(folder)
         except OSError as e:
             raise BundleError(f"the bundle {folder} cannot be read: {e.strerror or e}") from None

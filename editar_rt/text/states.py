@@ -8,6 +8,7 @@ from __future__ import annotations
 import zipfile
 import zlib
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,15 +32,25 @@ def save_states(path: Path, states: NDArray[np.float32], prompt: str) -> None:
         np.savez(f, states=states, prompt=np.asarray(prompt))
 
 
-def load_states(path: Path) -> NDArray[np.float32]:
-    """States [1, T, C] of a file that `save_states` wrote. Nothing pickled is read.
+class TextStates(NamedTuple):
+    """The text encoder's output, and the prompt that it came from."""
+
+    states: NDArray[np.float32]
+    """[1, T, C]"""
+    prompt: str
+    """The whole prompt: a task's words and the instruction."""
+
+
+def load_states(path: Path) -> TextStates:
+    """Read a file that `save_states` wrote. Nothing pickled is read.
 
     Raises:
         TextStatesError: no such file, or one that holds something else.
     """
     path = as_path("a file of text states", path)
     try:
-        states = read_arrays(read_regular(path, MAX_BYTES), MAX_BYTES)["states"]
+        arrays = read_arrays(read_regular(path, MAX_BYTES), MAX_BYTES)
+        states, prompt = arrays["states"], str(arrays["prompt"])
     except OSError as e:
         raise TextStatesError(f"{path} cannot be read: {e.strerror or e}") from None
     except (ValueError, KeyError, TypeError, AttributeError, EOFError, zipfile.BadZipFile, zlib.error) as e:
@@ -51,4 +62,4 @@ def load_states(path: Path) -> NDArray[np.float32]:
             f"{path}: states must be finite float32 [1, T, C], got {states.dtype} {list(states.shape)}; "
             "make the file with: editar text BUNDLE 'INSTRUCTION' -o FILE.npz"
         )
-    return np.asarray(states, np.float32)
+    return TextStates(np.asarray(states, np.float32), prompt)

@@ -41,7 +41,6 @@ from training.models.text_encoder import encode, load_text_encoder
 from training.models.vq import VQModel
 
 NOTHING = np.zeros((0, 0, 3), np.uint8)  # in place of pictures that are not needed any more
-MODELS = ("vq", "text", "features")
 Progress = Callable[[int, int], None]  # (records done, records in all)
 
 
@@ -72,7 +71,8 @@ class Encoders:
     """What turns samples into arrays; text and features are optional.
 
     Attributes:
-        bfloat16: those of `MODELS` whose products are rounded to bfloat16; weights and results stay as they are.
+        bfloat16: the models, by their names here, whose products are rounded to bfloat16; weights and results stay as
+            they are.
     """
 
     vq: VQModel
@@ -244,5 +244,5 @@ def _agree(folder: Path, settings: dict[str, Any], mixture: dict[str, Any], rank
     elif begun:
         raise DataError(f"{folder} holds shards that were not made by this command; choose another folder")
     partial = path.with_suffix(f".{rank}.partial")
-    partial.write_text(json.dumps({**settings, **mixture}, indent=1) + "\n")
+    partial.write_text(json.dumps({**settings, **mixture}, indent=1) + "\n", encoding="utf-8")
     partial.replace(path)
