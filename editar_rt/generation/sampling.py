@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,37 +20,58 @@ from editar_rt.generation.guidance import Scale, Schedule, read_scale, scales_of
 Logits = NDArray[np.float32]
 
 
+EDITARS = {
+    "cfg_scale": 3.0,
+    "cfg_interval": -1,
+    "temperature": 1.0,
+    "top_k": 1000,
+    "top_p": 1.0,
+    "seed": 0,
+    "greedy": False,
+}
+"""The published model's sampling."""
+NOT_GIVEN: Any = object()
+
+
 @dataclasses.dataclass(frozen=True)
 class Sampling:
-    """How tokens are chosen. The defaults are EditAR's.
+    """How tokens are chosen. In an edit, what is not given is the bundle's default; by itself it is EditAR's.
+
+    `dataclasses.replace` gives every field, so that none is the bundle's any more.
 
     Raises:
         OptionError: for a value outside of what the field allows.
     """
 
-    cfg_scale: Scale = 3.0
+    cfg_scale: Scale = NOT_GIVEN
     """Guidance: logits are null + cfg_scale · (cond − null). At 1 and below the null row is not run.
 
     A number, a `Schedule` or how one is written (`linear:1,5`), or a function of (position, N) that gives a number.
     """
-    cfg_interval: int | tuple[int, int] = -1
+    cfg_interval: int | tuple[int, int] = NOT_GIVEN
     """Which tokens are guided: (start, stop) are target tokens start to stop − 1.
 
     EditAR's own spelling is one number: single steps after this one, counted from 0, go without guidance, which is
     (0, cfg_interval + 2), as token 0 comes from the prefill; -1 keeps it to the end.
     """
-    temperature: float = 1.0
+    temperature: float = NOT_GIVEN
     """Logits are divided by this after top-k; above 0."""
-    top_k: int = 1000
+    top_k: int = NOT_GIVEN
     """Only this many of the largest logits stay, and those tied with the last of them; 0 is off."""
-    top_p: float = 1.0
+    top_p: float = NOT_GIVEN
     """The most likely tokens stay until their probabilities sum to more than this; 1 is off."""
-    seed: int = 0
+    seed: int = NOT_GIVEN
     """0 to 2⁶⁴ − 1."""
-    greedy: bool = False
+    greedy: bool = NOT_GIVEN
     """Take the largest logit; temperature, top_k, top_p and seed are unused then."""
 
     def __post_init__(self) -> None:
+        fields = dataclasses.fields(self)
+        names = tuple(field.name for field in fields if getattr(self, field.name) is not NOT_GIVEN)
+        object.__setattr__(self, "_names_given", names)  # of no comparison
+        for field in fields:
+            if field.name not in names:
+                object.__setattr__(self, field.name, EDITARS[field.name])
         object.__setattr__(self, "cfg_scale", read_scale(self.cfg_scale))
         if isinstance(self.cfg_interval, list | tuple):
             object.__setattr__(self, "cfg_interval", tuple(self.cfg_interval))
@@ -74,6 +96,12 @@ class Sampling:
         object.__setattr__(self, "cfg_interval", whole)
 
     @property
+    def given(self) -> dict[str, Any]:
+        """The fields that the caller gave."""
+        names: tuple[str, ...] = vars(self)["_names_given"]
+        return {name: getattr(self, name) for name in names}
+
+    @property
     def guided(self) -> bool:
         """Whether the null row may be needed at all."""
         scale = self.cfg_scale
@@ -93,14 +121,16 @@ class Sampling:
 
     @classmethod
     def checked(cls, given: Sampling | None, usual: Sampling) -> Sampling:
-        """What a caller gave; the usual one for None.
+        """What a caller gave, over the usual one; the usual one for None.
 
         Raises:
             OptionError: something else than a Sampling.
         """
-        if given is not None and not isinstance(given, cls):
+        if given is None:
+            return usual
+        if not isinstance(given, cls):
             raise OptionError(f"sampling must be an editar_rt.Sampling, got {type(given).__name__}")
-        return given or usual
+        return dataclasses.replace(usual, **given.given)
 
     def settings(self, count: int | None = None) -> dict[str, str | int | float | bool | list[int]]:
         """The fields as JSON has them; `Sampling(**settings)` is the same again.
