@@ -12,10 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from editar_rt.arguments import is_finite, is_whole
 from editar_rt.errors import OptionError
 from editar_rt.generation.decoding import Cancel, Progress
 from editar_rt.generation.guidance import Scale
-from editar_rt.generation.sampling import Sampling, is_whole
+from editar_rt.generation.sampling import Sampling
 from editar_rt.images.fit import FITS, Fit
 from editar_rt.images.masks import Mask
 from editar_rt.images.pixels import Picture
@@ -120,7 +121,7 @@ class Request:
         if not is_whole(self.mask_margin) or self.mask_margin < 0:
             raise OptionError(f"mask_margin must be 0 or more, got {self.mask_margin!r:.60}")
         share = self.preview_share
-        if not isinstance(share, int | float | np.number) or isinstance(share, bool) or not 0 <= share <= 1:
+        if not is_finite(share) or not 0 <= share <= 1:
             raise OptionError(f"preview_share must be 0 to 1, got {share!r:.60}")
         for name in ("composite", "restore"):
             if not isinstance(getattr(self, name), bool | np.bool_):

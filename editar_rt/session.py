@@ -11,11 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from editar_rt.arguments import is_whole
 from editar_rt.deprecated import takes_old_arguments, warn
 from editar_rt.edit import Edit, Kept, Source
 from editar_rt.errors import BusyError, OptionError
 from editar_rt.generation.decoding import run_jobs
-from editar_rt.generation.sampling import is_whole
 from editar_rt.generation.scheduler import Scheduler
 from editar_rt.generation.sequence import Context
 from editar_rt.images.fit import Fit

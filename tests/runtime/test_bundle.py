@@ -18,7 +18,7 @@ import editar_rt
 from editar_rt.bundle import folder as bundle_module
 from editar_rt.bundle.folder import Bundle, file_digest, publishing
 from editar_rt.bundle.manifest import FORMAT_VERSION, MAX_MANIFEST_BYTES, Manifest
-from editar_rt.cli.demo import read_samples
+from editar_rt.bundle.samples import read_samples
 from editar_rt.errors import BackendError, BundleError
 from tests.runtime import crafted
 from tests.runtime.filled_rows import FilledRows
@@ -389,13 +389,13 @@ def test_a_graph_that_fails_while_it_runs_is_one_sentence(bundle: Path) -> None:
         editor.encode_pixels(np.zeros((1, 3, 32, 32), np.float32))
 
 
-@pytest.mark.parametrize("spelling", ["", "_delta"])
+@pytest.mark.parametrize(("dialect", "device"), [("", "cpu"), ("_delta", "emulated")])
 def test_a_decoder_that_fails_in_a_step_is_one_sentence(
-    request: pytest.FixtureRequest, tmp_path: Path, spelling: str
+    request: pytest.FixtureRequest, tmp_path: Path, dialect: str, device: str
 ) -> None:
-    bundle = Path(shutil.copytree(request.getfixturevalue(f"golden_gpt_bundle{spelling}"), tmp_path / "bundle"))
+    bundle = Path(shutil.copytree(request.getfixturevalue(f"golden_gpt_bundle{dialect}"), tmp_path / "bundle"))
     put_failing(bundle, "decoder")
-    editor = editar_rt.load(bundle, "cpu", 1)
+    editor = editar_rt.load(bundle, device, 1)
     rows = FilledRows(editor.backend, 1, 16)
     with pytest.raises(BackendError, match="ONNX Runtime failed in the part decoder"):
         rows.forward(np.zeros((1, 1), np.int32))

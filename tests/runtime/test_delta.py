@@ -182,13 +182,16 @@ def test_two_dimensional_copies() -> None:
     assert np.array_equal(target, expected)
 
 
-def test_devices_and_spellings_that_do_not_fit(golden_gpt_bundle: Path, golden_gpt_bundle_delta: Path) -> None:
+def test_devices_and_dialects_that_do_not_fit(golden_gpt_bundle: Path, golden_gpt_bundle_delta: Path) -> None:
     for device in ("tensorrt", "emulated"):
-        with pytest.raises(BackendError, match=r"python -m export convert .* --spelling delta -o OUT"):
+        with pytest.raises(BackendError, match=r"python -m export convert .* --dialect delta -o OUT"):
             editar_rt.load(golden_gpt_bundle, device=device)
-    with pytest.raises(BackendError, match="which runs on tensorrt or cpu, not on cuda"):
-        editar_rt.load(golden_gpt_bundle_delta, device="cuda")
-    assert "in TensorRT's place" in editar_rt.load(golden_gpt_bundle_delta, device="cpu").backend.name
+    for device in ("cpu", "cuda"):
+        with pytest.raises(BackendError, match=f"which runs on tensorrt, not on {device}; .* --device emulated"):
+            editar_rt.load(golden_gpt_bundle_delta, device=device)
+    with pytest.raises(BackendError, match="has no engines; build .* python -m export tensorrt .* --device emulated"):
+        editar_rt.load(golden_gpt_bundle_delta)
+    assert "in TensorRT's place" in editar_rt.load(golden_gpt_bundle_delta, device="emulated").backend.name
 
 
 def test_a_part_that_is_missing_is_said(backend: DeltaBackend) -> None:

@@ -121,7 +121,7 @@ def test_rows_with_masks_of_their_own_have_the_tokens_they_have_alone(demo_edito
 
 @pytest.mark.parametrize("bundle", ["golden_gpt_bundle", "golden_gpt_bundle_standard"])
 @pytest.mark.parametrize("rows", [1, 2])
-def test_chunks_of_known_tokens_are_exact_in_every_spelling(
+def test_chunks_of_known_tokens_are_exact_in_every_dialect(
     request: pytest.FixtureRequest, bundle: str, rows: int
 ) -> None:
     editor = editar_rt.load(request.getfixturevalue(bundle), device="cpu", threads=1)

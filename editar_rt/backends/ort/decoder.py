@@ -19,11 +19,12 @@ from editar_rt import names
 from editar_rt.backends.base import Batch, Floats, Output
 from editar_rt.backends.engines.device import CaptureError
 from editar_rt.backends.failures import running
-from editar_rt.backends.ort.captured_steps import NO_GRAPH, CapturedSteps, closeness, run_options
+from editar_rt.backends.ort.captured_steps import NO_GRAPH, CapturedSteps, run_options
 from editar_rt.backends.ort.cuda_provider import CudaProvider
 from editar_rt.backends.ort.pages import trim_heap
 from editar_rt.backends.ort.rows import RowBuffers
 from editar_rt.bundle.folder import Bundle
+from editar_rt.bundle.words import PRECISIONS, replay_bound
 from editar_rt.errors import OptionError
 from editar_rt.generation.sampling import Draw
 
@@ -60,7 +61,7 @@ class OnnxRuntimeDecoder:
     """See the module's docstring and `base.Decoder`.
 
     Keys and values of every layer are [rows, heads, capacity, head_dim] on the device. Where a step's work grows with
-    the capacity (the spelling standard), the buffers grow with what is filled.
+    the capacity (the dialect standard), the buffers grow with what is filled.
     """
 
     def __init__(self, backend: Sessions, bundle: Bundle, rows: int, capacity: int) -> None:
@@ -74,13 +75,13 @@ class OnnxRuntimeDecoder:
         self._bound_as = BFLOAT16 if dtype == "bfloat16" else self._dtype
         # ONNX Runtime multiplies quantized weights with rows in pairs: an odd last row would go through a kernel that
         # rounds otherwise, and a picture's tokens would depend on its batch. A spare row at each end makes pairs.
-        self._pairs = manifest.precision in ("int8", "int4") and self._device == "cpu"
+        self._pairs = PRECISIONS[manifest.precision].is_quantized and self._device == "cpu"
         self._spare = 1 if self._pairs else 0
         self._rows, self._capacity = rows + 2 * self._spare, capacity
         self._room = capacity + self._spare  # a full row beside an odd number of others is written once more
         self._filled = np.zeros(self._rows, np.int32)  # a row's contents end here; 0: nobody needs them
         self._shape = (model.heads or 0, 0, model.head_dim or 0)  # of a row as allocated
-        self._growth = GROWTH if manifest.spelling == "standard" else self._room
+        self._growth = GROWTH if manifest.operators.reads_whole_cache else self._room
         self._buffers: list[Any] = []
         self._row_buffers: RowBuffers | None = None  # the memory of the buffers, on the CPU
         self._wanted = {tensor.name for tensor in part.inputs}
@@ -92,7 +93,7 @@ class OnnxRuntimeDecoder:
         self._plain = run_options(backend.ort, NO_GRAPH) if self._device == "cuda" else None
         self._captured: CapturedSteps | None = None
         if self._device == "cuda" and backend.uncaptured is None:
-            close = closeness(manifest)
+            close = replay_bound(manifest.precision, manifest.kv_cache)
             self._captured = CapturedSteps(
                 backend.ort, backend.graph_ids, self._session, capacity, model.dim or 0, self._vocab, close
             )
@@ -270,7 +271,7 @@ class OnnxRuntimeDecoder:
             names.TOTAL_LENGTH: np.asarray(past.max() + positions, np.int32),
         }
         for name, array in inputs.items():
-            if name in self._wanted:  # spellings differ
+            if name in self._wanted:  # dialects differ
                 binding.bind_cpu_input(name, array)
         binding.bind_output(names.LOGITS, "cpu", 0, np.float32, logits.shape, logits.ctypes.data)
         gives_back = self._device == "cpu" and positions >= LONG
@@ -285,7 +286,7 @@ class BoundStep:
 
     Args:
         binding: with the rows' cache bound.
-        wanted: the graph's inputs; spellings differ.
+        wanted: the graph's inputs; dialects differ.
     """
 
     def __init__(self, binding: Any, rows: int, no_states: Floats, vocab: int, wanted: set[str]) -> None:

@@ -1,6 +1,6 @@
 """What training's shortcuts save: each beside what it replaced, in turns, in one process.
 
-OMP_NUM_THREADS=1 python -m tests.training_cost
+OMP_NUM_THREADS=1 python -m tests.benchmarks.training_cost
 
 A line a comparison: the median of the seconds before and after, and their ratio. Turns are taken one after the other,
 so that what else the machine does meanwhile falls on both; seconds are the processor's, but for what waits or runs on
