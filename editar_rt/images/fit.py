@@ -137,7 +137,9 @@ class Placement:
             share = seam if share is None else share * seam
         left, top, right, bottom = self._seen()
         (x, y), scale_x, scale_y = self.offset, self.scaled[0] / self.size[0], self.scaled[1] / self.size[1]
-        box = (left * scale_x + x, top * scale_y + y, right * scale_x + x, bottom * scale_y + y)
+        seen = (left * scale_x + x, top * scale_y + y, right * scale_x + x, bottom * scale_y + y)
+        # Of a picture one pixel high or wide the square may show half a pixel, which then takes what is there.
+        box = (max(0.0, seen[0]), max(0.0, seen[1]), min(self.side, seen[2]), min(self.side, seen[3]))
         size = (right - left, bottom - top)
         whole = original.copy()
         mask = None if share is None else _enlarged(share, size, box)
