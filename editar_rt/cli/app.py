@@ -24,15 +24,15 @@ def cli() -> None:
 
 def main() -> None:
     """Entry point: turns every expected error into one sentence and an exit code."""
-    if isinstance(sys.stdout, io.TextIOWrapper):  # a name that the locale cannot write is written with escapes
+    if isinstance(sys.stdout, io.TextIOWrapper):  # escape names that the locale cannot encode
         sys.stdout.reconfigure(errors="backslashreplace")
-    warnings.filterwarnings("ignore", module=r"PIL\.")  # of metadata, which is not used
+    warnings.filterwarnings("ignore", module=r"PIL\.")  # about metadata, which is not used
     warnings.simplefilter("always", EditarWarning)
-    warnings.simplefilter("default", ColorProfileWarning)  # once a picture, however often it is opened
+    warnings.simplefilter("default", ColorProfileWarning)  # once per picture, however often it is opened
     warnings.showwarning = _show_warning  # type: ignore[assignment]
     logging.basicConfig(format="editar: %(message)s")  # to stderr
     logging.getLogger("editar_rt").setLevel(logging.INFO)
-    logging.getLogger("PIL").setLevel(logging.CRITICAL)  # of damaged files, which have their own sentence
+    logging.getLogger("PIL").setLevel(logging.CRITICAL)  # about damaged files, which get a message of their own
     try:
         code = cli.main(prog_name="editar", standalone_mode=False)
     except click.ClickException as e:
@@ -52,13 +52,13 @@ def main() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 1
     except OSError as e:
-        if e.filename is not None:  # a folder that may not be looked into, say
+        if e.filename is not None:  # for example a folder without read permission
             click.echo(f"editar: {e.filename} cannot be used: {e.strerror}", err=True)
             sys.exit(1)
         if e.errno not in (errno.ENOSPC, errno.EIO):
             raise
         click.echo(f"editar: the output could not be written: {e.strerror}", err=True)
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left to flush at exit goes nowhere
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # discard what is left to flush at exit
         code = 1
     sys.exit(code if isinstance(code, int) else 0)
 

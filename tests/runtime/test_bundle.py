@@ -405,7 +405,7 @@ def test_a_decoder_that_fails_in_a_step_is_one_sentence(
     ("content", "says"),
     [
         ('{"samples": []}', "at least one"),
-        ('{"samples": [{"picture": "a.png", "task": "knit", "instruction": "x"}]}', "of the tasks edit"),
+        ('{"samples": [{"picture": "a.png", "task": "knit", "instruction": "x"}]}', "of tasks among edit"),
         ("[" * 100_000, "not a list of samples"),
         ('{"samples": ' + "[" * 99 + "]" * 99 + "}", "nested more than"),
         ('{"samples": [{"picture": "\\u001b.png"}]}', "control characters"),

@@ -103,7 +103,7 @@ def test_a_picture_goes_from_stdin_to_stdout(
 
 @pytest.mark.parametrize(
     ("content", "says"),
-    [(b"", "stdin holds nothing"), (b"words", "stdin is not a picture"), (None, "stdin is closed")],
+    [(b"", "stdin is empty"), (b"words", "stdin is not a picture"), (None, "stdin is closed")],
 )
 def test_what_stdin_lacks_is_said(
     editar: Callable[..., Done], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes | None, says: str
@@ -214,8 +214,8 @@ def folder(tmp_path: Path) -> Path:
         (("--box", "8,0,8,8"), "mask_from"),
         (("--mask-margin", 1), "mask_margin"),
         (("--no-composite",), "composite"),
-        (("--then", "remove the cube"), "a-1.png beside it is gone"),
-        (("-n", 1), "a-0.png beside it is gone"),
+        (("--then", "remove the cube"), "a-1.png next to it is missing"),
+        (("-n", 1), "a-0.png next to it is missing"),
     ],
 )
 def test_a_result_of_other_settings_is_made_again(
@@ -239,10 +239,10 @@ def test_a_result_of_another_instruction_or_picture_is_made_again(
     command = ("-o", out, "--json", *STILL)
     assert editar("edit", BUNDLE, folder, WORDS, *command).code == 0
     other = editar("edit", BUNDLE, folder, "remove the cube", *command)
-    assert other.document["made_again"] == {str(out / "a.png"): "made with another instruction"}
+    assert other.document["made_again"] == {str(out / "a.png"): "it was made with a different instruction"}
     shutil.copy(SAMPLES / "add-1.png", folder / "a.png")
     replaced = editar("edit", BUNDLE, folder, "remove the cube", *command)
-    assert replaced.document["made_again"] == {str(out / "a.png"): "made with another picture"}
+    assert replaced.document["made_again"] == {str(out / "a.png"): "it was made with a different picture"}
     assert not np.array_equal(Image.open(out / "a.png"), Image.open(PICTURE))
 
 
@@ -251,5 +251,5 @@ def test_a_result_that_cannot_tell_is_made_again(editar: Callable[..., Done], fo
     out.mkdir()
     (out / "a.png").write_bytes(b"finished")
     done = editar("edit", BUNDLE, folder, WORDS, "-o", out, "--json", *STILL)
-    assert done.document["made_again"] == {str(out / "a.png"): "it does not tell how it was made"}
+    assert done.document["made_again"] == {str(out / "a.png"): "it has no record of how it was made"}
     assert read_parameters(out / "a.png")
