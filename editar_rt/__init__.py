@@ -1,9 +1,9 @@
-"""EditAR at run time: edit pictures from instructions with a bundle of ONNX graphs, in NumPy.
+"""EditAR's runtime: edits pictures according to instructions, with a bundle of ONNX graphs and NumPy.
 
     editor = editar_rt.load("engines/demo")
     editor.edit("photo.png", "make the ball red", seed=1).save("out.png")
 
-Importing this brings NumPy and Pillow; engines load when a bundle is opened. PyTorch is never needed.
+Importing it loads NumPy and Pillow; engines load when a bundle is opened. PyTorch is never needed.
 """
 
 import warnings as _warnings
@@ -63,6 +63,8 @@ __all__ = [
 
 def __getattr__(name: str) -> object:
     if name == "EditResult":
-        _warnings.warn("EditResult is deprecated and goes in 0.3; write Result", DeprecationWarning, stacklevel=2)
+        _warnings.warn(
+            "EditResult is deprecated and will be removed in 0.3; use Result", DeprecationWarning, stacklevel=2
+        )
         return Result
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -15,7 +15,7 @@ from editar_rt.deprecated import takes_old_arguments, warn
 from editar_rt.edit import Edit, Kept, Source
 from editar_rt.errors import BusyError, OptionError
 from editar_rt.generation.decoding import run_jobs
-from editar_rt.generation.sampling import is_whole
+from editar_rt.generation.sampling import is_integer
 from editar_rt.generation.scheduler import Scheduler
 from editar_rt.generation.sequence import Context
 from editar_rt.images.fit import Fit
@@ -169,7 +169,7 @@ class Session:
         """Where the last edit stands, and its tokens above a line."""
         kept = self._last()
         lines = kept.done // self.model.grid
-        if row is not None and not (is_whole(row) and 0 <= row <= lines):
+        if row is not None and not (is_integer(row) and 0 <= row <= lines):
             raise OptionError(f"row must be 0 to {lines}, which is what the last edit has done, got {row!r:.60}")
         self._check_variant(kept, variant)
         return kept, kept.tokens[variant, : kept.done if row is None else row * self.model.grid]
@@ -181,7 +181,7 @@ class Session:
 
     @staticmethod
     def _check_variant(kept: Kept, variant: int) -> None:
-        if not (is_whole(variant) and 0 <= variant < len(kept.tokens)):
+        if not (is_integer(variant) and 0 <= variant < len(kept.tokens)):
             raise OptionError(f"variant must be 0 to {len(kept.tokens) - 1}, got {variant!r:.60}")
 
     @contextmanager

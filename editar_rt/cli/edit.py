@@ -120,7 +120,7 @@ def editing_options(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option(
             "--text-states",
             type=FILE,
-            help="Instead of BUNDLE's text encoder, use this file of text states (see editar text) or this bundle's encoder.",
+            help="Take the text states from this file (see editar text) or this bundle's encoder, not BUNDLE's.",
         ),
     )
     for option in reversed(options):

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageChops
 
-from editar_rt.arguments import as_one_of, as_whole, as_wholes
+from editar_rt.arguments import as_integer, as_integers, as_one_of
 from editar_rt.errors import OptionError, PictureError
 
 Bools = NDArray[np.bool_]
@@ -50,8 +50,8 @@ class Placement:
 
     def __post_init__(self) -> None:
         as_one_of("fit", self.how, FITS)
-        as_whole("side", self.side, 1)
-        if min(as_wholes("size", self.size, 2)) < 1:
+        as_integer("side", self.side, 1)
+        if min(as_integers("size", self.size, 2)) < 1:
             raise OptionError(f"size must be a width and a height of 1 or more, got {self.size}")
 
     @property
@@ -180,7 +180,7 @@ def fitted_size(size: Size, side: int) -> Size:
 
 def fit_square(image: Image.Image, side: int) -> Image.Image:
     """The shorter side resized to `side` (Lanczos, aspect kept), the centre square cut out."""
-    size = fitted_size(image.size, as_whole("side", side, 1))
+    size = fitted_size(image.size, as_integer("side", side, 1))
     if max(size) > LONG * side:
         # The box keeps the resized picture from growing without bound.
         (width, height), half = image.size, min(image.size) / 2

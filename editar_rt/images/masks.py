@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
-from editar_rt.arguments import as_wholes
+from editar_rt.arguments import as_integers
 from editar_rt.errors import OptionError, PictureError
 from editar_rt.images.fit import Bools, Fit, Placement
 from editar_rt.images.pixels import MAX_PIXELS, Picture, open_grey, open_picture
@@ -55,7 +55,7 @@ def box_mask(box: Box, size: tuple[int, int]) -> Bools:
     Raises:
         OptionError: an empty box, or one that does not lie in the picture.
     """
-    x, y, width, height = as_wholes("a box", box, 4)
+    x, y, width, height = as_integers("a box", box, 4)
     if min(x, y) < 0 or min(width, height) < 1 or x + width > size[0] or y + height > size[1]:
         raise OptionError(
             f"the box {x},{y},{width},{height} (x, y, width, height) must lie in the picture, "
@@ -80,7 +80,7 @@ def outpainted(picture: Picture, margins: tuple[int, int, int, int]) -> tuple[Im
         PictureError: the picture cannot be read, or the square is too large.
     """
     image = open_picture(picture)
-    left, top, right, bottom = margins = as_wholes("the margins", margins, 4)  # type: ignore[assignment]
+    left, top, right, bottom = margins = as_integers("the margins", margins, 4)  # type: ignore[assignment]
     if min(margins) < 0:
         raise OptionError(f"the margins to paint must be 0 or more, got {','.join(map(str, margins))}")
     width, height = left + image.width + right, top + image.height + bottom

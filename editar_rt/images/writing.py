@@ -16,7 +16,7 @@ from typing import Any, BinaryIO
 
 from PIL import Image, PngImagePlugin
 
-from editar_rt.arguments import as_instance, as_path, as_whole
+from editar_rt.arguments import as_instance, as_integer, as_path
 from editar_rt.errors import EditarWarning, OptionError, PictureError
 from editar_rt.files import is_folder, is_stream, placing
 
@@ -87,7 +87,7 @@ def check_picture_name(path: Path, quality: int | None = None) -> str:
     if not _is_written(name):
         raise OptionError(f"this Pillow writes no {name}, which {path.name!r} asks for; choose .png, or update Pillow")
     if quality is not None:
-        if not 1 <= as_whole("quality", quality) <= 100:
+        if not 1 <= as_integer("quality", quality) <= 100:
             raise OptionError(f"quality must be 1 to 100, got {quality!r}")
         if name not in LOSSY:
             raise OptionError(

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from editar_rt.arguments import as_instance, as_one_of, as_whole
+from editar_rt.arguments import as_instance, as_integer, as_one_of
 from editar_rt.errors import OptionError, TraceError
 from editar_rt.observe.trace import Trace
 
@@ -38,8 +38,8 @@ def heatmap(trace: Trace, variant: int = 0, measure: str = "entropy", side: int 
     """
     as_instance("trace", trace, Trace, "a Trace, see Trace.load")
     as_one_of("measure", measure, MEASURES)
-    as_whole("side", side, 1)
-    if not 0 <= as_whole("variant", variant) < len(trace.tokens):
+    as_integer("side", side, 1)
+    if not 0 <= as_integer("variant", variant) < len(trace.tokens):
         raise OptionError(f"variant must be 0 to {len(trace.tokens) - 1}, got {variant}")
     if variant >= len(trace.pictures):
         raise TraceError("the trace holds no picture to paint on")

@@ -139,7 +139,7 @@ def test_options_that_are_not_given_are_the_bundles(demo_editor: editar_rt.Edito
         ({"preview_share": "a"}, "preview_share must be 0 to 1, got 'a'"),
         ({"composite": 3}, "composite must be True or False, got 3"),
         ({"on_progress": 3}, "on_progress must be a function, got int"),
-        ({"cancel": True}, "cancel must have is_set"),
+        ({"cancel": True}, "cancel must have a method is_set"),
         ({"trace": 3}, "trace must be a path, got int"),
         ({"task": 3}, "task must be one of"),
     ],
@@ -150,7 +150,7 @@ def test_options_of_a_wrong_kind_are_refused(editor: editar_rt.Editor, options: 
 
 
 def test_an_unknown_option_is_named_with_those_there_are(editor: editar_rt.Editor) -> None:
-    with pytest.raises(TypeError, match="there is no option 'sed'; there are task, seed, cfg_scale"):
+    with pytest.raises(TypeError, match="unknown option 'sed'; the options are task, seed, cfg_scale"):
         editor.edit(picture(0), "x", sed=1)  # type: ignore[call-arg]
 
 
@@ -213,14 +213,14 @@ def test_spellings_of_version_0_1_work_and_say_what_to_write(editor: editar_rt.E
     with pytest.warns(DeprecationWarning, match="write task=, sampling="):
         old = session.edit("x", "edit", Sampling(seed=3))
     assert np.array_equal(old.tokens, session.edit("x", sampling=Sampling(seed=3)).tokens)
-    with pytest.warns(DeprecationWarning, match=r"write variants\(..., n\)"):
+    with pytest.warns(DeprecationWarning, match=r"use variants\(..., n\)"):
         (variant,) = session.edit("x", sampling=Sampling(seed=3), n=1)  # type: ignore[call-arg, misc]
     assert np.array_equal(variant.tokens, old.tokens)
-    with pytest.warns(DeprecationWarning, match=r"write session.resume"):
+    with pytest.warns(DeprecationWarning, match=r"use session.resume"):
         again = session.rewind(2).reroll(seed=4)
     assert np.array_equal(again.tokens[: 2 * editor.grid], old.tokens[: 2 * editor.grid])
-    with pytest.warns(DeprecationWarning, match="write edit_batch"):
+    with pytest.warns(DeprecationWarning, match="use edit_batch"):
         batch = editor.edit_batch([picture(0)], ["x"], sampling=Sampling(seed=3))  # type: ignore[call-arg]
     assert np.array_equal(batch[0].tokens, old.tokens)
-    with pytest.warns(DeprecationWarning, match="write Result"):
+    with pytest.warns(DeprecationWarning, match="use Result"):
         assert editar_rt.EditResult is editar_rt.Result  # type: ignore[attr-defined]

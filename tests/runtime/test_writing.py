@@ -60,7 +60,7 @@ def test_a_higher_quality_is_a_larger_file(picture: Image.Image, tmp_path: Path,
         ("out.png.", None, "a picture must be named"),
         ("out.png", 90, "PNG loses nothing and takes no quality"),
         ("out.jpg", 0, "quality must be 1 to 100, got 0"),
-        ("out.jpg", 90.5, "quality must be a whole number, got 90.5"),
+        ("out.jpg", 90.5, "quality must be an integer, got 90.5"),
     ],
 )
 def test_names_and_qualities_that_say_nothing_are_refused(
