@@ -151,7 +151,7 @@ def test_a_folder_is_edited_and_what_is_there_is_skipped(
     out = tmp_path / "out"
     first = editar("edit", BUNDLE, folder, WORDS, "-o", out, "--json")
     assert first.code == 0 and len(first.document["pictures"]) == 2, first.stderr
-    assert "passed over 1 that is no picture: notes.txt" in first.stderr
+    assert "skipped 1 file that is not a picture: notes.txt" in first.stderr
     (out / "b.png").unlink()
     again = editar("edit", BUNDLE, folder, WORDS, "-o", out, "--json")
     assert [Path(p["output"]).name for p in again.document["pictures"]] == ["b.png"]
@@ -225,8 +225,12 @@ def test_folders_that_cannot_be_edited_are_refused(editar: Callable[..., Done], 
         (("--animate", "a.mp4"), 2, "an animation must be named .png or .gif"),
         (("--trace", "t.npz", "--then", "x"), 2, "--trace can be used with one picture and one instruction only"),
         (("--preview", "terminal"), 2, "needs a terminal"),
-        (("-o", "out.png", "--animate", "./out.png"), 2, "would be written twice"),
-        (("-n", "2", "--seed", "5", "-o", "out.png", "--animate", "out-6.png"), 2, "would be written twice"),
+        (("-o", "out.png", "--animate", "./out.png"), 2, "two of the outputs would be written to"),
+        (
+            ("-n", "2", "--seed", "5", "-o", "out.png", "--animate", "out-6.png"),
+            2,
+            "two of the outputs would be written to",
+        ),
         (("-o", "n" * 300 + ".png"), 1, "File name too long"),
         (("--trace", "n" * 300 + ".npz"), 1, "File name too long"),
         (("--text-states", "n" * 300), 1, "File name too long"),

@@ -154,7 +154,7 @@ def test_an_input_of_an_edit_is_not_written_over(
         image = str(photo.rename("previews/08.png"))
     before = {path: path.read_bytes() for path in Path().rglob("*.*")}
     done = editar("edit", BUNDLE, image, WORDS, *arguments)
-    assert done.code == 2 and "which is read; give another name" in done.stderr, done.stderr
+    assert done.code == 2 and "would overwrite the input" in done.stderr, done.stderr
     assert {path: path.read_bytes() for path in Path().rglob("*.*")} == before
 
 
@@ -173,7 +173,7 @@ def test_no_file_of_the_bundle_is_written_over(
     (tmp_path / "out.png").symlink_to(SAMPLES / "add-1.png")
     before = (SAMPLES / "add-1.png").read_bytes()
     done = editar(command[0], BUNDLE, *command[1:], tmp_path / "out.png")
-    assert done.code == 2 and "would be written over" in done.stderr and "add-1.png" in done.stderr, done.stderr
+    assert done.code == 2 and "would overwrite the input" in done.stderr and "add-1.png" in done.stderr, done.stderr
     assert (SAMPLES / "add-1.png").read_bytes() == before
 
 

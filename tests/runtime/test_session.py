@@ -163,7 +163,7 @@ def test_a_session_that_is_in_use_says_so_and_goes_on(editor: editar_rt.Editor) 
     session, refused = editor.session(picture(0)), []
 
     def use(*_: object) -> None:
-        with pytest.raises(BusyError, match="this session is in use by another call"):
+        with pytest.raises(BusyError, match="another call is using this session"):
             session.edit("b")
         refused.append(1)
 
