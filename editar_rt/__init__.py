@@ -31,6 +31,7 @@ from editar_rt.observe.trace import Trace
 from editar_rt.request import Request
 from editar_rt.results import Result
 from editar_rt.session import Session
+from editar_rt.text.states import TextStates, load_states, save_states
 from editar_rt.version import __version__
 
 __all__ = [
@@ -46,6 +47,9 @@ __all__ = [
     "Replay",
     "replay",
     "outpainted",
+    "TextStates",
+    "load_states",
+    "save_states",
     "EditarError",
     "BackendError",
     "BundleError",

@@ -150,7 +150,7 @@ class Edit:
     def states(self, encode: Callable[[str], NDArray[np.float32]]) -> NDArray[np.float32]:
         """The text states [1, T, C], from the request or encoded."""
         with timed(self.timings, "text"):
-            return encode(self.request.prompt) if self.request.text_states is None else self.request.text_states
+            return encode(self.request.prompt) if self.request.states is None else self.request.states
 
     def sequences(self, contexts: Iterable[Context], inputs: Inputs) -> list[Sequence]:
         """One sequence for each variant."""
@@ -225,7 +225,7 @@ class Edit:
         return own | {"mask": f"{self._free} of {self.model.picture_tokens} tokens drawn"}
 
     def _trace(self, recorder: Recorder, results: list[Result]) -> Trace:
-        states = self.request.text_states
+        states = self.request.states
         header = Header(
             bundle=self.model.bundle.fingerprint,
             backend=self.model.backend.name,

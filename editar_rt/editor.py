@@ -44,11 +44,11 @@ class Editor(Model):
         Raises:
             PictureError, OptionError, MissingPartError, BackendError.
         """
-        return self._session_for(image, options).edit(instruction, **options)
+        return self._session_for(image, instruction, options).edit(instruction, **options)
 
     def variants(self, image: Picture, instruction: str, n: int, **options: Unpack[Options]) -> list[Result]:
         """Edit one picture n times at once, with the seeds seed, seed + 1, …; arguments and errors as for `edit`."""
-        return self._session_for(image, options).variants(instruction, n, **options)
+        return self._session_for(image, instruction, options).variants(instruction, n, **options)
 
     def session(self, image: Picture, fit: Fit | None = None, restore: bool = False) -> Session:
         """Prepare a picture for any number of instructions. Each one after the first prefills only its text.
@@ -89,9 +89,9 @@ class Editor(Model):
         warn("editor.open(image)", "editor.session(image)")
         return self.session(image)
 
-    def _session_for(self, image: Picture, options: Options) -> Session:
+    def _session_for(self, image: Picture, instruction: str, options: Options) -> Session:
         """A session for one request; bad options are rejected before the picture is read."""
-        request = make_request(image, "", {**options})
+        request = make_request(image, instruction, {**options})
         request.sampling_over(self.default_sampling)
         return Session(self, image, request.fit, request.restore)
 

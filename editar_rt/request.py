@@ -20,6 +20,7 @@ from editar_rt.images.fit import FITS, Fit
 from editar_rt.images.masks import Mask
 from editar_rt.images.pixels import Picture
 from editar_rt.text.prompts import as_text, build_prompt
+from editar_rt.text.states import TextStates
 
 MAX_VARIANTS = 64
 
@@ -38,7 +39,7 @@ class Options(TypedDict, total=False):
     top_p: float | None
     greedy: bool | None
     sampling: Sampling | None
-    text_states: NDArray[np.float32] | None
+    text_states: NDArray[np.float32] | TextStates | None
     mask: Mask | None
     mask_margin: int
     composite: bool
@@ -83,8 +84,9 @@ class Request:
     """Always take the most likely token."""
     sampling: Sampling | None = None
     """A complete `Sampling` in place of the seven fields above; must not be combined with any of them."""
-    text_states: NDArray[np.float32] | None = None
-    """The text encoder's output [1, T, C] float32, computed elsewhere, for exactly this instruction and task."""
+    text_states: NDArray[np.float32] | TextStates | None = None
+    """The text encoder's output [1, T, C] float32, computed elsewhere for exactly this instruction and task. A
+    `TextStates` also contains its prompt, and is rejected if the prompt differs."""
     mask: Mask | None = None
     """Where the picture may change: white in a picture of the same aspect ratio, True in an array, or a box (x, y,
     width, height) in the picture's pixels. For task `edit` only."""
@@ -134,7 +136,18 @@ class Request:
             )
         if self.trace is not None and not isinstance(self.trace, str | os.PathLike):
             raise OptionError(f"trace must be a path, got {type(self.trace).__name__}")
+        given = self.text_states
+        if isinstance(given, TextStates) and given.prompt != self.prompt:
+            raise OptionError(
+                f"the text states are those of {given.prompt!r:.120}, and the edit's prompt is {self.prompt!r:.120}; "
+                "make them for this one with: editar text"
+            )
         self.sampling_over(Sampling())
+
+    @property
+    def states(self) -> NDArray[np.float32] | None:
+        """`text_states` without their prompt."""
+        return self.text_states.states if isinstance(self.text_states, TextStates) else self.text_states
 
     @property
     def prompt(self) -> str:

@@ -3,7 +3,8 @@
 OMP_NUM_THREADS=1 python -m tests.training_cost
 
 A line a comparison: the median of the seconds before and after, and their ratio. Turns are taken one after the other,
-so that what else the machine does meanwhile falls on both.
+so that what else the machine does meanwhile falls on both; seconds are the processor's, but for what waits or runs on
+several threads.
 """
 
 from __future__ import annotations
@@ -16,28 +17,34 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from training.batches import draw
 from training.config import TransformerConfig
-from training.engine import Coming
 from training.models.transformer import Transformer, causal_mask
+from training.prefetch import Coming
 
-TURNS = 5
+TURNS = 3
 RECORDS = 3_000_000
-# One layer of GPT-B's width on full-size pictures: 1024 tokens each, 120 positions of text.
-LAYER = TransformerConfig(dim=768, n_layer=1, n_head=12, vocab_size=64, caption_dim=64)
+# Four layers on full-size pictures: 1024 tokens each, 120 positions of text, heads of 64.
+LAYERS = TransformerConfig(dim=384, n_layer=4, n_head=6, vocab_size=64, caption_dim=64)
 
 
-def compare(name: str, before: Callable[[], object], after: Callable[[], object]) -> None:
+def compare(
+    name: str,
+    before: Callable[[], object],
+    after: Callable[[], object],
+    clock: Callable[[], float] = time.process_time,
+) -> None:
     seconds: tuple[list[float], list[float]] = ([], [])
     for work in (before, after):  # the first call of each warms up
         work()
     for _ in range(TURNS):
         for work, taken in zip((before, after), seconds):
-            begun = time.perf_counter()
+            begun = clock()
             work()
-            taken.append(time.perf_counter() - begun)
+            taken.append(clock() - begun)
     old, new = map(statistics.median, seconds)
     print(f"{name:<60} {old:9.4f} s {new:9.4f} s  {old / new:8.2f} times", flush=True)
 
@@ -49,53 +56,61 @@ def shuffled_anew(seed: int, first: int, count: int, size: int) -> np.ndarray:
     return np.asarray([orders[i // size][i % size] for i in indices])
 
 
-def train_once(model: Transformer, rows: int, shared: bool, null: bool | None) -> None:
-    """A forward and a backward pass.
-
-    Args:
-        shared: as every batch was run: pictures once, handed out to their rows, attention with a mask.
-        null: whether a dropped picture is run too.
-    """
-    config = model.config
-    tokens = torch.zeros(rows, config.block_size, dtype=torch.long)
-    states, keep = torch.zeros(rows, config.cls_token_num, config.caption_dim), torch.zeros(rows, dtype=torch.bool)
-    if not shared:
-        logits = model(tokens, states, tokens, keep, keep)
-    else:
-        logits = through_shared_pictures(model, tokens, states, keep, null)
-    logits.sum().backward()
+def batch(rows: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Tokens [rows, N], states of texts [rows, T, C], and which row drops what: none."""
+    tokens = torch.zeros(rows, LAYERS.block_size, dtype=torch.long)
+    states = torch.zeros(rows, LAYERS.cls_token_num, LAYERS.caption_dim)
+    return tokens, states, torch.zeros(rows, dtype=torch.bool)
 
 
-def through_shared_pictures(
-    model: Transformer, tokens: Tensor, states: Tensor, keep: Tensor, null: bool | None
-) -> Tensor:
-    config = model.config
+def plain(model: Transformer, rows: int) -> None:
+    tokens, states, keep = batch(rows)
+    model(tokens, states, tokens, keep, keep).sum().backward()
+
+
+def instructed(model: Transformer, pictures: int, rows: int, dropped: bool) -> None:
+    tokens, states, keep = batch(rows)
+    model(tokens[:pictures], states, tokens, keep, keep, picture_is_dropped=dropped).sum().backward()
+
+
+def through_shared_pictures(model: Transformer, rows: int) -> None:
+    """As every batch was run: pictures, and one more that stands in for them, handed out to rows with a mask."""
+    config, (tokens, states, keep) = model.config, batch(rows)
     x = torch.cat((model.project_text(states), model.embed_picture(tokens)[:, :-1]), dim=1)
-    picture, picture_of_row = model._shared_pictures(tokens, keep, null)
+    picture, picture_of_row = model._shared_pictures(tokens, keep, picture_is_dropped=True)
     end = config.block_size + x.shape[1]
     mask = causal_mask(x.shape[1], end, x.device)
     for layer in model.layers:
         first = config.cls_token_num - 1 if layer is model.layers[-1] else 0
         picture, x = layer(picture, x, picture_of_row, model.rotary_cos[:end], model.rotary_sin[:end], mask, first)
-    return model.logits(model.norm(x))
+    model.logits(model.norm(x)).sum().backward()
+
+
+def attention(masked: bool, rows: int = 4) -> None:
+    """Forward and backward, over the whole of a sequence."""
+    length, size = LAYERS.max_positions - 1, LAYERS.head_dim
+    queries, keys, values = (torch.zeros(rows, LAYERS.n_head, length, size, requires_grad=True) for _ in range(3))
+    mask = causal_mask(length, length, queries.device) if masked else None
+    F.scaled_dot_product_attention(queries, keys, values, mask, is_causal=not masked).sum().backward()
 
 
 def prepared(workers: int) -> None:
-    """Sixteen steps whose batches take a photograph each to decode."""
+    """64 steps whose batches take a picture each to decode and to scale."""
     from io import BytesIO
 
     from PIL import Image
 
-    picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (512, 512, 3), np.uint8))
+    noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (512, 512, 3), np.uint8))
+    picture = noise.resize((1024, 1024))
     stream = BytesIO()
     picture.save(stream, "JPEG", quality=90)
 
     def decode(step: int) -> int:
         with Image.open(BytesIO(stream.getvalue())) as image:
-            return len(image.convert("RGB").resize((448, 448), Image.Resampling.LANCZOS).tobytes())
+            return len(image.convert("RGB").resize((512, 512), Image.Resampling.LANCZOS).tobytes())
 
-    with Coming(decode, 0, 16, 4, workers) as coming:
-        for step in range(16):
+    with Coming(decode, 0, 64, 8, workers) as coming:
+        for step in range(64):
             coming.take(step)
 
 
@@ -115,23 +130,31 @@ def main() -> None:
         lambda: shuffled_anew(0, next(places), 64, RECORDS),
         lambda: draw([0], next(places), 64, RECORDS),
     )
-    model = Transformer(LAYER)
+    model = Transformer(LAYERS)
     for rows in (1, 4):
         compare(
-            f"layer, {rows} row(s): shared picture and mask, plain causal",
-            lambda rows=rows: train_once(model, rows, shared=True, null=True),
-            lambda rows=rows: train_once(model, rows, shared=False, null=None),
+            f"layers, {rows} row(s): shared picture and mask, plain causal",
+            lambda rows=rows: through_shared_pictures(model, rows),
+            lambda rows=rows: plain(model, rows),
         )
     compare(
-        "layer, 4 rows with a shared path: null picture always, when asked for",
-        lambda: train_once(model, 4, shared=True, null=True),
-        lambda: train_once(model, 4, shared=True, null=False),
+        "layers, 2 rows a picture, 4 rows: null picture always, asked for",
+        lambda: instructed(model, 2, 4, dropped=True),
+        lambda: instructed(model, 2, 4, dropped=False),
     )
-    compare("16 photographs decoded: one thread, two", lambda: prepared(1), lambda: prepared(2))
+    compare("attention of 4 rows: a mask, plain causal", lambda: attention(True), lambda: attention(False))
+    compare(
+        "64 pictures decoded and scaled: one thread, two", lambda: prepared(1), lambda: prepared(2), time.perf_counter
+    )
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "last.pt"
         torch.save({str(i): torch.zeros(2**21) for i in range(64)}, path)  # 512 MiB
-        compare("a checkpoint's eighth: read whole, mapped", lambda: resumed(path, False), lambda: resumed(path, True))
+        compare(
+            "a checkpoint's eighth: read whole, mapped",
+            lambda: resumed(path, mapped=False),
+            lambda: resumed(path, mapped=True),
+            time.perf_counter,
+        )
 
 
 if __name__ == "__main__":

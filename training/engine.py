@@ -12,7 +12,6 @@ import dataclasses
 import math
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
@@ -32,6 +31,7 @@ from training.errors import NotFinite, OutOfMemory, TrainingError
 from training.logs import Sinks, measured_peak, profiled
 from training.loop import Average, RunFolder
 from training.optimizers import LossScale, Optimizer
+from training.prefetch import Coming, pinned
 from training.recipes.fields import Ema
 
 NO_MEMORY = "can't allocate memory"  # in what PyTorch says on a CPU
@@ -130,6 +130,12 @@ class Task(Protocol[Prepared]):
     def measures(self, done: int) -> dict[str, float]:
         """Numbers for the log after `done` steps; every process asks."""
 
+    def unlogged(self) -> dict[str, Any]:
+        """Plain values of the steps since the last line of the log, for a checkpoint; every process asks."""
+
+    def load_unlogged(self, values: dict[str, Any]) -> None:
+        """Takes up what `unlogged` gave."""
+
     def describe(self, prepared: Prepared) -> str:
         """Names the batch, for a message."""
 
@@ -197,12 +203,12 @@ class Engine(Generic[Prepared]):
             for name, value in self.average.kept.items():
                 value.copy_(last["average"][name])
             self.task.load_state(last)
-            self._load_scale(last)
+            self._load_facts(last)
             return int(last["step"])
         if parts and facts:
             run.go_on(parts, facts)
             self._read_parts(parts)
-            self._load_scale(facts)
+            self._load_facts(facts)
             return int(facts["step"])
         return 0
 
@@ -217,13 +223,17 @@ class Engine(Generic[Prepared]):
             state |= {k: tensors[f"{phase.name}.{k}"] for k in state if f"{phase.name}.{k}" in tensors}
             set_optimizer_state_dict(self.task.root, phase.optimizer.optimizers, state, options=options)
 
-    def _load_scale(self, facts: dict[str, Any]) -> None:
+    def _load_facts(self, facts: dict[str, Any]) -> None:
+        if unlogged := facts.get("unlogged"):
+            self.task.load_unlogged(unlogged)
         if self.scale and "loss_scale" in facts:
             self.scale.value, self.scale.good = facts["loss_scale"]
 
     def save(self, done: int) -> None:
         """A checkpoint after `done` steps, whole or sharded."""
-        extra = {"loss_scale": [self.scale.value, self.scale.good]} if self.scale else {}
+        extra: dict[str, Any] = {"unlogged": self.task.unlogged()}
+        if self.scale:
+            extra["loss_scale"] = [self.scale.value, self.scale.good]
         if self.world.sharded:
             facts = self.run_folder.facts(done) | extra
             sharded.write(self.run_folder.folder, facts, self._tensors(), self.world, self.execution.keep)
@@ -360,18 +370,6 @@ class Engine(Generic[Prepared]):
         return values
 
 
-def pinned(value: Any) -> Any:
-    """A batch with its tensors in pinned memory, in whichever lists and dataclasses they lie."""
-    if isinstance(value, Tensor):
-        return value.pin_memory()
-    if isinstance(value, list):
-        return [pinned(entry) for entry in value]
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        fields = {field.name: pinned(getattr(value, field.name)) for field in dataclasses.fields(value)}
-        return dataclasses.replace(value, **fields)
-    return value
-
-
 @contextlib.contextmanager
 def tensor_cores(tf32: bool) -> Iterator[None]:
     """Float32 products and convolutions on a GPU are rounded to TF32 meanwhile, or not at all."""
@@ -383,27 +381,3 @@ def tensor_cores(tf32: bool) -> Iterator[None]:
     finally:
         torch.set_float32_matmul_precision(before[0])
         torch.backends.cudnn.allow_tf32 = before[1]
-
-
-class Coming(Generic[Prepared]):
-    """The batches of steps to come, `ahead` of them prepared by `workers` threads meanwhile."""
-
-    def __init__(self, prepare: Callable[[int], Prepared], first: int, last: int, ahead: int, workers: int = 1) -> None:
-        self.prepare, self.last, self.ahead = prepare, last, ahead
-        self.pool = ThreadPoolExecutor(workers) if ahead else None
-        self.waiting: dict[int, Future[Prepared]] = {}
-
-    def take(self, step: int) -> Prepared:
-        if self.pool is None:
-            return self.prepare(step)
-        for coming in range(step, min(step + 1 + self.ahead, self.last)):
-            if coming not in self.waiting:
-                self.waiting[coming] = self.pool.submit(self.prepare, coming)
-        return self.waiting.pop(step).result()
-
-    def __enter__(self) -> Coming[Prepared]:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self.pool:
-            self.pool.shutdown(cancel_futures=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
@@ -119,6 +120,7 @@ class FolderPictures:
         self.seed, self.count, self.size = seed, batch, size
         self.folder = folder
         self.bad = BadRecords(tell=report)
+        self._lock = threading.Lock()
         self._unreadable: set[Path] = set()
 
     def _indices(self, step: int, count: int) -> NDArray[np.int64]:
@@ -131,8 +133,11 @@ class FolderPictures:
         try:
             return Image.fromarray(read_picture(path, str(path)))
         except BadRecord as error:
-            self._unreadable.add(path)
-            self.bad.add(str(self.folder), error)
+            with self._lock:  # several threads may meet it at once
+                new = path not in self._unreadable
+                self._unreadable.add(path)
+            if new:
+                self.bad.add(str(self.folder), error)
             return None
 
     def _read(self, index: int) -> Image.Image:

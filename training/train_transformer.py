@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -105,7 +106,9 @@ class TransformerTask:
         self.work = (float(positions), self._operations() if execution.peak_tflops else 0.0)
         self.lowers_memory = ("recompute layers (--recompute)",) * (not execution.recompute)
         self.lowers_memory += ("shard the model over GPUs (--parallel fsdp)",) * (not world.sharded)
-        self.losses: list[tuple[Tensor, Tensor | None]] = []  # of the pieces since the last line of the log
+        self.losses: list[tuple[Tensor, Tensor | None]] = []  # of the step's pieces
+        self.summed = torch.zeros(2)  # their means over the steps since the last line of the log
+        self.counted = 0  # such steps
         self.right = torch.zeros(len(source.labels), 2)  # changed tokens, those predicted right
 
     def _optimizer(self) -> Optimizer:
@@ -201,14 +204,16 @@ class TransformerTask:
         count_right(self.right, piece.batch, self.source.labels, right, ~piece.dropped)
 
     def end(self, step: int, prepared: Share, average: Average) -> None:
-        pass
+        means = torch.stack([torch.stack([x for x in pair if x is not None]) for pair in self.losses]).mean(0)
+        self.summed = self.summed.to(means.device)[: len(means)] + means
+        self.counted += 1
+        self.losses.clear()
 
     def measures(self, done: int) -> dict[str, float]:
         counts = self.world.sum(self.right)
         self.right.zero_()
-        losses = torch.stack([torch.stack([x for x in pair if x is not None]) for pair in self.losses]).mean(0)
-        self.losses.clear()
-        losses = self.world.sum(losses) / self.world.size
+        losses = self.world.sum(self.summed) / (self.world.size * self.counted)
+        self.summed, self.counted = torch.zeros(2), 0
         values = dict(zip(("loss", "distillation"), losses.tolist()))
         values["samples"] = float(done * self.recipe.data.pictures * self.source.examples)
         for label, (all_of_them, right) in zip(self.source.labels, counts.tolist()):
@@ -217,6 +222,12 @@ class TransformerTask:
 
     def describe(self, prepared: Share) -> str:
         return self.source.describe(prepared.groups)
+
+    def unlogged(self) -> dict[str, Any]:
+        return {"losses": (self.world.sum(self.summed) / self.world.size).tolist(), "steps": self.counted}
+
+    def load_unlogged(self, values: dict[str, Any]) -> None:
+        self.summed, self.counted = torch.tensor(values["losses"]), values["steps"]
 
     def state(self) -> dict[str, Tensor]:
         return {}

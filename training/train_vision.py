@@ -31,6 +31,7 @@ from training.loop import RunFolder, batch_rng
 from training.models.vision_encoder import VISION_PRESETS, build_vision_encoder, learns_from_captions
 from training.optimizers import MuonAdam
 from training.pretraining import BatchLoss, pretrain, replace_folder
+from training.provenance import of_model
 from training.recipes.fields import check_fields
 
 MEAN, DEVIATION = 0.5, 0.25  # of the pixels that the encoder is shown, in every colour
@@ -161,6 +162,7 @@ def train(folder: Path | str, recipe: Recipe, text_encoder: Path | None = None, 
     else:
         raise TrainingError(f"{recipe.preset} learns from captions; give the demo's text encoder with --text-encoder")
     with RunFolder(folder, recipe) as run:
+        run.inputs = {"text_encoder": of_model(text_encoder)} if text_encoder else {}
         return _train(run, model, lesson, recipe, preset["image_size"], log_every)
 
 

@@ -301,6 +301,12 @@ class VQTask:
             self.usage.zero_()
         return values_now
 
+    def unlogged(self) -> dict[str, Any]:
+        return {}
+
+    def load_unlogged(self, values: dict[str, Any]) -> None:
+        pass
+
     def describe(self, prepared: Share) -> str:
         return self.source.describe(prepared.step, prepared.whose)
 

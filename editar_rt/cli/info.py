@@ -76,11 +76,12 @@ def info(bundle: Path, check: bool, as_json: bool) -> None:
 @json_option
 def verify(bundle: Path, device: str, threads: int | None, as_json: bool) -> None:
     """Check that BUNDLE gives the same outputs here as on the machine that exported it."""
+    from editar_rt.measure.selftest import batch_checks
     from editar_rt.measure.selftest import verify as run_self_test
 
     editor = editar_rt.load(bundle, device, threads)
     editor.bundle.check()
-    checks = run_self_test(editor)
+    checks = run_self_test(editor) + batch_checks(editor)
     holds = all(check.holds for check in checks)
     if as_json:
         listed = [dataclasses.asdict(check) | {"holds": check.holds} for check in checks]
@@ -88,7 +89,7 @@ def verify(bundle: Path, device: str, threads: int | None, as_json: bool) -> Non
     else:
         for check in checks:
             verdict = "identical" if check.identical else "ok" if check.holds else "DIFFERS"
-            click.echo(f"{check.part:12} {check.output:20} error {check.error:.1e}  bound {check.bound:.0e}  {verdict}")
+            click.echo(f"{check.part:12} {check.output:30} error {check.error:.1e}  bound {check.bound:.0e}  {verdict}")
     if not holds:
         failed = ", ".join(f"{c.part}: {c.output}" for c in checks if not c.holds)
         raise BackendError(

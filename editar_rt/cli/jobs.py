@@ -27,6 +27,7 @@ from editar_rt.observe.preview import save_animation
 from editar_rt.observe.sheets import Cell, contact_sheet
 from editar_rt.request import Options, Preview, Request, variant_seeds
 from editar_rt.results import Result
+from editar_rt.text.states import TextStates
 
 PASSING = {"backend", "version", "mask"}
 """Metadata of a result that follows from the other settings or does not matter; `mask` counts tokens."""
@@ -49,7 +50,7 @@ class Job:
     fit: Fit = "crop"
     restore: bool = False  # paste results back into their picture, at its size
     sampling: Sampling = field(default_factory=Sampling)
-    text_states: list[NDArray[np.float32] | None] = field(default_factory=list)  # of the instructions
+    text_states: list[NDArray[np.float32] | TextStates | None] = field(default_factory=list)  # of the instructions
     text_states_from: str | None = None  # hash of the file, or of the bundle, that they come from
 
     def check(self, output: Path, many: bool) -> None:

@@ -34,7 +34,7 @@ def replay(
 ) -> None:
     """Sample the tokens of TRACE again on this machine, and report the first difference."""
     loaded = Trace.load(trace)
-    states = None if text_states is None else load_states(text_states)
+    states = None if text_states is None else load_states(text_states).states
     editor = editar_rt.load(bundle, device, threads)
     with progress("replaying", "tokens") as update:
         found = run_again(editor, loaded, states, update)

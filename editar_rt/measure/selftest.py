@@ -193,6 +193,26 @@ def verify(editor: Editor, parts: Collection[str] | None = None, way: Way = ONE_
     return checks
 
 
+def batch_checks(editor: Editor) -> list[Check]:
+    """Whether the decoder answers for a row alone as beside 1, 2 and 3 others: pictures rely on it.
+
+    On a CPU to the bit. Libraries of GPUs choose their kernels by the number of rows, so there within the bound of
+    another machine's answer.
+    """
+    manifest = editor.bundle.manifest
+    if names.DECODER not in manifest.parts or names.PREFIX_GRAPH not in manifest.parts:
+        return []
+    exact = editor.backend.device == "cpu"
+    bound = 0.0 if exact else bound_of(names.DECODER, manifest.precision, manifest.kv_cache, manifest.spelling)
+    alone, checks = _transformer(editor, ONE_ROW)[names.DECODER], []
+    for rows in (2, 3, 4):
+        among = _transformer(editor, Way(rows, row=rows - 1))[names.DECODER]
+        for output in (names.LOGITS, "logits_after"):
+            label = f"{output}, a row among {rows}"
+            checks.append(_compare(names.DECODER, label, alone[output], among[output], bound))
+    return checks
+
+
 def picture(size: int) -> NDArray[np.float32]:
     """A smooth colourful picture, float32 [1, 3, size, size] in [-1, 1]."""
     y, x = np.mgrid[:size, :size].astype(np.float64) / size

@@ -8,6 +8,7 @@ from __future__ import annotations
 import zipfile
 import zlib
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,15 +32,25 @@ def save_states(path: Path, states: NDArray[np.float32], prompt: str) -> None:
         np.savez(f, states=states, prompt=np.asarray(prompt))
 
 
-def load_states(path: Path) -> NDArray[np.float32]:
-    """Read the states [1, T, C] of a file that `save_states` wrote. Pickled data is rejected.
+class TextStates(NamedTuple):
+    """The text encoder's output and the prompt that it was computed from."""
+
+    states: NDArray[np.float32]
+    """[1, T, C]"""
+    prompt: str
+    """The complete prompt: a task's prefix and the instruction."""
+
+
+def load_states(path: Path) -> TextStates:
+    """Read a file that `save_states` wrote. Pickled data is rejected.
 
     Raises:
         TextStatesError: the file does not exist or is not a file of text states.
     """
     path = as_path("a file of text states", path)
     try:
-        states = read_arrays(read_regular(path, MAX_BYTES), MAX_BYTES)["states"]
+        arrays = read_arrays(read_regular(path, MAX_BYTES), MAX_BYTES)
+        states, prompt = arrays["states"], str(arrays["prompt"])
     except OSError as e:
         raise TextStatesError(f"{path} cannot be read: {e.strerror or e}") from None
     except (ValueError, KeyError, TypeError, AttributeError, EOFError, zipfile.BadZipFile, zlib.error) as e:
@@ -51,4 +62,4 @@ def load_states(path: Path) -> NDArray[np.float32]:
             f"{path}: states must be finite float32 [1, T, C], got {states.dtype} {list(states.shape)}; "
             "make the file with: editar text BUNDLE 'INSTRUCTION' -o FILE.npz"
         )
-    return np.asarray(states, np.float32)
+    return TextStates(np.asarray(states, np.float32), prompt)

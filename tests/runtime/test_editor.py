@@ -54,7 +54,7 @@ def test_what_is_no_text_is_refused(editor: editar_rt.Editor) -> None:
 
 
 def test_what_is_no_picture_and_no_sampling_is_refused(editor: editar_rt.Editor) -> None:
-    with pytest.raises(PictureError, match="a picture is a path, bytes, a binary file, .* array, got NoneType"):
+    with pytest.raises(PictureError, match="a picture must be a path, bytes, a binary file, .* array, got NoneType"):
         editor.edit(None, "x")  # type: ignore[call-overload]
     given: Any = {"seed": 1}
     picture = Image.new("RGB", (32, 32))

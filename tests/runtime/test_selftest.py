@@ -13,6 +13,7 @@ from editar_rt import names
 from editar_rt.errors import BundleError
 from editar_rt.measure import selftest
 from tests.runtime.test_cli import editar, refused
+from tests.runtime.test_schedules import unpaired
 
 
 @pytest.fixture(scope="module")
@@ -75,3 +76,16 @@ def test_a_bundle_without_a_self_test_is_refused(tiny_bundle: Path, tmp_path: Pa
     path.write_text(json.dumps(json.loads(path.read_text()) | {"self_test": {"decoder": {}}}))
     with pytest.raises(BundleError, match="not complete"):
         selftest.verify(editar_rt.load(bundle))
+
+
+def test_a_row_answers_alone_as_among_others(golden_gpt_bundle_quantized: Path) -> None:
+    checks = selftest.batch_checks(editar_rt.load(golden_gpt_bundle_quantized, device="cpu", threads=1))
+    assert len(checks) == 6 and all(check.identical for check in checks)
+
+
+def test_an_engine_whose_answer_depends_on_the_batch_is_noticed(
+    golden_gpt_bundle_quantized: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    editor = editar_rt.load(golden_gpt_bundle_quantized, device="cpu", threads=1)
+    unpaired(editor, monkeypatch)
+    assert not all(check.holds for check in selftest.batch_checks(editor))

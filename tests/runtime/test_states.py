@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from PIL import Image
 
 import editar_rt
 from editar_rt.bundle.manifest import MANIFEST_NAME, Manifest
-from editar_rt.errors import TextStatesError
+from editar_rt.errors import OptionError, TextStatesError
 from editar_rt.text.states import load_states, save_states
 from tests.runtime.test_cli import editar, refused
 
@@ -129,3 +130,18 @@ def test_a_fifo_is_refused_and_not_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "states.npz")
     with pytest.raises(TextStatesError, match="is not a regular file"):
         load_states(tmp_path / "states.npz")
+
+
+@pytest.mark.parametrize(
+    ("words", "options"), [("make the ball blue", {}), ("make the ball red", {"task": "depth"})], ids=["words", "task"]
+)
+def test_states_of_another_prompt_are_refused(
+    tiny_bundle: Path, tmp_path: Path, words: str, options: dict[str, Any]
+) -> None:
+    editor = editar_rt.load(tiny_bundle, device="cpu", threads=1)
+    save_states(tmp_path / "s.npz", editor.encode_text(["make the ball red"]), "make the ball red")
+    given = load_states(tmp_path / "s.npz")
+    picture = Image.new("RGB", (32, 32))
+    assert editor.edit(picture, "make the ball red", text_states=given).finished
+    with pytest.raises(OptionError, match="the text states are those of 'make the ball red', and the edit's prompt is"):
+        editor.edit(picture, words, text_states=given, **options)

@@ -55,9 +55,9 @@ def test_a_higher_quality_is_a_larger_file(picture: Image.Image, tmp_path: Path,
 @pytest.mark.parametrize(
     ("name", "quality", "says"),
     [
-        ("out.txt", None, "a picture must be named .png, .jpg, .jpeg, .webp, .avif, .tif, .tiff, got 'out.txt'"),
-        ("out", None, "a picture must be named"),
-        ("out.png.", None, "a picture must be named"),
+        ("out.txt", None, "a picture's name must end with .png, .jpg, .jpeg, .webp, .avif, .tif, .tiff, got 'out.txt'"),
+        ("out", None, "a picture's name must end with"),
+        ("out.png.", None, "a picture's name must end with"),
         ("out.png", 90, "PNG is lossless and has no quality"),
         ("out.jpg", 0, "quality must be 1 to 100, got 0"),
         ("out.jpg", 90.5, "quality must be an integer, got 90.5"),

@@ -27,10 +27,10 @@ from training.data.sources import Plan, read_plan  # noqa: E402
 from training.data.sources import Source as PlanSource  # noqa: E402
 from training.demo import StagedGroups  # noqa: E402
 from training.distillation import FeatureDistillation  # noqa: E402
-from training.engine import Coming  # noqa: E402
 from training.errors import NotFinite, OutOfMemory, TrainingError  # noqa: E402
 from training.models.transformer import Transformer  # noqa: E402
 from training.optimizers import AdamW, LossScale  # noqa: E402
+from training.prefetch import Coming  # noqa: E402
 from training.recipes.fields import changed  # noqa: E402
 from training.student import Student  # noqa: E402
 

@@ -19,9 +19,10 @@ from training import engine, train_transformer  # noqa: E402
 from training.batches import _epoch_order, draw  # noqa: E402
 from training.checkpoints import read_tensors  # noqa: E402
 from training.data.folder import write_folder  # noqa: E402
-from training.engine import Coming, Execution, pinned, tensor_cores  # noqa: E402
+from training.engine import Execution, tensor_cores  # noqa: E402
 from training.errors import TrainingError  # noqa: E402
 from training.loop import RunFolder  # noqa: E402
+from training.prefetch import Coming, pinned  # noqa: E402
 from training.recipes.fields import changed  # noqa: E402
 
 

@@ -15,7 +15,7 @@ from click.testing import CliRunner
 
 torch = pytest.importorskip("torch")
 
-from editar_rt.images.pixels import fit_square  # noqa: E402
+from editar_rt.images.fit import fit_square  # noqa: E402
 from editar_rt.text.prompts import build_prompt  # noqa: E402
 from tests.conftest import write_text_encoder  # noqa: E402
 from tests.training.data_sets import world_samples  # noqa: E402

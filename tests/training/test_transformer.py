@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import pytest
 
@@ -54,6 +55,44 @@ def test_shared_prefix_training_agrees_with_scoring(
         picture = None if drop_picture and odd[r] else condition[r // instructions][None]
         cond, null = model.score(text[r : r + 1], picture, target[r : r + 1])
         torch.testing.assert_close(logits[r], (null if drop_text and odd[r] else cond)[0], **TOLERANCE)
+
+
+@pytest.mark.parametrize(("instructions", "plain"), [(1, True), (3, False)])
+@torch.no_grad()
+def test_attention_needs_no_mask_where_a_picture_has_one_row(
+    model: Transformer, monkeypatch: pytest.MonkeyPatch, instructions: int, plain: bool
+) -> None:
+    asked: list[tuple[bool, bool]] = []
+    attention = torch.nn.functional.scaled_dot_product_attention
+
+    def watched(*qkv: torch.Tensor, attn_mask: Any = None, is_causal: bool = False) -> Any:
+        asked.append((attn_mask is None, is_causal))
+        return attention(*qkv, attn_mask=attn_mask, is_causal=is_causal)
+
+    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", watched)
+    rows = PICTURES * instructions
+    keep = torch.zeros(rows, dtype=torch.bool)
+    model(*draw(rows), keep, keep)
+    assert (set(asked) == {(True, True)}) == plain
+
+
+@pytest.mark.parametrize("dropped", [False, True])
+@torch.no_grad()
+def test_the_stand_in_for_a_picture_is_run_where_a_row_asks_for_it(model: Transformer, dropped: bool) -> None:
+    run: list[int] = []
+    watch = model.layers[0].register_forward_pre_hook(lambda layer, inputs: run.append(len(inputs[0])))
+    drop = torch.zeros(PICTURES * 3, dtype=torch.bool)
+    drop[1] = dropped
+    model(*draw(len(drop)), drop, torch.zeros_like(drop))
+    watch.remove()
+    assert run == [PICTURES + dropped]
+
+
+def test_the_stand_in_for_a_picture_has_a_gradient_where_no_row_asks_for_it() -> None:
+    """Of zeros: processes that train together wait for each other's, whatever their rows drop."""
+    model, keep = Transformer(TINY), torch.zeros(PICTURES * 3, dtype=torch.bool)
+    model(*draw(len(keep)), keep, keep).sum().backward()
+    assert model.img_uncond_embedding.grad is not None and not model.img_uncond_embedding.grad.any()
 
 
 @torch.no_grad()

@@ -41,7 +41,6 @@ from training.models.text_encoder import encode, load_text_encoder
 from training.models.vq import VQModel
 
 NOTHING = np.zeros((0, 0, 3), np.uint8)  # in place of pictures that are not needed any more
-MODELS = ("vq", "text", "features")
 Progress = Callable[[int, int], None]  # (records done, records in all)
 
 
@@ -72,7 +71,8 @@ class Encoders:
     """What turns samples into arrays; text and features are optional.
 
     Attributes:
-        bfloat16: those of `MODELS` whose products are rounded to bfloat16; weights and results stay as they are.
+        bfloat16: the models, by their names here, whose products are rounded to bfloat16; weights and results stay as
+            they are.
     """
 
     vq: VQModel

@@ -167,28 +167,28 @@ def generate(
 ) -> Iterator[Task]:
     """Let the bundle make the pictures that are not there yet; yields every task once its picture is there.
 
-    Pictures of one task and seed are made `batch` at a time; each has the tokens that it has alone, so one that cannot
-    be read is made again as it was.
+    They are made `batch` at a time; each has the tokens that it has alone, so one that cannot be read is made again as
+    it was.
 
     Args:
         sampling: but for the seed, which each task has of its own.
     """
-    alike: dict[tuple[str, int], list[Task]] = {}
-    for task in tasks:
-        alike.setdefault((task.task, task.seed), []).append(task)
-    done = 0
-    for (name, seed), members in alike.items():
-        seeded = dataclasses.replace(sampling, seed=seed)
-        for start in range(0, len(members), batch):
-            part = members[start : start + batch]
-            absent = [t for t in part if not results.has(t.key)]
-            if absent:
-                made = editor.edit_batch([t.picture for t in absent], [t.text for t in absent], name, seeded)
-                for task, result in zip(absent, made, strict=True):
-                    save_picture(result.image, results.path(task.key))
-            yield from part
-            done += len(part)
-            on_progress(done, len(tasks))
+    tasks, done = list(tasks), 0
+    for start in range(0, len(tasks), batch):
+        part = tasks[start : start + batch]
+        absent = [task for task in part if not results.has(task.key)]
+        if absent:
+            requests = [
+                editar_rt.Request(
+                    task.picture, task.text, task=task.task, sampling=dataclasses.replace(sampling, seed=task.seed)
+                )
+                for task in absent
+            ]
+            for task, result in zip(absent, editor.edit_batch(requests), strict=True):
+                save_picture(result.image, results.path(task.key))
+        yield from part
+        done += len(part)
+        on_progress(done, len(tasks))
 
 
 def fitted(picture: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
