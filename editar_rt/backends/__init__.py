@@ -8,7 +8,7 @@ from editar_rt.backends.engines.folder import find_folders
 from editar_rt.backends.engines.plan import DELTA, Plan
 from editar_rt.bundle.folder import Bundle
 from editar_rt.errors import BackendError, OptionError
-from editar_rt.generation.sampling import is_integer
+from editar_rt.generation.sampling import is_whole
 from editar_rt.machine import thread_limit
 
 DEVICES = ("auto", "cpu", "cuda", "tensorrt", "emulated")
@@ -29,7 +29,7 @@ def make_backend(bundle: Bundle, device: str, threads: int | None = None, cache:
         BackendError: a library or device that is not there, or that does not run the bundle.
     """
     as_one_of("device", device, DEVICES)
-    if threads is not None and not (is_integer(threads) and 1 <= threads <= thread_limit()):
+    if threads is not None and not (is_whole(threads) and 1 <= threads <= thread_limit()):
         raise OptionError(
             f"threads must be 1 to {thread_limit()}, as many as this machine has processors, or None for the engine's "
             f"choice, got {threads!r:.40}"

@@ -16,7 +16,7 @@ from pathlib import PurePosixPath, PureWindowsPath
 from typing import Any
 
 from editar_rt.errors import BundleError
-from editar_rt.generation.sampling import is_integer
+from editar_rt.generation.sampling import is_whole
 
 MANIFEST_NAME = "bundle.json"
 FORMAT = "editar-bundle"
@@ -82,7 +82,7 @@ class ModelInfo:
 
     def check(self) -> None:
         """Refuse sizes that are not positive or contradict each other; buffers are made by them."""
-        sizes = {name: size for name, size in dataclasses.asdict(self).items() if is_integer(size)}
+        sizes = {name: size for name, size in dataclasses.asdict(self).items() if is_whole(size)}
         for name, size in sizes.items():
             if not 1 <= size <= LARGEST[name]:
                 raise BundleError(f"{MANIFEST_NAME}: model: {name} must be 1 to {LARGEST[name]}, got {size}")
@@ -151,7 +151,7 @@ class Manifest:
         if not isinstance(raw, dict) or raw.get("format") != FORMAT:
             raise BundleError(f'{MANIFEST_NAME} does not say "format": "{FORMAT}": this is no EditAR bundle')
         version = raw.get("format_version")
-        if not is_integer(version) or version < 1:
+        if not is_whole(version) or version < 1:
             raise BundleError(f"{MANIFEST_NAME} has format_version {version!r:.40}; 1 to {FORMAT_VERSION} are known")
         if version > FORMAT_VERSION:
             raise BundleError(
@@ -236,9 +236,9 @@ def decode_json(kind: Any, value: Any, where: str) -> Any:
         raise last
     if kind is Any:
         return value
-    if is_integer(value) and abs(value) >= 2**63:  # JSON has no limit, and no field needs more
+    if is_whole(value) and abs(value) >= 2**63:  # JSON has no limit, and no field needs more
         raise BundleError(f"{where} is a number of {len(str(value))} digits; export the bundle again")
-    if kind is float and is_integer(value):
+    if kind is float and is_whole(value):
         return float(value)
     if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
         raise BundleError(f"{where} must be {kind.__name__}, got {value!r:.80}")
