@@ -91,7 +91,7 @@ def test_nowhere_to_write(
     assert run(monkeypatch, *common, str(tmp_path / "file" / "bundle")) == 1
     assert "cannot write to" in capsys.readouterr().err
     assert run(monkeypatch, *common, str(tmp_path / "holiday")) == 1
-    assert "holds something that is no bundle; it is not replaced" in capsys.readouterr().err
+    assert "is not a bundle, so it is not replaced" in capsys.readouterr().err
     assert (tmp_path / "holiday" / "photo.jpg").exists()
 
 
