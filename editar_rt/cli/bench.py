@@ -28,8 +28,10 @@ from editar_rt.files import check_outputs
 @bundle_argument
 @click.option("--repeats", type=click.IntRange(1), default=5, show_default=True, help="Measured runs.")
 @click.option("--warmup", type=click.IntRange(0), default=1, show_default=True, help="Unmeasured runs before them.")
-@click.option("--steps", type=click.IntRange(1), help="Decode steps per run  [default: to the end of the picture]")
-@click.option("--at", type=click.IntRange(1), help="Cached positions at the first step  [default: image and prompt]")
+@click.option("--steps", type=click.IntRange(1), show_default="to the end of the picture", help="Decode steps per run.")
+@click.option(
+    "--at", type=click.IntRange(1), show_default="picture and prompt", help="Cached positions at the first step."
+)
 @click.option(
     "--compare",
     type=click.Path(path_type=Path),
@@ -59,9 +61,10 @@ def bench(
     as_json: bool,
     **options: Any,
 ) -> None:
-    """Measure the speed and memory of each stage of BUNDLE on this machine.
+    """Measure the speed and memory of BUNDLE.
 
-    With --compare, the bundles take turns, so that the reported ratios do not depend on the machine's load.
+    The report has the time of every stage, and compares the time of a decode step with the machine's memory bandwidth.
+    With --compare, the bundles take turns, so that their ratios do not depend on the machine's load.
     """
     from editar_rt.measure.bench import BundleSubject, Plan, measure, printed
 

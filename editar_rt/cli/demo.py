@@ -41,7 +41,7 @@ FOLDER = click.Path(path_type=Path)
 @device_options
 @json_option
 def demo(output: Path, bundle: Path, device: str, threads: int | None, as_json: bool, **options: Any) -> None:
-    """Run every task on the bundle's sample pictures and write a contact sheet."""
+    """Run every task on a bundle's sample pictures. Writes the results and a contact sheet."""
     from editar_rt.observe.sheets import Cell, contact_sheet
 
     check_sampling(options)

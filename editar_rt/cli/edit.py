@@ -82,11 +82,9 @@ def editing_options(command: Callable[..., Any]) -> Callable[..., Any]:
             type=int,
             default=1,
             show_default=True,
-            help="Width of the border around the mask whose tokens are sampled too, in tokens.",
+            help="Also sample the tokens within this distance of the mask.",
         ),
-        click.option(
-            "--no-composite", is_flag=True, help="Return the decoded picture as it is, also outside the mask."
-        ),
+        click.option("--no-composite", is_flag=True, help="Do not restore the pixels of IMAGE outside the mask."),
         click.option(
             "--fit",
             type=click.Choice(FITS),
@@ -120,7 +118,7 @@ def editing_options(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option(
             "--text-states",
             type=FILE,
-            help="Take the text states from this file (see editar text) or this bundle's encoder, not BUNDLE's.",
+            help="File of text states (see editar text), or a bundle whose text encoder replaces BUNDLE's.",
         ),
     )
     for option in reversed(options):
@@ -174,7 +172,9 @@ def edit(
     as_json: bool,
     **options: Any,
 ) -> None:
-    """Edit IMAGE as INSTRUCTION says, or do another --task with IMAGE as the condition.
+    """Edit IMAGE as INSTRUCTION says.
+
+    With a --task other than edit, IMAGE is the condition and INSTRUCTION describes the picture to make.
 
     If IMAGE is -, the picture is read from stdin. With -n, OUT is a contact sheet, and the variants are written next to
     it as OUT-SEED. With --then or --instructions, OUT is the last result; the earlier ones are OUT-1, OUT-2, ….
@@ -355,7 +355,7 @@ def _states_of(job: Job, source: Path | None, device: str, threads: int | None) 
 @task_option
 @device_options
 def text(bundle: Path, instruction: str, output: Path, task: str, device: str, threads: int | None) -> None:
-    """Run only BUNDLE's text encoder on INSTRUCTION; editar edit --text-states reads the output."""
+    """Run the text encoder of BUNDLE on INSTRUCTION. The output is a file for editar edit --text-states."""
     from editar_rt.text.states import save_states
 
     opened = Bundle.open(bundle)

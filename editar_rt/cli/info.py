@@ -21,7 +21,7 @@ from editar_rt.measure.memory import memory_needs
 @click.option("--check", is_flag=True, help="Also hash every file and compare with the manifest.")
 @json_option
 def info(bundle: Path, check: bool, as_json: bool) -> None:
-    """Show the parts, shapes, precision, sizes and hashes of BUNDLE."""
+    """Show the contents of BUNDLE: parts, shapes, precision, sizes and hashes."""
     opened = Bundle.open(bundle)
     if check:
         opened.check()
@@ -75,7 +75,7 @@ def info(bundle: Path, check: bool, as_json: bool) -> None:
 @device_options
 @json_option
 def verify(bundle: Path, device: str, threads: int | None, as_json: bool) -> None:
-    """Check that BUNDLE gives the same outputs here as on the machine that exported it."""
+    """Check the outputs of BUNDLE. They must be the same here as on the machine that exported it."""
     from editar_rt.measure.selftest import batch_checks
     from editar_rt.measure.selftest import verify as run_self_test
 

@@ -24,6 +24,7 @@ from editar_rt.images.writing import DEFAULT_QUALITY
 from editar_rt.text.prompts import TASKS
 
 F = TypeVar("F", bound=Callable[..., Any])
+BUNDLES = "the bundle's"
 
 
 def numbers(count: int) -> Callable[[Any, click.Parameter, str | None], tuple[int, ...] | None]:
@@ -55,23 +56,26 @@ def _interval(context: Any, parameter: click.Parameter, value: str | None) -> in
 def sampling_options(command: F) -> F:
     """One option per field of `Sampling`; without it, the bundle's default applies."""
     options = (
-        click.option(
-            "--seed", type=int, help="Random seed, 0 or more  [default: the bundle's, as for all sampling options]"
-        ),
+        click.option("--seed", type=int, show_default=BUNDLES, help="Random seed, 0 or more."),
         click.option(
             "--cfg-scale",
+            show_default=BUNDLES,
             help="Guidance scale, or a schedule such as linear:1,5 or cosine:5,1; guidance is off at 1 and below.",
         ),
         click.option(
             "--cfg-interval",
             callback=_interval,
+            show_default=BUNDLES,
             help="Last decode step with guidance (-1: all steps), or START,STOP to guide tokens START to STOP-1.",
         ),
-        click.option("--temperature", type=float, help="Sampling temperature, above 0."),
-        click.option("--top-k", type=int, help="Sample from the K most likely tokens; 0 turns this off."),
+        click.option("--temperature", type=float, show_default=BUNDLES, help="Sampling temperature, above 0."),
+        click.option(
+            "--top-k", type=int, show_default=BUNDLES, help="Sample from the K most likely tokens; 0 turns this off."
+        ),
         click.option(
             "--top-p",
             type=float,
+            show_default=BUNDLES,
             help="Sample from the most likely tokens that sum to this probability; 1 turns this off.",
         ),
         click.option("--greedy", is_flag=True, default=None, help="Always take the most likely token."),
@@ -90,9 +94,13 @@ def device_options(command: F) -> F:
         callback=_refuse_cache,
         help=f"Do not store prepacked weights on disk; same as {CACHE}={OFF}.",
     )(command)
-    command = click.option("--threads", type=click.IntRange(1), help="CPU threads  [default: all cores]")(command)
+    command = click.option("--threads", type=click.IntRange(1), show_default="all cores", help="CPU threads.")(command)
     return click.option(
-        "--device", type=click.Choice(DEVICES), default="auto", show_default=True, help="Device to run on."
+        "--device",
+        type=click.Choice(DEVICES),
+        default="auto",
+        show_default=True,
+        help="Device to run on; emulated runs TensorRT's bundles on the CPU.",
     )(command)
 
 
@@ -104,11 +112,11 @@ def _refuse_cache(context: click.Context, parameter: click.Parameter, given: boo
 quality_option = click.option(
     "--quality",
     type=click.IntRange(1, 100),
-    help=f"Quality of a .jpg, .webp or .avif  [default: {DEFAULT_QUALITY}]",
+    help=f"Quality of a .jpg, .webp or .avif (default {DEFAULT_QUALITY}).",
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document as the last line.")
 task_option = click.option(
-    "--task", type=click.Choice(TASKS), default="edit", show_default=True, help="Task of the prompt."
+    "--task", type=click.Choice(TASKS), default="edit", show_default=True, help="Task to perform."
 )
 bundle_argument = click.argument("bundle", type=click.Path(path_type=Path))
 

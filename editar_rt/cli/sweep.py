@@ -69,7 +69,7 @@ def sweep(
     as_json: bool,
     **options: Any,
 ) -> None:
-    """Edit IMAGE with every combination of guidance scale and seed, and write a grid of the results."""
+    """Edit IMAGE with several guidance scales and seeds. Writes a grid: a row per scale, a column per seed."""
     if options.pop("cfg_scale") is not None:
         raise OptionError("editar sweep runs several guidance scales; give each with --scale, not --cfg-scale")
     check_sampling(options)

@@ -32,7 +32,7 @@ trace_argument = click.argument("trace", type=click.Path(path_type=Path))
 def replay(
     trace: Path, bundle: Path, text_states: Path | None, device: str, threads: int | None, as_json: bool
 ) -> None:
-    """Sample the tokens of TRACE again on this machine, and report the first difference."""
+    """Sample the tokens of TRACE again. Reports the first token that differs on this machine."""
     loaded = Trace.load(trace)
     states = None if text_states is None else load_states(text_states).states
     editor = editar_rt.load(bundle, device, threads)
@@ -61,7 +61,7 @@ def replay(
     "--measure", type=click.Choice(list(MEASURES)), default="entropy", show_default=True, help="Quantity to show."
 )
 def paint(trace: Path, output: Path, variant: int, measure: str) -> None:
-    """Overlay the result of TRACE with the uncertainty of each of its tokens."""
+    """Draw the uncertainty of each token of TRACE. Writes the picture of TRACE without and with this overlay."""
     check_picture_name(output)
     check_outputs([output], [trace])
     save_picture(heatmap(Trace.load(trace), variant, measure), output)
