@@ -19,7 +19,6 @@ from editar_rt.errors import BundleError, OptionError
 from editar_rt.generation.sampling import Sampling
 from export.bundle_writer import Options, ParityError, Sources, write_bundle
 from export.checkpoint_reader import read_either, read_transformer, read_vq
-from export.command_line import run
 from export.decoder_graph import SPELLINGS
 from export.precision import KV_CACHES, PRECISIONS, PROVIDERS
 from export.targets import storage, target_names
@@ -40,11 +39,6 @@ F = TypeVar("F", bound=Callable[..., Any])
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 def cli() -> None:
     """Turn trained weights into what a device runs."""
-
-
-def main() -> None:
-    """See `command_line.run`."""
-    run(cli)
 
 
 cli.add_command(tensorrt)

@@ -10,7 +10,6 @@ They are brought down to opset 17, the newest that TensorRT 8.5 reads: one graph
 from __future__ import annotations
 
 import logging
-import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -141,18 +140,16 @@ def _traced(module: nn.Module, inputs: dict[str, Tensor], outputs: Sequence[str]
     try:
         for log in logs:
             log.setLevel(logging.ERROR)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of its own internals
-            program = torch.onnx.export(
-                module.eval(),
-                tuple(inputs.values()),
-                dynamo=True,
-                input_names=list(inputs),
-                output_names=list(outputs),
-                dynamic_shapes={name: {0: rows} for name in inputs},
-                opset_version=OPSET,
-                verbose=False,
-            )
+        program = torch.onnx.export(
+            module.eval(),
+            tuple(inputs.values()),
+            dynamo=True,
+            input_names=list(inputs),
+            output_names=list(outputs),
+            dynamic_shapes={name: {0: rows} for name in inputs},
+            opset_version=OPSET,
+            verbose=False,
+        )
     finally:
         for log, level in zip(logs, levels, strict=True):
             log.setLevel(level)

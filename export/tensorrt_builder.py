@@ -162,7 +162,7 @@ def memory_warnings(bundle: Bundle, free: int | None) -> Iterator[str]:
 def free_memory(file: Path = MEMORY_FILE) -> int | None:
     """Bytes that processes may still take, as Linux tells."""
     try:
-        lines = dict(line.split(":", 1) for line in file.read_text().splitlines() if ":" in line)
+        lines = dict(line.split(":", 1) for line in file.read_text(encoding="utf-8").splitlines() if ":" in line)
         return int(lines["MemAvailable"].split()[0]) << 10
     except (OSError, KeyError, ValueError, IndexError):
         return None

@@ -15,7 +15,6 @@ import click
 
 from editar_rt.backends.engines.tensorrt import this_machine
 from editar_rt.bundle.folder import Bundle
-from export.command_line import run
 from export.tensorrt_builder import Watcher, build_engines, check_bundle
 from export.tensorrt_recipe import read_recipe, recipe_names
 
@@ -24,11 +23,11 @@ Progress = Callable[[str, int, int], None]
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
-def _group() -> None:
+def group() -> None:
     """Turn trained weights into what a device runs."""
 
 
-@_group.command("tensorrt")
+@group.command("tensorrt")
 @click.argument("bundle", type=PATH)
 @click.option("--target", required=True, help=f"Recipe in engines/: {', '.join(recipe_names())}; or a .toml file.")
 @click.option("-o", "--output", type=PATH, help="The folder to write, in the bundle's own; BUNDLE/TARGET if not given.")
@@ -77,8 +76,3 @@ def _progress() -> Iterator[Progress]:
                 bars.remove_task(tasks.pop(phase))
 
         yield update
-
-
-def main() -> None:
-    """The entry where torch may be missing."""
-    run(_group)

@@ -9,7 +9,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
+from editar_rt.telemetry import refuse_telemetry
 from tests.golden.seeded_checkpoint import gpt_state, vq_state
+
+refuse_telemetry()  # before a test module imports onnxruntime itself
 
 if TYPE_CHECKING:
     from editar_rt.editor import Editor

@@ -147,9 +147,9 @@ def text_states(rng: Random, folder: Path) -> None:
 def recipes(rng: Random, folder: Path) -> None:
     """A recipe of training or of a target with one value changed, or damaged bytes."""
     from export.targets import FOLDER, storage
-    from training import recipe_files, train_transformer, train_vq
+    from training.recipes import files, transformer, vq
 
-    published = [*FOLDER.glob("*.toml"), *(Path(recipe_files.__file__).parent / "recipes").glob("*.toml")]
+    published = [*FOLDER.glob("*.toml"), *Path(files.__file__).parent.glob("*.toml")]
     source = rng.choice(sorted(published))
     content, path = source.read_bytes(), folder / "recipe.toml"
     if rng.random() < 0.3:
@@ -165,9 +165,9 @@ def recipes(rng: Random, folder: Path) -> None:
     if source.parent == FOLDER:
         storage(str(path))
     elif rng.random() < 0.5:
-        recipe_files.combined(train_vq.Recipe, str(path), "vq", {})
+        files.combined(vq.Recipe, str(path), "vq", {})
     else:
-        recipe_files.combined(train_transformer.Recipe, str(path), "transformer", {})
+        files.combined(transformer.Recipe, str(path), "transformer", {})
 
 
 TOML_ODD = (

@@ -152,7 +152,7 @@ def main(
 ) -> None:
     """Time edits of BUNDLE under masks of several areas, and without one."""
     report = measure(editar_rt.load(bundle, "cpu", threads), areas, repeats, margin, sampled)
-    output.write_text(json.dumps(report, indent=1) + "\n")
+    output.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     if picture is not None:
         plot(report, picture)
     click.echo("| mask | drawn | seconds | of a full edit |\n|---|---|---|---|")

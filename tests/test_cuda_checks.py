@@ -20,7 +20,7 @@ from tests.cuda_checks import cli, first_difference, outcome
 def run(folder: Path, results: Path, *options: str) -> dict[str, Any]:
     done = CliRunner().invoke(cli, ["run", str(folder), str(results), "--device", "cpu", "--steps", "4", *options])
     assert done.exit_code == 0, done.output
-    return json.loads(results.read_text())
+    return json.loads(results.read_text(encoding="utf-8"))
 
 
 def test_bundles_are_compared_with_the_reference_and_a_failure_hides_no_other(

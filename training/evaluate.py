@@ -203,4 +203,4 @@ def contact_sheet(shown: dict[str, list[tuple[Example, Any, Any, Score]]], path:
 
 def write_report(report: dict[str, Any], path: Path) -> None:
     with placing(path, TrainingError) as partial:
-        partial.write_text(json.dumps(report, indent=1) + "\n")
+        partial.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")

@@ -137,7 +137,7 @@ class RunFolder:
         if not self.writes:
             return
         line = {"step": step, "seconds": round(self.seconds, 1), **values}
-        with open(self.folder / "log.jsonl", "a") as f:
+        with open(self.folder / "log.jsonl", "a", encoding="utf-8") as f:
             f.write(json.dumps(line) + "\n")
         self.show("  ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in line.items()))
         for listener in self.listeners:
@@ -232,7 +232,7 @@ class RunFolder:
         kept = "".join(json.dumps(line) + "\n" for line in log_lines(path) if line["step"] <= step)
         if kept.encode() != path.read_bytes():
             partial = path.with_name(path.name + ".partial")
-            partial.write_text(kept)
+            partial.write_text(kept, encoding="utf-8")
             partial.replace(path)
 
 

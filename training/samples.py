@@ -21,4 +21,4 @@ def write_samples(folder: Path, size: int) -> None:
             name = f"{kind}-{n}.png"
             Image.fromarray(example.condition(size)).save(folder / name)
             entries.append({"picture": f"samples/{name}", "task": example.task, "instruction": example.text})
-    (folder / "samples.json").write_text(json.dumps({"samples": entries}, indent=1) + "\n")
+    (folder / "samples.json").write_text(json.dumps({"samples": entries}, indent=1) + "\n", encoding="utf-8")

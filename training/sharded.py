@@ -13,7 +13,6 @@ import logging
 import os
 import re
 import shutil
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +42,7 @@ def newest(folder: Path) -> Path | None:
 def read_facts(path: Path) -> dict[str, Any]:
     """What a checkpoint says about itself."""
     try:
-        facts: dict[str, Any] = json.loads((path / FACTS).read_text())
+        facts: dict[str, Any] = json.loads((path / FACTS).read_text(encoding="utf-8"))
     except ValueError as error:
         raise CheckpointError(f"{path / FACTS} is not JSON: {first_line(error)}") from None
     return facts
@@ -58,7 +57,7 @@ def write(folder: Path, facts: dict[str, Any], tensors: dict[str, Tensor], world
     if world.is_first:
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
-        (partial / FACTS).write_text(json.dumps(facts, indent=1) + "\n")
+        (partial / FACTS).write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
     world.wait()
     dcp.save(tensors, storage_writer=dcp.HuggingFaceStorageWriter(str(partial), save_distributed=True))
     # A name that outlives a power cut must not outlive the content. Each process asks for all of the files: a machine
@@ -97,9 +96,7 @@ def read(path: Path, tensors: dict[str, Tensor]) -> None:
     """
     try:
         reader = dcp.HuggingFaceStorageReader(str(path))
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "torch.distributed is disabled")  # one process alone is meant
-            dcp.load(tensors, storage_reader=reader, no_dist=not dist.is_initialized())
+        dcp.load(tensors, storage_reader=reader, no_dist=not dist.is_initialized())
     except (CheckpointException, SafetensorError, RuntimeError, ValueError) as error:
         failures = getattr(error, "failures", None)
         reason = next(iter(failures.values()))[0] if failures else error

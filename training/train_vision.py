@@ -178,6 +178,6 @@ def _train(run: RunFolder, model: nn.Module, lesson: Lesson, recipe: Recipe, sid
 
     def write(partial: Path) -> None:
         model.save_pretrained(partial, safe_serialization=True)  # type: ignore[operator]
-        (partial / "preprocessor_config.json").write_text(json.dumps(settings, indent=1) + "\n")
+        (partial / "preprocessor_config.json").write_text(json.dumps(settings, indent=1) + "\n", encoding="utf-8")
 
     return replace_folder(run.folder / "vision_encoder", write)

@@ -6,6 +6,7 @@ a file is opened later only if it has not changed since.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import os
@@ -77,8 +78,9 @@ class Bundle:
             OptionError: `path` is not a path.
         """
         folder = as_path("a bundle", path)
+        with contextlib.suppress(OSError):  # the current folder is gone, and a path that begins there leads nowhere
+            folder = folder.absolute()  # it is read later too, wherever the process has gone
         try:
-            folder = folder.absolute()  # so that a change of the working directory does not matter
             raw = _read_manifest(folder)
         except OSError as e:
             raise BundleError(f"the bundle {folder} cannot be read: {e.strerror or e}") from None

@@ -197,13 +197,26 @@ def softmax(logits: Logits, temperature: float = 1.0) -> NDArray[np.float64]:
 def uniform(seed: int, index: int, position: int) -> float:
     """The random number in [0, 1) of one token, from a counter-based generator keyed by the arguments.
 
+    Philox 4×64 with ten rounds (Salmon et al., 2011), as NumPy has it: key = seed, counter = (0, 0, index, position),
+    the top 53 bits of the first word. In Python's integers it takes half the time of making a NumPy generator.
+
     Args:
         seed: 0 to 2⁶⁴ − 1.
         index: of the picture among several that share a seed; 0 for a single one.
         position: of the target token, 0 to N − 1.
     """
-    generator = np.random.Philox(key=seed, counter=[0, 0, index, position])
-    return float(int(generator.random_raw()) >> 11) * 2.0**-53
+    c0, c1, c2, c3 = 1, 0, index, position  # NumPy counts up before it draws
+    k0, k1 = seed, 0
+    for _ in range(10):
+        first, second = _MULTIPLIERS[0] * c0, _MULTIPLIERS[1] * c2
+        c0, c1, c2, c3 = (second >> 64) ^ c1 ^ k0, second & _WORD, (first >> 64) ^ c3 ^ k1, first & _WORD
+        k0, k1 = (k0 + _WEYL[0]) & _WORD, (k1 + _WEYL[1]) & _WORD
+    return (c0 >> 11) * 2.0**-53
+
+
+_WORD = 2**64 - 1
+_MULTIPLIERS = 0xD2E7470EE14C6C93, 0xCA5A826395121157
+_WEYL = 0x9E3779B97F4A7C15, 0xBB67AE8584CAA73B
 
 
 def sample(logits: Logits, sampling: Sampling, number: float) -> int:

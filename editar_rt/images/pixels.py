@@ -118,7 +118,7 @@ def _sentences(path: str) -> Iterator[None]:
         raise PictureError(f"{path} is a folder, not a picture") from None
     except UnidentifiedImageError:
         raise PictureError(f"{path} is not a picture in a format that can be read (PNG, JPEG, WebP, …)") from None
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):  # the latter where warnings are errors
         raise PictureError(f"{path} has more than {MAX_PIXELS / 1e6:.0f} million pixels; make it smaller") from None
     except Exception as e:  # Pillow's decoders raise many kinds on damaged files: OSError, SyntaxError, struct.error, …
         if isinstance(e, OSError) and e.strerror:

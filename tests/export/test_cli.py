@@ -12,6 +12,7 @@ from click.testing import CliRunner
 import editar_rt
 from editar_rt.errors import OptionError
 from export import cli
+from export.__main__ import main
 from tests.conftest import golden_weights
 
 
@@ -26,7 +27,7 @@ def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
     """The exit code of `python -m export ARGUMENTS`, in this process."""
     monkeypatch.setattr("sys.argv", ["export", *arguments])
     try:
-        cli.main()
+        main()
     except SystemExit as stopped:
         return int(stopped.code or 0)
     return 0

@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 
 import pytest
 
+from editar_rt.__main__ import main
 from editar_rt.backends.ort import backend
-from editar_rt.cli import main
 from tests.cuda_stand_in import Provider
 
 

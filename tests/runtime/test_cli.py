@@ -91,7 +91,7 @@ def test_a_list_of_instructions_may_begin_with_a_byte_order_mark(
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
 def test_an_output_that_is_full_is_said(tiny_bundle: Path) -> None:
-    with open("/dev/full", "w") as full:
+    with open("/dev/full", "w", encoding="utf-8") as full:
         command = [sys.executable, "-m", "editar_rt", "info", str(tiny_bundle)]
         done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, timeout=120)
     assert done.returncode == 1 and done.stderr.startswith("editar: the output could not be written: No space left")

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from editar_rt.cli import main
+from editar_rt.__main__ import main
 
 ROOT = Path(__file__).parents[2]
 

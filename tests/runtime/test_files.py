@@ -114,7 +114,7 @@ def test_a_fifo_gets_the_whole_content(tmp_path: Path) -> None:
 def test_an_open_descriptor_is_written_where_it_stands(tmp_path: Path) -> None:
     log = tmp_path / "log"
     log.write_text("before ")
-    with open(log, "a") as file:
+    with open(log, "a", encoding="utf-8") as file:
         write(Path(f"/dev/fd/{file.fileno()}"), "content")
         file.write(" behind")
     assert log.read_text() == "before content behind"

@@ -25,12 +25,14 @@ def test_importing_every_module_loads_nothing_heavy() -> None:
     assert not loaded & {*HEAVY, "export", "training"}
 
 
-def test_importing_the_package_loads_numpy_and_pillow_alone() -> None:
+def test_importing_the_package_loads_numpy_and_pillow_alone_and_not_before_a_name_is_used() -> None:
     loaded = modules_after("import editar_rt")
+    assert not loaded & {*HEAVY, "numpy", "PIL", "click"}
+    loaded = modules_after("from editar_rt import *")
     assert {"numpy", "PIL"} <= loaded
     assert not loaded & {*HEAVY, "click", "rich", "tokenizers"}
 
 
 if __name__ == "__main__":  # for an environment without pytest: the smallest install
     test_importing_every_module_loads_nothing_heavy()
-    test_importing_the_package_loads_numpy_and_pillow_alone()
+    test_importing_the_package_loads_numpy_and_pillow_alone_and_not_before_a_name_is_used()

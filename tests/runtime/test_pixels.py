@@ -145,7 +145,10 @@ def test_bad_files_in_memory_are_refused_by_their_name(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("hello")
     with open(tmp_path / "notes.txt", "rb") as file, pytest.raises(PictureError, match=r"notes\.txt is not a picture"):
         open_picture(file)
-    with open(tmp_path / "notes.txt") as text, pytest.raises(PictureError, match="open a picture's file in mode 'rb'"):
+    with (
+        open(tmp_path / "notes.txt", encoding="utf-8") as text,
+        pytest.raises(PictureError, match="open a picture's file in mode 'rb'"),
+    ):
         open_picture(text)  # type: ignore[arg-type]
     with pytest.raises(PictureError, match="a path, bytes, a binary file, a PIL image or a uint8 array, got int"):
         open_picture(3)  # type: ignore[arg-type]

@@ -96,7 +96,7 @@ def test_a_system_that_refuses_gets_copies(monkeypatch: pytest.MonkeyPatch) -> N
 @needs_linux
 def test_the_memory_goes_with_the_last_array() -> None:
     def mapped() -> int:
-        return Path("/proc/self/maps").read_text().count("editar-kv-cache")
+        return Path("/proc/self/maps").read_text(encoding="utf-8").count("editar-kv-cache")
 
     gc.collect()
     before = mapped()

@@ -173,6 +173,14 @@ def test_the_numbers_of_a_seed_never_change() -> None:
     assert uniform(2**64 - 1, 1, 63) == 0.3807982168719358
 
 
+def test_the_numbers_are_numpys() -> None:
+    rng = np.random.default_rng(0)
+    for _ in range(200):
+        seed, index, position = int(rng.integers(0, 2**64, dtype=np.uint64)), *rng.integers(0, 2**31, 2).tolist()
+        generator = np.random.Philox(key=seed, counter=[0, 0, index, position])
+        assert uniform(seed, index, position) == (int(generator.random_raw()) >> 11) * 2.0**-53
+
+
 def test_greedy_takes_the_largest_logit() -> None:
     assert sample(np.float32([1, 9, 3]), Sampling(greedy=True), 0.0) == 1
 

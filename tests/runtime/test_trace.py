@@ -128,7 +128,7 @@ def test_another_bundles_trace_is_refused_in_one_sentence(
 
 
 def spoilt(path: Path, change: dict[str, object], line: int) -> str:
-    lines = [json.loads(text) for text in path.read_text().splitlines()]
+    lines = [json.loads(text) for text in path.read_text(encoding="utf-8").splitlines()]
     lines[line] |= change
     return "".join(json.dumps(each) + "\n" for each in lines)
 

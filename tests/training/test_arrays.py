@@ -42,7 +42,7 @@ def opened() -> int:
 
 
 def mapped() -> int:
-    return len(Path("/proc/self/maps").read_text().splitlines())
+    return len(Path("/proc/self/maps").read_text(encoding="utf-8").splitlines())
 
 
 def array(path: Path, name: str) -> ShardArray:

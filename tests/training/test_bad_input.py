@@ -16,10 +16,11 @@ torch = pytest.importorskip("torch")
 from click.testing import CliRunner  # noqa: E402
 
 from tests.training.tiny import RECIPE, SIZE, Parts, make, read_log  # noqa: E402
-from training import __main__ as command_line  # noqa: E402
 from training import plots  # noqa: E402
+from training.__main__ import main  # noqa: E402
 from training.batches import TokenShards  # noqa: E402
 from training.checkpoints import CheckpointError  # noqa: E402
+from training.cli import cli  # noqa: E402
 from training.config import TRANSFORMER_PRESETS  # noqa: E402
 from training.data.records import DataError  # noqa: E402
 from training.data.shards import read_settings  # noqa: E402
@@ -132,7 +133,7 @@ def test_a_run_below_a_file_is_one_sentence(
     words = ["transformer", str(tmp_path / "file/run"), "--tokens", str(parts.public), "--device", "cpu"]
     monkeypatch.setattr(sys, "argv", ["training", *words])
     with pytest.raises(SystemExit) as stopped:
-        command_line.main()
+        main()
     assert stopped.value.code == 1
     assert capsys.readouterr().err == f"training: {tmp_path / 'file/run'}: Not a directory\n"
 
@@ -145,7 +146,7 @@ def test_lines_of_a_log_that_say_nothing_are_passed_over(tmp_path: Path) -> None
     path.write_bytes(b'{"step": 1, "loss": 2.0}\n' + JUNK + b'{"step": 2, "loss": 1.5}\n{"step": 3, "lo')
     assert log_lines(path) == [{"step": 1, "loss": 2.0}, {"step": 2, "loss": 1.5}]
     assert plots.read_log(path) == {"loss": ([1, 2], [2.0, 1.5])}
-    drawn = CliRunner().invoke(command_line.cli, ["plot", str(tmp_path), "-o", str(tmp_path / "curves.png")])
+    drawn = CliRunner().invoke(cli, ["plot", str(tmp_path), "-o", str(tmp_path / "curves.png")])
     assert drawn.exit_code == 0 and (tmp_path / "curves.png").exists()
 
 
@@ -175,5 +176,5 @@ def test_a_run_goes_on_whatever_stands_in_its_log(tmp_path: Path) -> None:
 def test_outputs_that_cannot_be_written_are_refused_before_the_work(command: tuple[str, ...], tmp_path: Path) -> None:
     words = [str(tmp_path) if word == "FOLDER" else word for word in command]  # no bundle, run or data: never looked at
     for output, message in ((tmp_path / "absent/out", "there is no folder"), (tmp_path, "it is a folder")):
-        done = CliRunner().invoke(command_line.cli, [*words, str(output)])
+        done = CliRunner().invoke(cli, [*words, str(output)])
         assert isinstance(done.exception, TrainingError) and message in str(done.exception)

@@ -111,7 +111,7 @@ def test_a_run_goes_on_from_any_step(parts: Parts, tmp_path: Path, stop: int) ->
 
 def test_what_was_logged_after_the_checkpoint_is_logged_once(parts: Parts, tmp_path: Path) -> None:
     train(tmp_path, parts, until=2)
-    with open(tmp_path / "log.jsonl", "a") as file:
+    with open(tmp_path / "log.jsonl", "a", encoding="utf-8") as file:
         file.write('{"step": 3, "loss": 0.0, "seconds": 1.0}\n{"step": 4, "los')  # then it was killed
     train(tmp_path, parts)
     assert [line["step"] for line in read_log(tmp_path)] == [1, 2, 3, 4]
@@ -486,7 +486,7 @@ def test_adapters_are_merged_into_the_official_layout(parts: Parts, plain: Path,
 def test_the_command_line_takes_a_recipe_and_options_before_it(parts: Parts, tmp_path: Path) -> None:
     from click.testing import CliRunner
 
-    from training.__main__ import cli
+    from training.cli import cli
 
     recipe = write_recipe(tmp_path / "tiny.toml")
     run = tmp_path / "run"

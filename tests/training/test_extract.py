@@ -20,8 +20,8 @@ from editar_rt.text.prompts import build_prompt  # noqa: E402
 from tests.conftest import write_text_encoder  # noqa: E402
 from tests.training.data_sets import world_samples  # noqa: E402
 from tests.training.metric_networks import write_clip, write_dinov2  # noqa: E402
-from training.__main__ import cli  # noqa: E402
 from training.checkpoints import CheckpointError, open_vq  # noqa: E402
+from training.cli import cli  # noqa: E402
 from training.config import VQConfig  # noqa: E402
 from training.data.check import check_shards  # noqa: E402
 from training.data.extract import Encoders, TextStates, extract  # noqa: E402

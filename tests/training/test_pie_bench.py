@@ -16,7 +16,7 @@ pytest.importorskip("torchmetrics")
 
 import editar_rt  # noqa: E402
 from tests.training.metric_networks import write_clip, write_dino, write_lpips_network  # noqa: E402
-from training.__main__ import cli  # noqa: E402
+from training.cli import cli  # noqa: E402
 from training.data.records import BadRecords, DataError  # noqa: E402
 from training.evaluation import pie_bench  # noqa: E402
 from training.evaluation.example import make_example  # noqa: E402

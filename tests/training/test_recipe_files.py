@@ -28,7 +28,7 @@ def combined(name: str | Path, given: dict[str, Any] | None = None) -> tuple[Any
 
 
 def write(path: Path, *lines: str) -> Path:
-    path.write_text("\n".join(("trains = 'transformer'", *lines)))
+    path.write_text("\n".join(("trains = 'transformer'", *lines)), encoding="utf-8")
     return path
 
 

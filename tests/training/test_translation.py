@@ -17,7 +17,7 @@ import editar_rt  # noqa: E402
 from editar_rt.images.canny import canny_edges  # noqa: E402
 from tests.training.data_sets import world_samples  # noqa: E402
 from tests.training.metric_networks import write_depth_estimator, write_inception, write_segmenter  # noqa: E402
-from training.__main__ import cli  # noqa: E402
+from training.cli import cli  # noqa: E402
 from training.data.folder import write_folder  # noqa: E402
 from training.data.records import DataError  # noqa: E402
 from training.data.sources import Plan, Source  # noqa: E402

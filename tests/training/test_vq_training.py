@@ -195,7 +195,7 @@ def test_what_is_no_picture_in_a_folder_is_passed_over_and_named(pictures: Path,
 def test_the_command_names_pictures_that_cannot_be_read_and_goes_on(pictures: Path, tmp_path: Path) -> None:
     from click.testing import CliRunner
 
-    from training.__main__ import cli
+    from training.cli import cli
 
     recipe = changed(SMALL, {"schedule.steps": 3, "discriminator.weight": 0.0})  # one epoch and a third
     write_toml(tmp_path / "tiny.toml", recipe, "vq")

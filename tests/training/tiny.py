@@ -121,7 +121,7 @@ def write_recipe(path: Path) -> Path:
 def write_toml(path: Path, recipe: Any, trains: str) -> Path:
     """A recipe as a file, every field by its dotted name."""
     lines = [f"{name} = {json.dumps(value)}" for name, value in flat(dataclasses.asdict(recipe)).items()]
-    path.write_text("\n".join([f'trains = "{trains}"', *lines]))
+    path.write_text("\n".join([f'trains = "{trains}"', *lines]), encoding="utf-8")
     return path
 
 

@@ -1,4 +1,4 @@
-"""The commands of `python -m training`, a module for each thing one does; `training.__main__` puts them together."""
+"""The commands of `python -m training`, a module for each thing one does; `training.cli` puts them together."""
 
 from __future__ import annotations
 

@@ -244,5 +244,5 @@ def _agree(folder: Path, settings: dict[str, Any], mixture: dict[str, Any], rank
     elif begun:
         raise DataError(f"{folder} holds shards that were not made by this command; choose another folder")
     partial = path.with_suffix(f".{rank}.partial")
-    partial.write_text(json.dumps({**settings, **mixture}, indent=1) + "\n")
+    partial.write_text(json.dumps({**settings, **mixture}, indent=1) + "\n", encoding="utf-8")
     partial.replace(path)

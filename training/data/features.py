@@ -102,7 +102,7 @@ def read_settings(folder: Path) -> dict[str, Any]:
     """
     path = folder / "preprocessor_config.json"
     try:
-        found: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {}
+        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
         size, crop = _side(found.get("size")), _side(found.get("crop_size"))
         if found.get("do_center_crop") is False:
             crop = None

@@ -165,7 +165,7 @@ def choose_split(path: Path, splits: list[str], wanted: str | None) -> str:
 
 def _saved(datasets: Any, folder: Path) -> Any:
     """A folder written by `Dataset.save_to_disk`."""
-    state = json.loads((folder / STATE_FILE).read_text())
+    state = json.loads((folder / STATE_FILE).read_text(encoding="utf-8"))
     names = [entry["filename"] for entry in (state.get("_data_files") or []) + (state.get("_indices_files") or [])]
     outside = [name for name in names if Path(name).name != name]
     if outside:

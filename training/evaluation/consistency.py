@@ -149,7 +149,7 @@ def read_palette(path: Path) -> NDArray[np.int64]:
         DataError: no such list.
     """
     try:
-        colours = np.asarray(json.loads(path.read_text()))
+        colours = np.asarray(json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError) as error:
         raise DataError(f"{path} is not JSON: {error}") from None
     if colours.ndim != 2 or colours.shape[1:] != (3,) or colours.dtype.kind != "i" or not 0 <= colours.max() <= 255:

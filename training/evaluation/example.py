@@ -58,6 +58,6 @@ def make_example(folder: Path, size: int = 64, count: int = 2) -> int:
                 "blended_word": "",
                 "mask": encode_mask((source != target).any(axis=2)),
             }
-    (partial / MAPPING_FILE).write_text(json.dumps(entries, indent=1) + "\n")
+    (partial / MAPPING_FILE).write_text(json.dumps(entries, indent=1) + "\n", encoding="utf-8")
     partial.replace(folder)
     return len(entries)

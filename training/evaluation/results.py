@@ -98,7 +98,7 @@ class ResultFolder:
 
     def record(self, key: str, values: Values) -> None:
         """Add measures of a picture."""
-        with open(self.folder / "results.jsonl", "a") as lines:
+        with open(self.folder / "results.jsonl", "a", encoding="utf-8") as lines:
             lines.write(json.dumps({"key": key, **values}) + "\n")
         self.values.setdefault(key, {}).update(values)
 
@@ -153,7 +153,7 @@ def _is_entry(entry: Any) -> bool:
 
 def _write(path: Path, text: str) -> None:
     partial = path.with_name(path.name + ".partial")
-    partial.write_text(text)
+    partial.write_text(text, encoding="utf-8")
     partial.replace(path)
 
 

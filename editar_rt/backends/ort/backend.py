@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import itertools
 from pathlib import Path
 from typing import Any
@@ -15,8 +14,11 @@ from editar_rt.backends.failures import running
 from editar_rt.backends.ort.captured_steps import ENABLE, why_not
 from editar_rt.backends.ort.cuda_provider import CudaProvider, open_session
 from editar_rt.backends.ort.decoder import OnnxRuntimeDecoder
+from editar_rt.backends.ort.library import import_onnxruntime
 from editar_rt.backends.ort.pages import drop_file_pages, trim_heap
 from editar_rt.backends.ort.prepacked import forget, prepacked
+from editar_rt.backends.ort.threads import set_threads
+from editar_rt.backends.process import Process
 from editar_rt.bundle.folder import Bundle
 from editar_rt.errors import BackendError, MissingPartError
 
@@ -24,17 +26,6 @@ from editar_rt.errors import BackendError, MissingPartError
 WEIGHT_ONLY = ("session.qdq_matmulnbits_accuracy_level", "1")
 ONCE_AN_EDIT = {names.PREFIX_GRAPH}  # parts whose weights need not stay beside a full cache
 READS_INT8 = (1, 27)  # the version from which on attention reads an int8 cache; those before fail in the first run
-
-
-def import_onnxruntime() -> Any:
-    """The onnxruntime module; it comes in two packages of which one must be chosen."""
-    try:
-        return importlib.import_module("onnxruntime")
-    except ImportError as e:
-        raise BackendError(
-            f'ONNX Runtime is not installed ({e}); run in a clone of the project: pip install ".[cpu]", or ".[gpu]" '
-            "for CUDA"
-        ) from None
 
 
 class OnnxRuntimeBackend:
@@ -82,6 +73,7 @@ class OnnxRuntimeBackend:
         """Why steps on CUDA are plain runs; None where they are captured, or no decoder is open."""
         self.graph_ids = itertools.count(1)
         self._closed = False
+        self._process = Process()
         self._sessions: dict[str, Any] = {}
         self._graphs: dict[str, Path] = {}  # that they are of
 
@@ -100,7 +92,9 @@ class OnnxRuntimeBackend:
         return machine.read_bandwidth(self._threads) if self.cuda is None else self.cuda.read_bandwidth()
 
     def session(self, part: str) -> Any:
-        """The session of a part, made when first needed."""
+        """The session of a part, made when first needed; in a forked process, made there."""
+        if self._process.is_left:
+            self._enter_fork()
         if self._closed:
             raise BackendError("the editor is closed; load the bundle again")
         if part not in self._sessions:
@@ -134,6 +128,16 @@ class OnnxRuntimeBackend:
             drop_file_pages(self._graphs[part])  # opening reads more than running
             trim_heap()
         return self._sessions[part]
+
+    def _enter_fork(self) -> None:
+        """Leave what the parent opened to the parent: its threads have stayed there.
+
+        Raises:
+            BackendError: the device is a GPU, which a fork cannot use.
+        """
+        if self.cuda is not None:
+            self._process.check("the GPU", "start workers with multiprocessing's spawn, or load the bundle in each")
+        self._sessions, self._process = {}, Process()
 
     def _check_version(self) -> None:
         version: str = self.ort.__version__
@@ -172,8 +176,7 @@ class OnnxRuntimeBackend:
         options.add_session_config_entry(*WEIGHT_ONLY)
         if not self.prepack:
             options.add_session_config_entry("session.disable_prepacking", "1")
-        if self._threads:
-            options.intra_op_num_threads = self._threads
+        set_threads(options, self.ort.__version__, self._threads)
         try:
             return open_session(self.ort, str(path), options, None if self.device == "cpu" else cuda or {})
         except BackendError:

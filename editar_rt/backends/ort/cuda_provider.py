@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from editar_rt.backends.engines.cuda import Device, find_runtime
+from editar_rt.backends.ort.library import keep_through_forks
 from editar_rt.bundle.folder import Bundle
 from editar_rt.errors import BackendError
 
@@ -42,7 +43,7 @@ def open_session(ort: Any, graph: str | bytes, options: Any, cuda: dict[str, str
     """
     providers: list[Any] = [CPU] if cuda is None else [(CUDA, OPTIONS | cuda), CPU]
     # Without the last, a provider that fails, at opening or in a run, is left out and the rest is tried again.
-    session = ort.InferenceSession(graph, options, providers=providers, enable_fallback=0)
+    session = keep_through_forks(ort.InferenceSession(graph, options, providers=providers, enable_fallback=0))
     if cuda is not None and CUDA not in session.get_providers():
         raise BackendError(
             f"ONNX Runtime {ort.__version__} left {CUDA} out: the driver, the GPU or a library of CUDA or cuDNN is "

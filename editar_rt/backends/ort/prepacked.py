@@ -33,13 +33,16 @@ log = logging.getLogger("editar_rt")
 
 
 def cache_folder() -> Path | None:
-    """Where graphs are kept; None where that was refused."""
+    """Where graphs are kept; None where that was refused, or there is no home to keep them in."""
     named = os.environ.get(VARIABLE, "")
     if named == OFF:
         return None
-    if named:
-        return Path(named)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "editar_rt"
+    try:
+        if named:
+            return Path(named).absolute()
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "editar_rt"
+    except (RuntimeError, OSError):  # a user whom the system does not know; a current folder that is gone
+        return None
 
 
 def prepacked(bundle: Bundle, part: str, ort: Any, open_session: Callable[[Path, Any], Any]) -> Path | None:

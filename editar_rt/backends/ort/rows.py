@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from editar_rt.backends.ort.pages import mappings
+from editar_rt.backends.process import Process
 from editar_rt.errors import BackendError
 from editar_rt.machine import peak_resident_bytes
 
@@ -67,6 +68,7 @@ class RowBuffers:
     """
 
     def __init__(self, count: int, rows: int, heads: int, positions: int, width: int, dtype: DTypeLike) -> None:
+        self._process = Process()  # a fork has the same memory, not a copy
         self.buffers = [RowBuffer(rows, heads, positions, width, dtype) for _ in range(count)]
         self._position = self.buffers[0].position_bytes if count else 1
         self._root = list(range(rows))  # the row that each one's first pages belong to
@@ -85,7 +87,12 @@ class RowBuffers:
             buffer.array[target, :, done:stop] = buffer.array[source, :, done:stop]
 
     def prepare_write(self, row: int, position: int) -> None:
-        """Make sure that writing a row from `position` on changes no other row."""
+        """Make sure that writing a row from `position` on changes no other row.
+
+        Raises:
+            BackendError: this is a fork of the process whose memory it is.
+        """
+        self._process.check("this picture", "open it again in the new one, with editor.session(...)")
         if position >= self._frozen[row]:
             return
         for other, root in enumerate(self._root):
