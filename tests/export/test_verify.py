@@ -37,7 +37,7 @@ def test_the_runtime_of_a_device_is_compared_too(golden_gpt_bundle_delta: Path, 
     sources = Sources(transformer=tiny_sources.transformer)
     report = verify(golden_gpt_bundle_delta, sources, steps=16, device="emulated")
     assert report.holds and [g.first_difference for g in report.generated] == [None, None]
-    assert report.backend.endswith("in TensorRT's place")
+    assert report.backend.endswith("emulating TensorRT")
     through = [c for c in report.parts if c.output.startswith("text_prefix")]
     assert len(through) == 2 and all(c.relative_error < 2e-5 for c in through)  # ONNX Runtime, and the backend
 

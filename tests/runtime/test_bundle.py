@@ -57,7 +57,7 @@ def test_a_missing_file_is_named(bundle: Path) -> None:
 def test_a_truncated_file_is_named(bundle: Path) -> None:
     path = bundle / "vq_decoder.onnx"
     path.write_bytes(path.read_bytes()[:-10])
-    with pytest.raises(BundleError, match=r"vq_decoder\.onnx has \d+ bytes where the manifest says \d+"):
+    with pytest.raises(BundleError, match=r"vq_decoder\.onnx has \d+ bytes, but the manifest says \d+"):
         Bundle.open(bundle)
 
 

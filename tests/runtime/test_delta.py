@@ -158,14 +158,14 @@ def test_the_stand_in_for_device_memory_refuses_what_lies_outside() -> None:
     memory = NumpyMemory()
     block, other = memory.allocate(1024), memory.allocate(1024)
     assert block % 256 == other % 256 == 0
-    with pytest.raises(BackendError, match="outside of what was allocated"):
+    with pytest.raises(BackendError, match="not inside an allocated block"):
         memory.copy_2d(block, 512, other, 256, 256, 3)
-    with pytest.raises(BackendError, match="outside of what was allocated"):
+    with pytest.raises(BackendError, match="not inside an allocated block"):
         memory.zero(block, 1025)
     with pytest.raises(BackendError, match="do not fit a pitch"):
         memory.copy_2d(block, 100, other, 256, 128, 2)
     memory.free(block)
-    with pytest.raises(BackendError, match="outside of what was allocated"):
+    with pytest.raises(BackendError, match="not inside an allocated block"):
         memory.zero(block, 1)
 
 
@@ -188,7 +188,7 @@ def test_devices_and_spellings_that_do_not_fit(golden_gpt_bundle: Path, golden_g
             editar_rt.load(golden_gpt_bundle, device=device)
     with pytest.raises(BackendError, match="which runs on tensorrt or cpu, not on cuda"):
         editar_rt.load(golden_gpt_bundle_delta, device="cuda")
-    assert "in TensorRT's place" in editar_rt.load(golden_gpt_bundle_delta, device="cpu").backend.name
+    assert "emulating TensorRT" in editar_rt.load(golden_gpt_bundle_delta, device="cpu").backend.name
 
 
 def test_a_part_that_is_missing_is_said(backend: DeltaBackend) -> None:

@@ -235,7 +235,7 @@ def test_logits_that_are_asked_for_are_the_hosts(editor: Editor) -> None:
 
 def test_logits_that_were_written_over_are_not_given(editor: Editor) -> None:
     kept: list[Step] = list(steps(editor, Sampling(greedy=True)))
-    with pytest.raises(ValueError, match="ask for them before the next step"):
+    with pytest.raises(ValueError, match="read them before the next step"):
         _ = kept[3].logits
     assert kept[0].logits is not None  # of the prefill, on the host
 

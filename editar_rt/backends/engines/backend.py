@@ -1,6 +1,6 @@
 """Runs bundles of the spelling delta through engines of fixed shapes. `decoder` steps the decoder's.
 
-The device is behind `device`'s interfaces: TensorRT on a GPU, or its emulation.
+The device, TensorRT on a GPU or its emulation, implements the interfaces in `device`.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class DeltaBackend:
     def __init__(self, bundle: Bundle, engines: Engines, plan: Plan) -> None:
         self.bundle, self.engines, self.plan = bundle, engines, plan
         self.uncaptured: str | None = None
-        """Why steps are queued piece by piece; None where they are recorded, or none has run."""
+        """Why steps are not recorded; None if they are, or if none has run yet."""
         self._programs: dict[Shape, Program] = {}
         self._closed = False
 
@@ -45,19 +45,19 @@ class DeltaBackend:
         return self.engines.read_bandwidth()
 
     def part(self, name: str) -> Part:
-        """What the manifest says of a part.
+        """The manifest's description of a part.
 
         Raises:
-            MissingPartError: the bundle lacks it.
+            MissingPartError: the bundle lacks the part.
         """
         parts = self.bundle.manifest.parts
         if name not in parts:
             held = ", ".join(parts) or "nothing"
-            raise MissingPartError(f"the bundle {self.bundle.folder} has no part {name}; it holds {held}")
+            raise MissingPartError(f"the bundle {self.bundle.folder} has no part {name}; its parts are {held}")
         return parts[name]
 
     def program(self, shape: Shape) -> Program:
-        """An engine with its buffers, made when first needed."""
+        """An engine with its buffers, created on first use."""
         if self._closed:
             raise BackendError("the editor is closed; load the bundle again")
         self.part(shape.part)
@@ -69,10 +69,10 @@ class DeltaBackend:
         return self._programs[shape]
 
     def sample(self, logits: NDArray[np.float32], inputs: SamplerInputs) -> NDArray[np.int32]:
-        """The sampler alone, on logits [R, V] as of a step of R rows; R must be the rows of an engine.
+        """Run only the sampler, on logits [R, V] of a step; there must be an engine of R rows.
 
         Returns:
-            tokens [R], negative where the host must draw.
+            tokens [R], negative where the host must sample.
 
         Raises:
             MissingPartError: the bundle has no sampler.
@@ -92,7 +92,7 @@ class DeltaBackend:
         program = self.program(Shape(part))
         rows = len(next(iter(inputs.values())))
         described = self.part(part).outputs
-        found = {
+        results = {
             tensor.name: np.empty(fixed(tensor.shape, {names.ROWS_DIM: rows}), tensor.dtype) for tensor in described
         }
         for row in range(rows):
@@ -102,9 +102,9 @@ class DeltaBackend:
             program.engine.enqueue()
             program.download()
             program.memory.synchronize()
-            for name, values in found.items():
-                values[min(row, len(values) - 1)] = program.outputs[name][0]  # some are the same for all rows
-        return found
+            for name, values in results.items():
+                values[min(row, len(values) - 1)] = program.outputs[name][0]  # some outputs are the same for all rows
+        return results
 
     def make_decoder(self, rows: int, capacity: int) -> EngineDecoder:
         return EngineDecoder(self, rows, capacity)
