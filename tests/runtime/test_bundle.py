@@ -100,7 +100,7 @@ def test_links_that_leave_the_bundle_are_refused(bundle: Path, tmp_path: Path) -
 
 def test_a_part_without_a_hash_is_refused(bundle: Path) -> None:
     rewrite(bundle, lambda m: m["files"].pop("decoder.onnx"))
-    with pytest.raises(BundleError, match="lists no size and hash"):
+    with pytest.raises(BundleError, match="has no size and hash"):
         Bundle.open(bundle)
 
 

@@ -142,7 +142,7 @@ def test_a_full_cache_is_said(backend: DeltaBackend) -> None:
         backend.make_decoder(1, 153)
     cache = FilledRows(backend, 1, 152)
     cache.lengths[:] = 150
-    with pytest.raises(OptionError, match="room for 152 positions, and 153 would be filled"):
+    with pytest.raises(OptionError, match="room for 152 positions, but 153 are needed"):
         cache.forward(np.ones((1, 3), np.int32))
 
 

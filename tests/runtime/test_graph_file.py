@@ -155,7 +155,7 @@ def test_weights_that_no_manifest_lists_are_refused(tmp_path: Path) -> None:
     bundle.mkdir()
     (bundle / crafted.DATA).write_bytes(crafted.WEIGHTS.tobytes())
     crafted.write_bundle(bundle, plain(crafted.DATA), lambda m: crafted.without(m, crafted.DATA))
-    with pytest.raises(BundleError, match=r"'vq_decoder\.onnx\.data', for which bundle\.json lists no size and hash"):
+    with pytest.raises(BundleError, match=r"'vq_decoder\.onnx\.data', for which bundle\.json has no size and hash"):
         opened(bundle)
 
 
