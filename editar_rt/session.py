@@ -223,6 +223,10 @@ class Session:
             self._kept = edit.finish()
             return self._kept.results
 
+    def run(self, request: Request, n: int = 1) -> list[Result]:
+        """A whole request, whose own image is not looked at; n variants of it. Errors as `edit`."""
+        return self._run(request, n, None)
+
     def _encode(self, prompt: str) -> NDArray[np.float32]:
         if self._text is None or self._text[0] != prompt:
             self._text = prompt, self.model.encode_prompts([prompt])

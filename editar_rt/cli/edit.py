@@ -28,8 +28,6 @@ from editar_rt.cli.jobs import (
 from editar_rt.cli.options import (
     bundle_argument,
     bundle_files,
-    check_sampling,
-    chosen_sampling,
     device_options,
     json_option,
     numbers,
@@ -43,12 +41,12 @@ from editar_rt.cli.streams import STREAM, Given, picture_digest, read_given
 from editar_rt.errors import OptionError, TextStatesError
 from editar_rt.files import check_outputs, is_file, is_folder
 from editar_rt.generation.decoding import Progress
-from editar_rt.images.fit import FITS, Fit, fit_square
+from editar_rt.images.fit import FITS, fit_square
 from editar_rt.images.folders import list_pictures
 from editar_rt.images.writing import save_picture
 from editar_rt.observe.preview import check_animation, half_blocks
 from editar_rt.observe.trace import check_name
-from editar_rt.request import Preview
+from editar_rt.request import Preview, Request
 from editar_rt.text.prompts import build_prompt
 
 MAX_INSTRUCTIONS_BYTES = 1 << 20
@@ -56,7 +54,7 @@ FILE = click.Path(path_type=Path)
 
 
 def editing_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """The options that only `editar edit` takes."""
+    """The options of `editar edit` only. Those named like fields of `Request` are passed to the request by name."""
     options = (
         click.option(
             "--then",
@@ -84,7 +82,13 @@ def editing_options(command: Callable[..., Any]) -> Callable[..., Any]:
             show_default=True,
             help="Also sample the tokens within this distance of the mask.",
         ),
-        click.option("--no-composite", is_flag=True, help="Do not restore the pixels of IMAGE outside the mask."),
+        click.option(
+            "--no-composite",
+            "composite",
+            flag_value=False,
+            default=True,
+            help="Do not restore the pixels of IMAGE outside the mask.",
+        ),
         click.option(
             "--fit",
             type=click.Choice(FITS),
@@ -148,19 +152,13 @@ def edit(
     image: Path,
     instruction: str | None,
     output: Path,
-    task: str,
     then: tuple[str, ...],
     instructions: Path | None,
     mask: Path | None,
     box: tuple[int, int, int, int] | None,
     outpaint: tuple[int, int, int, int] | None,
-    mask_margin: int,
-    no_composite: bool,
-    fit: Fit,
-    restore: bool,
     count: int | None,
     preview: str | None,
-    preview_share: float,
     animate: Path | None,
     trace: Path | None,
     force: bool,
@@ -182,23 +180,10 @@ def edit(
     IMAGE may be a folder; then OUT is a folder too. Results that the same command already made from the same pictures
     are kept.
     """
-    check_sampling(options)
     words = _instructions(instruction, instructions, then)
     many = image != STREAM and is_folder(image)
-    job = Job(
-        task,
-        words,
-        mask if mask is not None else box,
-        outpaint,
-        mask_margin,
-        not no_composite,
-        count,
-        preview_share,
-        quality,
-        not no_metadata,
-        fit,
-        restore,
-    )
+    where = mask if mask is not None else box
+    job = Job(Request(**options), words, where, outpaint, count, quality, not no_metadata)
     job.check(output, many)
     if sum(given is not None for given in (mask, box, outpaint)) > 1:
         raise OptionError("give one of --mask, --box and --outpaint")
@@ -212,7 +197,7 @@ def edit(
     if text_states is not None and is_file(text_states) and len(words) > 1:
         raise OptionError(f"{text_states} contains the states of one instruction; give a bundle for several")
     opened = Bundle.open(bundle)
-    job.sampling = chosen_sampling(opened.default_sampling, options)
+    job.sampling = job.request.sampling_over(opened.default_sampling)
     inputs = [mask, instructions, text_states, *bundle_files(opened)]
     if text_states is not None:
         job.text_states_from = _states_identity(text_states)
@@ -343,7 +328,7 @@ def _states_of(job: Job, source: Path | None, device: str, threads: int | None) 
         job.text_states = [None] * len(job.instructions)
     elif is_folder(source):
         encoder = editar_rt.load(source, device, threads)
-        job.text_states = [encoder.encode_text([words], job.task) for words in job.instructions]
+        job.text_states = [encoder.encode_text([words], job.request.task) for words in job.instructions]
     else:
         job.text_states = [load_states(source)]
 

@@ -19,13 +19,13 @@ from editar_rt.errors import EditarError, OptionError, PictureError
 from editar_rt.files import check_outputs, is_folder
 from editar_rt.generation.decoding import Progress
 from editar_rt.generation.sampling import Sampling
-from editar_rt.images.fit import Fit, Placement
+from editar_rt.images.fit import Placement
 from editar_rt.images.folders import Listing, picture_endings
 from editar_rt.images.masks import Box, Mask, feather, outpainted, read_mask
 from editar_rt.images.writing import check_picture_name, read_parameters, save_picture
 from editar_rt.observe.preview import save_animation
 from editar_rt.observe.sheets import Cell, contact_sheet
-from editar_rt.request import Options, Preview, Request, variant_seeds
+from editar_rt.request import Preview, Request, variant_seeds
 from editar_rt.results import Result
 from editar_rt.text.states import TextStates
 
@@ -37,25 +37,20 @@ PASSING = {"backend", "version", "mask"}
 class Job:
     """The work to do on every picture."""
 
-    task: str
+    request: Request
+    """The options of every edit; picture, instruction, mask, text states and observers come with each."""
     instructions: list[str]  # in turn, each on the last result
-    mask: Path | Box | None
-    outpaint: tuple[int, int, int, int] | None
-    mask_margin: int
-    composite: bool
-    count: int | None  # variants
-    preview_share: float
-    quality: int | None
-    metadata: bool
-    fit: Fit = "crop"
-    restore: bool = False  # paste results back into their picture, at its size
-    sampling: Sampling = field(default_factory=Sampling)
+    mask: Path | Box | None = None
+    outpaint: tuple[int, int, int, int] | None = None
+    count: int | None = None  # variants
+    quality: int | None = None
+    metadata: bool = True
+    sampling: Sampling = field(default_factory=Sampling)  # the request's over the bundle's defaults
     text_states: list[NDArray[np.float32] | TextStates | None] = field(default_factory=list)  # of the instructions
     text_states_from: str | None = None  # hash of the file, or of the bundle, that they come from
 
     def check(self, output: Path, many: bool) -> None:
         """Reject bad values before a bundle is opened."""
-        Request(mask_margin=self.mask_margin, preview_share=self.preview_share)
         variant_seeds(0, 1 if self.count is None else self.count)
         if self.count is not None and len(self.instructions) > 1:
             raise OptionError("-n makes variants of one instruction; choose one of them, then run --then on it")
@@ -94,18 +89,19 @@ class Job:
         elif self.mask is not None:
             found["mask_from"] = f"box {','.join(map(str, self.mask))}"
         if "mask_from" in found:
-            found |= {"mask_margin": self.mask_margin, "composite": self.composite}
+            found |= {"mask_margin": self.request.mask_margin, "composite": self.request.composite}
         optional: dict[str, Any] = {
             "variants": self.count,
             "text_states": self.text_states_from,
             "quality": self.quality,
         }
-        optional |= {"fit": self.fit if self.fit != "crop" else None, "restore": self.restore or None}
+        fit = self.request.fit if self.request.fit != "crop" else None
+        optional |= {"fit": fit, "restore": self.request.restore or None}
         return found | {name: value for name, value in optional.items() if value is not None}
 
     def expected(self, editor: Editor, digest: str) -> dict[str, str]:
         """The metadata that a result of this job would have, except `PASSING`."""
-        own = editor.parameters(self.instructions[-1], self.task, self.sampling)
+        own = editor.parameters(self.instructions[-1], self.request.task, self.sampling)
         whole = own | _texts(self.settings(digest, len(self.instructions) - 1))
         return {name: value for name, value in whole.items() if name not in PASSING}
 
@@ -129,18 +125,18 @@ def edit_picture(
     Returns:
         the `output`, `timings` and `parameters` of every picture except the contact sheet.
     """
-    side, picture, mask = editor.image_size, given.image, None
+    side, picture, mask, fit = editor.image_size, given.image, None, job.request.fit or "crop"
     where: Mask | None = job.mask
     if job.outpaint is not None:
         picture, where = outpainted(picture, job.outpaint)
     if where is not None:
-        mask = read_mask(where, picture.size, side, job.fit)
-    placement = Placement(picture.size, side, job.fit)
+        mask = read_mask(where, picture.size, side, fit)
+    placement = Placement(picture.size, side, fit)
     whole, picture = picture, placement.fit(picture)  # later turns start from the square
-    share = feather(mask, editor.grid) if mask is not None and job.composite else None
+    share = feather(mask, editor.grid) if mask is not None and job.request.composite else None
 
     def save(result: Result, settings: dict[str, Any], path: Path) -> dict[str, Any]:
-        if job.restore:
+        if job.request.restore:
             result = replace(result, image=placement.restore(result.image, whole, share=share))
         return _saved(job, result, settings, path)
 
@@ -151,22 +147,18 @@ def edit_picture(
             on_progress(turn * total + done, turns * total)
 
         session = editor.session(picture)
-        options: Options = {
-            "task": job.task,
-            "sampling": job.sampling,
-            "text_states": states,
-            "mask": mask,
-            "mask_margin": job.mask_margin,
-            "composite": job.composite,
-            "on_progress": update,
-            "on_preview": on_preview,
-            "preview_share": job.preview_share,
-            "trace": trace,
-        }
-        if job.count is None:
-            results = [session.edit(words, **options)]
-        else:
-            results = session.variants(words, job.count, **options)
+        request = replace(
+            job.request,
+            instruction=words,
+            text_states=states,
+            mask=mask,
+            on_progress=update,
+            on_preview=on_preview,
+            trace=trace,
+            fit=None,  # the session's picture is the square already, and the result is put back here
+            restore=False,
+        )
+        results = session.run(request, job.count or 1)
         settings = job.settings(given.digest, turn)
         if job.count is None:
             path = output if turn == turns - 1 else beside[turn]
