@@ -170,8 +170,8 @@ def _identity(path: Path) -> object:
     """Equal for names of the same file; None if it is not a file or cannot be examined."""
     try:
         if path.exists():
-            found = path.stat()
-            return (found.st_dev, found.st_ino) if path.is_file() else None
+            status = path.stat()
+            return (status.st_dev, status.st_ino) if path.is_file() else None
         return os.path.realpath(path)
     except (OSError, ValueError):
         return None

@@ -108,8 +108,8 @@ class Model:
         """Pixels float32 [B, 3, H, W] in [-1, 1] → tokens int32 [B, N]."""
         side, pixels = self.image_size, np.asarray(pixels)
         if pixels.ndim != 4 or pixels.shape[1:] != (3, side, side) or not np.issubdtype(pixels.dtype, np.floating):
-            found = f"{pixels.dtype} {list(pixels.shape)}"
-            raise OptionError(f"pixels must be floats of -1 to 1, [B, 3, {side}, {side}], got {found}")
+            given = f"{pixels.dtype} {list(pixels.shape)}"
+            raise OptionError(f"pixels must be floats of -1 to 1, [B, 3, {side}, {side}], got {given}")
         if not len(pixels):
             raise OptionError("pixels must contain at least one picture, got none")
         return self.backend.run(names.VQ_ENCODER, {names.PIXELS: np.asarray(pixels, np.float32)})[names.TOKENS]

@@ -54,8 +54,8 @@ class Identity(NamedTuple):
         Raises:
             OSError: the file cannot be examined.
         """
-        found = path.stat()
-        return cls(found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns)
+        status = path.stat()
+        return cls(status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
 
 
 @dataclass(frozen=True)
@@ -78,8 +78,8 @@ class Bundle:
             OptionError: `path` is not a path.
         """
         folder = as_path("a bundle", path)
-        with contextlib.suppress(OSError):  # the current folder is gone, and a path that begins there leads nowhere
-            folder = folder.absolute()  # it is read later too, wherever the process has gone
+        with contextlib.suppress(OSError):  # if the current folder was removed, a relative path cannot be resolved
+            folder = folder.absolute()  # files are also opened later, after a chdir
         try:
             raw = _read_manifest(folder)
         except OSError as e:

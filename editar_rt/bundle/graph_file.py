@@ -98,7 +98,7 @@ def check_graph(path: Path, part: Part, files: Mapping[str, FileInfo]) -> list[s
             inputs or outputs differ from the manifest.
         OSError: the file cannot be read.
     """
-    graph, found = read_graph(path), {part.file: None}
+    graph, part_files = read_graph(path), {part.file: None}
     if graph.rearranged:
         raise BundleError(f"{path} contains weights prepacked for one machine; export the bundle again")
     for each in graph.external:
@@ -108,10 +108,10 @@ def check_graph(path: Path, part: Part, files: Mapping[str, FileInfo]) -> list[s
                 f"{path} takes weights from {name} up to byte {each.stop}, but it has {files[name].bytes} bytes; "
                 "export the bundle again"
             )
-        found[name] = None
+        part_files[name] = None
     for kind, said, given in (("input", part.inputs, graph.inputs), ("output", part.outputs, graph.outputs)):
         _check_tensors(path, kind, said, given)
-    return list(found)
+    return list(part_files)
 
 
 def _listed(path: Path, graph: str, location: str, files: Mapping[str, FileInfo]) -> str:
@@ -135,12 +135,12 @@ def _listed(path: Path, graph: str, location: str, files: Mapping[str, FileInfo]
 
 def _check_tensors(path: Path, kind: str, said: list[TensorInfo], given: list[TensorInfo]) -> None:
     """Compare names, types, ranks and the sizes that are fixed in both."""
-    expected, found = ({tensor.name: tensor for tensor in tensors} for tensors in (said, given))
-    for name in sorted(expected.keys() ^ found.keys()):
+    expected, actual = ({tensor.name: tensor for tensor in tensors} for tensors in (said, given))
+    for name in sorted(expected.keys() ^ actual.keys()):
         has, lacks = ("the manifest", "the graph") if name in expected else ("the graph", "the manifest")
         raise BundleError(f"{path}: {has} has the {kind} {name!a:.80}, which {lacks} lacks; export the bundle again")
     for name, tensor in expected.items():
-        other = found[name]
+        other = actual[name]
         fits = tensor.dtype == other.dtype and len(tensor.shape) == len(other.shape)
         for one, two in zip(tensor.shape, other.shape, strict=False):
             fits = fits and (isinstance(one, str) or isinstance(two, str) or one == two)
@@ -244,13 +244,13 @@ class _Walk:
         return dtype, shape
 
     def _dimension(self, dim: Span) -> int | str:
-        found: int | str = ""
+        size: int | str = ""
         for number, value in self._reader.fields(dim):
             if number == 1 and isinstance(value, int):
-                found = signed(value)
+                size = signed(value)
             elif number == 2 and isinstance(value, Span):
-                found = self._reader.text(value, MAX_NAME)
-        return found
+                size = self._reader.text(value, MAX_NAME)
+        return size
 
     def _messages(self, value: int | Span) -> list[tuple[int, Span]]:
         """The fields of a message that are messages or strings themselves."""

@@ -129,7 +129,7 @@ class Manifest:
     files: dict[str, FileInfo]  # by path inside the bundle, every file except the manifest
     precision: str = "fp32"
     spelling: str = "ort"
-    kv_cache: str = "same"  # as the precision's products, or int8
+    kv_cache: str = "same"  # the type of the precision's matmuls, or int8
     sampler_top_k: int | None = None  # the largest top_k that the part sampler draws with; None without one
     providers: list[str] = field(default_factory=lambda: ["cpu", "cuda"])  # of ONNX Runtime, that run the decoder
     tokenizer: str | None = None

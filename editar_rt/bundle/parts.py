@@ -118,8 +118,8 @@ def _check_tensor(
             _refuse(f"{where} needs the size {dimension}, which model lacks")
         wanted.append(size)
     fits = len(tensor.shape) == len(wanted) and all(
-        found == size if size is not None else isinstance(found, str) or (fixed_too and found > 0)
-        for found, size in zip(tensor.shape, wanted, strict=True)
+        actual == size if size is not None else isinstance(actual, str) or (fixed_too and actual > 0)
+        for actual, size in zip(tensor.shape, wanted, strict=True)
     )
     if not fits:
         shown = ", ".join("any" if size is None else str(size) for size in wanted)

@@ -79,17 +79,17 @@ class Job:
             digest: of the picture's file.
             turn: index of the instruction.
         """
-        found: dict[str, Any] = {"picture": digest}
+        settings: dict[str, Any] = {"picture": digest}
         if turn:
-            found["turns"] = self.instructions[:turn]
+            settings["turns"] = self.instructions[:turn]
         if self.outpaint is not None:
-            found["mask_from"] = f"outpaint {','.join(map(str, self.outpaint))}"
+            settings["mask_from"] = f"outpaint {','.join(map(str, self.outpaint))}"
         elif isinstance(self.mask, Path):
-            found["mask_from"] = picture_digest(self.mask)
+            settings["mask_from"] = picture_digest(self.mask)
         elif self.mask is not None:
-            found["mask_from"] = f"box {','.join(map(str, self.mask))}"
-        if "mask_from" in found:
-            found |= {"mask_margin": self.request.mask_margin, "composite": self.request.composite}
+            settings["mask_from"] = f"box {','.join(map(str, self.mask))}"
+        if "mask_from" in settings:
+            settings |= {"mask_margin": self.request.mask_margin, "composite": self.request.composite}
         optional: dict[str, Any] = {
             "variants": self.count,
             "text_states": self.text_states_from,
@@ -97,7 +97,7 @@ class Job:
         }
         fit = self.request.fit if self.request.fit != "crop" else None
         optional |= {"fit": fit, "restore": self.request.restore or None}
-        return found | {name: value for name, value in optional.items() if value is not None}
+        return settings | {name: value for name, value in optional.items() if value is not None}
 
     def expected(self, editor: Editor, digest: str) -> dict[str, str]:
         """The metadata that a result of this job would have, except `PASSING`."""
@@ -254,14 +254,14 @@ def _why_again(editor: Editor, job: Job, image: Path, target: Path) -> str | Non
     """The reason to make an existing result again; None if this job made it from this picture."""
     if lost := [path.name for path in job.beside(target) if not path.exists()]:
         return f"{', '.join(lost)} next to it is missing"
-    found = read_parameters(target)
-    if found is None:
+    metadata = read_parameters(target)
+    if metadata is None:
         return "it has no record of how it was made"
     try:
         expected = job.expected(editor, picture_digest(image))
     except PictureError:
         return "its input cannot be read"
-    known = {name: value for name, value in found.items() if name not in PASSING}
+    known = {name: value for name, value in metadata.items() if name not in PASSING}
     names = sorted(name for name in known.keys() | expected.keys() if known.get(name) != expected.get(name))
     return f"it was made with a different {', '.join(names)}" if names else None
 

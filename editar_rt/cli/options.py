@@ -34,12 +34,12 @@ def numbers(count: int) -> Callable[[Any, click.Parameter, str | None], tuple[in
         if value is None:
             return None
         try:
-            found = tuple(int(part) for part in value.split(","))
+            parsed = tuple(int(part) for part in value.split(","))
         except ValueError:
-            found = ()
-        if len(found) != count:
+            parsed = ()
+        if len(parsed) != count:
             raise click.BadParameter(f"must be {count} integers separated by commas, got {value!r:.60}")
-        return found
+        return parsed
 
     return read
 

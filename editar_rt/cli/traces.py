@@ -37,18 +37,18 @@ def replay(
     states = None if text_states is None else load_states(text_states).states
     editor = editar_rt.load(bundle, device, threads)
     with progress("replaying", "tokens") as update:
-        found = run_again(editor, loaded, states, update)
+        replayed = run_again(editor, loaded, states, update)
     if as_json:
-        click.echo(json.dumps(dataclasses.asdict(found) | {"identical": found.difference is None}))
+        click.echo(json.dumps(dataclasses.asdict(replayed) | {"identical": replayed.difference is None}))
         return
-    where = "" if loaded.header.backend == found.backend else f" (traced on {loaded.header.backend})"
-    click.echo(f"{found.backend}{where}, {found.seconds:.2f} s")
-    error = f"log-probabilities differ by at most {found.largest_error:.1e}"
-    if (first := found.difference) is None:
-        click.echo(f"all {found.compared} sampled tokens are equal; {error}")
+    where = "" if loaded.header.backend == replayed.backend else f" (traced on {loaded.header.backend})"
+    click.echo(f"{replayed.backend}{where}, {replayed.seconds:.2f} s")
+    error = f"log-probabilities differ by at most {replayed.largest_error:.1e}"
+    if (first := replayed.difference) is None:
+        click.echo(f"all {replayed.compared} sampled tokens are equal; {error}")
     else:
         click.echo(
-            f"{found.compared} sampled positions are equal, then variant {first.variant} has token {first.found} "
+            f"{replayed.compared} sampled positions are equal, then variant {first.variant} has token {first.found} "
             f"instead of {first.traced} at position {first.position}, by a logit margin of {first.margin:.2e}; {error}"
         )
 

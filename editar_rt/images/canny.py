@@ -50,14 +50,14 @@ def _blurred(grey: Array) -> Array:
 def _gradients(grey: Array) -> tuple[Array, Array]:
     """Sobel gradients, downwards and to the right."""
     padded, (height, width) = np.pad(grey, 1, mode="edge"), grey.shape
-    found = []
+    gradients = []
     for kernel in (SOBEL.T, SOBEL):
         # Add the products in a fixed order: if neighbours are equal, the last bit of the sum decides.
         total = np.zeros_like(grey)
         for row, column in zip(*kernel.nonzero()):
             total += kernel[row, column] * padded[row : row + height, column : column + width]
-        found.append(total)
-    return found[0], found[1]
+        gradients.append(total)
+    return gradients[0], gradients[1]
 
 
 def _is_ridge(length: Array, angle: Array) -> Mask:
@@ -75,12 +75,12 @@ def _is_ridge(length: Array, angle: Array) -> Mask:
 def _reached(strong: Mask, weak: Mask) -> Mask:
     """Hysteresis: the strong pixels, and the weak ones that a chain of weak neighbours connects to them."""
     waiting = np.pad(weak & ~strong, 1).ravel()
-    found = np.pad(strong, 1).ravel()
+    edges = np.pad(strong, 1).ravel()
     stride = strong.shape[1] + 2
     steps = np.asarray([row * stride + column for row, column in NEIGHBOURS])
-    front: NDArray[Any] = np.flatnonzero(found)
+    front: NDArray[Any] = np.flatnonzero(edges)
     while len(front):
         around = (front[:, None] + steps).ravel()
         front = np.unique(around[waiting[around]])
-        found[front], waiting[front] = True, False
-    return found.reshape(-1, stride)[1:-1, 1:-1]
+        edges[front], waiting[front] = True, False
+    return edges.reshape(-1, stride)[1:-1, 1:-1]

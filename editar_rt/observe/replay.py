@@ -81,13 +81,13 @@ def replay(
             on_progress(step.stop, count)
         if step.logits is None:
             continue
-        traced, found = trace.tokens[:, step.position], step.tokens[:, 0]
-        for row in np.flatnonzero(traced != found).tolist():
-            margin = float(step.logits[row, found[row]] - step.logits[row, traced[row]])
-            difference = Difference(row, step.position, int(traced[row]), int(found[row]), margin)
+        traced, sampled = trace.tokens[:, step.position], step.tokens[:, 0]
+        for row in np.flatnonzero(traced != sampled).tolist():
+            margin = float(step.logits[row, sampled[row]] - step.logits[row, traced[row]])
+            difference = Difference(row, step.position, int(traced[row]), int(sampled[row]), margin)
             return Replay(model.backend.name, compared, difference, error, time.perf_counter() - begun)
         compared += 1
-        for row, token in enumerate(found.tolist()):
+        for row, token in enumerate(sampled.tolist()):
             here, _ = uncertainty(step.logits[row], token, sampling)
             error = max(error, abs(here - float(trace.log_probabilities[row, step.position])))
     return Replay(model.backend.name, compared, None, error, time.perf_counter() - begun)

@@ -93,7 +93,7 @@ class EngineDecoder:
 
     def _step(self, batch: Batch) -> Floats:
         """Run one position of every row → logits [R, 1, V]."""
-        found = []
+        parts = []
         done, rows = 0, len(batch.rows)
         while done < rows:
             start, size, taken = self._engine_for(batch.rows[done:])
@@ -111,8 +111,8 @@ class EngineDecoder:
             self._memory.synchronize()
             done += count
             logits = program.outputs[names.LOGITS][taken]
-            found.append(logits if count == rows else logits.copy())
-        return found[0] if len(found) == 1 else np.concatenate(found)
+            parts.append(logits if count == rows else logits.copy())
+        return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
     def _engine_for(self, rows: Ints) -> tuple[int, int, slice]:
         """The engine for the first of `rows`: its first row in the cache, its number of rows, and the rows used.
@@ -169,7 +169,7 @@ class EngineDecoder:
 
     def _chunk(self, batch: Batch, place: int) -> Floats:
         """Run several positions of one row → logits [K, V]."""
-        found = np.empty((batch.outputs, self._vocab), np.float32)
+        logits_of_chunk = np.empty((batch.outputs, self._vocab), np.float32)
         row, count = int(batch.rows[place]), int(batch.counts[place])
         tokens, first_output = batch.tokens[place, :count], count - batch.outputs
         states = None
@@ -196,9 +196,9 @@ class EngineDecoder:
             self._memory.synchronize()
             if begin < piece.stop:
                 logits = program.outputs[names.LOGITS][0, begin - done : taken]
-                found[begin - first_output : piece.stop - first_output] = logits
+                logits_of_chunk[begin - first_output : piece.stop - first_output] = logits
             done += taken
-        return found
+        return logits_of_chunk
 
     def _pass(
         self, program: Program, start: int, prefix: bool = False, logits: bool = True, sampler: Program | None = None

@@ -81,8 +81,8 @@ def rebuild_command(bundle: Bundle, target: str) -> str:
 
 def find_folders(bundle: Bundle) -> list[Path]:
     """The folders of engines in a bundle, sorted by name, without links that leave it."""
-    found = bundle.folder.glob(f"*/{BUILD_NAME}")
-    return sorted(path.parent for path in found if is_kept_inside(path, bundle.folder))
+    builds = bundle.folder.glob(f"*/{BUILD_NAME}")
+    return sorted(path.parent for path in builds if is_kept_inside(path, bundle.folder))
 
 
 def read_build(folder: Path) -> BuildInfo:

@@ -53,15 +53,15 @@ class SamplerInputs(NamedTuple):
         first, scale = draw.settings[0], float(draw.scales[0, 0])
         if any(_settings(each) != _settings(first) for each in draw.settings) or (draw.scales != scale).any():
             return None
-        found = cls.prepare(first, scale, 0.5, np.arange(rows, dtype=np.int32), most, vocabulary)
-        if found is None or first.greedy:
+        inputs = cls.prepare(first, scale, 0.5, np.arange(rows, dtype=np.int32), most, vocabulary)
+        if inputs is None or first.greedy:
             numbers = np.zeros(len(draw.settings), np.float32)
         else:
             numbers = np.where(draw.numbers[:, 0] == 0, np.nan, draw.numbers[:, 0]).astype(np.float32)
-        if found is not None:
-            found.uncond_rows[draw.cond] = draw.uncond
-            found.numbers[draw.cond] = numbers
-        return found
+        if inputs is not None:
+            inputs.uncond_rows[draw.cond] = draw.uncond
+            inputs.numbers[draw.cond] = numbers
+        return inputs
 
     def among(self, rows: int, skipped: int) -> SamplerInputs:
         """The same inputs for an engine of `rows` rows, of which the first `skipped` are unused."""

@@ -88,10 +88,10 @@ class TensorRT:
 
         8.5 only warns that there is no GPU.
         """
-        found = "; ".join((self._errors or self._warnings)[-3:])
+        messages = "; ".join((self._errors or self._warnings)[-3:])
         self._errors.clear()
         self._warnings.clear()
-        return found or "no reason given"
+        return messages or "no reason given"
 
     # Building.
 

@@ -185,25 +185,25 @@ class OnnxRuntimeDecoder:
         first, count = int(rows[0]), len(rows)
         if not (self._pairs and count % 2):
             return self._step_of(first, tokens, past, states)
-        beside = self._neighbour(first, count)
+        extra = self._adjacent(first, count)
         if self._row_buffers is not None:
-            self._row_buffers.prepare_write(beside, int(self._filled[beside]))
-        place = 0 if beside < first else count
+            self._row_buffers.prepare_write(extra, int(self._filled[extra]))
+        place = 0 if extra < first else count
         logits = self._step_of(
-            min(beside, first),
+            min(extra, first),
             np.insert(tokens, place, 0, axis=0),
-            np.insert(past, place, self._filled[beside]),
+            np.insert(past, place, self._filled[extra]),
             states if states is None or len(states) == 1 else np.insert(states, place, 0, axis=0),
         )
         return logits[1:] if place == 0 else logits[:-1]
 
-    def _neighbour(self, first: int, count: int) -> int:
+    def _adjacent(self, first: int, count: int) -> int:
         """An adjacent row that makes the number of rows even; an unneeded one if possible.
 
         That row is written at the position after its contents, which nothing reads.
         """
-        beside = [row for row in (first - 1, first + count) if 0 <= row < self._rows]
-        return min(beside, key=lambda row: int(self._filled[row]))
+        adjacent = [row for row in (first - 1, first + count) if 0 <= row < self._rows]
+        return min(adjacent, key=lambda row: int(self._filled[row]))
 
     def _step_of(self, first_row: int, tokens: Ints, past: Ints, states: Floats | None) -> Floats:
         rows = len(tokens)
@@ -245,7 +245,7 @@ class OnnxRuntimeDecoder:
         """
         count, past = int(batch.counts[place]), int(batch.past[place])
         tokens, states = batch.tokens[place : place + 1, :count], rows_of(batch.states, slice(place, place + 1))
-        found, first_output = [], count - batch.outputs
+        parts, first_output = [], count - batch.outputs
         for start in range(0, count, self.piece):
             stop = min(start + self.piece, count)
             own = states if states is None or states.shape[1] == 1 else states[:, start:stop]
@@ -253,8 +253,8 @@ class OnnxRuntimeDecoder:
             wanted = max(stop - max(start, first_output), 1)
             logits = self._run(tokens[:, start:stop], own, row, np.asarray([past + start], np.int32), wanted)
             if stop > first_output:
-                found.append(logits)
-        return found[0] if len(found) == 1 else np.concatenate(found, axis=1)
+                parts.append(logits)
+        return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
 
     @running(names.DECODER)
     def _run(self, tokens: Ints, states: Floats | None, first_row: int, past: Ints, outputs: int) -> Floats:

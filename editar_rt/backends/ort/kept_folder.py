@@ -111,8 +111,8 @@ def _write_seal(folder: Path, seal: dict[str, Any]) -> None:
 
 def _times(path: Path) -> list[int]:
     """Times that change when a file is written or replaced; the second cannot be set by programs."""
-    found = path.stat()
-    return [found.st_mtime_ns, found.st_ctime_ns]
+    status = path.stat()
+    return [status.st_mtime_ns, status.st_ctime_ns]
 
 
 def _sample(path: Path) -> str:

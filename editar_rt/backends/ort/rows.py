@@ -170,8 +170,8 @@ class _Pages:
     def alias(self, source: int, target: int, size: int) -> bool:
         """Map `size` bytes (whole pages) at `target` to those at `source`. Returns False if the system refuses."""
         protection, flags = mmap.PROT_READ | mmap.PROT_WRITE, mmap.MAP_SHARED | MAP_FIXED
-        found = self._libc.mmap(self._address + target, size, protection, flags, self._descriptor, source)
-        return bool(found != MAP_FAILED)
+        mapped = self._libc.mmap(self._address + target, size, protection, flags, self._descriptor, source)
+        return bool(mapped != MAP_FAILED)
 
 
 def bytes_counted_twice() -> int:
