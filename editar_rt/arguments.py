@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import math
 import os
+import sys
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeGuard, TypeVar
 
 import numpy as np
 
@@ -26,10 +26,15 @@ def as_path(name: str, value: object) -> Path:
 
 def as_integer(name: str, value: object, least: int | None = None) -> int:
     """An integer of Python or NumPy; True and False are not."""
-    if isinstance(value, bool) or not isinstance(value, int | np.integer) or (least is not None and value < least):
+    if not is_integer(value) or (least is not None and value < least):
         allowed = "an integer" if least is None else f"an integer of {least} or more"
         raise OptionError(f"{name} must be {allowed}, got {_shown(value)}")
     return int(value)
+
+
+def is_integer(value: object) -> TypeGuard[int]:
+    """Whether a value is an integer of Python or NumPy; True and False are not."""
+    return isinstance(value, int | np.integer) and not isinstance(value, bool)
 
 
 def as_integers(name: str, value: object, count: int) -> tuple[int, ...]:
@@ -39,11 +44,12 @@ def as_integers(name: str, value: object, count: int) -> tuple[int, ...]:
     return tuple(as_integer(f"each of {name}", each) for each in value)
 
 
-def is_finite(value: object) -> bool:
+def is_finite(value: object) -> TypeGuard[float]:
     """Whether a value is a finite number of Python or NumPy; True and False are not."""
+    most = sys.float_info.max  # integers may be larger
     if isinstance(value, bool) or not isinstance(value, int | float | np.integer | np.floating):
         return False
-    return math.isfinite(value)
+    return bool(-most <= value <= most)
 
 
 def as_one_of(name: str, value: object, allowed: Iterable[str]) -> str:

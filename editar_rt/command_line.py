@@ -34,6 +34,7 @@ def run(
     name: str | None = None,
     stopped: str = "stopped",
     internal: Iterable[str] = (),
+    install: str | None = None,
 ) -> NoReturn:
     """Run a command with this process's arguments, then exit.
 
@@ -43,6 +44,7 @@ def run(
         name: prefix of messages; None means the last word of `prog_name`.
         stopped: message after a signal ended the program.
         internal: regular expressions of modules whose warnings are not for users.
+        install: the command that installs the program's dependencies, if they may be missing.
     """
     name = name or prog_name.split()[-1]
     code: Any
@@ -58,7 +60,7 @@ def run(
                 _say(f"{name}: {stopped}")
                 code = 128 + signals.received
             else:
-                code = _explain(e, name)
+                code = _explain(e, name, install)
     sys.exit(code if isinstance(code, int) else 0)
 
 
@@ -132,7 +134,7 @@ def _tell_warnings(name: str, internal: Iterable[str]) -> None:
         warnings.filterwarnings("ignore", module=module)
 
 
-def _explain(error: BaseException, name: str) -> int:
+def _explain(error: BaseException, name: str, install: str | None) -> int:
     """Print an expected error and return its exit code. Unexpected errors are raised again."""
     import click
 
@@ -145,6 +147,9 @@ def _explain(error: BaseException, name: str) -> int:
     if isinstance(error, EditarError):
         _say(f"{name}: {error}")
         return 2 if isinstance(error, OptionError) else 1
+    if isinstance(error, ModuleNotFoundError) and install and name.split()[0] != str(error.name).partition(".")[0]:
+        _say(f"{name}: {error.name} is not installed; run in the clone: {install}")
+        return 1
     if isinstance(error, BrokenPipeError):  # the reader of stdout has gone
         _give_up_output()
         return 1

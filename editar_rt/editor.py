@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from editar_rt.backends import make_backend
+from editar_rt.backends import Settings, make_backend
 from editar_rt.bundle.folder import Bundle
 from editar_rt.deprecated import batch_requests, takes_old_arguments, warn
 from editar_rt.edit import Edit, Source
@@ -140,7 +140,7 @@ def load(path: str | os.PathLike[str], device: str = "auto", threads: int | None
 
     Args:
         path: the bundle's folder.
-        device: `auto`, `cpu`, `cuda`, `tensorrt`, or `emulated` (engines of fixed shapes on the CPU, for tests).
+        device: `auto`, `cpu`, `cuda`, `tensorrt`, or `emulated` (TensorRT's engines on the CPU, slow; for checks).
         threads: CPU threads; None lets the engine choose.
         cache: store weights prepacked for this machine's CPU on disk, in the folder named by `EDITAR_CACHE`, so that
             the bundle opens faster next time (`editar_rt.backends.ort.prepacked`). Not the KV cache.
@@ -150,4 +150,4 @@ def load(path: str | os.PathLike[str], device: str = "auto", threads: int | None
         BackendError: a device or library is missing.
     """
     bundle = Bundle.open(path)
-    return Editor(bundle, make_backend(bundle, device, threads, cache))
+    return Editor(bundle, make_backend(bundle, device, Settings(threads, cache)))

@@ -6,13 +6,16 @@ import os
 import platform
 import sys
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
 
 import numpy as np
 
+_peak_before_sharing: int | None = None
 READ_BYTES = 512 << 20  # far larger than any CPU cache
 PASSES = 5
+COPIED_BYTES = 256 << 20  # on a device; far more than its caches hold
 CGROUPS, OWN_CGROUPS = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")  # of Linux
 
 
@@ -111,7 +114,7 @@ def thread_limit() -> int:
 def peak_resident_bytes() -> int | None:
     """Peak resident memory of this process as reported by the system; None if it does not report it.
 
-    Pages count once per mapping; `backends.ort.rows.peak_memory_bytes` corrects this.
+    Pages count once per mapping; `peak_memory_bytes` corrects this.
     """
     try:
         import resource
@@ -119,6 +122,47 @@ def peak_resident_bytes() -> int | None:
         return None
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
+
+
+def note_sharing() -> None:
+    """Say that pages are about to be mapped a second time, which the system counts twice from then on."""
+    global _peak_before_sharing
+    _peak_before_sharing = _peak_before_sharing or peak_resident_bytes()
+
+
+def peak_memory_bytes(counted_twice: int) -> int | None:
+    """Peak resident memory of this process with every page counted once; None where the system does not tell.
+
+    The system's own peak counts a page as often as it is mapped. Before pages were shared for the first time it was
+    exact; since then the peak is where most were shared, so that what is counted twice there is what is too much.
+
+    Args:
+        counted_twice: bytes, when most were shared (`Backend.shared_bytes`).
+    """
+    peak = peak_resident_bytes()
+    return None if peak is None else max(peak - counted_twice, min(peak, _peak_before_sharing or 0))
+
+
+def copy_bandwidth(copy: Callable[[int], None]) -> float | None:
+    """Bytes a second that a device copies: every byte is read and written, and both count.
+
+    Args:
+        copy: copies so many bytes, up to `COPIED_BYTES`, and waits until that is done.
+
+    Returns:
+        None where the clock tells nothing.
+    """
+
+    def fastest(size: int) -> float:
+        seconds = []
+        for _ in range(PASSES + 1):
+            begun = time.perf_counter()
+            copy(size)
+            seconds.append(time.perf_counter() - begun)
+        return min(seconds)
+
+    seconds = fastest(COPIED_BYTES) - fastest(1)  # a call takes time besides the copy
+    return 2 * COPIED_BYTES / seconds if seconds > 0 else None
 
 
 def read_bandwidth(threads: int | None = None) -> float:

@@ -12,7 +12,7 @@ VQ_DECODER = "vq_decoder"  # tokens -> pixels
 TEXT_ENCODER = "text_encoder"  # input_ids, attention_mask -> text_states
 PREFIX_GRAPH = "prefix"  # text_states -> text_prefix, null_text_prefix, null_picture_prefix
 DECODER = "decoder"  # tokens, prefix, logit_positions, lengths, past -> logits, present
-SAMPLER = "sampler"  # logits of a step, null_rows, numbers, settings -> drawn; of the spelling delta alone
+SAMPLER = "sampler"  # logits of a step, null_rows, numbers, settings -> drawn; of the dialect delta alone
 PARTS = (VQ_ENCODER, VQ_DECODER, TEXT_ENCODER, PREFIX_GRAPH, DECODER, SAMPLER)
 
 PIXELS = "pixels"  # float32 [B, 3, H, W] in [-1, 1]

@@ -12,10 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from editar_rt.arguments import is_finite, is_integer
 from editar_rt.errors import OptionError
 from editar_rt.generation.decoding import Cancel, Progress
 from editar_rt.generation.guidance import Scale
-from editar_rt.generation.sampling import Sampling, is_whole
+from editar_rt.generation.sampling import Sampling
 from editar_rt.images.fit import FITS, Fit
 from editar_rt.images.masks import Mask
 from editar_rt.images.pixels import Picture
@@ -117,10 +118,10 @@ class Request:
             raise OptionError(
                 f"a mask keeps parts of the picture, which task {self.task} cannot do; masks are for task edit"
             )
-        if not is_whole(self.mask_margin) or self.mask_margin < 0:
+        if not is_integer(self.mask_margin) or self.mask_margin < 0:
             raise OptionError(f"mask_margin must be 0 or more, got {self.mask_margin!r:.60}")
         share = self.preview_share
-        if not isinstance(share, int | float | np.number) or isinstance(share, bool) or not 0 <= share <= 1:
+        if not is_finite(share) or not 0 <= share <= 1:
             raise OptionError(f"preview_share must be 0 to 1, got {share!r:.60}")
         for name in ("composite", "restore"):
             if not isinstance(getattr(self, name), bool | np.bool_):
@@ -192,6 +193,6 @@ def variant_seeds(seed: int, n: int) -> tuple[int, ...]:
     Raises:
         OptionError: n is not 1 to `MAX_VARIANTS`.
     """
-    if not (is_whole(n) and 1 <= n <= MAX_VARIANTS):
+    if not (is_integer(n) and 1 <= n <= MAX_VARIANTS):
         raise OptionError(f"n must be 1 to {MAX_VARIANTS}, got {n!r:.60}")
     return tuple((seed + i) % 2**64 for i in range(n))

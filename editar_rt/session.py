@@ -11,11 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from editar_rt.arguments import is_integer
 from editar_rt.deprecated import takes_old_arguments, warn
 from editar_rt.edit import Edit, Kept, Source
 from editar_rt.errors import BusyError, OptionError
 from editar_rt.generation.decoding import run_jobs
-from editar_rt.generation.sampling import is_whole
 from editar_rt.generation.scheduler import Scheduler
 from editar_rt.generation.sequence import Context
 from editar_rt.images.fit import Fit
@@ -170,7 +170,7 @@ class Session:
         """The state of the last edit, and its tokens above a line."""
         kept = self._last()
         lines = kept.done // self.model.grid
-        if row is not None and not (is_whole(row) and 0 <= row <= lines):
+        if row is not None and not (is_integer(row) and 0 <= row <= lines):
             raise OptionError(
                 f"row must be 0 to {lines}, the number of lines that the last edit completed, got {row!r:.60}"
             )
@@ -184,7 +184,7 @@ class Session:
 
     @staticmethod
     def _check_variant(kept: Kept, variant: int) -> None:
-        if not (is_whole(variant) and 0 <= variant < len(kept.tokens)):
+        if not (is_integer(variant) and 0 <= variant < len(kept.tokens)):
             raise OptionError(f"variant must be 0 to {len(kept.tokens) - 1}, got {variant!r:.60}")
 
     @contextmanager

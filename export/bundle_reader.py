@@ -19,7 +19,7 @@ from editar_rt import names
 from editar_rt.bundle.folder import Bundle
 from editar_rt.bundle.manifest import MANIFEST_NAME
 from editar_rt.errors import MissingPartError
-from training.checkpoints import CheckpointError
+from training.weights_file import CheckpointError
 
 # Beside them lie constants of the graphs' own: zero, one, rotary_cos.
 WEIGHT = re.compile(r"(.+\.weight|.*uncond_embedding)$")

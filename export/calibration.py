@@ -8,7 +8,6 @@ same kind, and generating them would take minutes at full size.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,9 +16,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from editar_rt.bundle.samples import LIST, Sample, parse_samples
 from editar_rt.editor import Editor
-from editar_rt.errors import EditarError, OptionError
-from editar_rt.images.pixels import read_pixels
+from editar_rt.errors import BundleError, EditarError, OptionError
+from editar_rt.images.pixels import open_picture, read_pixels
 from editar_rt.text.prompts import build_prompt
 from editar_rt.text.tokenizer import TextTokenizer
 from export.text_reader import TextEncoder
@@ -28,7 +28,6 @@ from training.models.text_encoder import encode
 from training.models.transformer import Transformer
 from training.models.vq import VQModel
 
-LIST = "samples.json"
 MOST = 32  # examples; more change a largest value little
 RANDOM = 2  # sequences of random tokens, where there are no examples
 LARGEST = 127
@@ -42,51 +41,43 @@ class Example:
     picture: Tensor  # tokens [1, N], condition and target alike
 
 
-@dataclass(frozen=True)
-class Listed:
-    """An entry of a folder of examples."""
-
-    picture: Path
-    task: str
-    instruction: str
-
-
-def read_list(folder: Path) -> list[Listed]:
-    """The entries of a folder's samples.json.
+def read_list(folder: Path) -> list[Sample]:
+    """Up to `MOST` entries of a folder's samples.json, each picture of which has been opened once.
 
     Raises:
-        OptionError: no such file, or one that does not list pictures with tasks and instructions.
+        OptionError: no such file, one that does not list pictures with tasks and instructions, or an unknown task.
+        PictureError: a picture that cannot be read.
     """
     path = folder / LIST
     try:
-        entries = json.loads(path.read_text(encoding="utf-8"))["samples"]
-        listed = [Listed(folder / Path(e["picture"]).name, str(e["task"]), str(e["instruction"])) for e in entries]
+        listed = parse_samples(path.read_text(encoding="utf-8"), path)[:MOST]
     except OSError as error:
         raise OptionError(
             f"{path} cannot be read ({error.strerror}); it lists the pictures of a folder with their instructions"
         ) from None
-    except (ValueError, KeyError, TypeError) as error:
-        raise OptionError(f"{path} is not a list of pictures with tasks and instructions ({error!r})") from None
-    if not listed:
-        raise OptionError(f"{path} lists no pictures")
-    return listed
+    except (BundleError, UnicodeDecodeError) as error:
+        raise OptionError(str(error)) from None
+    found = [sample._replace(picture=str(folder / Path(sample.picture).name)) for sample in listed]
+    for sample in found:
+        open_picture(sample.picture)
+    return found
 
 
 @torch.inference_mode()
 def examples(
-    listed: Sequence[Listed], vq: VQModel, image_size: int, text: TextEncoder, tokenizer: TextTokenizer
+    listed: Sequence[Sample], vq: VQModel, image_size: int, text: TextEncoder, tokenizer: TextTokenizer
 ) -> Iterator[Example]:
-    """Up to `MOST` of the listed pictures, encoded."""
+    """The listed pictures, encoded."""
     encoder = text.build()
-    for entry in listed[:MOST]:
+    for entry in listed:
         prompt = tokenizer.encode([build_prompt(entry.task, entry.instruction)])
         states = encode(encoder, torch.from_numpy(prompt.ids), torch.from_numpy(prompt.mask))
         yield Example(states, vq.encode(torch.from_numpy(read_pixels(entry.picture, image_size))))
 
 
-def bundle_examples(listed: Sequence[Listed], editor: Editor) -> Iterator[Example]:
-    """Up to `MOST` of the listed pictures, encoded by a bundle."""
-    for entry in listed[:MOST]:
+def bundle_examples(listed: Sequence[Sample], editor: Editor) -> Iterator[Example]:
+    """The listed pictures, encoded by a bundle."""
+    for entry in listed:
         states = editor.encode_text([entry.instruction], entry.task)
         tokens = editor.encode_pixels(read_pixels(entry.picture, editor.image_size))
         yield Example(torch.from_numpy(states), torch.from_numpy(tokens).long())

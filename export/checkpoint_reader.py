@@ -1,29 +1,27 @@
-"""Infers the sizes of the model that weights belong to, and checks that they make it up.
+"""Checks that weights make up a model.
 
-`training.checkpoints` reads the files, `bundle_reader` the bundles that are sources. What comes out has the official
+`training.weights_file` reads the files, `bundle_reader` the bundles that are sources, and `training.sizes` tells the
+sizes. What comes out has the official
 parameter names and the shapes of `training.models`, or a `CheckpointError` names what does not fit. Turning models into
 graphs is `decoder_graph` and `module_graphs`.
 """
 
 from __future__ import annotations
 
-import dataclasses
-import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from export.bundle_reader import is_bundle, transformer_heads, transformer_tensors
-from training.checkpoints import IGNORED, CheckpointError, listed, read_tensors
-from training.config import TRANSFORMER_PRESETS, TransformerConfig, VQConfig
+from training.config import TransformerConfig, VQConfig
 from training.models.transformer import Transformer
 from training.models.vq import VQModel
-
-HEADS_BY_DIM = {c.dim: c.n_head for c in TRANSFORMER_PRESETS.values()}
+from training.sizes import stored_config, transformer_config, vq_config
+from training.weights_file import IGNORED, CheckpointError, WeightsFile, listed, read_weights, require_numbers
 
 Config = TypeVar("Config", TransformerConfig, VQConfig)
 Model = TypeVar("Model", bound=nn.Module)
@@ -40,11 +38,15 @@ class Checkpoint(Generic[Config]):
     path: Path
     config: Config
     shapes: dict[str, torch.Size]
+    weights: str | None = None
+    """Which are taken of a file that holds a moving average too, see `weights_file.read_weights`."""
+    notes: tuple[str, ...] = ()
+    """What was chosen and passed over while reading, a sentence each."""
 
     @property
     def tensors(self) -> dict[str, Tensor]:
         """As stored: of any floating type, memory-mapped where the format allows; opened anew at every call."""
-        return _read(self.path)[0]
+        return _read(self.path, self.weights).tensors
 
     @property
     def parameters(self) -> int:
@@ -52,47 +54,47 @@ class Checkpoint(Generic[Config]):
         return sum(shape.numel() for shape in self.shapes.values())
 
 
-def read_transformer(path: Path | str, heads: int | None = None) -> Checkpoint[TransformerConfig]:
+def read_transformer(
+    path: Path | str, heads: int | None = None, weights: str | None = None
+) -> Checkpoint[TransformerConfig]:
     """The transformer in a weights file or an fp32 bundle.
 
     Args:
         heads: attention heads. They leave no trace in the shapes: without this they come from the file's own `config`,
             else from the table of published sizes by width; a bundle says them.
+        weights: `ema` or `model`, of a file that holds both; None takes the moving average.
+
+    Raises:
+        CheckpointError: no transformer, or a file that cannot be read.
     """
     path = Path(path)
-    tensors, config = _read(path)
+    file = _read(path, weights)
     if heads is None and is_bundle(path):
         heads = transformer_heads(path)
-    try:
-        if config is not None:
-            found = TransformerConfig.from_dict(config)
-            if heads is not None:
-                found = dataclasses.replace(found, n_head=heads)
-        else:
-            found = _infer_transformer(path, tensors, heads)
-    except (ValueError, TypeError) as error:
-        raise CheckpointError(f"{path} is no transformer that can be exported: {error}") from None
-    return Checkpoint(path, found, _matched(path, "transformer", tensors, _empty(Transformer, found)))
+    stored = stored_config(TransformerConfig, path, file.config, file.notes)
+    config = transformer_config(path, file.tensors, stored, heads)
+    shapes = _matched(path, "transformer", file.tensors, _empty(Transformer, config))
+    return Checkpoint(path, config, shapes, weights, tuple(file.notes))
 
 
-def read_vq(path: Path | str) -> Checkpoint[VQConfig]:
-    """The VQ tokenizer in a weights file."""
+def read_vq(path: Path | str, weights: str | None = None) -> Checkpoint[VQConfig]:
+    """The VQ tokenizer in a weights file; `weights` as in `read_transformer`."""
     path = Path(path)
-    tensors, config = read_tensors(path)
-    try:
-        found = VQConfig.from_dict(config) if config is not None else _infer_vq(path, tensors)
-    except (ValueError, TypeError) as error:
-        raise CheckpointError(f"{path} is no VQ tokenizer that can be exported: {error}") from None
-    return Checkpoint(path, found, _matched(path, "VQ tokenizer", tensors, _empty(VQModel, found)))
+    file = read_weights(path, weights)
+    config = vq_config(path, file.tensors, stored_config(VQConfig, path, file.config, file.notes))
+    shapes = _matched(path, "VQ tokenizer", file.tensors, _empty(VQModel, config))
+    return Checkpoint(path, config, shapes, weights, tuple(file.notes))
 
 
-def read_either(path: Path | str, heads: int | None = None) -> Checkpoint[TransformerConfig] | Checkpoint[VQConfig]:
+def read_either(
+    path: Path | str, heads: int | None = None, weights: str | None = None
+) -> Checkpoint[TransformerConfig] | Checkpoint[VQConfig]:
     """The transformer or VQ tokenizer in a weights file, told apart by the names of the tensors."""
-    tensors, _ = _read(Path(path))
+    tensors = _read(Path(path), weights).tensors
     if "tok_embeddings.weight" in tensors:
-        return read_transformer(path, heads)
+        return read_transformer(path, heads, weights)
     if "quantize.embedding.weight" in tensors:
-        return read_vq(path)
+        return read_vq(path, weights)
     raise CheckpointError(
         f"{path} is neither a transformer nor a VQ tokenizer; it holds {listed(tensors) or 'no tensors'}"
     )
@@ -108,70 +110,8 @@ def build_vq(checkpoint: Checkpoint[VQConfig]) -> VQModel:
     return _with_weights(_empty(VQModel, checkpoint.config), checkpoint.tensors)
 
 
-def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any] | None]:
-    """Tensors by official name, and the configuration stored beside them, if any."""
-    return (transformer_tensors(path), None) if is_bundle(path) else read_tensors(path)
-
-
-def _infer_transformer(path: Path, tensors: Mapping[str, Tensor], heads: int | None) -> TransformerConfig:
-    vocab_size, dim = _shape(path, tensors, "tok_embeddings.weight", 2)
-    block_size, _ = _shape(path, tensors, "img_uncond_embedding", 2)
-    text_tokens, caption_dim = _shape(path, tensors, "cls_embedding.uncond_embedding", 2)
-    hidden_dim, _ = _shape(path, tensors, "layers.0.feed_forward.w1.weight", 2)
-    if heads is None:
-        heads = HEADS_BY_DIM.get(dim)
-    if heads is None:
-        known = ", ".join(f"{d}: {h}" for d, h in sorted(HEADS_BY_DIM.items()))
-        raise CheckpointError(
-            f"{path}: the number of attention heads cannot be read off the weights, and width {dim} is not among the "
-            f"known sizes (width: heads {known}); give --heads N"
-        )
-    for power in range(8, -1, -1):
-        config = TransformerConfig(
-            dim=dim,
-            n_layer=_count(tensors, "layers"),
-            n_head=heads,
-            vocab_size=vocab_size,
-            block_size=block_size,
-            cls_token_num=text_tokens,
-            caption_dim=caption_dim,
-            multiple_of=2**power,
-        )
-        if config.hidden_dim == hidden_dim:
-            return config
-    raise CheckpointError(f"{path}: a feed-forward width of {hidden_dim} is not 8/3 of {dim} rounded up")
-
-
-def _infer_vq(path: Path, tensors: Mapping[str, Tensor]) -> VQConfig:
-    channels = _shape(path, tensors, "encoder.conv_in.weight", 4)[0]
-    levels = _count(tensors, "encoder.conv_blocks")
-    widths = [_shape(path, tensors, f"encoder.conv_blocks.{i}.res.0.conv1.weight", 4)[0] for i in range(levels)]
-    if any(width % channels for width in widths):
-        raise CheckpointError(f"{path}: level widths {widths} are no multiples of the first width {channels}")
-    codebook_size, codebook_dim = _shape(path, tensors, "quantize.embedding.weight", 2)
-    return VQConfig(
-        channels=channels,
-        channel_multipliers=tuple(width // channels for width in widths),
-        res_blocks=_count(tensors, "encoder.conv_blocks.0.res"),
-        z_channels=_shape(path, tensors, "encoder.conv_out.weight", 4)[0],
-        codebook_size=codebook_size,
-        codebook_dim=codebook_dim,
-    )
-
-
-def _shape(path: Path, tensors: Mapping[str, Tensor], name: str, dimensions: int) -> tuple[int, ...]:
-    if name not in tensors:
-        raise CheckpointError(f"{path} lacks {name}; it holds {listed(tensors) or 'no tensors'}")
-    shape = tuple(tensors[name].shape)
-    if len(shape) != dimensions:
-        raise CheckpointError(f"{path}: {name} must have {dimensions} dimensions, got {list(shape)}")
-    return shape
-
-
-def _count(tensors: Iterable[str], prefix: str) -> int:
-    """Length of the module list `prefix`, whose tensors are named prefix.0.…, prefix.1.…"""
-    pattern = re.compile(re.escape(prefix) + r"\.(\d+)\.")
-    return 1 + max((int(match[1]) for name in tensors if (match := pattern.match(name))), default=-1)
+def _read(path: Path, weights: str | None) -> WeightsFile:
+    return WeightsFile(transformer_tensors(path)) if is_bundle(path) else read_weights(path, weights)
 
 
 def _matched(path: Path, kind: str, tensors: dict[str, Tensor], model: nn.Module) -> dict[str, torch.Size]:
@@ -193,6 +133,7 @@ def _matched(path: Path, kind: str, tensors: dict[str, Tensor], model: nn.Module
     ]
     if faults:
         raise CheckpointError(f"{path} does not fit a {kind} of its sizes; {'; '.join(faults)}")
+    require_numbers(path, tensors)
     return {name: tensor.shape for name, tensor in tensors.items()}
 
 

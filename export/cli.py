@@ -1,4 +1,8 @@
-"""`python -m export …`: checkpoints in, a bundle out. Results go to stdout, errors in one sentence to stderr."""
+"""`python -m export …`: checkpoints in, a bundle out. Results go to stdout, errors in one sentence to stderr.
+
+PyTorch and ONNX are imported inside the commands that need them: help and the command `tensorrt`, which runs on devices
+that have neither, do without.
+"""
 
 from __future__ import annotations
 
@@ -6,25 +10,24 @@ import dataclasses
 import json
 import shlex
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-import editar_rt
 from editar_rt.backends import DEVICES
 from editar_rt.bundle.folder import Bundle
+from editar_rt.bundle.words import DIALECTS, KV_CACHES, PRECISIONS
 from editar_rt.errors import BundleError, OptionError
 from editar_rt.generation.sampling import Sampling
-from export.bundle_writer import Options, ParityError, Sources, write_bundle
-from export.checkpoint_reader import read_either, read_transformer, read_vq
-from export.decoder_graph import SPELLINGS
-from export.precision import KV_CACHES, PRECISIONS, PROVIDERS
-from export.targets import storage, target_names
+from export.recipe import PROVIDERS, recipe_names
 from export.tensorrt_cli import tensorrt
-from export.text_reader import read_text_encoder
-from training.config import VQConfig
+
+if TYPE_CHECKING:
+    from export.checkpoint_reader import Checkpoint
+    from export.model_info import Options, Sources
+    from export.precision import Storage
 
 PATH = click.Path(path_type=Path)
 REFERENCE_MODES = (
@@ -33,7 +36,10 @@ REFERENCE_MODES = (
     "compiled-fp32",
     "compiled-bf16",
 )  # of `reference_bench`, which loads when it is used
+OFFICIAL_PRECISION = "fp16"
+WEIGHTS = ("ema", "model")  # of `training.weights_file`, which loads when it is used
 F = TypeVar("F", bound=Callable[..., Any])
+Read = TypeVar("Read", bound="Checkpoint[Any]")
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -44,30 +50,61 @@ def cli() -> None:
 cli.add_command(tensorrt)
 
 
-def storage_options(command: F) -> F:
-    """How the decoder is stored: a recipe, and single options in its place."""
+def storage_options(precision: str = "fp32") -> Callable[[F], F]:
+    """How the decoder is stored: a recipe, and single options in its place.
+
+    Args:
+        precision: that the command takes where neither a recipe nor the option says one.
+    """
     options = (
-        click.option("--target", help=f"Recipe in engines/: {', '.join(target_names())}; or a .toml file."),
-        click.option("--precision", type=click.Choice(list(PRECISIONS)), help="Of the weights; fp32 when not given."),
         click.option(
-            "--kv-cache", type=click.Choice(KV_CACHES), help="int8 halves or quarters it; same when not given."
+            "--target",
+            help=f"Recipe in engines/: {', '.join(recipe_names())}; or a .toml file. The options below go before it.",
         ),
         click.option(
-            "--spelling", type=click.Choice(list(SPELLINGS)), help="Operators of the decoder; ort by default."
+            "--precision", type=click.Choice(list(PRECISIONS)), help=f"Weight precision; without a recipe {precision}."
         ),
-        click.option("--provider", type=click.Choice(PROVIDERS), help="Of ONNX Runtime; cpu when not given."),
+        click.option(
+            "--kv-cache",
+            type=click.Choice(KV_CACHES),
+            help="KV cache precision: int8, or the same as the activations (default).",
+        ),
+        click.option("--dialect", type=click.Choice(list(DIALECTS)), help="Operators of the decoder (default ort)."),
+        click.option("--spelling", type=click.Choice(list(DIALECTS)), hidden=True),
+        click.option("--provider", type=click.Choice(PROVIDERS), help="Execution provider (default cpu)."),
         click.option(
             "--sampling-head/--no-sampling-head",
             default=None,
-            help="Whether the device can draw tokens itself, in the spelling delta; not, when not given.",
+            help="Add a sampling head, so that the device picks tokens itself (dialect delta only; default off).",
         ),
         click.option(
-            "--calibration", type=PATH, help="Folder of pictures with samples.json, for an int8 cache's scales."
+            "--calibration", type=PATH, help="Folder of pictures with samples.json, to find an int8 cache's scales."
         ),
     )
-    for option in reversed(options):
-        command = option(command)
-    return command
+
+    def add(command: F) -> F:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return add
+
+
+weights_option = click.option(
+    "--weights",
+    type=click.Choice(WEIGHTS),
+    help="Which weights of a checkpoint to take: the moving average (ema, the default where there is one) or model.",
+)
+
+
+def _read(reader: Callable[..., Read], path: Path | None, *options: object) -> Read | None:
+    """A checkpoint, where one was given; what was chosen and passed over in it is said on stderr."""
+    if path is None:
+        return None
+    checkpoint = reader(path, *options)
+    for note in checkpoint.notes:
+        click.echo(note, err=True)
+    return checkpoint
 
 
 @cli.command("onnx")
@@ -76,9 +113,10 @@ def storage_options(command: F) -> F:
 @click.option("--text-encoder", type=PATH, help="Hugging Face folder of a T5 and its tokenizer.")
 @click.option("-o", "--output", type=PATH, required=True, help="The bundle to write, a folder.")
 @click.option("--heads", type=click.IntRange(1), help="Attention heads, for sizes outside the published ones.")
+@weights_option
 @click.option("--image-size", type=click.IntRange(1), help="Side of the pictures in pixels, for a VQ tokenizer alone.")
 @click.option("--text-tokens", type=click.IntRange(1), help="Positions of a text, for a text encoder alone.")
-@storage_options
+@storage_options()
 @click.option("--samples", type=PATH, help="Folder of sample pictures with its samples.json, copied in.")
 @click.option(
     "--default",
@@ -94,6 +132,7 @@ def onnx(
     text_encoder: Path | None,
     output: Path,
     heads: int | None,
+    weights: str | None,
     image_size: int | None,
     text_tokens: int | None,
     target: str | None,
@@ -107,12 +146,16 @@ def onnx(
 
     Every graph is compared with PyTorch before the bundle gets its name.
     """
+    from export.checkpoint_reader import read_transformer, read_vq
+    from export.model_info import Options, Sources
+    from export.text_reader import read_text_encoder
+
     # Bad options are said before the minutes that reading takes.
     sampling = parse_defaults(defaults)
-    stored = storage(target, **choices)
+    stored = _storage(target, calibration, choices)
     sources = Sources(
-        transformer=read_transformer(transformer, heads) if transformer is not None else None,
-        vq=read_vq(vq) if vq is not None else None,
+        transformer=_read(read_transformer, transformer, heads, weights),
+        vq=_read(read_vq, vq, weights),
         text_encoder=read_text_encoder(text_encoder) if text_encoder is not None else None,
     )
     options = Options(
@@ -127,7 +170,24 @@ def onnx(
     _write(output, sources, options, force)
 
 
+def _storage(target: str | None, calibration: Path | None, choices: Mapping[str, str | bool | None]) -> Storage:
+    """How the decoder is stored; pictures to calibrate on are looked through here, before the work."""
+    from export.calibration import read_list
+    from export.precision import storage
+
+    choices = dict(choices)
+    if (old := choices.pop("spelling")) is not None:
+        click.echo("--spelling is deprecated and goes in 0.3; write --dialect", err=True)
+        choices["dialect"] = choices["dialect"] or old
+    stored = storage(target, **choices)
+    if calibration is not None:
+        read_list(calibration)
+    return stored
+
+
 def _write(output: Path, sources: Sources, options: Options, force: bool) -> None:
+    from export.bundle_writer import write_bundle
+
     manifest = write_bundle(output, sources, options, force, report=click.echo)
     size = sum(file.bytes for file in manifest.files.values())
     click.echo(f"wrote {output}: {', '.join(manifest.parts)}; {size / 2**20:.1f} MiB")
@@ -136,7 +196,7 @@ def _write(output: Path, sources: Sources, options: Options, force: bool) -> Non
 @cli.command("convert")
 @click.argument("bundle", type=PATH)
 @click.option("-o", "--output", type=PATH, required=True, help="The bundle to write, a folder.")
-@storage_options
+@storage_options()
 @click.option("--force", is_flag=True, help="Replace the bundle of that name.")
 def convert(
     bundle: Path,
@@ -147,8 +207,11 @@ def convert(
     **choices: str | bool | None,
 ) -> None:
     """Store the transformer of an fp32 BUNDLE in another way; its other parts are taken over as they are."""
+    from export.checkpoint_reader import read_transformer
+    from export.model_info import Options, Sources
+
     _refuse_existing(output, force)
-    stored = storage(target, **choices)
+    stored = _storage(target, calibration, choices)
     opened = Bundle.open(bundle)
     opened.check()
     options = Options(
@@ -168,7 +231,7 @@ def _refuse_existing(output: Path, force: bool) -> None:
 
 @cli.command("official")
 @click.option("-o", "--output", type=PATH, help="The bundle to write, a folder; not needed for --only-look.")
-@storage_options
+@storage_options(OFFICIAL_PRECISION)
 @click.option("--force", is_flag=True, help="Replace the bundle of that name.")
 @click.option("--only-look", is_flag=True, help="Say what would be fetched, and stop.")
 def official(
@@ -181,9 +244,9 @@ def official(
 ) -> None:
     """Fetch EditAR's published weights and make a bundle of them: 512×512 pictures, any instruction.
 
-    Without a recipe or options the precision is fp16.
+    Without a recipe or --precision the weights are stored in fp16, half of the size that they are published in.
     """
-    from export.official import fetch, look
+    from export.official import look
 
     if only_look:
         for line in look():
@@ -192,13 +255,18 @@ def official(
     if output is None:
         raise click.UsageError("Missing option '-o' / '--output': the bundle to write, a folder.")
     _refuse_existing(output, force)
+    from export.checkpoint_reader import read_transformer, read_vq
+    from export.model_info import Options, Sources
+    from export.official import fetch
+    from export.text_reader import read_text_encoder
+
     if target is None:
-        choices["precision"] = choices["precision"] or "fp16"
-    stored = storage(target, **choices)
+        choices["precision"] = choices["precision"] or OFFICIAL_PRECISION
+    stored = _storage(target, calibration, choices)
     parts = fetch(output, 1.0 if stored.precision == "fp32" else 0.5, report=click.echo)
     sources = Sources(
-        transformer=read_transformer(parts.transformer),
-        vq=read_vq(parts.vq),
+        transformer=_read(read_transformer, parts.transformer),
+        vq=_read(read_vq, parts.vq),
         text_encoder=read_text_encoder(parts.text_encoder),
     )
     options = Options(storage=stored, calibration=calibration, command=command_line(sys.argv[1:]))
@@ -215,6 +283,7 @@ def official(
     help="A checkpoint (.pt, .safetensors) or the folder of the text encoder; may be repeated.",
 )
 @click.option("--heads", type=click.IntRange(1), help="Attention heads, for sizes outside the published ones.")
+@weights_option
 @click.option("--steps", type=click.IntRange(0), default=16, show_default=True, help="Tokens to generate; 0: none.")
 @click.option(
     "--device",
@@ -223,17 +292,29 @@ def official(
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document as the last line.")
 def verify(
-    bundle: Path, against: tuple[Path, ...], heads: int | None, steps: int, device: str | None, as_json: bool
+    bundle: Path,
+    against: tuple[Path, ...],
+    heads: int | None,
+    weights: str | None,
+    steps: int,
+    device: str | None,
+    as_json: bool,
 ) -> None:
     """Compare BUNDLE with the checkpoints it came from: every part, then greedy generations."""
+    from export.bundle_writer import ParityError
+    from export.checkpoint_reader import read_either
+    from export.model_info import Sources
+    from export.text_reader import read_text_encoder
     from export.verify import verify as compare
+    from training.config import VQConfig
 
     sources = Sources()
     for path in against:
         if path.is_dir():
             sources = dataclasses.replace(sources, text_encoder=read_text_encoder(path))
             continue
-        checkpoint = read_either(path, heads)
+        checkpoint = _read(read_either, path, heads, weights)
+        assert checkpoint is not None  # a path was given
         if isinstance(checkpoint.config, VQConfig):
             sources = dataclasses.replace(sources, vq=checkpoint)
         else:
@@ -253,6 +334,7 @@ def verify(
 @click.option("--mode", "modes", type=click.Choice(REFERENCE_MODES), multiple=True, default=["fp32"], show_default=True)
 @click.option("--compare", type=PATH, multiple=True, help="A bundle, measured in turns.")
 @click.option("--heads", type=click.IntRange(1), help="Attention heads, for sizes outside the published ones.")
+@weights_option
 @click.option("--repeats", type=click.IntRange(1), default=3, show_default=True)
 @click.option("--warmup", type=click.IntRange(0), default=1, show_default=True, help="Repeats that do not count.")
 @click.option("--steps", type=click.IntRange(1), help="Decode steps a repeat; to the end of the picture by default.")
@@ -264,6 +346,7 @@ def bench_reference(
     modes: tuple[str, ...],
     compare: tuple[Path, ...],
     heads: int | None,
+    weights: str | None,
     repeats: int,
     warmup: int,
     steps: int | None,
@@ -272,12 +355,15 @@ def bench_reference(
     as_json: bool,
 ) -> None:
     """Measure the PyTorch model of a checkpoint; with --compare in turns with bundles, which stand first."""
+    import editar_rt
     from editar_rt.measure.bench import BundleSubject, Plan, Subject, measure, printed
+    from export.checkpoint_reader import read_transformer
     from export.reference_bench import ReferenceSubject
 
     plan = Plan(repeats, warmup, at, steps)
     bundles: list[Subject] = [BundleSubject(editar_rt.load(path, device), Sampling()) for path in compare]
-    checkpoint = read_transformer(transformer, heads)
+    checkpoint = _read(read_transformer, transformer, heads, weights)
+    assert checkpoint is not None  # a path was given
     report = measure([*bundles, *(ReferenceSubject(checkpoint, mode, device) for mode in modes)], plan)
     click.echo(printed(report, as_json))
 

@@ -3,7 +3,7 @@
 Prefill, chunks of known tokens and single steps are one graph: S positions go in at `past_length`, read the cache up to
 there and extend it. It is written by hand because a traced cache update becomes a copy of the whole cache each step.
 
-What every target shares is in `decoder_graph`: embedding, projections, feed-forward, logits. A *spelling* is what
+What every target shares is in `decoder_graph`: embedding, projections, feed-forward, logits. A *dialect* is what
 differs between targets: normalization, rotation, attention and the cache, in operators that the target runs well.
 
 - "ort": operators of ONNX Runtime's own: truly in place and no work beyond the positions filled.
@@ -19,6 +19,7 @@ H heads, V vocabulary, T text positions, C the text encoder's width.
 
 from __future__ import annotations
 
+import importlib
 import math
 from collections.abc import Mapping
 
@@ -27,21 +28,17 @@ import onnx_ir as ir
 from torch import Tensor
 
 from editar_rt import names
-from export.delta_spelling import DeltaSpelling, Int4DeltaSpelling
+from export.dialects.base import Dialect, Scales
 from export.graph_writer import FLOAT, FLOAT16, INT32, GraphWriter
-from export.ort_spellings import OrtSpelling, StandardSpelling
 from export.precision import Storage
-from export.spelling import Scales, Spelling
 from training.config import TransformerConfig
 
-SPELLINGS: dict[str, type[Spelling]] = {"ort": OrtSpelling, "standard": StandardSpelling, "delta": DeltaSpelling}
 
-
-def spelling_of(storage: Storage) -> type[Spelling]:
-    """What writes a decoder that is stored so."""
-    if storage.spelling == "delta" and storage.numbers.blocks is not None:
-        return Int4DeltaSpelling
-    return SPELLINGS[storage.spelling]
+def dialect_of(storage: Storage) -> type[Dialect]:
+    """The class that writes a decoder stored so, from the module that is called as the dialect is."""
+    module = importlib.import_module(f"export.dialects.{storage.dialect}")
+    chosen: type[Dialect] = module.choose(storage)
+    return chosen
 
 
 def decoder_graph(
@@ -50,20 +47,20 @@ def decoder_graph(
     """The decoder's graph; weights are read when it is saved.
 
     Inputs: tokens int32 [B, S]; prefix float32, broadcast against [B, S, D], taken where a token is negative;
-    logit_positions int32 [K], which of the S positions get logits; the spelling's own, the cache among them.
-    Outputs: logits float32 [B, K, V]; the spelling's cache.
+    logit_positions int32 [K], which of the S positions get logits; the dialect's own, the cache among them.
+    Outputs: logits float32 [B, K, V]; the dialect's cache.
 
     Args:
         weights: a transformer's tensors by their official names (`checkpoint_reader.read_transformer`).
         scales: of an int8 cache, a pair a layer (`calibration.cache_scales`).
     """
-    numbers, spelling = storage.numbers, spelling_of(storage)
-    writer = GraphWriter("decoder", spelling.opsets, weights, numbers.stored)
+    numbers, dialect = storage.numbers, dialect_of(storage)
+    writer = GraphWriter("decoder", dialect.opsets, weights, numbers.stored)
     op = writer.op
     tokens = writer.input(names.TOKENS, INT32, [names.ROWS_DIM, names.POSITIONS_DIM])
     prefix = writer.input(names.PREFIX, FLOAT, [names.PREFIX_ROWS_DIM, names.PREFIX_POSITIONS_DIM, config.dim])
     logit_positions = writer.input(names.LOGIT_POSITIONS, INT32, [names.WANTED_DIM])
-    target = spelling(writer, config, tokens, storage, scales)
+    target = dialect(writer, config, tokens, storage, scales)
 
     zero = writer.constant(0, np.int32, "zero")
     # Rows are picked, not multiplied: 16 bits lose nothing that whole-number products would keep.
@@ -103,7 +100,7 @@ def decoder_graph(
         logits = writer.float32(writer.linear(writer.stored(normalized), "output.weight", numbers.head))
     writer.output(logits, names.LOGITS, FLOAT, [names.ROWS_DIM, names.WANTED_DIM, config.vocab_size])
     target.add_outputs()
-    return writer.model(spelling.ir_version)
+    return writer.model(dialect.ir_version)
 
 
 def prefix_graph(config: TransformerConfig, weights: Mapping[str, Tensor]) -> ir.Model:

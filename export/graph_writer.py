@@ -17,7 +17,8 @@ from onnxscript import GraphBuilder
 from torch import Tensor
 
 from editar_rt import names
-from export.precision import Blocks, whole_numbers
+from editar_rt.bundle.words import Blocks
+from export.precision import quantize, whole_numbers
 
 FLOAT = ir.DataType.FLOAT
 FLOAT16 = ir.DataType.FLOAT16
@@ -120,7 +121,7 @@ class GraphWriter:
 
         @functools.lru_cache(1)  # both initializers come from one quantization; they are saved one after the other
         def quantized() -> tuple[np.ndarray, np.ndarray]:
-            packed, scales = blocks.quantize(source.float().t().contiguous().numpy())
+            packed, scales = quantize(source.float().t().contiguous().numpy(), blocks)
             scales = scales.astype(self.dtype.numpy())
             if not by_onnx:
                 return packed, scales

@@ -21,11 +21,13 @@ from torch import Tensor, nn
 
 from editar_rt import names
 from editar_rt.backends.ort.backend import WEIGHT_ONLY
+from editar_rt.bundle.compare import Comparison
 from editar_rt.errors import BackendError
 from editar_rt.measure import selftest
 from export.calibration import LARGEST
+from export.dialects.base import Scales, scale_names
 from export.precision import dequantize
-from export.spelling import Scales, scale_names
+from training.config import TransformerConfig, VQConfig
 from training.errors import first_line
 from training.models.text_encoder import encode
 from training.models.transformer import KVCache, Transformer
@@ -36,7 +38,7 @@ Array = np.ndarray[Any, np.dtype[Any]]
 CLEAR_MARGIN = 1e-4  # of the best codebook row's cosine over the second's: far above what sums in another order change
 SEED = 0
 # Label, rows, whether there is a past, positions.
-DECODER_CASES = (("prefill", 2, False, 6), ("chunk after a past", 1, True, 4))
+DECODER_CASES: tuple[tuple[str, int, bool, int], ...] = (("prefill", 2, False, 6), ("chunk after a past", 1, True, 4))
 
 
 @dataclass(frozen=True)
@@ -50,28 +52,7 @@ class Case:
     """By output. Tokens that may differ, because two codebook rows are about equally near, are -1."""
 
 
-@dataclass(frozen=True)
-class Parity:
-    """How far one output is from PyTorch's.
-
-    The error is the largest absolute difference over the largest expected value; of tokens, the share that differs.
-    """
-
-    part: str
-    label: str
-    error: float
-    bound: float
-
-    @property
-    def holds(self) -> bool:
-        return self.error <= self.bound  # false for NaN
-
-    def __str__(self) -> str:
-        verdict = "ok" if self.holds else "TOO FAR"
-        return f"{self.part:12}  {self.label:28}  error {self.error:.1e}  bound {self.bound:.0e}  {verdict}"
-
-
-def compare(path: Path, cases: Sequence[Case], bound: float) -> list[Parity]:
+def compare(path: Path, cases: Sequence[Case], bound: float) -> list[Comparison]:
     """Run a graph on every case, on the CPU. Tokens must be equal whatever the bound.
 
     Raises:
@@ -85,7 +66,7 @@ def compare(path: Path, cases: Sequence[Case], bound: float) -> list[Parity]:
         ) from error
 
 
-def _compare(path: Path, cases: Sequence[Case], bound: float) -> list[Parity]:
+def _compare(path: Path, cases: Sequence[Case], bound: float) -> list[Comparison]:
     # One run does not pay for rearranged weights, which would take a text encoder's memory twice. The decoder's
     # whole-number products have no other way.
     session = open_session(path, prepack=any(case.part == names.DECODER for case in cases))
@@ -94,11 +75,7 @@ def _compare(path: Path, cases: Sequence[Case], bound: float) -> list[Parity]:
         answers = session.run(list(case.expected), feeds(session, case.inputs))
         for (name, expected), answer in zip(case.expected.items(), answers):
             label = f"{name}, {case.label}" if case.label else name
-            if np.issubdtype(expected.dtype, np.integer):
-                found.append(Parity(case.part, label, float((answer != expected)[expected >= 0].mean()), 0.0))
-            else:
-                error = float(np.abs(answer - expected).max() / np.abs(expected).max())
-                found.append(Parity(case.part, label, error, bound))
+            found.append(Comparison.of(case.part, label, answer, expected, bound))
     return found
 
 
@@ -113,56 +90,106 @@ def open_session(path: Path, prepack: bool = True) -> onnxruntime.InferenceSessi
 
 
 def feeds(session: onnxruntime.InferenceSession, inputs: Mapping[str, Array]) -> dict[str, Array]:
-    """The inputs that a graph has, in its types: the cache's is the precision's, and spellings differ."""
-    found = {}
-    for tensor in session.get_inputs():
-        value = inputs[tensor.name]
-        if tensor.type == "tensor(float16)":
-            value = value.astype(np.float16)
-        # A cache of fixed capacity has room behind what is filled.
-        room = [(0, d - v if isinstance(d, int) and v > 1 else 0) for d, v in zip(tensor.shape, value.shape)]
-        found[tensor.name] = np.pad(value, room) if np.any(room) else value
-    return found
+    """The inputs that a graph has, in its types: the cache's is the precision's, and dialects differ."""
+    return {
+        tensor.name: fitted(inputs[tensor.name], tensor.type == "tensor(float16)", tensor.shape)
+        for tensor in session.get_inputs()
+    }
+
+
+def fitted(value: Array, halved: bool, shape: Sequence[int | str | None]) -> Array:
+    """A value as a graph's input takes it, which may be float16, or a cache of fixed capacity."""
+    if halved:
+        value = value.astype(np.float16)
+    # A cache of fixed capacity has room behind what is filled.
+    room = [(0, d - v if isinstance(d, int) and v > 1 else 0) for d, v in zip(shape, value.shape)]
+    return np.pad(value, room) if np.any(room) else value
+
+
+def vq_encoder_inputs(image_size: int) -> dict[str, Array]:
+    return _arrays({names.PIXELS: torch.rand(1, 3, image_size, image_size, generator=_generator()) * 2 - 1})
+
+
+def vq_decoder_inputs(config: VQConfig, image_size: int) -> dict[str, Array]:
+    cells = (image_size // config.downsampling) ** 2
+    tokens = torch.randint(config.codebook_size, (1, cells), generator=_generator(), dtype=torch.int32)
+    return _arrays({names.TOKENS: tokens})
+
+
+def text_encoder_inputs(vocabulary: int, text_tokens: int) -> dict[str, Array]:
+    """A text that fills half of the positions."""
+    ids = torch.randint(vocabulary, (1, text_tokens), generator=_generator(), dtype=torch.int32)
+    mask = (torch.arange(text_tokens)[None] < text_tokens // 2).int()
+    return _arrays({names.INPUT_IDS: ids, names.ATTENTION_MASK: mask})
+
+
+def prefix_inputs(config: TransformerConfig) -> dict[str, Array]:
+    states = torch.randn(1, config.cls_token_num, config.caption_dim, generator=_generator())
+    return _arrays({names.TEXT_STATES: states})
+
+
+def case(part: str, model: Any, inputs: dict[str, Array]) -> Case:
+    """Inputs of any part but decoder and sampler, and what its PyTorch model answers."""
+    return Case(part, "", inputs, answers(part, model, inputs))
 
 
 @torch.inference_mode()
-def vq_encoder_case(vq: VQModel, image_size: int) -> Case:
-    pixels = torch.rand(1, 3, image_size, image_size, generator=_generator()) * 2 - 1
+def answers(part: str, model: Any, inputs: Mapping[str, Array], scales: Scales = ()) -> dict[str, Array]:
+    """What a PyTorch model answers to a part's inputs, by output.
+
+    Args:
+        part: any but the sampler, which is compared with the host.
+        model: the VQ tokenizer, text encoder or transformer that the part is of.
+        inputs: of the graph, in any floating type; a cache may have room behind what is filled.
+        scales: of a decoder's int8 cache, a pair a layer.
+    """
+    given = {name: _as_pytorch(value) for name, value in inputs.items()}
+    if part == names.VQ_ENCODER:
+        return _arrays({names.TOKENS: _clear_tokens(model, given[names.PIXELS])})
+    if part == names.VQ_DECODER:
+        return _arrays({names.PIXELS: model.decode(given[names.TOKENS])})
+    if part == names.TEXT_ENCODER:
+        return _arrays({names.TEXT_STATES: encode(model, given[names.INPUT_IDS], given[names.ATTENTION_MASK])})
+    if part == names.PREFIX_GRAPH:
+        return _arrays(
+            {
+                names.TEXT_PREFIX: model.project_text(given[names.TEXT_STATES]),
+                names.NULL_TEXT_PREFIX: model.null_text(),
+                names.NULL_PICTURE_PREFIX: model.embed_picture(None),
+            }
+        )
+    return _arrays({names.LOGITS: _logits(model, given, scales)})
+
+
+def _as_pytorch(value: Array) -> Tensor:
+    """A copy as a tensor, real numbers in float32."""
+    return torch.from_numpy(value.astype(np.float32 if np.issubdtype(value.dtype, np.floating) else value.dtype))
+
+
+def _clear_tokens(vq: VQModel, pixels: Tensor) -> Tensor:
+    """A picture's tokens; -1 where two codebook rows are about equally near."""
     features = vq.encode_features(pixels)
     tokens = vq.quantize_features(features)
     vectors = nn.functional.normalize(features.flatten(2).transpose(1, 2), dim=-1)
     best, second = (vectors @ vq.quantize.normalized().t()).topk(2).values.unbind(-1)  # [1, N] cosines
     tokens[best - second < CLEAR_MARGIN] = -1
-    return Case(names.VQ_ENCODER, "", _arrays({names.PIXELS: pixels}), _arrays({names.TOKENS: tokens}))
+    return tokens
 
 
-@torch.inference_mode()
-def vq_decoder_case(vq: VQModel, image_size: int) -> Case:
-    cells = (image_size // vq.config.downsampling) ** 2
-    tokens = torch.randint(vq.config.codebook_size, (1, cells), generator=_generator(), dtype=torch.int32)
-    return Case(names.VQ_DECODER, "", _arrays({names.TOKENS: tokens}), _arrays({names.PIXELS: vq.decode(tokens)}))
-
-
-@torch.inference_mode()
-def text_encoder_case(encoder: nn.Module, text_tokens: int) -> Case:
-    """A text that fills half of the positions."""
-    vocabulary = int(encoder.get_input_embeddings().num_embeddings)  # type: ignore[operator]
-    ids = torch.randint(vocabulary, (1, text_tokens), generator=_generator(), dtype=torch.int32)
-    mask = (torch.arange(text_tokens)[None] < text_tokens // 2).int()
-    inputs = {names.INPUT_IDS: ids, names.ATTENTION_MASK: mask}
-    return Case(names.TEXT_ENCODER, "", _arrays(inputs), _arrays({names.TEXT_STATES: encode(encoder, ids, mask)}))
-
-
-@torch.inference_mode()
-def prefix_case(transformer: Transformer) -> Case:
-    config = transformer.config
-    states = torch.randn(1, config.cls_token_num, config.caption_dim, generator=_generator())
-    expected = {
-        names.TEXT_PREFIX: transformer.project_text(states),
-        names.NULL_TEXT_PREFIX: transformer.null_text(),
-        names.NULL_PICTURE_PREFIX: transformer.embed_picture(None),
-    }
-    return Case(names.PREFIX_GRAPH, "", _arrays({names.TEXT_STATES: states}), _arrays(expected))
+def _logits(transformer: Transformer, given: Mapping[str, Tensor], scales: Scales) -> Tensor:
+    """What the transformer answers to a decoder's inputs, all rows being filled up to one position."""
+    tokens, past = given[names.TOKENS], int(given[names.PAST_LENGTH][0])
+    cache = transformer.make_cache(len(tokens))
+    if scales:
+        cache.extend = partial(_extend_rounded, cache, scales)  # type: ignore[method-assign]
+    for i in range(transformer.config.n_layer):
+        pair = ((cache.keys[i], names.past_key(i)), (cache.values[i], names.past_value(i)))
+        for which, (stored, name) in enumerate(pair):
+            scale = scales[i][which] if scales else 1.0
+            stored[:, :, :past] = given[name][:, :, :past].float() * scale
+    embedded = transformer.tok_embeddings(tokens.clamp(min=0))
+    hidden = torch.where(tokens[..., None] < 0, given[names.PREFIX], embedded)
+    return transformer.logits(transformer.forward_chunk(hidden, past, cache))
 
 
 def sampler_cases(vocab_size: int, most: int) -> list[Case]:
@@ -242,46 +269,48 @@ def cache_scales_of(path: Path, layers: int) -> Scales:
     return [(keys.numpy().item(), values.numpy().item()) for keys, values in pairs if keys and values]
 
 
-@torch.inference_mode()
 def decoder_cases(transformer: Transformer, path: Path) -> list[Case]:
     """Two rows from an empty cache; then one row behind a random past, crossing from text to target positions.
 
     Args:
         path: the graph; what it multiplies as whole numbers, PyTorch does too.
     """
-    scales = cache_scales_of(path, transformer.config.n_layer)
+    config, embeddings = transformer.config, transformer.tok_embeddings.weight
+    scales, cases = cache_scales_of(path, config.n_layer), []
     with products_as_stored(transformer, path):
-        return [_decoder_case(transformer, scales, *which) for which in DECODER_CASES]
+        for label, rows, filled, chunk in DECODER_CASES:
+            inputs = decoder_inputs(config, embeddings, scales, rows, filled, chunk)
+            cases.append(Case(names.DECODER, label, inputs, answers(names.DECODER, transformer, inputs, scales)))
+    return cases
 
 
-def _decoder_case(transformer: Transformer, scales: Scales, label: str, rows: int, filled: bool, chunk: int) -> Case:
-    config, generator = transformer.config, _generator()
-    past = config.block_size + config.cls_token_num - 2 if filled else 0
-    cache = transformer.make_cache(rows)
-    if scales:
-        cache.extend = partial(_extend_rounded, cache, scales)  # type: ignore[method-assign]
+def decoder_inputs(
+    config: TransformerConfig, embeddings: Tensor, scales: Scales, rows: int, filled: bool, chunk: int
+) -> dict[str, Array]:
+    """Inputs of a decoder, for every dialect.
+
+    Args:
+        embeddings: of the picture tokens, float32 [V, D].
+        scales: of an int8 cache, a pair a layer; none of another one.
+        rows, filled, chunk: as in `DECODER_CASES`.
+    """
+    generator = _generator()
+    past = max(config.block_size + config.cls_token_num - 2, 1) if filled else 0
+    chunk = min(chunk, config.max_positions - past)
     inputs: dict[str, Array] = {}
     for i in range(config.n_layer):
-        pair = ((names.past_key(i), cache.keys[i]), (names.past_value(i), cache.values[i]))
-        for which, (name, stored) in enumerate(pair):
-            before = torch.randn(stored[:, :, :past].shape, generator=generator)
-            given = torch.zeros(stored[:, :, : past + chunk].shape)
-            if scales:
-                whole = (before * LARGEST / 4).round().clamp(-LARGEST, LARGEST)  # four deviations wide
-                before, given = whole * scales[i][which], given.to(torch.int8)
-                given[:, :, :past] = whole.to(torch.int8)
-            else:
-                given[:, :, :past] = before
+        for name in (names.past_key(i), names.past_value(i)):
+            stored = torch.zeros(rows, config.n_head, past + chunk, config.head_dim)
+            before = torch.randn(rows, config.n_head, past, config.head_dim, generator=generator)
+            if scales:  # integers, four deviations wide
+                before, stored = (before * LARGEST / 4).round().clamp(-LARGEST, LARGEST), stored.to(torch.int8)
             stored[:, :, :past] = before
-            inputs[name] = given.numpy()
+            inputs[name] = stored.numpy()
     tokens = torch.randint(config.vocab_size, (rows, chunk), generator=generator)
-    embedded = transformer.tok_embeddings(tokens)
     # Embeddings stand in for texts: noise would be what no model was trained on, and blow every rounding up.
-    prefix = transformer.tok_embeddings(torch.randint(config.vocab_size, (rows, chunk), generator=generator))
+    prefix = embeddings[torch.randint(config.vocab_size, (rows, chunk), generator=generator)]
     tokens[:, ::2] = -1  # every other position is taken from the prefix
-    hidden = torch.where(tokens[..., None] < 0, prefix, embedded)
-    logits = transformer.logits(transformer.forward_chunk(hidden, past, cache))
-    inputs |= _arrays(
+    return inputs | _arrays(
         {
             names.TOKENS: tokens.int(),
             names.PREFIX: prefix,
@@ -292,7 +321,6 @@ def _decoder_case(transformer: Transformer, scales: Scales, label: str, rows: in
             names.TOTAL_LENGTH: torch.tensor(past + chunk).int(),
         }
     )
-    return Case(names.DECODER, label, inputs, _arrays({names.LOGITS: logits}))
 
 
 def _extend_rounded(

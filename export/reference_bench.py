@@ -60,6 +60,9 @@ class ReferenceSubject:
     def read_bandwidth(self) -> float | None:
         return read_bandwidth(torch.get_num_threads()) if self.device.type == "cpu" else None
 
+    def shared_bytes(self) -> int:
+        return 0
+
     @torch.inference_mode()
     def run(self, plan: Plan) -> Iterator[Timing]:
         config, model = self.config, self.model

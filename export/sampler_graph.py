@@ -1,4 +1,4 @@
-"""The sampling head of the spelling delta: the graph that draws a step's tokens from its logits, on the device.
+"""The sampling head of the dialect delta: the graph that draws a step's tokens from its logits, on the device.
 
 It draws what `editar_rt.generation.sampling` draws from the same logits and random numbers or says that it cannot tell.
 The host sums in float64, which engines do not have, and an engine may compute guidance with one rounding where NumPy

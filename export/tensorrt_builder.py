@@ -15,16 +15,18 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from editar_rt import names
 from editar_rt.backends.engines.folder import BUILD_NAME, BuildInfo, EngineInfo
-from editar_rt.backends.engines.plan import DELTA, Shape
+from editar_rt.backends.engines.plan import Shape
 from editar_rt.backends.engines.tensorrt import Machine, TensorRTEngines
+from editar_rt.bundle.compare import Comparison
 from editar_rt.bundle.folder import Bundle, file_digest, publishing
 from editar_rt.errors import BackendError, OptionError
 from editar_rt.version import __version__
-from export.tensorrt_gate import Compared, GateError, compare
-from export.tensorrt_recipe import Recipe
+from export.recipe import EngineRecipe
+from export.tensorrt_gate import GateError, compare
 
 BUILD_FACTOR = 4  # memory that building takes, in sizes of the weights: file, copies of parser and builder, engine
 MEMORY_FILE = Path("/proc/meminfo")
@@ -51,7 +53,7 @@ class _Built:
 
 
 def build_engines(
-    bundle: Bundle, target: str, recipe: Recipe, output: Path, machine: Machine, force: bool, watcher: Watcher
+    bundle: Bundle, target: str, recipe: EngineRecipe, output: Path, machine: Machine, force: bool, watcher: Watcher
 ) -> BuildInfo:
     """Build, try and publish the engines of a bundle.
 
@@ -60,7 +62,7 @@ def build_engines(
         output: the folder to write, in the bundle's own.
 
     Raises:
-        OptionError: a bundle of another spelling, or with weights that this TensorRT does not read, or a place where
+        OptionError: a bundle of another dialect, or with weights that this TensorRT does not read, or a place where
             the runtime does not look.
         BackendError: TensorRT does not build or run an engine.
         GateError: the engines do not answer as the exporting machine did; nothing is published.
@@ -118,7 +120,7 @@ def build_engines(
             },
         )
         compared = _pass_gate(bundle, partial, info, machine, watcher)
-        info = replace(info, parity=[each.to_json() for each in compared])
+        info = replace(info, parity=[_entry(each) for each in compared])
         (partial / BUILD_NAME).write_text(info.to_json(), encoding="utf-8")
     return info
 
@@ -130,10 +132,10 @@ def check_bundle(bundle: Bundle, output: Path) -> None:
         OptionError: as of `build_engines`.
     """
     manifest = bundle.manifest
-    if manifest.spelling != DELTA:
+    if not manifest.operators.has_fixed_shapes:
         raise OptionError(
-            f"TensorRT reads the spelling delta, and {bundle.folder} has the spelling {manifest.spelling}; convert it "
-            f"with: python -m export convert {bundle.folder} --spelling delta -o OUT"
+            f"TensorRT reads the dialect delta, and {bundle.folder} has the dialect {manifest.dialect}; convert it "
+            f"with: python -m export convert {bundle.folder} --dialect delta -o OUT"
         )
     if output.resolve().parent != bundle.folder.resolve():
         raise OptionError(
@@ -147,14 +149,14 @@ def memory_warnings(bundle: Bundle, free: int | None) -> Iterator[str]:
     Args:
         free: bytes of memory that processes may still take; None where it is not known.
     """
-    sizes = {name: bundle.manifest.files[name].bytes for name in bundle.manifest.files if name.endswith(".onnx.data")}
+    sizes = {part: bundle.stored_bytes(part) for part in bundle.manifest.parts}
     if not sizes or free is None:
         return
-    largest = max(sizes, key=lambda name: sizes[name])
+    largest = max(sizes, key=lambda part: sizes[part])
     needed = BUILD_FACTOR * sizes[largest]
     if needed > free:
         yield (
-            f"building {largest.split('.')[0]} takes about {needed >> 20} MiB of memory and {free >> 20} MiB are free: "
+            f"building {largest} takes about {needed >> 20} MiB of memory and {free >> 20} MiB are free: "
             "it may be slow or be stopped by the system; close what else runs, or add swap"
         )
 
@@ -169,7 +171,13 @@ def free_memory(file: Path = MEMORY_FILE) -> int | None:
 
 
 def _build(
-    bundle: Bundle, recipe: Recipe, machine: Machine, path: Path, shapes: list[Shape], built: _Built, watcher: Watcher
+    bundle: Bundle,
+    recipe: EngineRecipe,
+    machine: Machine,
+    path: Path,
+    shapes: list[Shape],
+    built: _Built,
+    watcher: Watcher,
 ) -> None:
     """One file with the engine of one shape, or of several."""
     begun, tensorrt, part = time.perf_counter(), machine.tensorrt, bundle.manifest.parts[shapes[0].part]
@@ -221,7 +229,13 @@ def _timings(bundle: Bundle, machine: Machine) -> Iterator[Path]:
         written.unlink(missing_ok=True)
 
 
-def _pass_gate(bundle: Bundle, folder: Path, info: BuildInfo, machine: Machine, watcher: Watcher) -> list[Compared]:
+def _entry(compared: Comparison) -> dict[str, Any]:
+    """As `build.json` has it."""
+    found = compared.to_json()
+    return {"engine": found.pop("part"), **found}
+
+
+def _pass_gate(bundle: Bundle, folder: Path, info: BuildInfo, machine: Machine, watcher: Watcher) -> list[Comparison]:
     compared = []
     for each in compare(bundle, TensorRTEngines(bundle, folder, info, machine), info.plan):
         watcher.report(str(each))
@@ -229,7 +243,7 @@ def _pass_gate(bundle: Bundle, folder: Path, info: BuildInfo, machine: Machine, 
     if failed := [each for each in compared if not each.holds]:
         worst = failed[0]
         raise GateError(
-            f"the engine {worst.engine} does not answer as the exporting machine did ({worst.output}: error "
+            f"the engine {worst.part} does not answer as the exporting machine did ({worst.output}: error "
             f"{worst.error:.1e}, allowed {worst.bound:.0e}); nothing was published"
         )
     return compared

@@ -15,30 +15,26 @@ import click
 
 from editar_rt.backends.engines.tensorrt import this_machine
 from editar_rt.bundle.folder import Bundle
+from export.recipe import TENSORRT, read_engines, recipe_names
 from export.tensorrt_builder import Watcher, build_engines, check_bundle
-from export.tensorrt_recipe import read_recipe, recipe_names
 
 PATH = click.Path(path_type=Path)
+RECIPES = ", ".join(recipe_names(TENSORRT))
 Progress = Callable[[str, int, int], None]
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
-def group() -> None:
-    """Turn trained weights into what a device runs."""
-
-
-@group.command("tensorrt")
+@click.command("tensorrt")
 @click.argument("bundle", type=PATH)
-@click.option("--target", required=True, help=f"Recipe in engines/: {', '.join(recipe_names())}; or a .toml file.")
+@click.option("--target", required=True, help=f"Recipe in engines/: {RECIPES}; or a .toml file.")
 @click.option("-o", "--output", type=PATH, help="The folder to write, in the bundle's own; BUNDLE/TARGET if not given.")
 @click.option("--force", is_flag=True, help="Replace engines of that name.")
 @click.option("--json", "as_json", is_flag=True, help="Print build.json as one line, the last.")
 def tensorrt(bundle: Path, target: str, output: Path | None, force: bool, as_json: bool) -> None:
     """Build BUNDLE's engines for the GPU of this machine, and publish them if they answer right.
 
-    BUNDLE has the spelling delta: python -m export onnx … --spelling delta.
+    BUNDLE has the dialect delta: python -m export onnx … --dialect delta.
     """
-    recipe, opened = read_recipe(target), Bundle.open(bundle)
+    recipe, opened = read_engines(target), Bundle.open(bundle)
     output = output or bundle / Path(target).stem
     check_bundle(opened, output)
     log = sys.stderr if as_json else sys.stdout

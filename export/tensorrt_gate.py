@@ -8,13 +8,13 @@ sampler's engine on made-up logits. A NaN anywhere in an output fails.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import replace
 
 from editar_rt import names
 from editar_rt.backends.engines.backend import DeltaBackend
 from editar_rt.backends.engines.device import Engines
 from editar_rt.backends.engines.plan import Plan, Shape
+from editar_rt.bundle.compare import Comparison
 from editar_rt.bundle.folder import Bundle
 from editar_rt.editor import Editor
 from editar_rt.errors import BundleError, EditarError
@@ -25,29 +25,8 @@ class GateError(EditarError):
     """Engines that do not answer as the exporting machine did."""
 
 
-@dataclass(frozen=True)
-class Compared:
-    """One output of one engine."""
-
-    engine: str
-    output: str
-    error: float
-    bound: float
-
-    @property
-    def holds(self) -> bool:
-        return self.error <= self.bound  # false for NaN
-
-    def __str__(self) -> str:
-        verdict = "ok" if self.holds else "TOO FAR"
-        return f"{self.engine:16}  {self.output:28}  error {self.error:.1e}  bound {self.bound:.0e}  {verdict}"
-
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self) | {"error": self.error if self.error == self.error else None, "holds": self.holds}
-
-
-def compare(bundle: Bundle, engines: Engines, plan: Plan) -> Iterator[Compared]:
-    """Run every engine of a plan.
+def compare(bundle: Bundle, engines: Engines, plan: Plan) -> Iterator[Comparison]:
+    """Run every engine of a plan; the part of each comparison is the engine's name.
 
     Raises:
         BundleError: the bundle has no self-test of a part.
@@ -62,14 +41,14 @@ def compare(bundle: Bundle, engines: Engines, plan: Plan) -> Iterator[Compared]:
     editor = Editor(bundle, DeltaBackend(bundle, engines, plan))
     for check in selftest.verify(editor, [part for part in parts if part != names.SAMPLER]):
         if check.part not in by_rows:
-            yield Compared(check.part, check.output, check.error, check.bound)
+            yield check
     if names.DECODER not in parts:
         return
     for rows in plan.rows if names.SAMPLER in parts else ():
         own = DeltaBackend(bundle, engines, Plan((rows,), plan.chunks))
         for check in selftest.verify(Editor(bundle, own), [names.SAMPLER]):
             shape = Shape(names.SAMPLER, rows=rows)
-            yield Compared(shape.name, check.output, check.error, check.bound)
+            yield replace(check, part=shape.name)
     for rows in plan.rows:
         for row in sorted({0, rows - 1}):
             yield from _decoder(bundle, engines, Plan((rows,), plan.chunks), row, f"row {row}")
@@ -79,7 +58,9 @@ def compare(bundle: Bundle, engines: Engines, plan: Plan) -> Iterator[Compared]:
             yield from _decoder(bundle, engines, only, 0, f"in {pieces} piece{'s' * (pieces - 1)}", pieces)
 
 
-def _decoder(bundle: Bundle, engines: Engines, plan: Plan, row: int, label: str, pieces: int = 0) -> Iterator[Compared]:
+def _decoder(
+    bundle: Bundle, engines: Engines, plan: Plan, row: int, label: str, pieces: int = 0
+) -> Iterator[Comparison]:
     """The decoder with the engines of one plan.
 
     Args:
@@ -90,4 +71,4 @@ def _decoder(bundle: Bundle, engines: Engines, plan: Plan, row: int, label: str,
     way = selftest.Way(pieces=pieces) if pieces else selftest.Way(plan.rows[0], row)
     for check in selftest.verify(editor, [names.PREFIX_GRAPH, names.DECODER], way):
         if check.part == names.DECODER:
-            yield Compared(shape.name, f"{check.output}, {label}", check.error, check.bound)
+            yield replace(check, part=shape.name, output=f"{check.output}, {label}")

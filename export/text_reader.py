@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,8 +12,10 @@ import transformers
 from tokenizers import Tokenizer
 from torch import nn
 
-from training.checkpoints import CheckpointError, listed
+from export.weight_ranges import largest_values
 from training.errors import first_line
+from training.model_folder import check_folder, read_json
+from training.weights_file import CheckpointError, listed
 
 
 @dataclass(frozen=True)
@@ -27,6 +29,8 @@ class TextEncoder:
     """Number of weights."""
     tokenizer: Tokenizer
     """Adds the end token; neither pads nor truncates."""
+    largest: Mapping[str, float]
+    """The largest magnitude in every weight, by name."""
 
     def build(self) -> nn.Module:
         """transformers.T5EncoderModel, float32; read anew at every call, so that it stays no longer than needed."""
@@ -40,12 +44,10 @@ def read_text_encoder(folder: Path | str) -> TextEncoder:
         CheckpointError: no such folder, another kind of model, weights missing, or a tokenizer that does not fit.
     """
     folder = Path(folder)
-    try:
-        kind = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type")
-    except (OSError, ValueError, AttributeError):
-        raise CheckpointError(f"{folder} is no Hugging Face folder: it holds no readable config.json") from None
+    kind = read_json(folder / "config.json").get("model_type")
     if kind != "t5":
         raise CheckpointError(f"{folder} holds a model of type {kind!r}; the text encoder must be a T5")
+    check_folder(folder, transformers.T5EncoderModel)
     model = _read_model(folder)
     tokenizer = _read_tokenizer(folder)
     rows = int(model.get_input_embeddings().num_embeddings)  # type: ignore[operator]
@@ -57,7 +59,8 @@ def read_text_encoder(folder: Path | str) -> TextEncoder:
     if tokenizer.encode("a").ids[-1:] != [end]:
         raise CheckpointError(f"{folder}: the tokenizer does not end texts with the end token, id {end}")
     parameters = sum(p.numel() for p in model.parameters())
-    return TextEncoder(folder, int(model.config.d_model), parameters, tokenizer)  # type: ignore[union-attr, arg-type]
+    width = int(model.config.d_model)  # type: ignore[union-attr, arg-type]
+    return TextEncoder(folder, width, parameters, tokenizer, largest_values(dict(model.named_parameters())))
 
 
 def _read_model(folder: Path) -> nn.Module:

@@ -8,9 +8,13 @@ small one is rounding, a large one a fault.
 
 from __future__ import annotations
 
+import gc
+import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,41 +23,24 @@ import torch
 from polygraphy.backend.base import BaseRunner
 from polygraphy.backend.onnxrt import OnnxrtRunner
 from polygraphy.common import TensorMetadata
-from polygraphy.comparator import Comparator, SimpleCompareFunc
+from polygraphy.comparator import Comparator
 from polygraphy.logger import G_LOGGER
 
 import editar_rt
 from editar_rt import names
-from editar_rt.backends.engines.folder import find_folders
+from editar_rt.backends import CPU, default_device
+from editar_rt.bundle.compare import Comparison
 from editar_rt.bundle.folder import Bundle
+from editar_rt.bundle.words import error_bound
 from editar_rt.errors import BackendError, OptionError
 from editar_rt.generation.sampling import Sampling
-from editar_rt.measure.selftest import bound_of
 from export import parity
-from export.bundle_writer import Sources
-from export.checkpoint_reader import build_transformer, build_vq
+from export.checkpoint_reader import Checkpoint, build_transformer, build_vq
+from export.dialects.base import Scales
+from export.model_info import Sources
+from training.config import TransformerConfig
 from training.errors import first_line
 from training.models.transformer import Transformer
-
-CPU, TENSORRT = "cpu", "tensorrt"
-
-
-@dataclass(frozen=True)
-class Compared:
-    """One output of one part: PyTorch against what runs the bundle."""
-
-    part: str
-    output: str
-    largest_error: float
-    """Absolute; for tokens the number that differ."""
-    relative_error: float
-    """Over the largest value of PyTorch's; for tokens the share that differs."""
-    bound: float
-    """Of the relative error; tokens must be equal where the codebook decides clearly."""
-
-    @property
-    def holds(self) -> bool:
-        return self.relative_error <= self.bound  # false for NaN
 
 
 @dataclass(frozen=True)
@@ -79,7 +66,7 @@ class Report:
 
     backend: str
     precision: str
-    parts: list[Compared]
+    parts: list[Comparison]
     generated: list[Generated] = field(default_factory=list)
 
     @property
@@ -91,7 +78,7 @@ class Report:
             "backend": self.backend,
             "precision": self.precision,
             "holds": self.holds,
-            "parts": [asdict(c) | {"holds": c.holds} for c in self.parts],
+            "parts": [_to_json(c) for c in self.parts],
             "generated": [asdict(g) | {"holds": g.holds} for g in self.generated],
         }
 
@@ -99,7 +86,7 @@ class Report:
         yield f"{'part':12}  {'output':30}  {'largest':>9}  {'relative':>9}  {'bound':>7}"
         for c in self.parts:
             verdict = "ok" if c.holds else "TOO FAR"
-            errors = f"{c.largest_error:9.1e}  {c.relative_error:9.1e}  {c.bound:7.0e}"
+            errors = f"{c.difference:9.1e}  {c.error:9.1e}  {c.bound:7.0e}"
             yield f"{c.part:12}  {c.output:30}  {errors}  {verdict}"
         for g in self.generated:
             label = f"greedy, {g.steps} tokens, cfg_scale {g.cfg_scale:g}"
@@ -108,6 +95,18 @@ class Report:
             else:
                 verdict = "ok" if g.holds else "TOO FAR"
                 yield f"{label}: first differs at {g.first_difference}, margin {g.margin:.1e}, {g.bound:.0e}  {verdict}"
+
+
+def _to_json(compared: Comparison) -> dict[str, Any]:
+    found = compared.to_json()
+    return {
+        "part": found["part"],
+        "output": found["output"],
+        "largest_error": found["difference"],
+        "relative_error": found["error"],
+        "bound": found["bound"],
+        "holds": found["holds"],
+    }
 
 
 def verify(
@@ -120,8 +119,8 @@ def verify(
     """Compare every part of a bundle for which there is a source.
 
     Args:
-        device: that the bundle is run on besides, and generates on; None takes TensorRT where its engines lie in the
-            bundle, else the CPU alone. A decoder's engines are compared by what they generate.
+        device: that the bundle is run on besides, and generates on; None takes `default_device`. A decoder's
+            engines are compared by what they generate.
         steps: tokens of the greedy generations, up to a whole picture; 0 leaves them out.
 
     Raises:
@@ -130,16 +129,15 @@ def verify(
     """
     bundle = Bundle.open(folder)
     manifest = bundle.manifest
-    device = device or (TENSORRT if find_folders(bundle) else CPU)
+    device = device or default_device(bundle)
     editor = editar_rt.load(folder, device)
-    compared: list[Compared] = []
-    for part, cases in _cases(bundle, sources):
-        on_part(part)
-        bound = bound_of(part, manifest.precision, manifest.kv_cache, manifest.spelling)
-        for case in cases:
-            compared += _compare(bundle.part_path(part), case, bound)
-            if device != CPU and part != names.DECODER:
-                compared += _compare_backend(editor, case, bound)
+    compared: list[Comparison] = []
+    for question in _questions(bundle, sources):
+        on_part(question.part)
+        bound = error_bound(question.part, manifest.precision, manifest.kv_cache, manifest.dialect)
+        compared += _compare(bundle, question, bound)
+        if device != CPU and question.part != names.DECODER:
+            compared += _compare_backend(editor, question, bound)
     if not compared:
         raise OptionError(
             f"none of the checkpoints belongs to a part of {folder}, which holds {', '.join(manifest.parts)}"
@@ -147,7 +145,7 @@ def verify(
     generated = []
     if steps and sources.transformer is not None and names.DECODER in manifest.parts:
         model = build_transformer(sources.transformer)
-        bound = bound_of(names.DECODER, manifest.precision, manifest.kv_cache, manifest.spelling)
+        bound = error_bound(names.DECODER, manifest.precision, manifest.kv_cache, manifest.dialect)
         with parity.products_as_stored(model, bundle.part_path(names.DECODER)):
             for cfg_scale in (1.0, 3.0):
                 on_part(f"generation, cfg_scale {cfg_scale:g}")
@@ -155,98 +153,133 @@ def verify(
     return Report(editor.backend.name, manifest.precision, compared, generated)
 
 
-def _cases(bundle: Bundle, sources: Sources) -> Iterator[tuple[str, Sequence[parity.Case]]]:
+@dataclass(frozen=True)
+class _Question:
+    """Inputs of a part, and the model that answers to them in PyTorch."""
+
+    part: str
+    label: str
+    inputs: dict[str, parity.Array]
+    build: Callable[[], Any]
+    decoder: Path | None = None
+    """The graph, of a decoder: what it multiplies as integers, PyTorch does too."""
+    scales: Scales = ()
+
+
+def _questions(bundle: Bundle, sources: Sources) -> Iterator[_Question]:
     parts, model = bundle.manifest.parts, bundle.manifest.model
     if sources.vq is not None and names.VQ_ENCODER in parts:
         assert model.image_size is not None
-        yield names.VQ_ENCODER, [parity.vq_encoder_case(build_vq(sources.vq), model.image_size)]
-        yield names.VQ_DECODER, [parity.vq_decoder_case(build_vq(sources.vq), model.image_size)]
+        build, config = partial(build_vq, sources.vq), sources.vq.config
+        yield _Question(names.VQ_ENCODER, "", parity.vq_encoder_inputs(model.image_size), build)
+        yield _Question(names.VQ_DECODER, "", parity.vq_decoder_inputs(config, model.image_size), build)
     if sources.text_encoder is not None and names.TEXT_ENCODER in parts:
         assert model.text_tokens is not None
-        yield names.TEXT_ENCODER, [parity.text_encoder_case(sources.text_encoder.build(), model.text_tokens)]
+        text = sources.text_encoder
+        inputs = parity.text_encoder_inputs(text.tokenizer.get_vocab_size(), model.text_tokens)
+        yield _Question(names.TEXT_ENCODER, "", inputs, text.build)
     if sources.transformer is not None and names.DECODER in parts:
-        config = sources.transformer.config
-        sizes = (config.dim, config.n_layer, config.n_head, config.vocab_size)
-        if sizes != (model.dim, model.layers, model.heads, model.vocab_size):
-            raise OptionError(
-                f"{sources.transformer.path} is another transformer than the bundle's: (width, layers, heads, tokens) "
-                f"{sizes} against {(model.dim, model.layers, model.heads, model.vocab_size)}"
-            )
-        # Built for each, so that no model is in memory while ONNX Runtime runs a graph.
-        yield names.PREFIX_GRAPH, [parity.prefix_case(build_transformer(sources.transformer))]
-        path = bundle.part_path(names.DECODER)
-        yield names.DECODER, parity.decoder_cases(build_transformer(sources.transformer), path)
+        yield from _transformer_questions(bundle, sources.transformer)
+
+
+def _transformer_questions(bundle: Bundle, checkpoint: Checkpoint[TransformerConfig]) -> Iterator[_Question]:
+    config, model = checkpoint.config, bundle.manifest.model
+    sizes = (config.dim, config.n_layer, config.n_head, config.vocab_size)
+    if sizes != (model.dim, model.layers, model.heads, model.vocab_size):
+        raise OptionError(
+            f"{checkpoint.path} is another transformer than the bundle's: (width, layers, heads, tokens) "
+            f"{sizes} against {(model.dim, model.layers, model.heads, model.vocab_size)}"
+        )
+    build = partial(build_transformer, checkpoint)
+    yield _Question(names.PREFIX_GRAPH, "", parity.prefix_inputs(config), build)
+    path, embeddings = bundle.part_path(names.DECODER), checkpoint.tensors["tok_embeddings.weight"].float()
+    scales = parity.cache_scales_of(path, config.n_layer)
+    for label, rows, filled, chunk in parity.DECODER_CASES:
+        inputs = parity.decoder_inputs(config, embeddings, scales, rows, filled, chunk)
+        yield _Question(names.DECODER, label, inputs, build, path, scales)
 
 
 class _PyTorchRunner(BaseRunner):  # type: ignore[misc]  # Polygraphy has no type information
-    """PyTorch's answers to a case, computed when the case was made."""
+    """A part's PyTorch model, in memory only while it answers."""
 
-    def __init__(self, case: parity.Case, inputs: Mapping[str, parity.Array]) -> None:
+    def __init__(self, question: _Question, feed: Mapping[str, parity.Array]) -> None:
         super().__init__(name="PyTorch")
-        self.case, self.inputs = case, inputs
+        self.question, self.feed = question, feed
 
     def get_input_metadata_impl(self) -> Any:
-        metadata = TensorMetadata()
-        for name, array in self.inputs.items():
-            metadata.add(name, array.dtype, array.shape)
-        return metadata
+        return _metadata(self.feed)
+
+    def activate_impl(self) -> None:
+        self.model = self.question.build()
 
     def infer_impl(self, feed_dict: Any) -> Any:
-        self.inference_time = 0.0
-        return OrderedDict(self.case.expected)
+        question, begun = self.question, time.perf_counter()
+        stored = parity.products_as_stored(self.model, question.decoder) if question.decoder else nullcontext()
+        with stored:
+            found = OrderedDict(parity.answers(question.part, self.model, feed_dict, question.scales))
+        self.inference_time = time.perf_counter() - begun
+        return found
+
+    def deactivate_impl(self) -> None:
+        del self.model
+        gc.collect()
 
 
 class _BackendRunner(BaseRunner):  # type: ignore[misc]  # Polygraphy has no type information
     """A part through the runtime's own backend."""
 
-    def __init__(self, editor: editar_rt.Editor, case: parity.Case) -> None:
+    def __init__(self, editor: editar_rt.Editor, question: _Question) -> None:
         super().__init__(name=editor.backend.name)
-        self.editor, self.case = editor, case
+        self.editor, self.question = editor, question
 
     def get_input_metadata_impl(self) -> Any:
-        return _PyTorchRunner(self.case, self.case.inputs).get_input_metadata_impl()
+        return _metadata(self.question.inputs)
 
     def infer_impl(self, feed_dict: Any) -> Any:
-        self.inference_time = 0.0
-        return OrderedDict(self.editor.backend.run(self.case.part, dict(feed_dict)))
+        begun = time.perf_counter()
+        found = OrderedDict(self.editor.backend.run(self.question.part, dict(feed_dict)))
+        self.inference_time = time.perf_counter() - begun
+        return found
 
 
-def _compare_backend(editor: editar_rt.Editor, case: parity.Case, bound: float) -> list[Compared]:
-    runners = [_PyTorchRunner(case, case.inputs), _BackendRunner(editor, case)]
+def _metadata(feed: Mapping[str, parity.Array]) -> Any:
+    metadata = TensorMetadata()
+    for name, array in feed.items():
+        metadata.add(name, array.dtype, array.shape)
+    return metadata
+
+
+def _compare_backend(editor: editar_rt.Editor, question: _Question, bound: float) -> list[Comparison]:
+    runners = [_PyTorchRunner(question, question.inputs), _BackendRunner(editor, question)]
     with G_LOGGER.verbosity(G_LOGGER.CRITICAL):
-        results = Comparator.run(runners, data_loader=[case.inputs])
-        return _measured(case, results, bound, f" on {editor.backend.device}")
+        results = Comparator.run(runners, data_loader=[question.inputs])
+        return _measured(question, results, bound, f" on {editor.backend.device}")
 
 
-def _compare(path: Path, case: parity.Case, bound: float) -> list[Compared]:
+def _compare(bundle: Bundle, question: _Question, bound: float) -> list[Comparison]:
+    path, described = bundle.part_path(question.part), bundle.manifest.parts[question.part].inputs
+    # PyTorch's model may need inputs that this dialect has not; Polygraphy hands each runner its own.
+    feed = question.inputs | {
+        t.name: parity.fitted(question.inputs[t.name], t.dtype == "float16", t.shape) for t in described
+    }
+    # The session is opened when its turn comes, and PyTorch's model is gone by then.
+    runners = [_PyTorchRunner(question, feed), OnnxrtRunner(partial(parity.open_session, path), name="ONNX Runtime")]
     with G_LOGGER.verbosity(G_LOGGER.CRITICAL):
         try:
-            session = parity.open_session(path)
-            inputs = parity.feeds(session, case.inputs)
-            runners = [_PyTorchRunner(case, inputs), OnnxrtRunner(session, name="ONNX Runtime")]
-            results = Comparator.run(runners, data_loader=[inputs])
+            results = Comparator.run(runners, data_loader=[feed])
         except Exception as error:  # Polygraphy's and the binding's own classes
             raise BackendError(f"ONNX Runtime does not run {path.name}: {first_line(error)}") from None
-        return _measured(case, results, bound)
+        return _measured(question, results, bound)
 
 
-def _measured(case: parity.Case, results: Any, bound: float, where: str = "") -> list[Compared]:
-    """The errors of the second runner's answers to a case; the first one's are PyTorch's."""
+def _measured(question: _Question, results: Any, bound: float, where: str = "") -> list[Comparison]:
+    """The errors of the second runner's answers; the first one is PyTorch."""
     expected, found = (iterations[0] for iterations in results.values())
-    for name in [n for n in found if n not in expected]:
-        del found.dct[name]  # the cache
-    compared = []
-    for name, right in case.expected.items():
-        label = (f"{name}, {case.label}" if case.label else name) + where
-        if np.issubdtype(right.dtype, np.integer):
-            differ = (found[name] != right)[right >= 0]
-            compared.append(Compared(case.part, label, float(differ.sum()), float(differ.mean()), 0.0))
-            continue
-        largest = float(np.abs(right).max())
-        check = SimpleCompareFunc(atol=bound * largest, rtol=0, check_error_stat="max")
-        difference = float(check(expected, found)[name].max_absdiff)
-        compared.append(Compared(case.part, label, difference, difference / largest, bound))
-    return compared
+    label = (f", {question.label}" if question.label else "") + where
+    return [
+        Comparison.of(question.part, name + label, np.asarray(found[name]), np.asarray(expected[name]), bound)
+        for name in expected
+    ]
 
 
 def _generate(editor: editar_rt.Editor, model: Transformer, steps: int, cfg_scale: float, bound: float) -> Generated:

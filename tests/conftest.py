@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+# Models of these sizes gain nothing from a second thread, and threads that wait for work spin. Set before NumPy and
+# PyTorch read it; the processes that tests start inherit it.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
 import pytest
@@ -14,13 +19,34 @@ from tests.golden.seeded_checkpoint import gpt_state, vq_state
 
 refuse_telemetry()  # before a test module imports onnxruntime itself
 
+import onnxruntime  # noqa: E402
+
+from editar_rt.backends.ort import backend, threads  # noqa: E402
+
 if TYPE_CHECKING:
     from editar_rt.editor import Editor
-    from export.bundle_writer import Sources
+    from export.model_info import Sources
 
 GOLDEN = Path(__file__).parent / "golden"
 GPT_TINY_HEADS = 4  # in the golden configuration, not in the weights
 WORDS = "make the ball red blue green remove add a small large cube on left right of background wooden striped shiny"
+
+
+class OneThread(onnxruntime.SessionOptions):  # type: ignore[misc]
+    """ONNX Runtime's options for one thread where nobody asks for more: it reads no environment variable."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.intra_op_num_threads = 1
+
+
+def set_one_thread(options: Any, version: str, count: int | None) -> None:
+    """`set_threads`, with one thread where nobody asks for more."""
+    threads.set_threads(options, version, count or 1)
+
+
+onnxruntime.SessionOptions = OneThread
+backend.set_threads = set_one_thread
 
 
 def golden_arrays(name: str) -> dict[str, np.ndarray]:
@@ -66,8 +92,8 @@ def tiny_sources(tmp_path_factory: pytest.TempPathFactory) -> Sources:
     """
     import torch
 
-    from export.bundle_writer import Sources
     from export.checkpoint_reader import read_transformer, read_vq
+    from export.model_info import Sources
     from export.text_reader import read_text_encoder
     from training.config import VQConfig
     from training.models.vq import VQModel
@@ -134,31 +160,31 @@ def golden_gpt_bundle_quantized(
 @pytest.fixture(scope="session")
 def golden_gpt_bundle_standard(tiny_sources: Sources, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The golden transformer alone, float32, in operators of ONNX itself."""
-    return _transformer_bundle(tiny_sources, tmp_path_factory, spelling="standard")
+    return _transformer_bundle(tiny_sources, tmp_path_factory, dialect="standard")
 
 
 @pytest.fixture(scope="session")
 def golden_gpt_bundle_delta(tiny_sources: Sources, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The golden transformer alone, float32, as TensorRT runs it."""
-    return _transformer_bundle(tiny_sources, tmp_path_factory, spelling="delta")
+    return _transformer_bundle(tiny_sources, tmp_path_factory, dialect="delta")
 
 
 @pytest.fixture(scope="session")
 def golden_gpt_bundle_delta_fp16(tiny_sources: Sources, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The golden transformer alone, float16, as TensorRT runs it."""
-    return _transformer_bundle(tiny_sources, tmp_path_factory, spelling="delta", precision="fp16")
+    return _transformer_bundle(tiny_sources, tmp_path_factory, dialect="delta", precision="fp16")
 
 
 @pytest.fixture(scope="session")
 def golden_gpt_bundle_delta_head(tiny_sources: Sources, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The golden transformer alone, float32, as TensorRT runs it, with a sampling head."""
-    return _transformer_bundle(tiny_sources, tmp_path_factory, spelling="delta", sampling_head=True)
+    return _transformer_bundle(tiny_sources, tmp_path_factory, dialect="delta", sampling_head=True)
 
 
 @pytest.fixture(scope="session")
 def golden_gpt_bundle_delta_int4(tiny_sources: Sources, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The golden transformer alone, with the INT4 weights of TensorRT 10."""
-    return _transformer_bundle(tiny_sources, tmp_path_factory, spelling="delta", precision="int4")
+    return _transformer_bundle(tiny_sources, tmp_path_factory, dialect="delta", precision="int4")
 
 
 def _transformer_bundle(sources: Sources, folders: pytest.TempPathFactory, **storage: Any) -> Path:

@@ -7,11 +7,13 @@ The caller keeps track of the cached positions: each batch gives the start of it
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from editar_rt.backends.sampler import SamplerInputs
 from editar_rt.generation.sampling import Draw
 
 Arrays = Mapping[str, NDArray[Any]]
@@ -90,6 +92,33 @@ class Backend(Protocol):
 
     def read_bandwidth(self) -> float | None:
         """Measured read bandwidth of the device's memory, bytes per second; None if it cannot be measured."""
+
+    def memory_in_use(self) -> int | None:
+        """Bytes of the device's memory that all programs take now; None on a CPU, and where that is not known."""
+
+    def shared_bytes(self) -> int:
+        """Bytes that the system counts more than once in this process's memory now, as rows share pages."""
+
+    @property
+    def sampler_rows(self) -> tuple[int, ...]:
+        """For how many rows of logits there is a sampler; none where tokens are drawn on the host."""
+
+    def sample(self, logits: Floats, inputs: SamplerInputs) -> NDArray[np.int32]:
+        """The sampler alone, on logits [R, V] as of a step of R rows; R is one of `sampler_rows`.
+
+        Returns:
+            tokens [R], negative where the host must draw.
+
+        Raises:
+            MissingPartError: there is no sampler.
+        """
+
+    def end_profile(self) -> Path:
+        """The profile of the decoder, a JSON file of trace events, from a backend that was opened to make one.
+
+        Raises:
+            BackendError: the engine makes none.
+        """
 
     def run(self, part: str, inputs: Arrays) -> dict[str, NDArray[Any]]:
         """Run a feed-forward part; inputs and outputs by tensor name."""

@@ -142,6 +142,15 @@ class Bundle:
             self.path(name)
         return self._part_files[part]
 
+    def stored_bytes(self, *parts: str) -> int:
+        """Bytes of the files of some parts; one that several have counts once.
+
+        Raises:
+            BundleError: as `part_files`.
+        """
+        files = {name for part in parts for name in self.part_files(part)}
+        return sum(self.manifest.files[name].bytes for name in files)
+
     def check(self) -> None:
         """Hash every file and read every graph. Raises BundleError at the first one that differs."""
         for name in self.manifest.files:

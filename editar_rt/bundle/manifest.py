@@ -11,23 +11,23 @@ import math
 import re
 import types
 import typing
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath, PureWindowsPath
 from typing import Any
 
+from editar_rt.arguments import is_integer
+from editar_rt.bundle.words import DEFAULT_DIALECT, DIALECTS, KV_CACHES, PRECISIONS, SAME, Dialect
 from editar_rt.errors import BundleError
-from editar_rt.generation.sampling import is_whole
 
 MANIFEST_NAME = "bundle.json"
 FORMAT = "editar-bundle"
 FORMAT_VERSION = 1
 GRAPH_SUFFIX = ".onnx"  # ONNX Runtime expects another format for other suffixes
 MAX_MANIFEST_BYTES = 4 << 20
+KEY = "key"  # of a field's metadata: its name in JSON, if that is different
 MAX_DEPTH = 32  # of nested objects and lists; a manifest has 6
-# What a field may say; unknown words would be taken for something else further on.
-PRECISIONS = ("fp32", "fp16", "bf16", "int8", "int4")
-SPELLINGS = ("ort", "standard", "delta")
-KV_CACHES = ("same", "int8")
+# Types of tensors. An unknown one would be misread later.
 DTYPES = ("bfloat16", "bool", "float16", "float32", "int32", "int64", "int8", "uint8")
 # Control characters can manipulate a terminal, and lone surrogates cannot be encoded.
 UNPRINTABLE = re.compile("[\\x00-\\x1f\\x7f-\\x9f\\u2028-\\u202e\\u2066-\\u2069\\ud800-\\udfff]")
@@ -82,7 +82,7 @@ class ModelInfo:
 
     def check(self) -> None:
         """Reject sizes that are out of range or contradict each other; buffers are allocated by them."""
-        sizes = {name: size for name, size in dataclasses.asdict(self).items() if is_whole(size)}
+        sizes = {name: size for name, size in dataclasses.asdict(self).items() if is_integer(size)}
         for name, size in sizes.items():
             if not 1 <= size <= LARGEST[name]:
                 raise BundleError(f"{MANIFEST_NAME}: model: {name} must be 1 to {LARGEST[name]}, got {size}")
@@ -128,8 +128,8 @@ class Manifest:
     parts: dict[str, Part]
     files: dict[str, FileInfo]  # by path inside the bundle, every file except the manifest
     precision: str = "fp32"
-    spelling: str = "ort"
-    kv_cache: str = "same"  # the type of the precision's matmuls, or int8
+    dialect: str = field(default=DEFAULT_DIALECT, metadata={KEY: "spelling"})
+    kv_cache: str = SAME
     sampler_top_k: int | None = None  # the largest top_k that the part sampler draws with; None without one
     providers: list[str] = field(default_factory=lambda: ["cpu", "cuda"])  # of ONNX Runtime, that run the decoder
     tokenizer: str | None = None
@@ -151,7 +151,7 @@ class Manifest:
         if not isinstance(raw, dict) or raw.get("format") != FORMAT:
             raise BundleError(f'{MANIFEST_NAME} does not say "format": "{FORMAT}"; this is not an EditAR bundle')
         version = raw.get("format_version")
-        if not is_whole(version) or version < 1:
+        if not is_integer(version) or version < 1:
             raise BundleError(f"{MANIFEST_NAME} has format_version {version!r:.40}; 1 to {FORMAT_VERSION} are known")
         if version > FORMAT_VERSION:
             raise BundleError(
@@ -184,22 +184,38 @@ class Manifest:
     def _check_words(self) -> None:
         """Reject values that a field does not allow."""
         tensors = [tensor for part in self.parts.values() for tensor in (*part.inputs, *part.outputs)]
-        for name, value, allowed in (
+        words: tuple[tuple[str, str, Collection[str]], ...] = (
             ("precision", self.precision, PRECISIONS),
-            ("spelling", self.spelling, SPELLINGS),
+            ("spelling", self.dialect, DIALECTS),
             ("kv_cache", self.kv_cache, KV_CACHES),
             *((f"{tensor.name}: dtype", tensor.dtype, DTYPES) for tensor in tensors),
-        ):
+        )
+        for name, value, allowed in words:
             if value not in allowed:
                 raise BundleError(f"{MANIFEST_NAME}: {name} must be one of {', '.join(allowed)}, got {value!r:.40}")
 
     def to_json(self) -> str:
-        return json.dumps(dataclasses.asdict(self), indent=1) + "\n"
+        return json.dumps(self.to_dict(), indent=1) + "\n"
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON has it."""
+        fields = dataclasses.asdict(self)
+        return {_key(field): fields[field.name] for field in dataclasses.fields(self)}
+
+    @property
+    def operators(self) -> Dialect:
+        """What the decoder's dialect can do."""
+        return DIALECTS[self.dialect]
 
     def paths(self) -> list[str]:
         """All files that the manifest refers to by role."""
         optional = [p for p in (self.tokenizer, self.samples) if p is not None]
         return [part.file for part in self.parts.values()] + optional
+
+
+def _key(field: dataclasses.Field[Any]) -> str:
+    """A field's name in JSON."""
+    return str(field.metadata.get(KEY, field.name))
 
 
 def decode_json(kind: Any, value: Any, where: str) -> Any:
@@ -208,9 +224,9 @@ def decode_json(kind: Any, value: Any, where: str) -> Any:
     if isinstance(kind, type) and dataclasses.is_dataclass(kind):
         if not isinstance(value, dict):
             raise BundleError(f"{where} must be an object, got {type(value).__name__}")
-        hints = typing.get_type_hints(kind)
+        hints, named = typing.get_type_hints(kind), {_key(f): f.name for f in dataclasses.fields(kind)}
         # Unknown keys are ignored: a later 1.x writer may add some.
-        given = {k: decode_json(hints[k], v, f"{where}: {k}") for k, v in value.items() if k in hints}
+        given = {named[k]: decode_json(hints[named[k]], v, f"{where}: {k}") for k, v in value.items() if k in named}
         needed = {
             f.name
             for f in dataclasses.fields(kind)
@@ -238,9 +254,9 @@ def decode_json(kind: Any, value: Any, where: str) -> Any:
         raise last
     if kind is Any:
         return value
-    if is_whole(value) and abs(value) >= 2**63:  # JSON has no limit, but no field needs more
+    if is_integer(value) and abs(value) >= 2**63:  # JSON has no limit, but no field needs more
         raise BundleError(f"{where} is a number of {len(str(value))} digits; export the bundle again")
-    if kind is float and is_whole(value):
+    if kind is float and is_integer(value):
         return float(value)
     if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
         raise BundleError(f"{where} must be {kind.__name__}, got {value!r:.80}")

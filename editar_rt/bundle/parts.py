@@ -39,8 +39,7 @@ TENSORS: dict[str, tuple[dict[str, Shape], dict[str, Shape]]] = {
     ),
     names.SAMPLER: ({names.LOGITS: (SYMBOL, 1, "vocab_size")}, {names.DRAWN: (SYMBOL,)}),
 }
-DELTA = "delta"  # the spelling whose shapes are all fixed when an engine is made
-# What such an engine fixes.
+# Symbols that a dialect of fixed shapes may have: what an engine fixes.
 CALLED = (names.ROWS_DIM, names.POSITIONS_DIM, names.WANTED_DIM, names.PREFIX_ROWS_DIM, names.PREFIX_POSITIONS_DIM)
 
 
@@ -62,16 +61,16 @@ def check_parts(manifest: Manifest, where: str) -> None:
             _check_cache(manifest, part, f"{where}: {name}")
         for tensor_info in (*part.inputs, *part.outputs):
             unknown = [d for d in tensor_info.shape if isinstance(d, str) and d not in CALLED]
-            if manifest.spelling == DELTA and unknown:
+            if manifest.operators.has_fixed_shapes and unknown:
                 _refuse(
-                    f"{where}: {name}: {tensor_info.name} has the dimension {unknown[0]!r:.40}, which the spelling "
-                    f"{DELTA} does not have"
+                    f"{where}: {name}: {tensor_info.name} has the dimension {unknown[0]!r:.40}, which the dialect "
+                    f"{manifest.dialect} does not have"
                 )
 
 
 def _check_cache(manifest: Manifest, part: Part, where: str) -> None:
     """Check the decoder's keys and values, two tensors per layer."""
-    layers, delta = manifest.model.layers, manifest.spelling == DELTA
+    layers, fixed = manifest.model.layers, manifest.operators.has_fixed_shapes
     if layers is None:
         _refuse(f"{where} needs the size layers, which model lacks")
     held = sum(tensor.name.startswith(names.PAST_BEGINNINGS) for tensor in part.inputs)
@@ -80,10 +79,10 @@ def _check_cache(manifest: Manifest, part: Part, where: str) -> None:
     shape: Shape = (SYMBOL, "heads", SYMBOL, "head_dim")
     inputs, outputs = ({tensor.name: tensor for tensor in tensors} for tensors in (part.inputs, part.outputs))
     for past, present in _cache_names(layers):
-        _check_tensor(manifest, where, "input", inputs, past, shape, fixed_too=delta)
-        if not delta:
+        _check_tensor(manifest, where, "input", inputs, past, shape, fixed_too=fixed)
+        if not fixed:
             _check_tensor(manifest, where, "output", outputs, present, shape)
-    if delta:
+    if fixed:
         rows: Shape = (2 * layers, SYMBOL, "heads", SYMBOL, "head_dim")
         _check_tensor(manifest, where, "output", outputs, names.NEW_ROWS, rows)
 

@@ -26,10 +26,10 @@ def info(bundle: Path, check: bool, as_json: bool) -> None:
     if check:
         opened.check()
     manifest = opened.manifest
-    needs = memory_needs(manifest)
+    needs = memory_needs(opened)
     if as_json:
         memory = {device: dataclasses.asdict(need) | {"total": need.total} for device, need in needs.items()}
-        document = dataclasses.asdict(manifest) | {
+        document = manifest.to_dict() | {
             "fingerprint": opened.fingerprint,
             "checked": check,
             "memory": memory,
@@ -37,7 +37,7 @@ def info(bundle: Path, check: bool, as_json: bool) -> None:
         click.echo(json.dumps(document))
         return
     model = manifest.model
-    click.echo(f"{bundle}  format {manifest.format_version}  {manifest.precision}  spelling {manifest.spelling}")
+    click.echo(f"{bundle}  format {manifest.format_version}  {manifest.precision}  dialect {manifest.dialect}")
     click.echo(f"fingerprint {opened.fingerprint}" + ("  all hashes checked" if check else ""))
     if model.image_size:
         click.echo(f"pictures     {model.image_size}×{model.image_size} pixels, {model.picture_tokens} tokens")
@@ -54,8 +54,7 @@ def info(bundle: Path, check: bool, as_json: bool) -> None:
         listed = ", ".join(f"{what} {size / 1e6:.0f}" for what, size in parts)
         click.echo(f"memory       {device}: about {need.total / 1e6:.0f} MB ({listed})")
     for name, part in manifest.parts.items():
-        files = [f for f in manifest.files if f == part.file or f.startswith(part.file + ".")]
-        size = sum(manifest.files[f].bytes for f in files)
+        size = opened.stored_bytes(name)
         count = model.parameters.get(name)
         parameters = f"  {count / 1e6:.2f} M parameters" if count is not None else ""
         click.echo(f"\n{name}  {size / 1e6:.2f} MB{parameters}")
@@ -84,7 +83,7 @@ def verify(bundle: Path, device: str, threads: int | None, as_json: bool) -> Non
     checks = run_self_test(editor) + batch_checks(editor)
     holds = all(check.holds for check in checks)
     if as_json:
-        listed = [dataclasses.asdict(check) | {"holds": check.holds} for check in checks]
+        listed = [check.to_json() for check in checks]
         click.echo(json.dumps({"backend": editor.backend.name, "holds": holds, "checks": listed}))
     else:
         for check in checks:

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 import click
 
-from editar_rt.backends import DEVICES, make_backend
+from editar_rt.backends import DEVICES, Settings, make_backend
 from editar_rt.backends.ort.prepacked import OFF
 from editar_rt.backends.ort.prepacked import VARIABLE as CACHE
 from editar_rt.bundle.folder import Bundle
@@ -137,7 +137,7 @@ def bundle_files(bundle: Bundle) -> list[Path]:
 
 def start(bundle: Bundle, device: str, threads: int | None) -> Editor:
     """An editor of a bundle that is already open."""
-    return Editor(bundle, make_backend(bundle, device, threads))
+    return Editor(bundle, make_backend(bundle, device, Settings(threads)))
 
 
 @contextlib.contextmanager

@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import sys
-from typing import TypeGuard
 
 import numpy as np
 from numpy.typing import NDArray
 
+from editar_rt.arguments import is_finite, is_integer
 from editar_rt.errors import NotFiniteError, OptionError
 from editar_rt.generation.guidance import Scale, Schedule, read_scale, scales_of
 
@@ -54,17 +53,17 @@ class Sampling:
         object.__setattr__(self, "cfg_scale", read_scale(self.cfg_scale))
         if isinstance(self.cfg_interval, list | tuple):
             object.__setattr__(self, "cfg_interval", tuple(self.cfg_interval))
-            good = len(self.cfg_interval) == 2 and all(map(is_whole, self.cfg_interval))
+            good = len(self.cfg_interval) == 2 and all(map(is_integer, self.cfg_interval))
             good = good and 0 <= self.cfg_interval[0] < self.cfg_interval[1]
             _require(good, "cfg_interval", "-1 or more, or (start, stop) with 0 <= start < stop", self.cfg_interval)
         else:
-            good = is_whole(self.cfg_interval) and self.cfg_interval >= -1
+            good = is_integer(self.cfg_interval) and self.cfg_interval >= -1
             _require(good, "cfg_interval", "-1 or more, or (start, stop)", self.cfg_interval)
-        good = _finite(self.temperature) and self.temperature > 0
+        good = is_finite(self.temperature) and self.temperature > 0
         _require(good, "temperature", "a finite number above 0", self.temperature)
-        _require(is_whole(self.top_k) and self.top_k >= 0, "top_k", "0 (off) or more", self.top_k)
-        _require(_finite(self.top_p) and 0 < self.top_p <= 1, "top_p", "in (0, 1]", self.top_p)
-        _require(is_whole(self.seed) and 0 <= self.seed < 2**64, "seed", "0 to 2^64 - 1", self.seed)
+        _require(is_integer(self.top_k) and self.top_k >= 0, "top_k", "0 (off) or more", self.top_k)
+        _require(is_finite(self.top_p) and 0 < self.top_p <= 1, "top_p", "in (0, 1]", self.top_p)
+        _require(is_integer(self.seed) and 0 <= self.seed < 2**64, "seed", "0 to 2^64 - 1", self.seed)
         _require(isinstance(self.greedy, bool | np.bool_), "greedy", "True or False", self.greedy)
         # Convert NumPy's numbers to Python's, which JSON and seeds above 2⁶³ need.
         kinds = {"temperature": float, "top_k": int, "top_p": float, "seed": int, "greedy": bool}
@@ -117,16 +116,6 @@ class Sampling:
         elif isinstance(self.cfg_scale, Schedule):
             settings["cfg_scale"] = str(self.cfg_scale)
         return settings
-
-
-def is_whole(value: object) -> TypeGuard[int]:
-    """Whether a value is an integer of Python or NumPy; True and False are not."""
-    return isinstance(value, int | np.integer) and not isinstance(value, bool)
-
-
-def _finite(value: object) -> bool:
-    most = sys.float_info.max  # integers may be larger
-    return isinstance(value, int | float | np.integer | np.floating) and bool(-most <= value <= most)
 
 
 def _require(good: object, name: str, allowed: str, value: object) -> None:

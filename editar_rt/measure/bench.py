@@ -22,15 +22,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from editar_rt import names
-from editar_rt.backends.engines.cuda import memory_in_use
-from editar_rt.backends.ort.rows import bytes_counted_twice, peak_memory_bytes
 from editar_rt.editor import Editor
 from editar_rt.errors import OptionError
 from editar_rt.generation.decoding import decode
 from editar_rt.generation.sampling import Sampling
 from editar_rt.generation.scheduler import Scheduler
 from editar_rt.generation.sequence import Sequence
-from editar_rt.machine import description, peak_resident_bytes
+from editar_rt.machine import description, peak_memory_bytes, peak_resident_bytes
 from editar_rt.measure.memory import cache_bytes_per_position
 from editar_rt.version import __version__
 
@@ -93,6 +91,9 @@ class Subject(Protocol):
     def read_bandwidth(self) -> float | None:
         """Read bandwidth of the memory, bytes per second; None if it cannot be measured."""
 
+    def shared_bytes(self) -> int:
+        """As `Backend.shared_bytes`."""
+
 
 class BundleSubject:
     """A bundle with random pictures and texts; the content does not affect the time.
@@ -124,9 +125,9 @@ class BundleSubject:
             "bundle": self.editor.bundle.fingerprint,
             "precision": manifest.precision,
             "kv_cache": manifest.kv_cache,
-            "spelling": manifest.spelling,
+            "dialect": manifest.dialect,
             "rows": self.rows,
-            "device_memory": None if self.editor.backend.device == "cpu" else memory_in_use(),
+            "device_memory": self.editor.backend.memory_in_use(),
             "sampling_head": self.on_device and names.SAMPLER in manifest.parts,
         }
 
@@ -142,6 +143,9 @@ class BundleSubject:
 
     def read_bandwidth(self) -> float | None:
         return self.editor.backend.read_bandwidth()
+
+    def shared_bytes(self) -> int:
+        return self.editor.backend.shared_bytes()
 
     def _prefix_length(self) -> int:
         return self.picture_tokens + (self.editor.model.text_tokens or 0)
@@ -215,7 +219,7 @@ def measure(
             stages: Run = {}
             for stage, seconds in subjects[n].run(plan):
                 stages.setdefault(stage, []).append(seconds)
-            twice = max(twice, bytes_counted_twice())  # now the subject's cache is full
+            twice = max(twice, subjects[n].shared_bytes())  # now the subject's cache is full
             if repeat >= plan.warmup:
                 runs[n].append(stages)
         on_repeat(repeat + 1, plan.warmup + plan.repeats)

@@ -1,4 +1,4 @@
-"""How much memory a bundle needs while it runs, from the manifest alone: nothing is loaded.
+"""How much memory a bundle needs while it runs, from its manifest and the sizes of its files: nothing is loaded.
 
 Estimates, for choosing a device: weights and cache are exact but for what engines pad and pack; activations are the
 largest that one operation reads and writes.
@@ -11,7 +11,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from editar_rt import names
+from editar_rt.bundle.folder import Bundle
 from editar_rt.bundle.manifest import Manifest
+from editar_rt.bundle.words import PRECISIONS
 
 FLOAT32 = 4
 DECODER_WIDTHS = 13  # a position's largest working set in the decoder, in widths of the model: SwiGLU's two and more
@@ -42,20 +44,24 @@ def cache_bytes_per_position(manifest: Manifest) -> int:
     return 2 * (model.layers or 0) * (model.dim or 0) * element
 
 
-def memory_needs(manifest: Manifest, rows: int = 2) -> dict[str, Need]:
+def memory_needs(bundle: Bundle, rows: int = 2) -> dict[str, Need]:
     """By device, `cpu` and `cuda`, with every part loaded.
 
     Args:
         rows: rows of the decoder; two with guidance.
+
+    Raises:
+        BundleError: a part's graph cannot be read, or reads what it may not.
     """
-    model, needs = manifest.model, {}
+    manifest, needs = bundle.manifest, {}
+    model = manifest.model
     positions = 2 * (model.picture_tokens or 0) + (model.text_tokens or 0)
     cache = rows * positions * cache_bytes_per_position(manifest)
     chunk = rows * (positions - (model.picture_tokens or 0)) * (model.dim or 0) * DECODER_WIDTHS * FLOAT32
     activations = max([*model.activations.values(), chunk if names.DECODER in manifest.parts else 0], default=0)
-    stored = sum(f.bytes for name, f in manifest.files.items() if name.endswith((".onnx", ".onnx.data")))
+    stored = bundle.stored_bytes(*manifest.parts)
     # CPUs have no 16-bit products: ONNX Runtime widens such weights when it loads them.
-    widened = FLOAT32 * sum(model.parameters.values()) if manifest.precision in ("fp16", "bf16") else stored
+    widened = FLOAT32 * sum(model.parameters.values()) if PRECISIONS[manifest.precision].is_half else stored
     for device, weights in (("cpu", widened), ("cuda", stored)):
         needs[device] = Need(weights, cache, activations)
     return needs

@@ -10,9 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from editar_rt import names
-from editar_rt.backends.engines.plan import DELTA
-from editar_rt.backends.ort.backend import OnnxRuntimeBackend
+from editar_rt.backends import Settings, make_backend
 from editar_rt.bundle.folder import Bundle
 from editar_rt.editor import Editor
 from editar_rt.errors import BackendError, PictureError
@@ -41,10 +39,10 @@ def profile_steps(
     Profiling adds some microseconds per operator, which are included in "sampling, calls".
     """
     with tempfile.TemporaryDirectory() as folder:
-        backend = OnnxRuntimeBackend(bundle, device, threads, profile=Path(folder))
+        backend = make_backend(bundle, device, Settings(threads, profile=Path(folder)))
         subject = BundleSubject(Editor(bundle, backend), sampling)
         seconds = [s for stage, s in subject.run(plan) if stage == STEP]
-        events = json.loads(Path(backend.session(names.DECODER).end_profiling()).read_text(encoding="utf-8"))
+        events = json.loads(backend.end_profile().read_text(encoding="utf-8"))
     runs = sorted((e["ts"], e["ts"] + e["dur"]) for e in events if e["name"] == "model_run")[-len(seconds) :]
     nodes = [e for e in events if e["cat"] == "Node" and e["ts"] >= runs[0][0]]
     sums = [dict.fromkeys(KINDS, 0.0) for _ in runs]
@@ -89,10 +87,11 @@ def check_chart(path: Path, bundles: Iterable[Bundle] = ()) -> None:
     except ImportError:
         raise BackendError("charts need matplotlib, which is not installed; run: pip install matplotlib") from None
     for bundle in bundles:
-        if bundle.manifest.spelling == DELTA:
+        if bundle.manifest.operators.has_fixed_shapes:
             raise BackendError(
                 f"a chart is drawn from ONNX Runtime's profile of a decode step, which {bundle.folder} has not (its "
-                f"spelling is {DELTA}); leave --chart out, or give the bundle that it was converted from"
+                f"dialect is {bundle.manifest.dialect}); leave --chart out, or give the bundle that it was "
+                "converted from"
             )
 
 

@@ -20,7 +20,7 @@ FP16_BOUND = 5e-3  # likewise; 3e-4 was measured with these 3 layers, and nearly
 
 @pytest.fixture(scope="module", params=["ort", "standard"])
 def gpt(request: pytest.FixtureRequest, golden_gpt_bundle: Path, golden_gpt_bundle_standard: Path) -> Editor:
-    """The golden transformer in every spelling that ONNX Runtime runs."""
+    """The golden transformer in every dialect that ONNX Runtime runs."""
     bundle = golden_gpt_bundle if request.param == "ort" else golden_gpt_bundle_standard
     return editar_rt.load(bundle, device="cpu")
 

@@ -12,7 +12,7 @@ import pytest
 from onnx import TensorProto, helper
 
 import editar_rt
-from editar_rt import names
+from editar_rt import machine, names
 from editar_rt.backends.engines.cuda import CAPABILITY
 from editar_rt.backends.ort import backend, cuda_provider
 from editar_rt.backends.ort import decoder as ort_decoder
@@ -182,7 +182,7 @@ def test_the_graph_that_copies_is_what_onnx_writes() -> None:
 
 
 def test_the_bandwidth_is_measured_by_copies(provider: Provider, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cuda_provider, "COPIED_BYTES", 8 << 20)
+    monkeypatch.setattr(machine, "COPIED_BYTES", 8 << 20)
     found = CudaProvider.find(provider)
     assert found is not None
     speed = found.read_bandwidth()

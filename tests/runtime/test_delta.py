@@ -138,7 +138,7 @@ def test_steps_that_cannot_be_recorded_run_and_the_name_says_so(
 
 
 def test_a_full_cache_is_said(backend: DeltaBackend) -> None:
-    with pytest.raises(OptionError, match="room for 152 positions, not for 153"):
+    with pytest.raises(OptionError, match="room for 152 positions, but 153 are needed"):
         backend.make_decoder(1, 153)
     cache = FilledRows(backend, 1, 152)
     cache.lengths[:] = 150
@@ -182,16 +182,19 @@ def test_two_dimensional_copies() -> None:
     assert np.array_equal(target, expected)
 
 
-def test_devices_and_spellings_that_do_not_fit(golden_gpt_bundle: Path, golden_gpt_bundle_delta: Path) -> None:
+def test_devices_and_dialects_that_do_not_fit(golden_gpt_bundle: Path, golden_gpt_bundle_delta: Path) -> None:
     for device in ("tensorrt", "emulated"):
-        with pytest.raises(BackendError, match=r"python -m export convert .* --spelling delta -o OUT"):
+        with pytest.raises(BackendError, match=r"python -m export convert .* --dialect delta -o OUT"):
             editar_rt.load(golden_gpt_bundle, device=device)
-    with pytest.raises(BackendError, match="which runs on tensorrt or cpu, not on cuda"):
-        editar_rt.load(golden_gpt_bundle_delta, device="cuda")
-    assert "emulating TensorRT" in editar_rt.load(golden_gpt_bundle_delta, device="cpu").backend.name
+    for device in ("cpu", "cuda"):
+        with pytest.raises(BackendError, match=f"which runs on tensorrt, not on {device}; .* --device emulated"):
+            editar_rt.load(golden_gpt_bundle_delta, device=device)
+    with pytest.raises(BackendError, match="has no engines; build .* python -m export tensorrt .* --device emulated"):
+        editar_rt.load(golden_gpt_bundle_delta)
+    assert "emulating TensorRT" in editar_rt.load(golden_gpt_bundle_delta, device="emulated").backend.name
 
 
 def test_a_part_that_is_missing_is_said(backend: DeltaBackend) -> None:
-    with pytest.raises(MissingPartError, match="no part vq_encoder; it holds prefix, decoder"):
+    with pytest.raises(MissingPartError, match="no part vq_encoder; its parts are prefix, decoder"):
         backend.run(names.VQ_ENCODER, {names.PIXELS: np.zeros((1, 3, 8, 8), np.float32)})
     assert Shape(names.VQ_ENCODER).name == "vq_encoder"

@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from editar_rt.images.writing import read_parameters
-from tests.runtime.conftest import Done
+from tests.commands import Done
 from tests.runtime.demo import BUNDLE, PICTURE, SAMPLES, WORDS
 
 STILL = ("--box", "0,0,8,8", "--mask-margin", 0)  # one token drawn: quick
@@ -184,16 +184,16 @@ def test_the_pictures_of_a_folder_are_not_written_over(editar: Callable[..., Don
     shutil.copy(photo, out / "photo.png")
     (folder / "photo.png").symlink_to(out / "photo.png")
     done = editar("edit", BUNDLE, folder, WORDS, "-o", out)
-    assert done.code == 2 and "which is read" in done.stderr
+    assert done.code == 2 and "would overwrite the input" in done.stderr
     assert (out / "photo.png").read_bytes() == photo.read_bytes()
 
 
 def test_a_sweep_and_a_heat_map_do_not_write_over_what_they_read(editar: Callable[..., Done], photo: Path) -> None:
     done = editar("sweep", BUNDLE, photo, WORDS, "-o", photo)
-    assert done.code == 2 and "which is read" in done.stderr
+    assert done.code == 2 and "would overwrite the input" in done.stderr
     (trace := photo.with_name("trace.png")).write_bytes(b"trace")
     done = editar("heatmap", trace, "-o", trace)
-    assert done.code == 2 and "which is read" in done.stderr and trace.read_bytes() == b"trace"
+    assert done.code == 2 and "would overwrite the input" in done.stderr and trace.read_bytes() == b"trace"
 
 
 # Folders whose results are there.

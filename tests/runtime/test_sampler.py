@@ -19,7 +19,7 @@ from editar_rt.backends.engines.backend import DeltaBackend
 from editar_rt.backends.engines.decoder import EngineDecoder
 from editar_rt.backends.engines.emulated import EmulatedEngines, NumpyMemory
 from editar_rt.backends.engines.plan import Plan, Shape
-from editar_rt.backends.engines.sampler import SamplerInputs
+from editar_rt.backends.sampler import SamplerInputs
 from editar_rt.bundle.folder import Bundle
 from editar_rt.editor import Editor
 from editar_rt.errors import BackendError, OptionError
@@ -252,7 +252,7 @@ def test_known_tokens_and_rewinding(editor: Editor, drawn: Drawn) -> None:
 def whole(tiny_sources: Sources, tmp_path_factory: pytest.TempPathFactory) -> Editor:
     """All parts."""
     folder = tmp_path_factory.mktemp("head") / "bundle"
-    write_bundle(folder, tiny_sources, Options(storage=Storage(spelling="delta", sampling_head=True)))
+    write_bundle(folder, tiny_sources, Options(storage=Storage(dialect="delta", sampling_head=True)))
     return editar_rt.load(folder, device="emulated", threads=1)
 
 
@@ -349,8 +349,8 @@ def test_faulty_logits_are_refused_as_on_the_host(editor: Editor, monkeypatch: p
         next(made)
 
 
-def test_only_the_delta_spelling_has_a_head(editor: Editor, golden_gpt_bundle_delta: Path) -> None:
-    with pytest.raises(OptionError, match="the sampling head goes with the spelling delta"):
+def test_only_the_dialect_delta_has_a_head(editor: Editor, golden_gpt_bundle_delta: Path) -> None:
+    with pytest.raises(OptionError, match="the sampling head goes with the dialect delta"):
         Storage(sampling_head=True)
     without = Bundle.open(golden_gpt_bundle_delta)
     assert without.manifest.sampler_top_k is None and editor.bundle.manifest.sampler_top_k == 256

@@ -197,7 +197,7 @@ def test_what_cannot_be_painted_is_refused(traced: tuple[Path, Trace]) -> None:
         heatmap(trace, variant=2)
     with pytest.raises(OptionError, match="measure must be one of entropy, surprise"):
         heatmap(trace, measure="beauty")
-    with pytest.raises(TraceError, match="holds no picture"):
+    with pytest.raises(TraceError, match="contains no picture"):
         heatmap(dataclasses.replace(trace, pictures=[]))
     with pytest.raises(TraceError, match="no token was sampled"):
         heatmap(dataclasses.replace(trace, drawn=np.zeros(COUNT, bool)))

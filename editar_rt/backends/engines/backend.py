@@ -1,10 +1,11 @@
-"""Runs bundles of the spelling delta through engines of fixed shapes. `decoder` steps the decoder's.
+"""Runs bundles of the dialect delta through engines of fixed shapes. `decoder` steps the decoder's.
 
 The device, TensorRT on a GPU or its emulation, implements the interfaces in `device`.
 """
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,11 +13,12 @@ from numpy.typing import NDArray
 
 from editar_rt import names
 from editar_rt.backends.base import Arrays
+from editar_rt.backends.engines.cuda import memory_in_use
 from editar_rt.backends.engines.decoder import EngineDecoder
 from editar_rt.backends.engines.device import Engines
 from editar_rt.backends.engines.plan import Plan, Shape, fixed
 from editar_rt.backends.engines.program import Program
-from editar_rt.backends.engines.sampler import SamplerInputs
+from editar_rt.backends.sampler import SamplerInputs
 from editar_rt.bundle.folder import Bundle
 from editar_rt.bundle.manifest import Part
 from editar_rt.errors import BackendError, MissingPartError
@@ -44,6 +46,19 @@ class DeltaBackend:
     def read_bandwidth(self) -> float | None:
         return self.engines.read_bandwidth()
 
+    def memory_in_use(self) -> int | None:
+        return None if self.device == "cpu" else memory_in_use()
+
+    def shared_bytes(self) -> int:
+        return 0
+
+    @property
+    def sampler_rows(self) -> tuple[int, ...]:
+        return self.plan.rows if names.SAMPLER in self.bundle.manifest.parts else ()
+
+    def end_profile(self) -> Path:
+        raise BackendError(f"{self.engines.name} makes no profile of a decode step")
+
     def part(self, name: str) -> Part:
         """The manifest's description of a part.
 
@@ -69,14 +84,6 @@ class DeltaBackend:
         return self._programs[shape]
 
     def sample(self, logits: NDArray[np.float32], inputs: SamplerInputs) -> NDArray[np.int32]:
-        """Run only the sampler, on logits [R, V] of a step; there must be an engine of R rows.
-
-        Returns:
-            tokens [R], negative where the host must sample.
-
-        Raises:
-            MissingPartError: the bundle has no sampler.
-        """
         memory, sampler = self.engines.memory, self.program(Shape(names.SAMPLER, rows=len(logits)))
         sent = memory.host_array(logits.nbytes)
         sent[:] = np.ascontiguousarray(logits, np.float32).reshape(-1).view(np.uint8)

@@ -22,7 +22,7 @@ from editar_rt.backends.base import Batch, Floats, Output
 from editar_rt.backends.engines.device import CaptureError, Engines
 from editar_rt.backends.engines.plan import Plan, Shape, fixed
 from editar_rt.backends.engines.program import Program
-from editar_rt.backends.engines.sampler import SamplerInputs
+from editar_rt.backends.sampler import SamplerInputs
 from editar_rt.bundle.folder import Bundle
 from editar_rt.bundle.manifest import Part
 from editar_rt.errors import OptionError

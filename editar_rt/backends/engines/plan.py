@@ -13,8 +13,6 @@ from dataclasses import dataclass
 from editar_rt import names
 from editar_rt.bundle.manifest import ModelInfo, TensorInfo
 
-DELTA = "delta"  # the spelling of decoders that are run so
-
 
 @dataclass(frozen=True)
 class Shape:

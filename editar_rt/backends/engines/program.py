@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from editar_rt import names
 from editar_rt.backends.engines.device import Engines, aligned
 from editar_rt.backends.engines.plan import Shape
-from editar_rt.backends.engines.sampler import SamplerInputs
+from editar_rt.backends.sampler import SamplerInputs
 from editar_rt.bundle.folder import Bundle
 from editar_rt.bundle.manifest import TensorInfo
 

@@ -6,11 +6,11 @@ one stream. `tensorrt_compat` handles differences between versions, and `folder`
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from editar_rt import machine as machines
 from editar_rt.backends.engines.device import DeviceMemory
 from editar_rt.backends.engines.folder import (
     BuildInfo,
@@ -24,8 +24,6 @@ from editar_rt.backends.engines.plan import Shape
 from editar_rt.backends.engines.tensorrt_compat import TensorRT, import_tensorrt
 from editar_rt.bundle.folder import Bundle
 from editar_rt.errors import BackendError
-
-COPIED_BYTES, COPIES = 256 << 20, 5  # far larger than any GPU cache
 
 
 class Machine:
@@ -90,19 +88,18 @@ class TensorRTEngines:
         return self._machine.name
 
     def read_bandwidth(self) -> float | None:
-        """Measured with copies on the device; a copy reads and writes every byte, and both count."""
-        memory, seconds = self.memory, []
-        block = memory.allocate(2 * COPIED_BYTES)
+        """Measured with copies on the device."""
+        memory = self.memory
+        block = memory.allocate(2 * machines.COPIED_BYTES)
+
+        def copy(size: int) -> None:
+            memory.copy_2d(block + machines.COPIED_BYTES, size, block, size, size, 1)
+            memory.synchronize()
+
         try:
-            for _ in range(COPIES):
-                memory.synchronize()
-                begun = time.perf_counter()
-                memory.copy_2d(block + COPIED_BYTES, COPIED_BYTES, block, COPIED_BYTES, COPIED_BYTES, 1)
-                memory.synchronize()
-                seconds.append(time.perf_counter() - begun)
+            return machines.copy_bandwidth(copy)
         finally:
             memory.free(block)
-        return 2 * COPIED_BYTES / min(seconds)
 
     @property
     def memory(self) -> DeviceMemory:
@@ -147,7 +144,8 @@ def open_engines(bundle: Bundle, machine: Machine | None = None) -> TensorRTEngi
     if not folders:
         raise BackendError(
             f"the bundle {bundle.folder} has no engines; build them on this device with: "
-            f"{rebuild_command(bundle, 'TARGET').removesuffix(' --force')}, where TARGET is a recipe in engines/"
+            f"{rebuild_command(bundle, 'TARGET').removesuffix(' --force')}, where TARGET is a recipe in engines/; to "
+            "check the bundle on the CPU, slowly and without TensorRT, choose --device emulated"
         )
     machine = machine or this_machine()
     reasons = []

@@ -6,10 +6,12 @@ import itertools
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from editar_rt import machine, names
 from editar_rt.backends.base import Arrays
+from editar_rt.backends.engines.cuda import memory_in_use
 from editar_rt.backends.failures import running
 from editar_rt.backends.ort.captured_steps import ENABLE, why_not
 from editar_rt.backends.ort.cuda_provider import CudaProvider, open_session
@@ -17,9 +19,12 @@ from editar_rt.backends.ort.decoder import OnnxRuntimeDecoder
 from editar_rt.backends.ort.library import import_onnxruntime
 from editar_rt.backends.ort.pages import drop_file_pages, trim_heap
 from editar_rt.backends.ort.prepacked import forget, prepacked
+from editar_rt.backends.ort.rows import bytes_counted_twice
 from editar_rt.backends.ort.threads import set_threads
 from editar_rt.backends.process import Process
+from editar_rt.backends.sampler import SamplerInputs
 from editar_rt.bundle.folder import Bundle
+from editar_rt.bundle.words import INT8
 from editar_rt.errors import BackendError, MissingPartError
 
 # Matmuls with dequantized weights (INT4 for TensorRT) run in float32, without rounded activations.
@@ -90,6 +95,22 @@ class OnnxRuntimeBackend:
     def read_bandwidth(self) -> float | None:
         return machine.read_bandwidth(self._threads) if self.cuda is None else self.cuda.read_bandwidth()
 
+    def memory_in_use(self) -> int | None:
+        return None if self.cuda is None else memory_in_use()
+
+    def shared_bytes(self) -> int:
+        return bytes_counted_twice()
+
+    @property
+    def sampler_rows(self) -> tuple[int, ...]:
+        return ()
+
+    def sample(self, logits: NDArray[np.float32], inputs: SamplerInputs) -> NDArray[np.int32]:
+        raise MissingPartError(f"{self.name} draws tokens on the host")
+
+    def end_profile(self) -> Path:
+        return Path(self.session(names.DECODER).end_profiling())
+
     def session(self, part: str) -> Any:
         """The session of a part, created on first use, and again in a forked process."""
         if self._process.is_left:
@@ -104,10 +125,10 @@ class OnnxRuntimeBackend:
                 manifest = self._bundle.manifest
                 raise BackendError(
                     f"ONNX Runtime does not run {self._bundle.folder} on {self.device}: its decoder (precision "
-                    f"{manifest.precision}, spelling {manifest.spelling}) is for {', '.join(manifest.providers)}; "
+                    f"{manifest.precision}, dialect {manifest.dialect}) is for {', '.join(manifest.providers)}; "
                     f"export it again with --provider {self.device}" + (f" ({self._why_cpu})" if self._why_cpu else "")
                 )
-            if part == names.DECODER and self._bundle.manifest.kv_cache == "int8":
+            if part == names.DECODER and self._bundle.manifest.kv_cache == INT8:
                 self._check_version()
             options = self.ort.SessionOptions()
             if self._profile is not None and part == names.DECODER:

@@ -23,15 +23,11 @@ from numpy.typing import NDArray
 
 from editar_rt import names
 from editar_rt.backends.engines.device import CaptureError
-from editar_rt.bundle.manifest import Manifest
+from editar_rt.bundle.compare import largest_difference, relative_error
 
 GRAPH_ID = "gpu_graph_id"  # of ONNX Runtime's run options; 0 is its own
 NO_GRAPH = "-1"
 ENABLE = {"enable_cuda_graph": "1"}  # of the CUDA provider's options
-# How far a replay may be from an ordinary step, as a share of the largest logit, by the type computed in: about ten
-# roundings. Attention splits its sums by `total_length`; another place in the sequence is further away.
-CLOSE = {"float16": 1e-2, "bfloat16": 8e-2}
-INT8_CACHE = 2  # times as far: what differs by a rounding may be stored as the next whole number
 
 
 def run_options(ort: Any, graph: str) -> Any:
@@ -134,7 +130,7 @@ class CapturedSteps:
 
     def _check(self, found: NDArray[np.float32], expected: NDArray[np.float32]) -> None:
         """Compare a replay's logits with those of an ordinary step."""
-        error = float(np.abs(found - expected).max() / max(float(np.abs(expected).max()), 1e-9))
+        error = relative_error(largest_difference(found, expected), float(np.abs(expected).max()))
         if not error <= self._close:
             raise CaptureError(
                 f"a replay differs from an ordinary step by {error:.1e} of the largest logit, and {self._close:g} is "
@@ -150,12 +146,6 @@ def _release(session: Any, ids: list[int]) -> None:
                 session.release_captured_graph(graph)
 
 
-def closeness(manifest: Manifest) -> float:
-    """How far a replay may be from an ordinary step, as a share of the largest logit."""
-    computed = "bfloat16" if manifest.precision == "bf16" else "float16"
-    return CLOSE[computed] * (INT8_CACHE if manifest.kv_cache == "int8" else 1)
-
-
 def why_not(wanted: bool, inputs: Iterator[str]) -> str | None:
     """Why a decoder's steps cannot be captured, without asking the provider.
 
@@ -168,6 +158,6 @@ def why_not(wanted: bool, inputs: Iterator[str]) -> str | None:
     if names.LAST_ROW not in inputs:
         return (
             "its graph computes lengths on the host, which a CUDA graph would freeze; export it with --provider cuda "
-            "and the spelling ort"
+            "and the dialect ort"
         )
     return None

@@ -9,14 +9,15 @@ from __future__ import annotations
 
 import contextlib
 import io
-import time
 from typing import Any
 
 import numpy as np
 
+from editar_rt import machine
 from editar_rt.backends.engines.cuda import Device, find_runtime
 from editar_rt.backends.ort.library import keep_through_forks
 from editar_rt.bundle.folder import Bundle
+from editar_rt.bundle.words import INT8
 from editar_rt.errors import BackendError
 
 CUDA, CPU = "CUDAExecutionProvider", "CPUExecutionProvider"
@@ -27,7 +28,6 @@ COPY = (
     b"\x08\x02\x12\x02\n\x00b\x12\n\x06target\x12\x08\n\x06\x08\x02\x12\x02\n\x00B\x04\n\x00\x10\x11"
 )
 INT8_CACHE = (8, 0)  # first compute capability whose attention reads an int8 cache
-COPIED_BYTES, COPIES = 256 << 20, 5  # far larger than any GPU cache
 
 
 def open_session(ort: Any, graph: str | bytes, options: Any, cuda: dict[str, str] | None = None) -> Any:
@@ -89,7 +89,7 @@ class CudaProvider:
         Raises:
             BackendError: the cache is int8, and the GPU has no kernel for it.
         """
-        if bundle.manifest.kv_cache != "int8":
+        if bundle.manifest.kv_cache != INT8:
             return
         try:
             device = Device(find_runtime())
@@ -103,26 +103,14 @@ class CudaProvider:
             )
 
     def read_bandwidth(self) -> float | None:
-        """Bytes per second, measured with copies, in which reads and writes count; None without enough memory."""
+        """Bytes per second, measured with copies on the device; None without enough memory."""
+        size = machine.COPIED_BYTES
         try:
-            buffers = [
-                self._ort.OrtValue.ortvalue_from_shape_and_type([COPIED_BYTES], np.uint8, "cuda", 0) for _ in "12"
-            ]
+            buffers = [self._ort.OrtValue.ortvalue_from_shape_and_type([size], np.uint8, "cuda", 0) for _ in "12"]
         except Exception:  # as above
             return None
         source, target = (buffer.data_ptr() for buffer in buffers)
-        # The overhead of a run is large compared with the copy, so it is subtracted.
-        seconds = self._seconds(source, target, COPIED_BYTES) - self._seconds(source, target, 1)
-        return 2 * COPIED_BYTES / seconds if seconds > 0 else None
-
-    def _seconds(self, source: int, target: int, size: int) -> float:
-        """Seconds of the fastest of several copies."""
-        seconds = []
-        for _ in range(COPIES + 1):
-            begun = time.perf_counter()
-            self.copy(source, target, size)
-            seconds.append(time.perf_counter() - begun)
-        return min(seconds)
+        return machine.copy_bandwidth(lambda size: self.copy(source, target, size))
 
 
 def _load_libraries(ort: Any) -> str:

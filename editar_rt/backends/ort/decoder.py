@@ -19,11 +19,12 @@ from editar_rt import names
 from editar_rt.backends.base import Batch, Floats, Output
 from editar_rt.backends.engines.device import CaptureError
 from editar_rt.backends.failures import running
-from editar_rt.backends.ort.captured_steps import NO_GRAPH, CapturedSteps, closeness, run_options
+from editar_rt.backends.ort.captured_steps import NO_GRAPH, CapturedSteps, run_options
 from editar_rt.backends.ort.cuda_provider import CudaProvider
 from editar_rt.backends.ort.pages import trim_heap
 from editar_rt.backends.ort.rows import RowBuffers
 from editar_rt.bundle.folder import Bundle
+from editar_rt.bundle.words import PRECISIONS, replay_bound
 from editar_rt.errors import OptionError
 from editar_rt.generation.sampling import Draw
 
@@ -74,13 +75,13 @@ class OnnxRuntimeDecoder:
         self._bound_as = BFLOAT16 if dtype == "bfloat16" else self._dtype
         # ONNX Runtime multiplies quantized weights with pairs of rows. An odd last row would run in a kernel that
         # rounds differently, and a picture's tokens would depend on its batch. A spare row at each end completes pairs.
-        self._pairs = manifest.precision in ("int8", "int4") and self._device == "cpu"
+        self._pairs = PRECISIONS[manifest.precision].is_quantized and self._device == "cpu"
         self._spare = 1 if self._pairs else 0
         self._rows, self._capacity = rows + 2 * self._spare, capacity
         self._room = capacity + self._spare  # a full row that completes a pair gets one more position
         self._filled = np.zeros(self._rows, np.int32)  # end of each row's contents; 0 if they are not needed
         self._shape = (model.heads or 0, 0, model.head_dim or 0)  # of a row as allocated
-        self._growth = GROWTH if manifest.spelling == "standard" else self._room
+        self._growth = GROWTH if manifest.operators.reads_whole_cache else self._room
         self._buffers: list[Any] = []
         self._row_buffers: RowBuffers | None = None  # the memory of the buffers, on the CPU
         self._wanted = {tensor.name for tensor in part.inputs}
@@ -92,7 +93,7 @@ class OnnxRuntimeDecoder:
         self._plain = run_options(backend.ort, NO_GRAPH) if self._device == "cuda" else None
         self._captured: CapturedSteps | None = None
         if self._device == "cuda" and backend.uncaptured is None:
-            close = closeness(manifest)
+            close = replay_bound(manifest.precision, manifest.kv_cache)
             self._captured = CapturedSteps(
                 backend.ort, backend.graph_ids, self._session, capacity, model.dim or 0, self._vocab, close
             )

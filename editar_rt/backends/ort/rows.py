@@ -22,7 +22,7 @@ from numpy.typing import DTypeLike, NDArray
 from editar_rt.backends.ort.pages import mappings
 from editar_rt.backends.process import Process
 from editar_rt.errors import BackendError
-from editar_rt.machine import peak_resident_bytes
+from editar_rt.machine import note_sharing
 
 PAGE = mmap.PAGESIZE
 MEMORY = "editar-kv-cache"  # also its name in the system's list of mappings
@@ -55,7 +55,7 @@ class RowBuffer:
         if self._pages is None:
             return False
         if source != target:
-            _Pages.peak_before = _Pages.peak_before or peak_resident_bytes()
+            note_sharing()
         heads, head = self.array.shape[1], self.array[0, 0].nbytes
         pairs = [((source * heads + h) * head, (target * heads + h) * head) for h in range(heads)]
         return all(self._pages.alias(*pair, size) for pair in pairs)
@@ -134,9 +134,6 @@ class RowBuffers:
 class _Pages:
     """A mapped in-memory file of zeros, parts of which can be mapped in place of others."""
 
-    peak_before: int | None = None
-    """The process's peak resident memory before any page was mapped twice."""
-
     def __init__(self, libc: Any, descriptor: int, address: int, size: int) -> None:
         self._libc, self._descriptor, self._address = libc, descriptor, address
         block = (ctypes.c_char * size).from_address(address)
@@ -178,19 +175,6 @@ def bytes_counted_twice() -> int:
     """Bytes that RSS now counts more than once because rows share pages."""
     own = [m for m in mappings() if m.file.startswith(f"/memfd:{MEMORY}")]
     return sum(m.resident - m.share for m in own)
-
-
-def peak_memory_bytes(counted_twice: int) -> int | None:
-    """Peak resident memory of this process with every page counted once; None if the system does not report it.
-
-    The system's peak counts a shared page once per row. It was exact before pages were first shared; since then, the
-    peak occurs when the cache is fullest, so the bytes counted twice at that time are the excess.
-
-    Args:
-        counted_twice: `bytes_counted_twice` when the cache was fullest.
-    """
-    peak = peak_resident_bytes()
-    return None if peak is None else max(peak - counted_twice, min(peak, _Pages.peak_before or 0))
 
 
 def _release(libc: Any, descriptor: int, address: int, size: int) -> None:

@@ -1,6 +1,7 @@
-"""What differs between the targets of a decoder's graph, as an interface: a spelling.
+"""What differs between the targets of a decoder's graph, as an interface: a dialect.
 
-`decoder_graph` writes what all targets share; `ort_spellings` and `delta_spelling` are what it can be written in.
+`decoder_graph` writes what all targets share; the other modules of this package are what it can be written in. Each has
+a function `choose(storage)` that gives its class.
 """
 
 from __future__ import annotations
@@ -23,8 +24,8 @@ def scale_names(layer: int) -> tuple[str, str]:
     return f"key_scale.{layer}", f"value_scale.{layer}"
 
 
-class Spelling(Protocol):
-    """What differs between targets."""
+class Dialect(Protocol):
+    """Writes what differs between targets: normalization, rotation, attention and the cache."""
 
     opsets: ClassVar[dict[str, int]]
     ir_version: ClassVar[int]

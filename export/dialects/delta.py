@@ -1,4 +1,4 @@
-"""The decoder in basic operators of opset 17: the spelling "delta", for TensorRT 8.5 and later.
+"""The decoder in basic operators of opset 17: the dialect "delta", for TensorRT 8.5 and later.
 
 The graph reads the cache and returns the chunk's own keys and values alone; whoever runs it places them. No operator
 writes into its input, so no runtime has to promise where its results lie.
@@ -21,14 +21,15 @@ import numpy as np
 import onnx_ir as ir
 
 from editar_rt import names
+from editar_rt.backends.engines.device import ALIGNMENT
+from editar_rt.bundle.words import WEIGHT_ONLY
 from editar_rt.errors import OptionError
+from export.dialects.base import Scales
 from export.graph_writer import INT32, GraphWriter
-from export.precision import WEIGHT_ONLY, Storage
-from export.spelling import Scales
+from export.precision import Storage
 from training.config import TransformerConfig
 from training.models.rotary import rotary_table
 
-ALIGNMENT = 256  # bytes; TensorRT wants every address at a multiple of it
 HIDDEN = -1e30  # added to a score, makes its weight 0 and stays finite
 REST = np.iinfo(np.int32).max  # end of a slice: to the last one
 
@@ -39,7 +40,12 @@ def capacity(config: TransformerConfig, dtype: ir.DataType) -> int:
     return -(-config.max_positions // step) * step
 
 
-class DeltaSpelling:
+def choose(storage: Storage) -> type[DeltaDialect]:
+    """The class that writes a decoder stored so."""
+    return Int4DeltaDialect if storage.numbers.blocks is not None else DeltaDialect
+
+
+class DeltaDialect:
     """See the module's docstring.
 
     Extra inputs: positions int32 [B, S], each position's place in the sequence, or the cache's capacity for padding
@@ -166,7 +172,7 @@ class DeltaSpelling:
         self.writer.output(self.op.Concat(*layers, axis=0), names.NEW_ROWS, self.dtype, shape)
 
 
-class Int4DeltaSpelling(DeltaSpelling):
+class Int4DeltaDialect(DeltaDialect):
     """The same with INT4 weights, which came with opset 21, for TensorRT 10 and later; one operator is spelled anew."""
 
     opsets: ClassVar = {"": 21}
