@@ -29,9 +29,7 @@ from editar_rt.files import check_outputs
 @click.option("--repeats", type=click.IntRange(1), default=5, show_default=True, help="Measured runs.")
 @click.option("--warmup", type=click.IntRange(0), default=1, show_default=True, help="Unmeasured runs before them.")
 @click.option("--steps", type=click.IntRange(1), show_default="to the end of the picture", help="Decode steps per run.")
-@click.option(
-    "--at", type=click.IntRange(1), show_default="picture and prompt", help="Cached positions at the first step."
-)
+@click.option("--at", type=click.IntRange(1), show_default="picture and prompt", help="Cached positions at the start.")
 @click.option(
     "--compare",
     type=click.Path(path_type=Path),

@@ -183,7 +183,7 @@ def test_a_bundle_with_the_vq_alone_encodes_and_decodes_and_says_what_it_lacks(g
     assert editor.decode_tokens(np.zeros((1, 16), np.int32)).shape == (1, 3, 64, 64)
     with pytest.raises(MissingPartError, match="has no text encoder; give text_states"):
         editor.edit(Image.new("RGB", (64, 64)), "x")
-    with pytest.raises(MissingPartError, match="has no part prefix; it holds vq_encoder, vq_decoder"):
+    with pytest.raises(MissingPartError, match="has no part prefix; its parts are vq_encoder, vq_decoder"):
         editor.generate(np.zeros((1, 4, 4), np.float32), None)
 
 

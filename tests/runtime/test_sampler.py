@@ -350,7 +350,7 @@ def test_faulty_logits_are_refused_as_on_the_host(editor: Editor, monkeypatch: p
 
 
 def test_only_the_dialect_delta_has_a_head(editor: Editor, golden_gpt_bundle_delta: Path) -> None:
-    with pytest.raises(OptionError, match="the sampling head goes with the dialect delta"):
+    with pytest.raises(OptionError, match="the sampling head needs the dialect delta"):
         Storage(sampling_head=True)
     without = Bundle.open(golden_gpt_bundle_delta)
     assert without.manifest.sampler_top_k is None and editor.bundle.manifest.sampler_top_k == 256
