@@ -227,7 +227,7 @@ def test_bfloat16_is_refused_where_it_cannot_run(golden_gpt_bundle_bf16: Path) -
         ({"provider": "cuda"}, "16-bit types on CUDA"),
         ({"dialect": "standard", "kv_cache": "int8"}, "only GroupQueryAttention .* int8 cache"),
         ({"dialect": "standard", "precision": "int8"}, "MatMulNBits"),
-        ({"dialect": "delta", "precision": "int8"}, "TensorRT documents no 8-bit weights .* take int4 or fp16"),
+        ({"dialect": "delta", "precision": "int8"}, "TensorRT documents no 8-bit weights .* use int4 or fp16"),
     ],
 )
 def test_what_no_provider_runs_is_refused_with_the_reason(fields: dict[str, str], reason: str) -> None:
