@@ -125,32 +125,32 @@ def peak_resident_bytes() -> int | None:
 
 
 def note_sharing() -> None:
-    """Say that pages are about to be mapped a second time, which the system counts twice from then on."""
+    """Record the peak memory before pages are first mapped twice, because the system then counts them twice."""
     global _peak_before_sharing
     _peak_before_sharing = _peak_before_sharing or peak_resident_bytes()
 
 
 def peak_memory_bytes(counted_twice: int) -> int | None:
-    """Peak resident memory of this process with every page counted once; None where the system does not tell.
+    """Peak resident memory of this process with every page counted once; None if the system does not report it.
 
-    The system's own peak counts a page as often as it is mapped. Before pages were shared for the first time it was
-    exact; since then the peak is where most were shared, so that what is counted twice there is what is too much.
+    The system's peak counts a page once per mapping. It was exact before pages were first shared; since then, the peak
+    occurs when most pages are shared, so the bytes counted twice at that time are the excess.
 
     Args:
-        counted_twice: bytes, when most were shared (`Backend.shared_bytes`).
+        counted_twice: `Backend.shared_bytes` when most pages were shared.
     """
     peak = peak_resident_bytes()
     return None if peak is None else max(peak - counted_twice, min(peak, _peak_before_sharing or 0))
 
 
 def copy_bandwidth(copy: Callable[[int], None]) -> float | None:
-    """Bytes a second that a device copies: every byte is read and written, and both count.
+    """Bytes per second of copies on a device: every byte is read and written, and both count.
 
     Args:
-        copy: copies so many bytes, up to `COPIED_BYTES`, and waits until that is done.
+        copy: copies a number of bytes, at most `COPIED_BYTES`, and waits for it.
 
     Returns:
-        None where the clock tells nothing.
+        None if the time is too short to measure.
     """
 
     def fastest(size: int) -> float:
@@ -161,7 +161,7 @@ def copy_bandwidth(copy: Callable[[int], None]) -> float | None:
             seconds.append(time.perf_counter() - begun)
         return min(seconds)
 
-    seconds = fastest(COPIED_BYTES) - fastest(1)  # a call takes time besides the copy
+    seconds = fastest(COPIED_BYTES) - fastest(1)  # subtract the overhead of a call
     return 2 * COPIED_BYTES / seconds if seconds > 0 else None
 
 

@@ -41,7 +41,7 @@ class Sources:
 
 @dataclass(frozen=True)
 class Options:
-    """How a bundle is made."""
+    """Options for making a bundle."""
 
     storage: Storage = field(default_factory=Storage)
     """Storage of the decoder; `Storage.text_precision` applies to the text encoder."""

@@ -94,30 +94,30 @@ class Backend(Protocol):
         """Measured read bandwidth of the device's memory, bytes per second; None if it cannot be measured."""
 
     def memory_in_use(self) -> int | None:
-        """Bytes of the device's memory that all programs take now; None on a CPU, and where that is not known."""
+        """Bytes of the device's memory that all programs use now; None on a CPU, or if unknown."""
 
     def shared_bytes(self) -> int:
-        """Bytes that the system counts more than once in this process's memory now, as rows share pages."""
+        """Bytes that the system now counts more than once in this process's memory because rows share pages."""
 
     @property
     def sampler_rows(self) -> tuple[int, ...]:
-        """For how many rows of logits there is a sampler; none where tokens are drawn on the host."""
+        """Numbers of rows for which the device has a sampler; empty if tokens are sampled on the host."""
 
     def sample(self, logits: Floats, inputs: SamplerInputs) -> NDArray[np.int32]:
-        """The sampler alone, on logits [R, V] as of a step of R rows; R is one of `sampler_rows`.
+        """Run only the sampler, on logits [R, V] of a step; R must be one of `sampler_rows`.
 
         Returns:
-            tokens [R], negative where the host must draw.
+            tokens [R], negative where the host must sample.
 
         Raises:
-            MissingPartError: there is no sampler.
+            MissingPartError: the bundle has no sampler.
         """
 
     def end_profile(self) -> Path:
-        """The profile of the decoder, a JSON file of trace events, from a backend that was opened to make one.
+        """End profiling the decoder, in a backend that was opened for it. Returns a JSON file of trace events.
 
         Raises:
-            BackendError: the engine makes none.
+            BackendError: the engine cannot profile.
         """
 
     def run(self, part: str, inputs: Arrays) -> dict[str, NDArray[Any]]:

@@ -198,13 +198,13 @@ class Manifest:
         return json.dumps(self.to_dict(), indent=1) + "\n"
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON has it."""
+        """The manifest as JSON values."""
         fields = dataclasses.asdict(self)
         return {_key(field): fields[field.name] for field in dataclasses.fields(self)}
 
     @property
     def operators(self) -> Dialect:
-        """What the decoder's dialect can do."""
+        """The capabilities of the decoder's dialect."""
         return DIALECTS[self.dialect]
 
     def paths(self) -> list[str]:

@@ -36,7 +36,7 @@ class Logits:
         return self._values
 
     def keep(self) -> None:
-        """Compute them now, for after the next run."""
+        """Compute and keep the logits, so that they stay available after the next run."""
         self._values = self().copy()
 
 

@@ -207,10 +207,10 @@ class Sequence:
         return position > 0 and all(row.start + position - row.filled == 1 for row in self.rows())
 
     def window(self, most: int) -> int:
-        """How many positions one step may draw: those from the next one on that are free, and guided or not as it is.
+        """The number of positions that one step may sample: consecutive free ones with the same guidance as the next.
 
         Args:
-            most: where to stop counting.
+            most: largest number to return.
         """
         stop, end = self.position + 1, min(self.position + most, len(self.tokens))
         while stop < end and self.tokens[stop] < 0 and self._guided[stop] == self.guided:

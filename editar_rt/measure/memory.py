@@ -1,4 +1,4 @@
-"""How much memory a bundle needs while it runs, from its manifest and the sizes of its files: nothing is loaded.
+"""Estimates the memory that a bundle needs from its manifest and the sizes of its files; nothing is loaded.
 
 The estimates help to choose a device. Weights and cache are exact except for padding and prepacking; activations are
 the most that one operator reads and writes.

@@ -235,14 +235,14 @@ def _transformer(editor: Editor, way: Way) -> dict[str, Any]:
 
 
 def _lengths(positions: int, text_tokens: int) -> tuple[int, int, int]:
-    """Tokens, positions of the text and steps of the decoder's test, in a sequence of so many positions."""
+    """Numbers of tokens, text positions and steps of the decoder's test, for a sequence of `positions`."""
     rows = min(TEXT_POSITIONS, text_tokens)
     steps = min(STEPS, (positions - rows) // 2)
     return min(CHUNK, positions - rows - steps), rows, steps
 
 
 def _sampler(editor: Editor) -> dict[str, Any]:
-    """By every engine there is; those of several rows with guidance too, the null row being the last."""
+    """Test every sampler engine; those of several rows also with guidance, where the last row is unconditional."""
     backend, manifest = editor.backend, editor.bundle.manifest
     if not backend.sampler_rows:
         raise BundleError(
@@ -256,10 +256,10 @@ def _sampler(editor: Editor) -> dict[str, Any]:
             if example.guided and rows == 1:
                 continue
             logits = np.repeat(example.logits[:1], rows, axis=0)
-            null_rows = np.arange(rows, dtype=np.int32)
+            uncond_rows = np.arange(rows, dtype=np.int32)
             if example.guided:
-                logits[-1], null_rows[:-1] = example.logits[1], rows - 1
-            tokens = backend.sample(logits, sampler_inputs(example, null_rows, most))
+                logits[-1], uncond_rows[:-1] = example.logits[1], rows - 1
+            tokens = backend.sample(logits, sampler_inputs(example, uncond_rows, most))
             tokens = tokens[: rows - 1 if example.guided else rows]
             same = (tokens == tokens[0]).all()
             label = f"{names.DRAWN}, {'guided' if example.guided else 'not guided'}"
