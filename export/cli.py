@@ -148,9 +148,9 @@ def onnx(
     force: bool,
     **choices: str | bool | None,
 ) -> None:
-    """Write a bundle of ONNX graphs from any of a transformer, a VQ tokenizer and a text encoder.
+    """Write a bundle of ONNX graphs. Its parts are any of a transformer, a VQ tokenizer and a text encoder.
 
-    Every graph is compared with PyTorch before the bundle is published.
+    Every graph is compared with PyTorch; if one differs, no bundle is written.
     """
     from export.checkpoint_reader import read_transformer, read_vq
     from export.model_info import Options, Sources
@@ -248,7 +248,7 @@ def official(
     only_look: bool,
     **choices: str | bool | None,
 ) -> None:
-    """Download EditAR's released weights and make a bundle for 512×512 pictures.
+    """Download EditAR's released weights. Makes a bundle of them, for 512×512 pictures.
 
     Without a recipe or --precision, the weights are stored in fp16, half the size of the released ones.
     """
@@ -312,7 +312,7 @@ def verify(
     device: str | None,
     as_json: bool,
 ) -> None:
-    """Compare BUNDLE with its checkpoints: every part, then greedy generations."""
+    """Compare BUNDLE with its checkpoints. Compares every part, then greedy generations."""
     from export.bundle_writer import ParityError
     from export.checkpoint_reader import read_either
     from export.model_info import Sources

@@ -30,7 +30,7 @@ Progress = Callable[[str, int, int], None]
 @click.option("--force", is_flag=True, help="Replace existing engines.")
 @click.option("--json", "as_json", is_flag=True, help="Print build.json as the last line.")
 def tensorrt(bundle: Path, target: str, output: Path | None, force: bool, as_json: bool) -> None:
-    """Build TensorRT engines of BUNDLE for this machine's GPU. They are published only if their outputs are correct.
+    """Build TensorRT engines of BUNDLE for this machine's GPU. None are written if their outputs are wrong.
 
     BUNDLE must have the dialect delta, as written by: python -m export onnx … --dialect delta.
     """
