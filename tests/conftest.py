@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+# Models of these sizes gain nothing from a second thread, and threads that wait for work spin. Set before NumPy and
+# PyTorch read it; the processes that tests start inherit it.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
 import pytest
@@ -14,6 +19,10 @@ from tests.golden.seeded_checkpoint import gpt_state, vq_state
 
 refuse_telemetry()  # before a test module imports onnxruntime itself
 
+import onnxruntime  # noqa: E402
+
+from editar_rt.backends.ort import backend, threads  # noqa: E402
+
 if TYPE_CHECKING:
     from editar_rt.editor import Editor
     from export.model_info import Sources
@@ -21,6 +30,23 @@ if TYPE_CHECKING:
 GOLDEN = Path(__file__).parent / "golden"
 GPT_TINY_HEADS = 4  # in the golden configuration, not in the weights
 WORDS = "make the ball red blue green remove add a small large cube on left right of background wooden striped shiny"
+
+
+class OneThread(onnxruntime.SessionOptions):  # type: ignore[misc]
+    """ONNX Runtime's options for one thread where nobody asks for more: it reads no environment variable."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.intra_op_num_threads = 1
+
+
+def set_one_thread(options: Any, version: str, count: int | None) -> None:
+    """`set_threads`, with one thread where nobody asks for more."""
+    threads.set_threads(options, version, count or 1)
+
+
+onnxruntime.SessionOptions = OneThread
+backend.set_threads = set_one_thread
 
 
 def golden_arrays(name: str) -> dict[str, np.ndarray]:

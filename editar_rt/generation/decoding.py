@@ -67,8 +67,7 @@ class Group:
         self._count = len(self._tokens[0])
         self.done = 0
         """Target positions that were reported."""
-        self._drawn: dict[int, Drawn] = {}  # of the position that is next, by place in the group
-        self._places = {id(sequence): place for place, sequence in enumerate(self.sequences)}
+        self._drawn: dict[int, list[Drawn]] = {id(sequence): [] for sequence in self.sequences}  # not yet reported
 
     @property
     def finished(self) -> bool:
@@ -86,21 +85,27 @@ class Group:
         """The steps that are complete now, after this was drawn."""
         tokens, count = self._tokens, self._count
         for each in drawn:
-            if (place := self._places.get(id(each.sequence))) is not None:
-                self._drawn[place] = each
-        if len(self._drawn) == len(self.sequences):
-            all_drawn = [self._drawn[place] for place in range(len(self.sequences))]
-            self._drawn = {}
-            position = all_drawn[0].position
+            if (own_drawn := self._drawn.get(id(each.sequence))) is not None:
+                own_drawn.append(each)
+        queues = list(self._drawn.values())
+        while all(queues):
+            together = [queue.pop(0) for queue in queues]
+            position = together[0].position
             if position > self.done:
                 yield Step(self.done, np.stack([own[self.done : position] for own in tokens]))
             self.done = position + 1
-            values = np.asarray([[each.token] for each in all_drawn], np.int32)
-            yield Step(position, values, lambda: np.stack([each.logits()[each.place] for each in all_drawn]))
+            values = np.asarray([[each.token] for each in together], np.int32)
+            yield Step(position, values, _logits_of(together))
+        for waiting in {id(each.source): each.source for queue in queues for each in queue}.values():
+            waiting.keep()  # the other variants' draws come from other runs
         if self.done < count and all(sequence.finished for sequence in self.sequences):
             rest = Step(self.done, np.stack([own[self.done :] for own in tokens]))
             self.done = rest.stop
             yield rest
+
+
+def _logits_of(drawn: list[Drawn]) -> Callable[[], Floats]:
+    return lambda: np.stack([each.logits() for each in drawn])
 
 
 def decode(scheduler: Scheduler, sequences: Iterable[Sequence]) -> Iterator[Step]:

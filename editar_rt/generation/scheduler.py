@@ -20,10 +20,11 @@ from editar_rt.backends.base import Backend, Batch, Output
 from editar_rt.errors import OptionError
 from editar_rt.generation.sampling import Draw, uniform
 from editar_rt.generation.sequence import Chunk, Context, Floats, Ints, Row, Sequence
+from editar_rt.generation.strategy import NOTHING, PLAIN, Strategy
 
 
 class Logits:
-    """The guided logits [P, V] of one run; computed when asked for, until the next run."""
+    """The guided logits [P, K, V] of one run; computed when asked for, until the next run."""
 
     def __init__(self, output: Output, draw: Draw) -> None:
         self._output, self._draw = output, draw
@@ -31,8 +32,12 @@ class Logits:
 
     def __call__(self) -> Floats:
         if self._values is None:
-            self._values = self._draw.guided(self._output.logits())[:, -1]
+            self._values = self._draw.guided(self._output.logits())
         return self._values
+
+    def keep(self) -> None:
+        """Compute them now, for after the next run."""
+        self._values = self().copy()
 
 
 class Drawn(NamedTuple):
@@ -41,9 +46,16 @@ class Drawn(NamedTuple):
     sequence: Sequence
     position: int
     token: int
-    logits: Logits
+    source: Logits
     place: int
-    """Of the sequence among the pictures of `logits`."""
+    """Of the sequence among the pictures of `source`."""
+    offset: int
+    """Of the position among those of `source`."""
+
+    def logits(self) -> Floats:
+        """[V]"""
+        logits: Floats = self.source()[self.place, self.offset]
+        return logits
 
 
 class _Layout(NamedTuple):
@@ -68,14 +80,22 @@ class Scheduler:
         prefix: positions of picture and text.
         count: N, target tokens; the last is never fed.
         on_device: False draws on the host even where the device could.
+        strategy: how many positions a step takes.
     """
 
     def __init__(
-        self, backend: Backend, pictures: int, guided: int | None, prefix: int, count: int, on_device: bool = True
+        self,
+        backend: Backend,
+        pictures: int,
+        guided: int | None,
+        prefix: int,
+        count: int,
+        on_device: bool = True,
+        strategy: Strategy = PLAIN,
     ) -> None:
         self.pictures, self.guided, self.count = pictures, pictures if guided is None else guided, count
         self.decoder = backend.make_decoder(self.pictures + self.guided, prefix + count - 1)
-        self._on_device = on_device
+        self._on_device, self._strategy = on_device, strategy
         self._contexts: list[Context] = []  # by place from the middle; guided ones first
         self._layout: _Layout | None = None
 
@@ -153,8 +173,13 @@ class Scheduler:
                     drawn.append(self._draw_after_chunks(sequence))
                     continue
                 waiting += [row for row in sequence.rows() if not row.has_prefix]
-        if ready:
-            drawn += self._step_together(ready)
+        drafts: dict[int, list[tuple[Sequence, Ints]]] = {}  # by their number
+        for sequence in ready:
+            most = sequence.window(self._strategy.most + 1) - 1
+            tokens = self._strategy.draft(sequence, most) if most else NOTHING
+            drafts.setdefault(len(tokens), []).append((sequence, tokens))
+        for number, those in sorted(drafts.items()):
+            drawn += self._step_together([sequence for sequence, _ in those], [tokens for _, tokens in those], number)
         return drawn
 
     def prefill(self, sequence: Sequence) -> None:
@@ -240,36 +265,43 @@ class Scheduler:
             places[len(rows) - 1 : len(rows)],
             (sequence.sampling,),
             sequence.scales[None, position : position + 1],
-            np.asarray([[_number(sequence)]]),
+            np.asarray([[_number(sequence, position)]]),
         )
         token = int(draw.on_host(rows)[0, 0])
         sequence.draw(token)
-        return Drawn(sequence, position, token, Logits(Output(lambda: rows), draw), 0)
+        return Drawn(sequence, position, token, Logits(Output(lambda: rows), draw), 0, 0)
 
-    def _step_together(self, ready: list[Sequence]) -> list[Drawn]:
-        """One token of every row, in one run."""
-        layout = self._layout_of(ready)
+    def _step_together(self, ready: list[Sequence], drafts: list[Ints], number: int) -> list[Drawn]:
+        """One run in which every picture takes one position, and `number` drafted ones after it."""
+        layout, size = self._layout_of(ready), number + 1
         positions = [sequence.position for sequence in ready]
-        last = [sequence.tokens[position - 1] for sequence, position in zip(ready, positions)]
-        tokens = np.asarray(last, np.int32)[layout.owner]
+        # The token before the position gives its logits; a drafted one gives those of the next.
+        fed = np.asarray([[s.tokens[at - 1], *own] for s, at, own in zip(ready, positions, drafts)], np.int32)
+        tokens = fed[layout.owner]
         past = np.asarray([row.filled for row in layout.rows], np.int32)
         draw = Draw(
             layout.cond,
             layout.uncond,
             tuple(sequence.sampling for sequence in ready),
-            np.asarray([[sequence.scales[position]] for sequence, position in zip(ready, positions)]),
-            np.asarray([[_number(sequence)] for sequence in ready]),
+            np.asarray([sequence.scales[at : at + size] for sequence, at in zip(ready, positions)]),
+            np.asarray([[_number(s, at + k) for k in range(size)] for s, at in zip(ready, positions)]),
         )
-        batch = Batch(layout.slots, past, layout.counts, tokens[:, None], None, 1)
+        batch = Batch(layout.slots, past, layout.counts * np.int32(size), tokens, None, size)
         output = self.decoder.run(batch, draw if self._on_device else None)
         made = draw.on_host(output.logits()) if output.tokens is None else output.tokens
-        for row, token in zip(layout.rows, tokens.tolist()):
-            row.fed[row.filled - row.start] = token
-            row.filled += 1
-        logits, drawn = Logits(output, draw), []
-        for place, (sequence, position, token) in enumerate(zip(ready, positions, made[:, 0].tolist())):
-            sequence.draw(token)
-            drawn.append(Drawn(sequence, position, token, logits, place))
+        source, drawn, taken = Logits(output, draw), [], []
+        for place, (sequence, own) in enumerate(zip(ready, made.tolist())):
+            # Draws count as long as the tokens fed before them were right.
+            right = 1 + next((k for k in range(number) if own[k] != drafts[place][k]), number)
+            taken.append(right)
+            for offset, token in enumerate(own[:right]):
+                drawn.append(Drawn(sequence, sequence.position, token, source, place, offset))
+                sequence.draw(token)
+            self._strategy.saw(sequence, positions[place], made[place])
+        for row, place in zip(layout.rows, layout.owner.tolist()):
+            at = row.filled - row.start
+            row.fed[at : at + taken[place]] = fed[place, : taken[place]]
+            row.filled += taken[place]
         return drawn
 
     def _layout_of(self, ready: list[Sequence]) -> _Layout:
@@ -290,9 +322,9 @@ class Scheduler:
         return self._layout
 
 
-def _number(sequence: Sequence) -> float:
-    """The random number of a sequence's next draw."""
-    return 0.0 if sequence.sampling.greedy else uniform(sequence.seed, 0, sequence.position)
+def _number(sequence: Sequence, position: int) -> float:
+    """The random number of a sequence's draw at a position."""
+    return 0.0 if sequence.sampling.greedy else uniform(sequence.seed, 0, position)
 
 
 def _same_picture(row: Row, other: Row) -> bool:

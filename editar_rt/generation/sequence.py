@@ -205,6 +205,17 @@ class Sequence:
         position = self.position
         return position > 0 and all(row.start + position - row.filled == 1 for row in self.rows())
 
+    def window(self, most: int) -> int:
+        """How many positions one step may draw: those from the next one on that are free, and guided or not as it is.
+
+        Args:
+            most: where to stop counting.
+        """
+        stop, end = self.position + 1, min(self.position + most, len(self.tokens))
+        while stop < end and self.tokens[stop] < 0 and self._guided[stop] == self.guided:
+            stop += 1
+        return stop - self.position
+
     def draw(self, token: int) -> None:
         """Take the token at `position`, and go to the next free one."""
         self.tokens[self.position] = token

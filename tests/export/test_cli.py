@@ -14,7 +14,7 @@ from click.testing import CliRunner
 import editar_rt
 from editar_rt.errors import OptionError
 from export import cli
-from export.__main__ import main
+from tests.commands import Command
 from tests.conftest import golden_weights
 
 ROOT = Path(__file__).parents[2]
@@ -27,23 +27,12 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
-    """The exit code of `python -m export ARGUMENTS`, in this process."""
-    monkeypatch.setattr("sys.argv", ["export", *arguments])
-    try:
-        main()
-    except SystemExit as stopped:
-        return int(stopped.code or 0)
-    return 0
-
-
-def test_a_checkpoint_becomes_a_bundle(
-    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_checkpoint_becomes_a_bundle(exporter: Command, checkpoint: Path, tmp_path: Path) -> None:
     bundle = tmp_path / "bundle"
     arguments = ["onnx", "--transformer", str(checkpoint), "--heads", "4", "-o", str(bundle)]
-    assert run(monkeypatch, *arguments, "--default", "temperature=0.9", "--default", "top_k=100") == 0
-    lines = capsys.readouterr().out.splitlines()
+    done = exporter(*arguments, "--default", "temperature=0.9", "--default", "top_k=100")
+    assert done.code == 0
+    lines = done.stdout.splitlines()
     assert "logits, prefill" in lines[-3]
     assert lines[-1].startswith(f"wrote {bundle}: prefix, decoder; ")
 
@@ -71,32 +60,23 @@ def test_a_checkpoint_becomes_a_bundle(
     ],
 )
 def test_bad_options_are_said_in_one_line(
-    arguments: list[str],
-    code: int,
-    message: str,
-    checkpoint: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    exporter: Command, arguments: list[str], code: int, message: str, checkpoint: Path, tmp_path: Path
 ) -> None:
     filled = [a.format(out=tmp_path / "bundle", checkpoint=checkpoint) for a in arguments]
-    assert run(monkeypatch, *filled) == code
-    last = capsys.readouterr().err.splitlines()[-1]
-    assert re.search(message, last)
+    done = exporter(*filled)
+    assert done.code == code and re.search(message, done.stderr.splitlines()[-1])
     assert not (tmp_path / "bundle").exists()
 
 
-def test_nowhere_to_write(
-    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_nowhere_to_write(exporter: Command, checkpoint: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     (tmp_path / "holiday").mkdir()
     (tmp_path / "holiday" / "photo.jpg").write_bytes(b"picture")
     common = ["onnx", "--transformer", str(checkpoint), "--heads", "4", "--force", "-o"]
-    assert run(monkeypatch, *common, str(tmp_path / "file" / "bundle")) == 1
-    assert "cannot write to" in capsys.readouterr().err
-    assert run(monkeypatch, *common, str(tmp_path / "holiday")) == 1
-    assert "holds something that is no bundle; it is not replaced" in capsys.readouterr().err
+    done = exporter(*common, tmp_path / "file" / "bundle")
+    assert done.code == 1 and "cannot write to" in done.stderr
+    done = exporter(*common, tmp_path / "holiday")
+    assert done.code == 1 and "holds something that is no bundle; it is not replaced" in done.stderr
     assert (tmp_path / "holiday" / "photo.jpg").exists()
 
 

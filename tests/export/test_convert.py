@@ -6,8 +6,6 @@ import dataclasses
 import filecmp
 import json
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -22,14 +20,8 @@ from editar_rt.bundle.folder import Bundle, file_digest
 from editar_rt.errors import BundleError, MissingPartError
 from export.bundle_reader import transformer_tensors
 from export.checkpoint_reader import read_transformer
+from tests.commands import Command
 from tests.conftest import GPT_TINY_HEADS, golden_weights
-
-ROOT = Path(__file__).parents[2]
-
-
-def convert(*arguments: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "export", "convert", *map(str, arguments)]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
 
 
 def test_a_bundle_gives_back_its_checkpoint(golden_gpt_bundle: Path) -> None:
@@ -39,9 +31,11 @@ def test_a_bundle_gives_back_its_checkpoint(golden_gpt_bundle: Path) -> None:
     assert all(np.array_equal(found.tensors[name], weights[name]) for name in weights)
 
 
-def test_the_other_parts_are_taken_over_and_the_decoder_is_stored_anew(tiny_bundle: Path, tmp_path: Path) -> None:
-    done = convert(tiny_bundle, "--precision", "int8", "--kv-cache", "int8", "-o", tmp_path / "int8")
-    assert done.returncode == 0, done.stderr
+def test_the_other_parts_are_taken_over_and_the_decoder_is_stored_anew(
+    exporter: Command, tiny_bundle: Path, tmp_path: Path
+) -> None:
+    done = exporter("convert", tiny_bundle, "--precision", "int8", "--kv-cache", "int8", "-o", tmp_path / "int8")
+    assert done.code == 0, done.stderr
     made, source = Bundle.open(tmp_path / "int8"), Bundle.open(tiny_bundle)
     assert [*made.manifest.parts, names.SAMPLER] == list(names.PARTS)
     assert (made.manifest.precision, made.manifest.kv_cache) == ("int8", "int8")
@@ -51,17 +45,19 @@ def test_the_other_parts_are_taken_over_and_the_decoder_is_stored_anew(tiny_bund
     assert editar_rt.load(made.folder).edit(picture, "make the ball red").tokens.shape == (16,)
 
 
-def test_stored_as_it_was_it_has_the_same_weights_and_tokens(tiny_bundle: Path, tmp_path: Path) -> None:
-    done = convert(tiny_bundle, "-o", tmp_path / "again")
-    assert done.returncode == 0, done.stderr
+def test_stored_as_it_was_it_has_the_same_weights_and_tokens(
+    exporter: Command, tiny_bundle: Path, tmp_path: Path
+) -> None:
+    done = exporter("convert", tiny_bundle, "-o", tmp_path / "again")
+    assert done.code == 0, done.stderr
     weights = "decoder.onnx.data"
     assert filecmp.cmp(tmp_path / "again" / weights, tiny_bundle / weights, shallow=False)
 
 
-def test_int4_and_a_sampling_head_for_tensorrt(golden_gpt_bundle: Path, tmp_path: Path) -> None:
+def test_int4_and_a_sampling_head_for_tensorrt(exporter: Command, golden_gpt_bundle: Path, tmp_path: Path) -> None:
     target = ("--target", "jetson-thor-jp7", "--precision", "int4", "--sampling-head")
-    done = convert(golden_gpt_bundle, *target, "-o", tmp_path / "int4")
-    assert done.returncode == 0, done.stderr
+    done = exporter("convert", golden_gpt_bundle, *target, "-o", tmp_path / "int4")
+    assert done.code == 0, done.stderr
     manifest = Bundle.open(tmp_path / "int4").manifest
     assert (manifest.precision, manifest.dialect, manifest.sampler_top_k) == ("int4", "delta", 256)
     assert list(manifest.parts) == [names.PREFIX_GRAPH, names.DECODER, names.SAMPLER]
@@ -72,13 +68,15 @@ def test_int4_and_a_sampling_head_for_tensorrt(golden_gpt_bundle: Path, tmp_path
         ),
         (("--sampling-head",), "the sampling head goes with the dialect delta"),
     ):
-        done = convert(golden_gpt_bundle, *options, "-o", tmp_path / "none")
-        assert done.returncode == 2 and sentence in done.stderr and len(done.stderr.splitlines()) == 1
+        done = exporter("convert", golden_gpt_bundle, *options, "-o", tmp_path / "none")
+        assert done.code == 2 and sentence in done.stderr and len(done.stderr.splitlines()) == 1
 
 
-def test_what_rounding_took_away_is_not_made_up(golden_gpt_bundle_fp16: Path, tmp_path: Path) -> None:
-    done = convert(golden_gpt_bundle_fp16, "-o", tmp_path / "out")
-    assert done.returncode == 1
+def test_what_rounding_took_away_is_not_made_up(
+    exporter: Command, golden_gpt_bundle_fp16: Path, tmp_path: Path
+) -> None:
+    done = exporter("convert", golden_gpt_bundle_fp16, "-o", tmp_path / "out")
+    assert done.code == 1
     assert "holds its weights in fp16; only an fp32 bundle still has them all" in done.stderr
     assert len(done.stderr.splitlines()) == 1
     assert not (tmp_path / "out").exists()

@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
+from huggingface_hub import constants
 
 from editar_rt.bundle.folder import Bundle
 from export import official
 from export.official import REPOSITORIES, DownloadError, check_disk
+from tests.commands import Command, Done
 from tests.conftest import golden_weights, write_text_encoder
 from tests.export.hub_stand_in import Hub, serve
 from training.config import TransformerConfig, VQConfig
 from training.models.vq import VQModel
 
-ROOT = Path(__file__).parents[2]
+TEMPLATE = constants.HUGGINGFACE_CO_URL_TEMPLATE.removeprefix(constants.ENDPOINT)
 
 
 @pytest.fixture(scope="module")
@@ -56,60 +55,73 @@ def hub(published: dict[tuple[str, str, str], Path]) -> Iterator[Hub]:
         yield running
 
 
-def export_official(endpoint: str, home: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "export", "official", *map(str, arguments)]
-    environment = os.environ | {"HF_ENDPOINT": endpoint, "HF_HOME": str(home), "HF_HUB_DISABLE_XET": "1"}
-    environment.pop("HF_HUB_OFFLINE", None)
-    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment, timeout=300)
+@pytest.fixture
+def export_official(exporter: Command, monkeypatch: pytest.MonkeyPatch) -> Command:
+    """The command against a Hub at an address, with a home of its own; the library reads both when it is imported."""
+
+    def run(endpoint: str, home: Path, *arguments: object) -> Done:
+        monkeypatch.setenv("HF_ENDPOINT", endpoint)
+        monkeypatch.setattr(constants, "ENDPOINT", endpoint)
+        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", endpoint + TEMPLATE)
+        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(home / "hub"))
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+        monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+        return exporter("official", *arguments)
+
+    return run
 
 
-def test_one_command_fetches_and_exports_and_a_stopped_download_goes_on(hub: Hub, tmp_path: Path) -> None:
+def test_one_command_fetches_and_exports_and_a_stopped_download_goes_on(
+    export_official: Command, hub: Hub, tmp_path: Path
+) -> None:
     home, bundle = tmp_path / "home", tmp_path / "bundle"
     hub.cut_short = {"checkpoints/editar_release.pt"}
     first = export_official(hub.endpoint, home, "-o", bundle, "--precision", "fp32")
     # The library may try again by itself; where it gives up, the next run goes on.
-    if first.returncode:
-        assert first.returncode == 1 and "run the command again to go on" in first.stderr, first.stderr
+    if first.code:
+        assert first.code == 1 and "run the command again to go on" in first.stderr, first.stderr
         assert not bundle.exists()
         first = export_official(hub.endpoint, home, "-o", bundle, "--precision", "fp32")
-    assert first.returncode == 0, first.stderr
+    assert first.code == 0, first.stderr
     assert any(not r.startswith("bytes=0-") for r in hub.ranges)  # it went on in the middle
     assert "flax_model.msgpack" not in hub.fetched
     assert "licence apache-2.0" in first.stdout and "to fetch" in first.stdout
     assert set(Bundle.open(bundle).manifest.parts) >= {"vq_encoder", "vq_decoder", "text_encoder", "decoder"}
     hub.fetched.clear()
     again = export_official(hub.endpoint, home, "-o", tmp_path / "again", "--precision", "fp16")
-    assert again.returncode == 0, again.stderr
+    assert again.code == 0, again.stderr
     assert hub.fetched == []  # all of it was there
     assert "to fetch: 0.00" in again.stdout
 
 
-def test_a_bundle_needs_a_name(hub: Hub, tmp_path: Path) -> None:
+def test_a_bundle_needs_a_name(export_official: Command, hub: Hub, tmp_path: Path) -> None:
     done = export_official(hub.endpoint, tmp_path)
-    assert done.returncode == 2 and "Missing option '-o' / '--output'" in done.stderr
+    assert done.code == 2 and "Missing option '-o' / '--output'" in done.stderr
 
 
-def test_looking_fetches_nothing(hub: Hub, tmp_path: Path) -> None:
+def test_looking_fetches_nothing(export_official: Command, hub: Hub, tmp_path: Path) -> None:
     done = export_official(hub.endpoint, tmp_path, "--only-look")
-    assert done.returncode == 0 and len(done.stdout.splitlines()) == 3
+    assert done.code == 0 and len(done.stdout.splitlines()) == 3
     assert hub.fetched == []
 
 
-def test_without_a_network_one_sentence_says_so(tmp_path: Path) -> None:
+def test_without_a_network_one_sentence_says_so(export_official: Command, tmp_path: Path) -> None:
     done = export_official("http://127.0.0.1:9", tmp_path, "-o", tmp_path / "bundle")
-    assert done.returncode == 1
+    assert done.code == 1
     assert "cannot be reached" in done.stderr and "python -m export onnx" in done.stderr
     assert "Traceback" not in done.stderr and len(done.stderr.splitlines()) == 1
 
 
-def test_a_wrong_name_is_named(hub: Hub, published: dict[tuple[str, str, str], Path], tmp_path: Path) -> None:
+def test_a_wrong_name_is_named(
+    export_official: Command, hub: Hub, published: dict[tuple[str, str, str], Path], tmp_path: Path
+) -> None:
     vq = REPOSITORIES[1]
     hub.files = {key: path for key, path in published.items() if key[1] != vq.name}
     done = export_official(hub.endpoint, tmp_path, "-o", tmp_path / "bundle")
-    assert done.returncode == 1 and f"no model repository {vq.name}" in done.stderr
+    assert done.code == 1 and f"no model repository {vq.name}" in done.stderr
     hub.files |= {(vq.kind, vq.name, "README.md"): next(iter(published.values()))}
     done = export_official(hub.endpoint, tmp_path, "-o", tmp_path / "bundle")
-    assert done.returncode == 1 and "holds no file vq_ds16_t2i.pt" in done.stderr
+    assert done.code == 1 and "holds no file vq_ds16_t2i.pt" in done.stderr
 
 
 def test_a_full_disk_is_seen_before_the_first_byte(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -122,6 +134,6 @@ def test_a_full_disk_is_seen_before_the_first_byte(monkeypatch: pytest.MonkeyPat
         check_disk(11e9, 11e9, tmp_path / "bundle")
 
 
-def test_an_existing_bundle_is_not_replaced_unasked(tmp_path: Path) -> None:
+def test_an_existing_bundle_is_not_replaced_unasked(export_official: Command, tmp_path: Path) -> None:
     done = export_official("http://127.0.0.1:9", tmp_path, "-o", tmp_path)
-    assert done.returncode == 1 and "--force" in done.stderr
+    assert done.code == 1 and "--force" in done.stderr

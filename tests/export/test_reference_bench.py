@@ -2,28 +2,24 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
 from pathlib import Path
 
+from tests.commands import Command
 from tests.conftest import GPT_TINY_HEADS, golden_weights
 
-ROOT = Path(__file__).parents[2]
 
-
-def test_the_model_is_measured_in_turns_with_a_bundle(golden_gpt_bundle: Path, tmp_path: Path) -> None:
+def test_the_model_is_measured_in_turns_with_a_bundle(
+    exporter: Command, golden_gpt_bundle: Path, tmp_path: Path
+) -> None:
     import torch
 
     checkpoint = tmp_path / "transformer.pt"
     torch.save({"model": golden_weights("gpt_tiny")}, checkpoint)
     command = ["bench-reference", checkpoint, "--heads", GPT_TINY_HEADS, "--compare", golden_gpt_bundle]
     options = ["--mode", "fp32", "--mode", "bf16", "--repeats", 1, "--steps", 2, "--at", 140, "--json"]
-    done = subprocess.run(
-        [sys.executable, "-m", "export", *map(str, command + options)], cwd=ROOT, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
-    report = json.loads(done.stdout.splitlines()[-1])
+    done = exporter(*command, *options)
+    assert done.code == 0, done.stderr
+    report = done.document
     assert report["name"] == golden_gpt_bundle.name
     assert [other["precision"] for other in report["others"]] == ["fp32", "bf16"]
     assert all(other["steps"] == 2 and other["p50"] > 0 for other in report["others"])

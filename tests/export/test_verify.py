@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -16,16 +13,10 @@ from editar_rt.bundle.folder import Bundle
 from export.bundle_writer import Options, Sources, write_bundle
 from export.checkpoint_reader import read_transformer
 from export.verify import _PyTorchRunner, _questions, verify
+from tests.commands import Command
 from tests.conftest import GPT_TINY_HEADS, golden_weights
 from tests.golden.seeded_checkpoint import gpt_state
 from training.config import TransformerConfig
-
-ROOT = Path(__file__).parents[2]
-
-
-def export_verify(bundle: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "export", "verify", str(bundle), *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=300)
 
 
 def test_a_right_bundle_agrees_in_every_part_and_token(tiny_bundle: Path, tiny_sources: Sources) -> None:
@@ -91,29 +82,29 @@ def other_weights(tmp_path: Path) -> Path:
     return tmp_path / "other.pt"
 
 
-def test_other_weights_are_found(golden_gpt_bundle: Path, other_weights: Path) -> None:
-    done = export_verify(golden_gpt_bundle, "--against", other_weights, "--heads", GPT_TINY_HEADS, "--json")
-    assert done.returncode == 1 and "does not answer as its checkpoints do" in done.stderr
+def test_other_weights_are_found(exporter: Command, golden_gpt_bundle: Path, other_weights: Path) -> None:
+    done = exporter("verify", golden_gpt_bundle, "--against", other_weights, "--heads", GPT_TINY_HEADS, "--json")
+    assert done.code == 1 and "does not answer as its checkpoints do" in done.stderr
     assert "Traceback" not in done.stderr
-    document = json.loads(done.stdout.splitlines()[-1])
+    document = done.document
     wrong = {c["part"] for c in document["parts"] if not c["holds"]}
     assert wrong == {"decoder"} and document["holds"] is False
 
 
-def test_the_table_says_what_was_compared(golden_gpt_bundle: Path, tiny_sources: Sources) -> None:
+def test_the_table_says_what_was_compared(exporter: Command, golden_gpt_bundle: Path, tiny_sources: Sources) -> None:
     assert tiny_sources.transformer is not None
     path = tiny_sources.transformer.path
-    done = export_verify(golden_gpt_bundle, "--against", path, "--heads", GPT_TINY_HEADS, "--steps", 4)
-    assert done.returncode == 0, done.stderr
+    done = exporter("verify", golden_gpt_bundle, "--against", path, "--heads", GPT_TINY_HEADS, "--steps", 4)
+    assert done.code == 0, done.stderr
     assert "logits, chunk after a past" in done.stdout and "greedy, 4 tokens, cfg_scale 3: equal" in done.stdout
 
 
 def test_checkpoints_of_something_else_are_refused(
-    golden_gpt_bundle: Path, tiny_sources: Sources, tmp_path: Path
+    exporter: Command, golden_gpt_bundle: Path, tiny_sources: Sources, tmp_path: Path
 ) -> None:
     assert tiny_sources.vq is not None
-    done = export_verify(golden_gpt_bundle, "--against", tiny_sources.vq.path)
-    assert done.returncode == 2 and "none of the checkpoints belongs to a part" in done.stderr
+    done = exporter("verify", golden_gpt_bundle, "--against", tiny_sources.vq.path)
+    assert done.code == 2 and "none of the checkpoints belongs to a part" in done.stderr
     torch.save({"a": torch.zeros(2)}, tmp_path / "a.pt")
-    done = export_verify(golden_gpt_bundle, "--against", tmp_path / "a.pt")
-    assert done.returncode == 1 and "neither a transformer nor a VQ tokenizer; it holds a" in done.stderr
+    done = exporter("verify", golden_gpt_bundle, "--against", tmp_path / "a.pt")
+    assert done.code == 1 and "neither a transformer nor a VQ tokenizer; it holds a" in done.stderr

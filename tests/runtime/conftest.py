@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import json
-import sys
-import warnings
-from collections.abc import Callable
-from typing import Any, NamedTuple
-
 import pytest
 
 from editar_rt.__main__ import main
 from editar_rt.backends.ort import backend
+from tests.commands import Command, in_process
 from tests.cuda_stand_in import Provider
 
 
@@ -23,27 +18,7 @@ def provider(monkeypatch: pytest.MonkeyPatch) -> Provider:
     return stand_in
 
 
-class Done(NamedTuple):
-    """How a command ended."""
-
-    code: int
-    stdout: str
-    stderr: str
-
-    @property
-    def document(self) -> dict[str, Any]:
-        return json.loads(self.stdout.splitlines()[-1])
-
-
 @pytest.fixture
-def editar(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Done]:
-    """The command line in this process."""
-
-    def run(*arguments: object) -> Done:
-        monkeypatch.setattr(sys, "argv", ["editar", *map(str, arguments)])
-        with warnings.catch_warnings(), pytest.raises(SystemExit) as stopped:
-            main()
-        said = capsys.readouterr()
-        return Done(int(stopped.value.code or 0), said.out, said.err)
-
-    return run
+def editar(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
+    """`editar` in this process."""
+    return in_process(main, monkeypatch, capsys)

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 import editar_rt
-from tests.runtime.conftest import Done
+from tests.commands import Done
 from tests.runtime.demo import BALL, BUNDLE, COUNT, PICTURE, SAMPLES, SIDE, WORDS
 
 

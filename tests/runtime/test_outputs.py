@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from editar_rt.images.writing import read_parameters
-from tests.runtime.conftest import Done
+from tests.commands import Done
 from tests.runtime.demo import BUNDLE, PICTURE, SAMPLES, WORDS
 
 STILL = ("--box", "0,0,8,8", "--mask-margin", 0)  # one token drawn: quick

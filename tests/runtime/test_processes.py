@@ -20,7 +20,8 @@ from PIL import Image
 
 import editar_rt
 from editar_rt import command_line
-from editar_rt.backends.ort import library, prepacked
+from editar_rt.backends.ort import backend, library, prepacked
+from editar_rt.backends.ort.threads import set_threads
 from editar_rt.bundle.folder import Bundle
 from editar_rt.errors import BackendError, OptionError
 from tests.runtime.demo import BUNDLE
@@ -234,7 +235,8 @@ def test_sigterm_leaves_nothing_half_written(tmp_path: Path) -> None:
     assert not list(folder.glob("*.partial*")) and not (folder / "contact-sheet.png").exists()
 
 
-def test_threads_are_not_more_than_this_process_may_use() -> None:
+def test_threads_are_not_more_than_this_process_may_use(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(backend, "set_threads", set_threads)  # the tests' own takes one
     editor = editar_rt.load(BUNDLE, device="cpu")
     session: Any = editor.backend.session("prefix")  # type: ignore[attr-defined]
     assert 1 <= session.get_session_options().intra_op_num_threads <= (os.cpu_count() or 1)
