@@ -81,13 +81,14 @@ def test_nowhere_to_write(exporter: Command, checkpoint: Path, tmp_path: Path) -
 
 
 def test_a_library_that_is_not_installed_is_named_with_what_a_clone_runs(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    exporter: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     monkeypatch.delitem(sys.modules, "export.official", raising=False)
-    assert run(monkeypatch, "official", "--only-look") == 1
-    said = capsys.readouterr().err
-    assert said.startswith("export: huggingface_hub is not installed; run in the clone: pip install -c constraints.txt")
+    done = exporter("official", "--only-look")
+    assert done.code == 1 and done.stderr.startswith(
+        "export: huggingface_hub is not installed; run in the clone: pip install -c constraints.txt"
+    )
 
 
 @pytest.mark.parametrize(("command", "precision"), [("onnx", "fp32"), ("convert", "fp32"), ("official", "fp16")])
@@ -96,15 +97,13 @@ def test_help_says_one_precision(command: str, precision: str) -> None:
     assert f"Weight precision; without a recipe {precision}." in text
 
 
-def test_the_weights_of_a_file_with_both_are_chosen(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_weights_of_a_file_with_both_are_chosen(exporter: Command, tmp_path: Path) -> None:
     weights = golden_weights("gpt_tiny")
     torch.save({"model": weights, "ema": {**weights, "norm.weight": torch.zeros(3)}}, tmp_path / "a.pt")
     common = ["onnx", "--transformer", str(tmp_path / "a.pt"), "--heads", "4", "-o", str(tmp_path / "b")]
-    assert run(monkeypatch, *common) == 1
-    assert "norm.weight has shape [3]" in capsys.readouterr().err
-    assert run(monkeypatch, *common, "--weights", "model") == 0
+    done = exporter(*common)
+    assert done.code == 1 and "norm.weight has shape [3]" in done.stderr
+    assert exporter(*common, "--weights", "model").code == 0
 
 
 def test_help_names_every_option() -> None:
