@@ -86,7 +86,8 @@ def test_a_library_that_is_not_installed_is_named_with_what_a_clone_runs(
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     monkeypatch.delitem(sys.modules, "export.official", raising=False)
     done = exporter("official", "--only-look")
-    assert done.code == 1 and done.stderr.startswith(
+    assert done.code == 1
+    assert done.stderr.startswith(
         "export: huggingface_hub is not installed; run in the clone: pip install -c constraints.txt"
     )
 
