@@ -1,7 +1,8 @@
-"""Puts a bundle together: its graphs as files, each compared with PyTorch, what is taken over, and the manifest.
+"""Writes a bundle: graphs compared with PyTorch, parts copied from another bundle, and the manifest.
 
-The parts are written one after the other, and each is compared with its PyTorch model before the bundle takes its final
-name. Weights are opened when needed and let go: while ONNX Runtime runs a graph, PyTorch's model is not in memory.
+The parts are written one after the other, and each is compared with its PyTorch model before the bundle gets its final
+name. Weights are loaded when needed and then released: while ONNX Runtime runs a graph, PyTorch's model is not in
+memory.
 """
 
 from __future__ import annotations
@@ -39,13 +40,13 @@ from export.weight_ranges import decoder_types, largest_values, require_range, t
 TOKENIZER = "tokenizer.json"
 SAMPLES = f"{FOLDER}/{LIST}"
 CPU, TENSORRT = "cpu", "tensorrt"
-TWIN = "decoder-twin"  # written, compared, asked for the self-test and removed
+TWIN = "decoder-twin"  # written, compared, run for the self-test, and removed
 TRANSFORMER_PARTS = (names.PREFIX_GRAPH, names.DECODER, names.SAMPLER)
-LIBRARIES = ("torch", "onnx", "onnxscript", "onnxruntime", "transformers")  # noted in the manifest
+LIBRARIES = ("torch", "onnx", "onnxscript", "onnxruntime", "transformers")  # versions recorded in the manifest
 
 
 class ParityError(EditarError):
-    """A graph that does not answer as PyTorch does."""
+    """The outputs of a graph differ from PyTorch's."""
 
 
 def write_bundle(
@@ -55,15 +56,15 @@ def write_bundle(
     force: bool = False,
     report: Callable[[str], None] = lambda line: None,
 ) -> Manifest:
-    """Write a bundle, check every graph in it, and only then give it its name.
+    """Write a bundle, and publish it only after every graph was checked.
 
     Args:
-        force: replace a bundle of that name.
-        report: is called with one line for every graph compared.
+        force: replace an existing bundle.
+        report: called with one line for every comparison.
 
     Raises:
-        OptionError: parts that do not fit each other or the options.
-        ParityError: a graph that does not answer as PyTorch does.
+        OptionError: the parts do not fit each other or the options.
+        ParityError: the outputs of a graph differ from PyTorch's.
         BundleError: `folder` exists, or cannot be written.
     """
     info, storage = model_info(sources, options), options.storage
@@ -71,9 +72,9 @@ def write_bundle(
     listed = listed_examples(sources, options)
     _check_weights(sources, storage)
     if options.samples is not None and not (options.samples / LIST).is_file():
-        raise OptionError(f"{options.samples} holds no {LIST}, which says what the sample pictures are")
+        raise OptionError(f"{options.samples} contains no {LIST}, which must describe the sample pictures")
     if sources.kept is not None and sources.transformer is not None:
-        # Before anything is made of them: are the weights that were read the ones that this bundle computes with?
+        # First check that the weights read from the bundle are those that it computes with.
         source, bound = sources.kept.part_path(names.DECODER), PRECISIONS["fp32"].bound
         expected = parity.decoder_cases(build_transformer(sources.transformer), source)
         _require_parity(source, expected, bound, lambda line: report(f"{line}, the source"))
@@ -103,19 +104,19 @@ def write_bundle(
             sampling=dict(options.sampling),
             made_by=_made_by(options),
         )
-        # The answers of this machine are what `editar verify` expects.
+        # `editar verify` compares with the outputs of this machine.
         manifest = replace(manifest, self_test=_self_test(partial, manifest, twin))
         if twin is not None:
             manifest = replace(manifest, files={f: d for f, d in manifest.files.items() if not _is_twins(f)})
             for leftover in partial.glob(f"{TWIN}.*"):
                 leftover.unlink()
         _write_manifest(partial, manifest)
-        Bundle.open(partial)  # a bundle that the runtime would refuse is not published
+        Bundle.open(partial)  # a bundle that the runtime would reject is not published
     return manifest
 
 
 def _write_part(name: str, model: ir.Model, path: Path, info: ModelInfo, storage: Storage) -> Part:
-    """One part's graph as a file, its sizes noted in `info` before its weights are let go."""
+    """Write one part's graph, after recording its sizes in `info`; then its weights are released."""
     if name in (names.VQ_ENCODER, names.VQ_DECODER, names.TEXT_ENCODER):
         info.activations[name] = graph_writer.working_set(model)
     if name == names.DECODER:
@@ -125,7 +126,7 @@ def _write_part(name: str, model: ir.Model, path: Path, info: ModelInfo, storage
 
 
 def _save(model: ir.Model, path: Path) -> Part:
-    """A graph as a file, and what the manifest says of it."""
+    """Write a graph. Returns its description for the manifest."""
     graph_writer.save(model, path)
     return Part(path.name, _describe(model.graph.inputs), _describe(model.graph.outputs))
 
@@ -135,10 +136,10 @@ def _write_manifest(folder: Path, manifest: Manifest) -> None:
 
 
 def _self_test(folder: Path, manifest: Manifest, twin: Part | None) -> dict[str, Any]:
-    """What a bundle answers here, part by part, so that memory is needed for one at a time.
+    """Run the self-test of a bundle, one part at a time to limit memory.
 
     Args:
-        twin: answers in the place of a decoder that no CPU runs; its files lie in the folder and in the manifest.
+        twin: replaces a decoder that no CPU can run; its files are in the folder and in the manifest.
     """
     if twin is not None:
         own = twin_storage(manifest.dialect)
@@ -153,7 +154,7 @@ def _self_test(folder: Path, manifest: Manifest, twin: Part | None) -> dict[str,
     bundle, found = Bundle.open(folder), dict[str, Any]()
     transformer = [part for part in manifest.parts if part in TRANSFORMER_PARTS]
     for together in (*([part] for part in manifest.parts if part not in transformer), transformer):
-        settings = Settings(cache=False, prepack=together == transformer)  # for the other parts one run does not pay
+        settings = Settings(cache=False, prepack=together == transformer)
         editor = Editor(bundle, make_backend(bundle, host_device(manifest), settings))
         found |= selftest.answers(editor, together)
         del editor
@@ -162,7 +163,7 @@ def _self_test(folder: Path, manifest: Manifest, twin: Part | None) -> dict[str,
 
 
 def _take_over(kept: Bundle, folder: Path) -> dict[str, Part]:
-    """The parts of a bundle that are not made anew, their files copied."""
+    """Copy the parts of a bundle that stay unchanged."""
     parts = {name: part for name, part in kept.manifest.parts.items() if name not in TRANSFORMER_PARTS}
     for part in parts:
         for name in kept.part_files(part):
@@ -172,7 +173,7 @@ def _take_over(kept: Bundle, folder: Path) -> dict[str, Part]:
 
 
 def _text_and_samples(sources: Sources, options: Options, folder: Path) -> tuple[str | None, str | None]:
-    """Puts the tokenizer and the sample pictures into a folder; their names in the manifest, where there are any."""
+    """Copy the tokenizer and the sample pictures, if any. Returns their names in the manifest."""
     kept = sources.kept.manifest if sources.kept is not None else None
     tokenizer, samples = (kept.tokenizer, kept.samples) if kept is not None else (None, None)
     if sources.kept is not None:
@@ -190,10 +191,10 @@ def _text_and_samples(sources: Sources, options: Options, folder: Path) -> tuple
 
 
 def _check_weights(sources: Sources, storage: Storage) -> None:
-    """Refuse weights that the graphs' numbers cannot hold.
+    """Reject weights that the graphs' types cannot represent.
 
     Raises:
-        CheckpointError: naming them.
+        CheckpointError: with the names of these weights.
     """
     if sources.transformer is not None:
         checkpoint = sources.transformer
@@ -205,12 +206,12 @@ def _check_weights(sources: Sources, storage: Storage) -> None:
 
 
 def _require_parity(path: Path, cases: Sequence[parity.Case], bound: float, report: Callable[[str], None]) -> None:
-    for found in parity.compare(path, cases, bound):
-        report(str(found))
-        if not found.holds:
+    for compared in parity.compare(path, cases, bound):
+        report(str(compared))
+        if not compared.holds:
             raise ParityError(
-                f"{path.stem} does not answer as PyTorch does ({found.output}: error {found.error:.1e}, allowed "
-                f"{found.bound:.0e}); nothing was written"
+                f"the outputs of {path.stem} differ from PyTorch's ({compared.output}: error {compared.error:.1e}, "
+                f"allowed {compared.bound:.0e}); nothing was written"
             )
 
 
@@ -232,7 +233,7 @@ def _made_by(options: Options) -> dict[str, str]:
     return {
         "tool": "python -m export onnx",
         "version": __version__,
-        "command": UNPRINTABLE.sub("\ufffd", options.command),  # paths may hold anything
+        "command": UNPRINTABLE.sub("\ufffd", options.command),  # paths may contain anything
         "date": now.isoformat(timespec="seconds"),
         **{library: version(library) for library in LIBRARIES},
     }

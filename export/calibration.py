@@ -1,9 +1,9 @@
-"""Scales of an int8 KV cache, from what the transformer computes on examples.
+"""Computes the scales of an int8 KV cache by running the transformer on examples.
 
-A cached number is a whole number of -127 to 127 times the scale of its layer; keys and values have one each. What is
-larger than any example's is clipped, so the examples should be like what users edit: pictures with instructions, in a
-folder as `python -m training samples` writes it. The picture's own tokens stand in for the edited ones: they are of the
-same kind, and generating them would take minutes at full size.
+A cached value is an integer from -127 to 127 times a scale; every layer has one scale for keys and one for values.
+Values larger than those of all examples are clipped, so the examples should resemble users' edits: pictures with
+instructions, in a folder as written by `python -m training samples`. The picture's own tokens replace the edited ones:
+their distribution is similar, and generating tokens would take minutes at full size.
 """
 
 from __future__ import annotations
@@ -28,32 +28,32 @@ from training.models.text_encoder import encode
 from training.models.transformer import Transformer
 from training.models.vq import VQModel
 
-MOST = 32  # examples; more change a largest value little
-RANDOM = 2  # sequences of random tokens, where there are no examples
+MOST = 32  # examples; more hardly change the largest values
+RANDOM = 2  # sequences of random tokens, without examples
 LARGEST = 127
 
 
 @dataclass(frozen=True)
 class Example:
-    """One whole sequence."""
+    """One complete sequence."""
 
     text_states: Tensor  # [1, T, C]
-    picture: Tensor  # tokens [1, N], condition and target alike
+    picture: Tensor  # tokens [1, N], used as condition and as target
 
 
 def read_list(folder: Path) -> list[Sample]:
-    """Up to `MOST` entries of a folder's samples.json, each picture of which has been opened once.
+    """Read up to `MOST` entries of a folder's samples.json, and check that every picture can be opened.
 
     Raises:
-        OptionError: no such file, one that does not list pictures with tasks and instructions, or an unknown task.
-        PictureError: a picture that cannot be read.
+        OptionError: the file is missing, does not list pictures with tasks and instructions, or has an unknown task.
+        PictureError: a picture cannot be read.
     """
     path = folder / LIST
     try:
         listed = parse_samples(path.read_text(encoding="utf-8"), path)[:MOST]
     except OSError as error:
         raise OptionError(
-            f"{path} cannot be read ({error.strerror}); it lists the pictures of a folder with their instructions"
+            f"{path} cannot be read ({error.strerror}); it must list the pictures of its folder with instructions"
         ) from None
     except (BundleError, UnicodeDecodeError) as error:
         raise OptionError(str(error)) from None
@@ -84,7 +84,7 @@ def bundle_examples(listed: Sequence[Sample], editor: Editor) -> Iterator[Exampl
 
 
 def random_examples(config: TransformerConfig) -> Iterator[Example]:
-    """Seeded noise, for a transformer without the parts that read pictures and texts."""
+    """Seeded random sequences, for a transformer without the parts that encode pictures and texts."""
     generator = torch.Generator().manual_seed(0)
     for _ in range(RANDOM):
         states = torch.randn(1, config.cls_token_num, config.caption_dim, generator=generator)
@@ -96,7 +96,7 @@ def cache_scales(transformer: Transformer, sequences: Iterator[Example]) -> list
     """(keys' scale, values' scale) of every layer.
 
     Raises:
-        EditarError: values that are not finite, or no example.
+        EditarError: a value is not finite, or there are no examples.
     """
     config = transformer.config
     largest = np.zeros((config.n_layer, 2))
@@ -106,9 +106,11 @@ def cache_scales(transformer: Transformer, sequences: Iterator[Example]) -> list
         prefix = transformer.embed_prefix(transformer.project_text(example.text_states), example.picture)
         target = transformer.tok_embeddings(example.picture[:, :-1])
         transformer.forward_chunk(torch.cat((prefix, target), dim=1), 0, cache)
-        found = [[float(stored[i].abs().max()) for stored in (cache.keys, cache.values)] for i in range(len(largest))]
-        largest = np.maximum(largest, found)
+        of_example = [
+            [float(stored[i].abs().max()) for stored in (cache.keys, cache.values)] for i in range(len(largest))
+        ]
+        largest = np.maximum(largest, of_example)
         count += 1
     if not count or not np.isfinite(largest).all() or not largest.all():
-        raise EditarError(f"the cache's scales cannot be found: {count} examples, largest values {largest.tolist()}")
+        raise EditarError(f"the cache's scales cannot be computed: {count} examples, largest values {largest.tolist()}")
     return [(float(keys), float(values)) for keys, values in largest / LARGEST]

@@ -1,9 +1,8 @@
-"""Checks that weights make up a model.
+"""Checks that weights are those of a complete model.
 
-`training.weights_file` reads the files, `bundle_reader` the bundles that are sources, and `training.sizes` tells the
-sizes. What comes out has the official
-parameter names and the shapes of `training.models`, or a `CheckpointError` names what does not fit. Turning models into
-graphs is `decoder_graph` and `module_graphs`.
+`training.weights_file` reads checkpoints, `bundle_reader` reads bundles, and `training.sizes` infers the sizes. The
+result has the official parameter names and the shapes of `training.models`; otherwise a `CheckpointError` names the
+mismatches. `decoder_graph` and `module_graphs` turn models into graphs.
 """
 
 from __future__ import annotations
@@ -29,23 +28,23 @@ Model = TypeVar("Model", bound=nn.Module)
 
 @dataclass(frozen=True)
 class Checkpoint(Generic[Config]):
-    """The weights of one model, complete and of the right shapes.
+    """The weights of one model, complete and with the correct shapes.
 
-    They stay in the file: who needs them opens it, and when the last of them is let go it is closed again, so that an
-    export holds a model or the graph made of it, not both.
+    They stay in the file, which is opened on demand and closed when the last tensor is released. An export thus has
+    either a model or its graph in memory, not both.
     """
 
     path: Path
     config: Config
     shapes: dict[str, torch.Size]
     weights: str | None = None
-    """Which are taken of a file that holds a moving average too, see `weights_file.read_weights`."""
+    """The weights to use of a file that also contains a moving average; see `weights_file.read_weights`."""
     notes: tuple[str, ...] = ()
-    """What was chosen and passed over while reading, a sentence each."""
+    """Choices made and tensors skipped while reading, one sentence each."""
 
     @property
     def tensors(self) -> dict[str, Tensor]:
-        """As stored: of any floating type, memory-mapped where the format allows; opened anew at every call."""
+        """The weights as stored, of any floating type, memory-mapped if the format allows; reopened at every call."""
         return _read(self.path, self.weights).tensors
 
     @property
@@ -57,15 +56,15 @@ class Checkpoint(Generic[Config]):
 def read_transformer(
     path: Path | str, heads: int | None = None, weights: str | None = None
 ) -> Checkpoint[TransformerConfig]:
-    """The transformer in a weights file or an fp32 bundle.
+    """Read the transformer of a weights file or an fp32 bundle.
 
     Args:
-        heads: attention heads. They leave no trace in the shapes: without this they come from the file's own `config`,
-            else from the table of published sizes by width; a bundle says them.
-        weights: `ema` or `model`, of a file that holds both; None takes the moving average.
+        heads: number of attention heads, which the shapes do not show. None takes it from the bundle, from the file's
+            own `config`, or from the table of published sizes by width.
+        weights: `ema` or `model`, for a file that contains both; None means the moving average.
 
     Raises:
-        CheckpointError: no transformer, or a file that cannot be read.
+        CheckpointError: the file is not a transformer or cannot be read.
     """
     path = Path(path)
     file = _read(path, weights)
@@ -78,7 +77,7 @@ def read_transformer(
 
 
 def read_vq(path: Path | str, weights: str | None = None) -> Checkpoint[VQConfig]:
-    """The VQ tokenizer in a weights file; `weights` as in `read_transformer`."""
+    """Read the VQ tokenizer of a weights file; `weights` as in `read_transformer`."""
     path = Path(path)
     file = read_weights(path, weights)
     config = vq_config(path, file.tensors, stored_config(VQConfig, path, file.config, file.notes))
@@ -89,14 +88,14 @@ def read_vq(path: Path | str, weights: str | None = None) -> Checkpoint[VQConfig
 def read_either(
     path: Path | str, heads: int | None = None, weights: str | None = None
 ) -> Checkpoint[TransformerConfig] | Checkpoint[VQConfig]:
-    """The transformer or VQ tokenizer in a weights file, told apart by the names of the tensors."""
+    """Read the transformer or VQ tokenizer of a weights file, distinguished by the names of the tensors."""
     tensors = _read(Path(path), weights).tensors
     if "tok_embeddings.weight" in tensors:
         return read_transformer(path, heads, weights)
     if "quantize.embedding.weight" in tensors:
         return read_vq(path, weights)
     raise CheckpointError(
-        f"{path} is neither a transformer nor a VQ tokenizer; it holds {listed(tensors) or 'no tensors'}"
+        f"{path} is neither a transformer nor a VQ tokenizer; it contains {listed(tensors) or 'no tensors'}"
     )
 
 
@@ -115,7 +114,7 @@ def _read(path: Path, weights: str | None) -> WeightsFile:
 
 
 def _matched(path: Path, kind: str, tensors: dict[str, Tensor], model: nn.Module) -> dict[str, torch.Size]:
-    """Shapes of `tensors`, if they are exactly the weights of `model`."""
+    """The shapes of `tensors`, which must be exactly the weights of `model`."""
     expected = {name: tuple(t.shape) for name, t in model.state_dict().items() if not IGNORED.match(name)}
     wrong = [
         f"{name} has shape {list(tensors[name].shape)} instead of {list(shape)}"
@@ -138,14 +137,14 @@ def _matched(path: Path, kind: str, tensors: dict[str, Tensor], model: nn.Module
 
 
 def _empty(kind: type[Model], config: TransformerConfig | VQConfig) -> Model:
-    """A model without memory behind its weights."""
+    """A model whose weights have no memory."""
     with torch.device("meta"):
         return kind(config)
 
 
 def _with_weights(model: Model, tensors: Mapping[str, Tensor]) -> Model:
     weights = {name: tensor.float() for name, tensor in tensors.items()}
-    # What is ignored in files still has a place in the model.
+    # Weights that are ignored in files still exist in the model.
     weights |= {n: torch.zeros(t.shape) for n, t in model.state_dict().items() if IGNORED.match(n)}
     model.load_state_dict(weights, assign=True)
     return model.eval().requires_grad_(False)

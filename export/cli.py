@@ -1,7 +1,7 @@
 """`python -m export …`: checkpoints in, a bundle out. Results go to stdout, errors in one sentence to stderr.
 
-PyTorch and ONNX are imported inside the commands that need them: help and the command `tensorrt`, which runs on devices
-that have neither, do without.
+PyTorch and ONNX are imported inside the commands that need them: help texts and the command `tensorrt` work on devices
+without them.
 """
 
 from __future__ import annotations
@@ -44,30 +44,30 @@ Read = TypeVar("Read", bound="Checkpoint[Any]")
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 def cli() -> None:
-    """Turn trained weights into what a device runs."""
+    """Export trained weights to bundles, and bundles to engines."""
 
 
 cli.add_command(tensorrt)
 
 
 def storage_options(precision: str = "fp32") -> Callable[[F], F]:
-    """How the decoder is stored: a recipe, and single options in its place.
+    """Options for the storage of the decoder: a recipe, and single options that override it.
 
     Args:
-        precision: that the command takes where neither a recipe nor the option says one.
+        precision: the command's default, if neither a recipe nor the option gives one.
     """
     options = (
         click.option(
             "--target",
-            help=f"Recipe in engines/: {', '.join(recipe_names())}; or a .toml file. The options below go before it.",
+            help=f"Recipe in engines/ ({', '.join(recipe_names())}), or a .toml file. The options below override it.",
         ),
         click.option(
-            "--precision", type=click.Choice(list(PRECISIONS)), help=f"Weight precision; without a recipe {precision}."
+            "--precision", type=click.Choice(list(PRECISIONS)), help=f"Weight precision (default {precision})."
         ),
         click.option(
             "--kv-cache",
             type=click.Choice(KV_CACHES),
-            help="KV cache precision: int8, or the same as the activations (default).",
+            help="KV cache type: int8, or the same as the activations (default).",
         ),
         click.option("--dialect", type=click.Choice(list(DIALECTS)), help="Operators of the decoder (default ort)."),
         click.option("--spelling", type=click.Choice(list(DIALECTS)), hidden=True),
@@ -75,10 +75,12 @@ def storage_options(precision: str = "fp32") -> Callable[[F], F]:
         click.option(
             "--sampling-head/--no-sampling-head",
             default=None,
-            help="Add a sampling head, so that the device picks tokens itself (dialect delta only; default off).",
+            help="Add a sampling head, so that the device samples tokens itself (dialect delta only; default off).",
         ),
         click.option(
-            "--calibration", type=PATH, help="Folder of pictures with samples.json, to find an int8 cache's scales."
+            "--calibration",
+            type=PATH,
+            help="Folder of pictures with samples.json, for the scales of an int8 cache.",
         ),
     )
 
@@ -93,12 +95,12 @@ def storage_options(precision: str = "fp32") -> Callable[[F], F]:
 weights_option = click.option(
     "--weights",
     type=click.Choice(WEIGHTS),
-    help="Which weights of a checkpoint to take: the moving average (ema, the default where there is one) or model.",
+    help="Weights of a checkpoint to use: the moving average (ema; default if there is one) or model.",
 )
 
 
 def _read(reader: Callable[..., Read], path: Path | None, *options: object) -> Read | None:
-    """A checkpoint, where one was given; what was chosen and passed over in it is said on stderr."""
+    """Read a checkpoint, if one was given. Its notes (choices made, tensors skipped) are printed on stderr."""
     if path is None:
         return None
     checkpoint = reader(path, *options)
@@ -111,13 +113,17 @@ def _read(reader: Callable[..., Read], path: Path | None, *options: object) -> R
 @click.option("--transformer", type=PATH, help="Checkpoint of the transformer (.pt or .safetensors).")
 @click.option("--vq", type=PATH, help="Checkpoint of the VQ tokenizer (.pt or .safetensors).")
 @click.option("--text-encoder", type=PATH, help="Hugging Face folder of a T5 and its tokenizer.")
-@click.option("-o", "--output", type=PATH, required=True, help="The bundle to write, a folder.")
-@click.option("--heads", type=click.IntRange(1), help="Attention heads, for sizes outside the published ones.")
+@click.option("-o", "--output", type=PATH, required=True, help="Folder of the bundle to write.")
+@click.option("--heads", type=click.IntRange(1), help="Attention heads, for sizes other than the published ones.")
 @weights_option
-@click.option("--image-size", type=click.IntRange(1), help="Side of the pictures in pixels, for a VQ tokenizer alone.")
-@click.option("--text-tokens", type=click.IntRange(1), help="Positions of a text, for a text encoder alone.")
+@click.option(
+    "--image-size",
+    type=click.IntRange(1),
+    help="Side of the pictures in pixels, if there is no transformer.",
+)
+@click.option("--text-tokens", type=click.IntRange(1), help="Number of text positions, if there is no transformer.")
 @storage_options()
-@click.option("--samples", type=PATH, help="Folder of sample pictures with its samples.json, copied in.")
+@click.option("--samples", type=PATH, help="Folder of sample pictures with samples.json, copied into the bundle.")
 @click.option(
     "--default",
     "defaults",
@@ -125,7 +131,7 @@ def _read(reader: Callable[..., Read], path: Path | None, *options: object) -> R
     multiple=True,
     help="Sampling default of this bundle, such as temperature=0.9; may be repeated.",
 )
-@click.option("--force", is_flag=True, help="Replace the bundle of that name.")
+@click.option("--force", is_flag=True, help="Replace an existing bundle.")
 def onnx(
     transformer: Path | None,
     vq: Path | None,
@@ -142,15 +148,15 @@ def onnx(
     force: bool,
     **choices: str | bool | None,
 ) -> None:
-    """Write a bundle of ONNX graphs from any of a transformer, a VQ tokenizer and a text encoder.
+    """Write a bundle of ONNX graphs. Its parts are any of a transformer, a VQ tokenizer and a text encoder.
 
-    Every graph is compared with PyTorch before the bundle gets its name.
+    Every graph is compared with PyTorch; if one differs, no bundle is written.
     """
     from export.checkpoint_reader import read_transformer, read_vq
     from export.model_info import Options, Sources
     from export.text_reader import read_text_encoder
 
-    # Bad options are said before the minutes that reading takes.
+    # Report bad options before the minutes of reading.
     sampling = parse_defaults(defaults)
     stored = _storage(target, calibration, choices)
     sources = Sources(
@@ -171,13 +177,13 @@ def onnx(
 
 
 def _storage(target: str | None, calibration: Path | None, choices: Mapping[str, str | bool | None]) -> Storage:
-    """How the decoder is stored; pictures to calibrate on are looked through here, before the work."""
+    """The storage of the decoder. Calibration pictures are also checked here, before the work."""
     from export.calibration import read_list
     from export.precision import storage
 
     choices = dict(choices)
     if (old := choices.pop("spelling")) is not None:
-        click.echo("--spelling is deprecated and goes in 0.3; write --dialect", err=True)
+        click.echo("--spelling is deprecated and will be removed in 0.3; use --dialect", err=True)
         choices["dialect"] = choices["dialect"] or old
     stored = storage(target, **choices)
     if calibration is not None:
@@ -195,9 +201,9 @@ def _write(output: Path, sources: Sources, options: Options, force: bool) -> Non
 
 @cli.command("convert")
 @click.argument("bundle", type=PATH)
-@click.option("-o", "--output", type=PATH, required=True, help="The bundle to write, a folder.")
+@click.option("-o", "--output", type=PATH, required=True, help="Folder of the bundle to write.")
 @storage_options()
-@click.option("--force", is_flag=True, help="Replace the bundle of that name.")
+@click.option("--force", is_flag=True, help="Replace an existing bundle.")
 def convert(
     bundle: Path,
     output: Path,
@@ -206,7 +212,7 @@ def convert(
     force: bool,
     **choices: str | bool | None,
 ) -> None:
-    """Store the transformer of an fp32 BUNDLE in another way; its other parts are taken over as they are."""
+    """Convert the transformer of an fp32 BUNDLE. Its other parts are copied unchanged."""
     from export.checkpoint_reader import read_transformer
     from export.model_info import Options, Sources
 
@@ -224,16 +230,16 @@ def convert(
 
 
 def _refuse_existing(output: Path, force: bool) -> None:
-    """Before hours of work, not behind them."""
+    """Reject an existing output before the work, not after it."""
     if output.exists() and not force:
         raise BundleError(f"{output} exists; choose another name, or replace it with --force")
 
 
 @cli.command("official")
-@click.option("-o", "--output", type=PATH, help="The bundle to write, a folder; not needed for --only-look.")
+@click.option("-o", "--output", type=PATH, help="Folder of the bundle to write; not needed with --only-look.")
 @storage_options(OFFICIAL_PRECISION)
-@click.option("--force", is_flag=True, help="Replace the bundle of that name.")
-@click.option("--only-look", is_flag=True, help="Say what would be fetched, and stop.")
+@click.option("--force", is_flag=True, help="Replace an existing bundle.")
+@click.option("--only-look", is_flag=True, help="Only list the files that would be downloaded.")
 def official(
     output: Path | None,
     target: str | None,
@@ -242,9 +248,9 @@ def official(
     only_look: bool,
     **choices: str | bool | None,
 ) -> None:
-    """Fetch EditAR's published weights and make a bundle of them: 512×512 pictures, any instruction.
+    """Download EditAR's released weights. Makes a bundle of them, for 512×512 pictures.
 
-    Without a recipe or --precision the weights are stored in fp16, half of the size that they are published in.
+    Without a recipe or --precision, the weights are stored in fp16, half the size of the released ones.
     """
     from export.official import look
 
@@ -280,15 +286,21 @@ def official(
     type=PATH,
     multiple=True,
     required=True,
-    help="A checkpoint (.pt, .safetensors) or the folder of the text encoder; may be repeated.",
+    help="Checkpoint (.pt, .safetensors) or folder of the text encoder; may be repeated.",
 )
-@click.option("--heads", type=click.IntRange(1), help="Attention heads, for sizes outside the published ones.")
+@click.option("--heads", type=click.IntRange(1), help="Attention heads, for sizes other than the published ones.")
 @weights_option
-@click.option("--steps", type=click.IntRange(0), default=16, show_default=True, help="Tokens to generate; 0: none.")
+@click.option(
+    "--steps",
+    type=click.IntRange(0),
+    default=16,
+    show_default=True,
+    help="Tokens to generate and compare.",
+)
 @click.option(
     "--device",
     type=click.Choice(DEVICES[1:]),
-    help="Run the bundle there too; when not given on TensorRT, where its engines lie in the bundle.",
+    help="Also run the bundle on this device (default: TensorRT, if the bundle contains engines for it).",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document as the last line.")
 def verify(
@@ -300,7 +312,7 @@ def verify(
     device: str | None,
     as_json: bool,
 ) -> None:
-    """Compare BUNDLE with the checkpoints it came from: every part, then greedy generations."""
+    """Compare BUNDLE with its checkpoints. Compares every part, then greedy generations."""
     from export.bundle_writer import ParityError
     from export.checkpoint_reader import read_either
     from export.model_info import Sources
@@ -326,20 +338,32 @@ def verify(
         for line in report.lines():
             click.echo(line)
     if not report.holds:
-        raise ParityError(f"{bundle} does not answer as its checkpoints do; export it again")
+        raise ParityError(f"the outputs of {bundle} differ from those of its checkpoints; export it again")
 
 
 @cli.command("bench-reference")
 @click.argument("transformer", type=PATH)
-@click.option("--mode", "modes", type=click.Choice(REFERENCE_MODES), multiple=True, default=["fp32"], show_default=True)
-@click.option("--compare", type=PATH, multiple=True, help="A bundle, measured in turns.")
-@click.option("--heads", type=click.IntRange(1), help="Attention heads, for sizes outside the published ones.")
+@click.option(
+    "--mode",
+    "modes",
+    type=click.Choice(REFERENCE_MODES),
+    multiple=True,
+    default=["fp32"],
+    show_default=True,
+    help="Type; may be repeated.",
+)
+@click.option("--compare", type=PATH, multiple=True, help="Measure this bundle too, interleaved; may be repeated.")
+@click.option("--heads", type=click.IntRange(1), help="Attention heads, for sizes other than the published ones.")
 @weights_option
-@click.option("--repeats", type=click.IntRange(1), default=3, show_default=True)
-@click.option("--warmup", type=click.IntRange(0), default=1, show_default=True, help="Repeats that do not count.")
-@click.option("--steps", type=click.IntRange(1), help="Decode steps a repeat; to the end of the picture by default.")
-@click.option("--at", type=click.IntRange(1), help="Filled cache positions where they begin; else behind the text.")
-@click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True)
+@click.option("--repeats", type=click.IntRange(1), default=3, show_default=True, help="Measured runs.")
+@click.option("--warmup", type=click.IntRange(0), default=1, show_default=True, help="Unmeasured runs before them.")
+@click.option("--steps", type=click.IntRange(1), show_default="to the end of the picture", help="Decode steps per run.")
+@click.option(
+    "--at", type=click.IntRange(1), show_default="picture and prompt", help="Cached positions at the first step."
+)
+@click.option(
+    "--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True, help="Device to run on."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document as the last line.")
 def bench_reference(
     transformer: Path,
@@ -354,7 +378,7 @@ def bench_reference(
     device: str,
     as_json: bool,
 ) -> None:
-    """Measure the PyTorch model of a checkpoint; with --compare in turns with bundles, which stand first."""
+    """Measure the PyTorch model of a checkpoint. With --compare, bundles are measured too, and reported first."""
     import editar_rt
     from editar_rt.measure.bench import BundleSubject, Plan, Subject, measure, printed
     from export.checkpoint_reader import read_transformer
@@ -369,25 +393,25 @@ def bench_reference(
 
 
 def parse_defaults(given: tuple[str, ...]) -> dict[str, float | int]:
-    """NAME=VALUE options to the fields of `Sampling` that a bundle may preset."""
+    """Parse NAME=VALUE options to fields of `Sampling` that a bundle may set."""
     usual = dataclasses.asdict(Sampling())
     del usual["seed"], usual["greedy"]  # they belong to a call, not to a model
     found: dict[str, float | int] = {}
     for text in given:
         name, _, value = text.partition("=")
         if name not in usual:
-            raise OptionError(f"--default takes NAME=VALUE with a name of {', '.join(usual)}; got {text!r}")
+            raise OptionError(f"--default must be NAME=VALUE with one of the names {', '.join(usual)}; got {text!r}")
         kind: type[float] | type[int] = type(usual[name])
         try:
             found[name] = kind(value)
         except ValueError:
             raise OptionError(
-                f"--default {name} must be {'a whole' if kind is int else 'a'} number, got {value!r}"
+                f"--default {name} must be {'an integer' if kind is int else 'a number'}, got {value!r}"
             ) from None
     Sampling(**found)  # type: ignore[arg-type]  # checks the ranges
     return found
 
 
 def command_line(arguments: list[str]) -> str:
-    """The command that makes this bundle, without the folders of the machine it ran on."""
+    """The command that makes this bundle, without the folder names of this machine."""
     return shlex.join(["python", "-m", "export", *(Path(a).name if "/" in a or "\\" in a else a for a in arguments)])

@@ -1,4 +1,4 @@
-"""What a bundle is made of, and the sizes that follow from it."""
+"""The sources and options of a bundle, and the sizes that follow from them."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from export.precision import Storage
 from export.text_reader import TextEncoder
 from training.config import TransformerConfig, VQConfig
 
-TEXT_TOKENS = 120  # of EditAR; a transformer says how many it reads
-# Which tensors of a checkpoint make up a part, by the beginning of their names. The codebook is in both VQ parts.
+TEXT_TOKENS = 120  # EditAR's; a transformer has its own number
+# The tensors of each part, by prefixes of their names. The codebook is in both VQ parts.
 PART_WEIGHTS = {
     names.VQ_ENCODER: ("encoder.", "quant_conv.", "quantize."),
     names.VQ_DECODER: ("decoder.", "post_quant_conv.", "quantize."),
@@ -30,37 +30,37 @@ PART_WEIGHTS = {
 
 @dataclass(frozen=True)
 class Sources:
-    """What a bundle is made of; any may be absent."""
+    """The sources of a bundle; any may be absent."""
 
     transformer: Checkpoint[TransformerConfig] | None = None
     vq: Checkpoint[VQConfig] | None = None
     text_encoder: TextEncoder | None = None
     kept: Bundle | None = None
-    """A bundle whose other parts, tokenizer and samples are taken over as they are."""
+    """A bundle whose other parts, tokenizer and samples are copied unchanged."""
 
 
 @dataclass(frozen=True)
 class Options:
-    """How a bundle is made."""
+    """Options for making a bundle."""
 
     storage: Storage = field(default_factory=Storage)
-    """Of the decoder; `Storage.text_precision` is the text encoder's."""
+    """Storage of the decoder; `Storage.text_precision` applies to the text encoder."""
     image_size: int | None = None
-    """Side of the pictures in pixels; needed where no transformer says it."""
+    """Side of the pictures in pixels; needed without a transformer."""
     text_tokens: int | None = None
-    """Positions of a text, padding included; a transformer says it, else EditAR's number."""
+    """Number of text positions including padding; None means the transformer's, or EditAR's without one."""
     samples: Path | None = None
-    """Folder of sample pictures with its samples.json, copied in."""
+    """Folder of sample pictures with samples.json, copied into the bundle."""
     calibration: Path | None = None
-    """Such a folder for an int8 cache's scales; `samples` where None."""
+    """Such a folder for the scales of an int8 cache; None means `samples`."""
     sampling: Mapping[str, float | int] = field(default_factory=dict)
-    """Defaults of `editar_rt.Sampling` that suit this model."""
+    """Sampling defaults of this model."""
     command: str = ""
-    """What made the bundle, noted in the manifest."""
+    """The command that makes the bundle, recorded in the manifest."""
 
 
 def model_info(sources: Sources, options: Options) -> ModelInfo:
-    """The sizes that the manifest gives; refuses sources that do not fit each other."""
+    """The sizes for the manifest. Rejects sources that do not fit each other."""
     transformer, vq, text = sources.transformer, sources.vq, sources.text_encoder
     if sources.kept is not None:
         if transformer is not None:
@@ -75,13 +75,13 @@ def model_info(sources: Sources, options: Options) -> ModelInfo:
         dialect_of(options.storage).check(config)
     if config is not None and vq is not None and config.vocab_size != vq.config.codebook_size:
         raise OptionError(
-            f"the transformer has {config.vocab_size} picture tokens and the VQ tokenizer's codebook "
+            f"the transformer has {config.vocab_size} picture tokens, but the VQ tokenizer's codebook has "
             f"{vq.config.codebook_size}: they were not trained together"
         )
     if config is not None and text is not None and config.caption_dim != text.dim:
         raise OptionError(
-            f"the transformer reads text states of width {config.caption_dim} and the text encoder gives {text.dim}: "
-            "they were not trained together"
+            f"the transformer reads text states of width {config.caption_dim}, but the text encoder's have width "
+            f"{text.dim}: they were not trained together"
         )
     text_tokens = options.text_tokens
     if config is not None:
@@ -112,20 +112,20 @@ def model_info(sources: Sources, options: Options) -> ModelInfo:
 def _picture(
     transformer: TransformerConfig | None, vq: VQConfig | None, asked: int | None
 ) -> tuple[int | None, int | None]:
-    """Side of the pictures in pixels and in tokens, as far as the parts say them."""
+    """Side of the pictures in pixels and in tokens, as far as they are known."""
     grid = transformer.grid if transformer is not None else None
     if vq is None:
         return asked, grid
     if grid is None and asked is None:
         raise OptionError(
-            "a VQ tokenizer alone takes pictures of any size: say which with --image-size, such as 256 or 512"
+            "a VQ tokenizer accepts pictures of any size; choose one with --image-size, such as 256 or 512"
         )
     size = asked if asked is not None else (grid or 0) * vq.downsampling
     if size % vq.downsampling:
-        raise OptionError(f"--image-size must be a multiple of {vq.downsampling}, the tokens' size; got {size}")
+        raise OptionError(f"--image-size must be a multiple of {vq.downsampling}, the size of a token; got {size}")
     if grid is not None and size != grid * vq.downsampling:
         raise OptionError(
-            f"the transformer's pictures have {grid}×{grid} tokens, which is {grid * vq.downsampling} pixels a side "
+            f"the transformer's pictures have {grid}×{grid} tokens, which is {grid * vq.downsampling} pixels per side "
             f"with this VQ tokenizer, not {size}"
         )
     return size, size // vq.downsampling

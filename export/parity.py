@@ -1,7 +1,7 @@
-"""Exported graphs against the PyTorch models they came from, on small seeded inputs, before a bundle is published.
+"""Compares exported graphs with their PyTorch models on small seeded inputs, before a bundle is published.
 
-A graph that loads is not yet a graph that is right. A `Case` is made from the PyTorch model and compared with the graph
-as it lies on disk, run by ONNX Runtime. Whole generations are compared in the tests.
+A graph that loads is not necessarily correct. A `Case` has the outputs of the PyTorch model, which are compared with
+those of the graph on disk, run by ONNX Runtime. Complete generations are compared in the tests.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from training.models.vq import VQModel
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
-CLEAR_MARGIN = 1e-4  # of the best codebook row's cosine over the second's: far above what sums in another order change
+CLEAR_MARGIN = 1e-4  # between the best two cosines of codebook rows; far above the effect of the order of sums
 SEED = 0
 # Label, rows, whether there is a past, positions.
 DECODER_CASES: tuple[tuple[str, int, bool, int], ...] = (("prefill", 2, False, 6), ("chunk after a past", 1, True, 4))
@@ -43,46 +43,46 @@ DECODER_CASES: tuple[tuple[str, int, bool, int], ...] = (("prefill", 2, False, 6
 
 @dataclass(frozen=True)
 class Case:
-    """Inputs of a graph, and what PyTorch answers."""
+    """Inputs of a graph, and PyTorch's outputs."""
 
     part: str
     label: str
     inputs: dict[str, Array]
     expected: dict[str, Array]
-    """By output. Tokens that may differ, because two codebook rows are about equally near, are -1."""
+    """By output. Tokens that may differ, because two codebook rows are about equally close, are -1."""
 
 
 def compare(path: Path, cases: Sequence[Case], bound: float) -> list[Comparison]:
-    """Run a graph on every case, on the CPU. Tokens must be equal whatever the bound.
+    """Run a graph on every case, on the CPU. Tokens must be equal regardless of the bound.
 
     Raises:
-        BackendError: where ONNX Runtime does not load or run the graph.
+        BackendError: ONNX Runtime cannot load or run the graph.
     """
     try:
         return _compare(path, cases, bound)
-    except Exception as error:  # the binding raises its own classes, all of them direct Exceptions
+    except Exception as error:  # the binding's own classes derive directly from Exception
         raise BackendError(
             f"ONNX Runtime {onnxruntime.__version__} does not run {path.name}: {first_line(error)}"
         ) from error
 
 
 def _compare(path: Path, cases: Sequence[Case], bound: float) -> list[Comparison]:
-    # One run does not pay for rearranged weights, which would take a text encoder's memory twice. The decoder's
-    # whole-number products have no other way.
+    # Prepacking is not worthwhile for one run, and would double a text encoder's memory. The decoder's integer matmuls
+    # require it.
     session = open_session(path, prepack=any(case.part == names.DECODER for case in cases))
-    found = []
+    comparisons = []
     for case in cases:
         answers = session.run(list(case.expected), feeds(session, case.inputs))
         for (name, expected), answer in zip(case.expected.items(), answers):
             label = f"{name}, {case.label}" if case.label else name
-            found.append(Comparison.of(case.part, label, answer, expected, bound))
-    return found
+            comparisons.append(Comparison.of(case.part, label, answer, expected, bound))
+    return comparisons
 
 
 def open_session(path: Path, prepack: bool = True) -> onnxruntime.InferenceSession:
     """A graph on the CPU, as the runtime opens it."""
     options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4  # what fails is raised, too
+    options.log_severity_level = 4  # failures are also raised
     options.add_session_config_entry(*WEIGHT_ONLY)
     if not prepack:
         options.add_session_config_entry("session.disable_prepacking", "1")
@@ -90,7 +90,7 @@ def open_session(path: Path, prepack: bool = True) -> onnxruntime.InferenceSessi
 
 
 def feeds(session: onnxruntime.InferenceSession, inputs: Mapping[str, Array]) -> dict[str, Array]:
-    """The inputs that a graph has, in its types: the cache's is the precision's, and dialects differ."""
+    """The inputs of a graph, in its types: the cache's type depends on the precision, and dialects differ."""
     return {
         tensor.name: fitted(inputs[tensor.name], tensor.type == "tensor(float16)", tensor.shape)
         for tensor in session.get_inputs()
@@ -98,10 +98,10 @@ def feeds(session: onnxruntime.InferenceSession, inputs: Mapping[str, Array]) ->
 
 
 def fitted(value: Array, halved: bool, shape: Sequence[int | str | None]) -> Array:
-    """A value as a graph's input takes it, which may be float16, or a cache of fixed capacity."""
+    """Convert a value to a graph's input, which may be float16 or a cache of fixed capacity."""
     if halved:
         value = value.astype(np.float16)
-    # A cache of fixed capacity has room behind what is filled.
+    # A cache of fixed capacity is padded after the cached positions.
     room = [(0, d - v if isinstance(d, int) and v > 1 else 0) for d, v in zip(shape, value.shape)]
     return np.pad(value, room) if np.any(room) else value
 
@@ -129,19 +129,19 @@ def prefix_inputs(config: TransformerConfig) -> dict[str, Array]:
 
 
 def case(part: str, model: Any, inputs: dict[str, Array]) -> Case:
-    """Inputs of any part but decoder and sampler, and what its PyTorch model answers."""
+    """Inputs and PyTorch's outputs of any part except decoder and sampler."""
     return Case(part, "", inputs, answers(part, model, inputs))
 
 
 @torch.inference_mode()
 def answers(part: str, model: Any, inputs: Mapping[str, Array], scales: Scales = ()) -> dict[str, Array]:
-    """What a PyTorch model answers to a part's inputs, by output.
+    """The outputs of a PyTorch model for a part's inputs, by name.
 
     Args:
-        part: any but the sampler, which is compared with the host.
-        model: the VQ tokenizer, text encoder or transformer that the part is of.
-        inputs: of the graph, in any floating type; a cache may have room behind what is filled.
-        scales: of a decoder's int8 cache, a pair a layer.
+        part: any except the sampler, which is compared with the host.
+        model: the VQ tokenizer, text encoder or transformer of the part.
+        inputs: of the graph, in any floating type; a cache may be longer than the cached positions.
+        scales: of a decoder's int8 cache, a pair per layer.
     """
     given = {name: _as_pytorch(value) for name, value in inputs.items()}
     if part == names.VQ_ENCODER:
@@ -162,12 +162,12 @@ def answers(part: str, model: Any, inputs: Mapping[str, Array], scales: Scales =
 
 
 def _as_pytorch(value: Array) -> Tensor:
-    """A copy as a tensor, real numbers in float32."""
+    """A copy as a tensor, with floats converted to float32."""
     return torch.from_numpy(value.astype(np.float32 if np.issubdtype(value.dtype, np.floating) else value.dtype))
 
 
 def _clear_tokens(vq: VQModel, pixels: Tensor) -> Tensor:
-    """A picture's tokens; -1 where two codebook rows are about equally near."""
+    """A picture's tokens; -1 where two codebook rows are about equally close."""
     features = vq.encode_features(pixels)
     tokens = vq.quantize_features(features)
     vectors = nn.functional.normalize(features.flatten(2).transpose(1, 2), dim=-1)
@@ -177,7 +177,7 @@ def _clear_tokens(vq: VQModel, pixels: Tensor) -> Tensor:
 
 
 def _logits(transformer: Transformer, given: Mapping[str, Tensor], scales: Scales) -> Tensor:
-    """What the transformer answers to a decoder's inputs, all rows being filled up to one position."""
+    """The transformer's logits for a decoder's inputs, in which all rows have the same past length."""
     tokens, past = given[names.TOKENS], int(given[names.PAST_LENGTH][0])
     cache = transformer.make_cache(len(tokens))
     if scales:
@@ -193,24 +193,24 @@ def _logits(transformer: Transformer, given: Mapping[str, Tensor], scales: Scale
 
 
 def sampler_cases(vocab_size: int, most: int) -> list[Case]:
-    """What the host draws in the self-test's cases, with guidance and without: a picture's row and its null row."""
+    """The tokens that the host samples in the self-test's cases, with a conditional and an unconditional row."""
     cases = []
     for example in selftest.sampler_examples(vocab_size, most):
         uncond_rows = np.asarray([1 if example.guided else 0, 1], np.int32)
         inputs = selftest.sampler_inputs(example, uncond_rows, most).arrays()
         inputs[names.LOGITS] = example.logits[:, None]
-        expected = np.asarray([example.token, -1], np.int32)  # the null row's token is nobody's
+        expected = np.asarray([example.token, -1], np.int32)  # the unconditional row's token is not used
         cases.append(Case(names.SAMPLER, example.label, inputs, {names.DRAWN: expected}))
     return cases
 
 
 @contextmanager
-def products_as_stored(transformer: Transformer, path: Path) -> Iterator[None]:
-    """The model with the products that a decoder's graph takes of whole numbers: weights and activations as it rounds.
+def matmuls_as_stored(transformer: Transformer, path: Path) -> Iterator[None]:
+    """Make the model's matmuls round weights and activations as the integer matmuls of a decoder's graph do.
 
-    A graph that dequantizes its weights rounds no activations.
-    What is left between the two is the order of sums, and what a number that lies between two whole ones makes of it.
-    Weights are unpacked one layer at a time, so that the model is not in memory twice.
+    A graph that dequantizes its weights does not round activations. The remaining difference between model and graph is
+    the order of sums, and its effect on values near a rounding boundary. Weights are unpacked one layer at a time, so
+    that the model is not in memory twice.
     """
     modules, handles = dict(transformer.named_modules()), []
     for node in ir.load(path).graph:
@@ -252,7 +252,7 @@ def products_as_stored(transformer: Transformer, path: Path) -> Iterator[None]:
 
 
 def round_activations(values: Tensor, block: int) -> Tensor:
-    """What MatMulNBits multiplies instead of [..., in]: in every block whole numbers up to 127 times a scale."""
+    """Round activations [..., in] as MatMulNBits does: in every block, integers up to 127 times a scale."""
     size = values.shape[-1]
     blocks = nn.functional.pad(values, (0, -size % block)).unflatten(-1, (-1, block))
     scales = blocks.abs().amax(dim=-1, keepdim=True) / LARGEST
@@ -270,14 +270,14 @@ def cache_scales_of(path: Path, layers: int) -> Scales:
 
 
 def decoder_cases(transformer: Transformer, path: Path) -> list[Case]:
-    """Two rows from an empty cache; then one row behind a random past, crossing from text to target positions.
+    """Two rows with an empty cache; then one row after a random past, from text to target positions.
 
     Args:
-        path: the graph; what it multiplies as whole numbers, PyTorch does too.
+        path: the graph, whose integer matmuls PyTorch imitates.
     """
     config, embeddings = transformer.config, transformer.tok_embeddings.weight
     scales, cases = cache_scales_of(path, config.n_layer), []
-    with products_as_stored(transformer, path):
+    with matmuls_as_stored(transformer, path):
         for label, rows, filled, chunk in DECODER_CASES:
             inputs = decoder_inputs(config, embeddings, scales, rows, filled, chunk)
             cases.append(Case(names.DECODER, label, inputs, answers(names.DECODER, transformer, inputs, scales)))
@@ -287,11 +287,11 @@ def decoder_cases(transformer: Transformer, path: Path) -> list[Case]:
 def decoder_inputs(
     config: TransformerConfig, embeddings: Tensor, scales: Scales, rows: int, filled: bool, chunk: int
 ) -> dict[str, Array]:
-    """Inputs of a decoder, for every dialect.
+    """Inputs of a decoder, for all dialects.
 
     Args:
         embeddings: of the picture tokens, float32 [V, D].
-        scales: of an int8 cache, a pair a layer; none of another one.
+        scales: of an int8 cache, a pair per layer; empty for other caches.
         rows, filled, chunk: as in `DECODER_CASES`.
     """
     generator = _generator()
@@ -307,9 +307,9 @@ def decoder_inputs(
             stored[:, :, :past] = before
             inputs[name] = stored.numpy()
     tokens = torch.randint(config.vocab_size, (rows, chunk), generator=generator)
-    # Embeddings stand in for texts: noise would be what no model was trained on, and blow every rounding up.
+    # Embeddings replace texts: noise is unlike any training data, and would amplify every rounding.
     prefix = embeddings[torch.randint(config.vocab_size, (rows, chunk), generator=generator)]
-    tokens[:, ::2] = -1  # every other position is taken from the prefix
+    tokens[:, ::2] = -1  # every other position takes its value from the prefix
     return inputs | _arrays(
         {
             names.TOKENS: tokens.int(),
@@ -326,7 +326,7 @@ def decoder_inputs(
 def _extend_rounded(
     cache: KVCache, scales: Scales, layer: int, position: int, keys: Tensor, values: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """`KVCache.extend` of a cache that stores whole numbers times a layer's scales."""
+    """`KVCache.extend` for a cache of integers times a layer's scales."""
     rounded = (
         (x / scale).round().clamp(-LARGEST - 1, LARGEST) * scale for x, scale in zip((keys, values), scales[layer])
     )

@@ -1,4 +1,4 @@
-"""The parts of a bundle as graphs, each with what PyTorch answers to it."""
+"""The graphs of a bundle's parts, each with PyTorch's expected outputs."""
 
 from __future__ import annotations
 
@@ -28,18 +28,18 @@ from export.text_reader import TextEncoder
 from training.config import TransformerConfig
 
 Cases = Callable[[Path], Sequence[parity.Case]]
-"""What PyTorch answers to the graph that lies at a path."""
+"""Returns inputs and PyTorch's outputs for the graph at a path."""
 
 
 def listed_examples(sources: Sources, options: Options) -> Sequence[Sample]:
-    """The pictures that an int8 cache's scales are found on, looked through before the work; none where there are none.
+    """The pictures for the scales of an int8 cache, checked before the work; empty if there are none.
 
     Raises:
-        OptionError: pictures that cannot be read, or that nothing reads.
+        OptionError: the pictures cannot be read, or are not needed.
     """
     if options.storage.kv_cache != INT8:
         if options.calibration is not None:
-            raise OptionError("only an int8 cache is calibrated: give --kv-cache int8, or leave --calibration out")
+            raise OptionError("only an int8 cache needs calibration; give --kv-cache int8, or leave --calibration out")
         return ()
     folder, kept = options.calibration or options.samples, sources.kept
     readable = sources.vq is not None and sources.text_encoder is not None
@@ -48,7 +48,7 @@ def listed_examples(sources: Sources, options: Options) -> Sequence[Sample]:
         readable = {names.TEXT_ENCODER, names.VQ_ENCODER} <= kept.manifest.parts.keys()
     if folder is None or not readable:
         if options.calibration is not None:
-            raise OptionError("pictures to calibrate on need --vq and --text-encoder too")
+            raise OptionError("calibration with pictures also needs --vq and --text-encoder")
         return ()
     return calibration.read_list(folder)
 
@@ -60,9 +60,9 @@ def part_graphs(
     listed: Sequence[Sample],
     report: Callable[[str], None],
 ) -> Iterator[tuple[str, ir.Model, Cases]]:
-    """Every part's name and graph, and its cases; one at a time, so that memory is needed for one."""
+    """Every part's name, graph and cases, one at a time to limit memory."""
     if sources.vq is not None:
-        assert info.image_size is not None  # `_picture` saw to it
+        assert info.image_size is not None  # ensured by `model_info`
         vq, size = sources.vq, info.image_size
         yield (
             names.VQ_ENCODER,
@@ -115,22 +115,22 @@ def part_graphs(
 def _text_graph(text: TextEncoder, text_tokens: int, precision: str) -> ir.Model:
     encoder = text.build()
     if precision == "fp16":
-        encoder = half_copy(encoder)  # and the whole one is let go before the copy is traced
+        encoder = half_copy(encoder)  # the float32 one is released before the copy is traced
     return text_encoder_graph(encoder, text_tokens)
 
 
 def twin_graph(checkpoint: Checkpoint[TransformerConfig], storage: Storage) -> ir.Model:
-    """A decoder that no CPU runs, as one that every CPU runs: the same definition over the rounded weights."""
+    """A stand-in, which any CPU runs, for a decoder that no CPU runs: the same graph with rounded weights."""
     return decoder_graph(checkpoint.config, _RoundedToBfloat16(checkpoint.tensors), twin_storage(storage.dialect))
 
 
 def twin_storage(dialect: str) -> Storage:
-    """How the twin of a decoder is stored."""
+    """The storage of a decoder's twin."""
     return Storage(dialect=dialect)
 
 
 class _RoundedToBfloat16(Mapping[str, Tensor]):
-    """Weights that have lost what bfloat16 does not keep, in float32."""
+    """Weights rounded to bfloat16, in float32."""
 
     def __init__(self, weights: Mapping[str, Tensor]) -> None:
         self.weights = weights
@@ -148,11 +148,11 @@ class _RoundedToBfloat16(Mapping[str, Tensor]):
 def _examples(
     sources: Sources, info: ModelInfo, listed: Sequence[Sample], report: Callable[[str], None]
 ) -> Iterator[calibration.Example]:
-    """What an int8 cache's scales are found on."""
+    """The examples for the scales of an int8 cache."""
     text, vq = sources.text_encoder, sources.vq
     if listed:
         folder = Path(listed[0].picture).parent.name
-        report(f"calibrating the cache on {len(listed)} pictures of {folder}")
+        report(f"calibrating the cache with {len(listed)} pictures of {folder}")
         if sources.kept is not None:
             return calibration.bundle_examples(
                 listed, editar_rt.load(sources.kept.folder, host_device(sources.kept.manifest))
@@ -161,5 +161,5 @@ def _examples(
         tokenizer = TextTokenizer(text.tokenizer, info.text_tokens)
         return calibration.examples(listed, build_vq(vq), info.image_size, text, tokenizer)
     assert sources.transformer is not None
-    report("calibrating the cache on random tokens: give --calibration, --vq and --text-encoder for better scales")
+    report("calibrating the cache with random tokens; give --calibration, --vq and --text-encoder for better scales")
     return calibration.random_examples(sources.transformer.config)

@@ -1,7 +1,7 @@
-"""Recipes of target devices, `engines/NAME.toml`: how a decoder is stored for them, and which engines they get.
+"""Recipes of target devices, `engines/NAME.toml`: the storage of the decoder, and the engines to build.
 
-A recipe has two tables. [onnx] sets fields of `export.precision.Storage`; [tensorrt] those of `EngineRecipe`. Both are
-checked whichever is asked for. It is read on the device too, so this needs neither torch nor ONNX.
+A recipe has two tables: [onnx] sets fields of `export.precision.Storage`, [tensorrt] those of `EngineRecipe`. Both are
+always checked. Recipes are also read on devices, so this module needs neither torch nor ONNX.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from editar_rt.arguments import is_whole
+from editar_rt.arguments import is_integer
 from editar_rt.backends.engines.plan import Plan
 from editar_rt.bundle.manifest import ModelInfo
 from editar_rt.bundle.words import DIALECTS, KV_CACHES, PRECISIONS
@@ -26,17 +26,17 @@ else:
 FOLDER = Path(__file__).parents[1] / "engines"
 ONNX, TENSORRT = "onnx", "tensorrt"
 PROVIDERS = ("cpu", "cuda")  # of ONNX Runtime
-READABLE = "precisions"  # those that a recipe's devices read; any where it is not given
+READABLE = "precisions"  # precisions that a recipe's devices can read; all if not given
 PICTURE, TEXT = "picture", "text"  # stand for the bundle's own lengths
 RENAMED = {"spelling": "dialect"}  # fields of [onnx] by their names before 0.2
 MOST_BYTES = 1 << 20
 
 
 class Rule(NamedTuple):
-    """What a field may hold."""
+    """The values that a field allows."""
 
     allowed: str
-    """In words, as they follow "must be"."""
+    """As text that follows "must be"."""
     holds: Callable[[Any], bool]
 
 
@@ -47,13 +47,13 @@ def _one_of(words: Collection[str]) -> Rule:
 def _integer(least: int, most: int) -> Rule:
     return Rule(
         f"an integer from {least} to {most}",
-        lambda value: is_whole(value) and least <= value <= most,
+        lambda value: is_integer(value) and least <= value <= most,
     )
 
 
 def _list_of(allowed: str, *rules: Rule) -> Rule:
     return Rule(
-        f"a list of {allowed}, one at least",
+        f"a list of at least one of {allowed}",
         lambda value: (
             isinstance(value, list) and bool(value) and all(any(rule.holds(v) for rule in rules) for v in value)
         ),
@@ -89,17 +89,17 @@ class EngineRecipe:
     """The table [tensorrt]: how engines are built."""
 
     rows: tuple[int, ...] = (1, 2)
-    """Rows of the steps' engines: one without guidance, two with it, more for batches."""
+    """Numbers of rows of the step engines: one without guidance, two with it, more for batches."""
     chunks: tuple[int | str, ...] = (PICTURE, TEXT)
-    """Positions of the chunks' engines; `picture` and `text` are the bundle's lengths."""
+    """Numbers of positions of the chunk engines; `picture` and `text` mean the bundle's lengths."""
     shared: bool = False
-    """One engine for all of the decoder's shapes: its weights once, its steps slower."""
+    """One engine for all shapes of the decoder: the weights are stored once, but steps are slower."""
     workspace_mib: int = 2048
     """Scratch memory that a layer may use."""
     optimization_level: int | None = None
-    """0 to 5: how long the builder looks for faster code; its own choice when absent."""
+    """0 to 5, the builder's effort for faster code; None means the builder's default."""
     tf32: bool = False
-    """Float32 products with factors of 10 bits: faster, and outside of float32's parity."""
+    """Float32 matmuls with inputs of 10 bits of mantissa: faster, but outside the bounds of float32 parity."""
     external: bool = True
     """Whether cuBLAS and cuDNN may be used."""
 
@@ -111,25 +111,25 @@ class EngineRecipe:
 
 
 def read_storage(name: str) -> dict[str, Any]:
-    """Fields of `Storage` that a recipe sets, and `READABLE` where the recipe gives it.
+    """The fields of `Storage` that a recipe sets, and `READABLE` if the recipe has it.
 
     Args:
-        name: of a recipe in `engines/`, or a path that ends in .toml.
+        name: the name of a recipe in `engines/`, or a path that ends with .toml.
 
     Raises:
-        OptionError: no such recipe, one that sets something unknown or wrong, or one without a table [onnx].
+        OptionError: the recipe is missing, has an unknown or wrong field, or lacks the table [onnx].
     """
     return _read_table(name, ONNX)
 
 
 def read_engines(name: str) -> EngineRecipe:
-    """How a recipe's engines are built.
+    """The recipe for building engines.
 
     Args:
         name: as in `read_storage`.
 
     Raises:
-        OptionError: as `read_storage`, without a table [tensorrt].
+        OptionError: as in `read_storage`, but for the table [tensorrt].
     """
     fields: dict[str, Any] = {
         field: tuple(value) if isinstance(value, list) else value
@@ -160,7 +160,7 @@ def _read_table(name: str, table: str) -> dict[str, Any]:
 def _parsed(path: Path) -> dict[str, Any]:
     known = ", ".join(recipe_names())
     try:
-        if not path.is_file():  # a pipe or a device would be read for ever
+        if not path.is_file():  # a pipe or a device could be read forever
             raise OptionError(f"there is no recipe {path}; there are: {known}")
         with path.open("rb") as file:
             content = file.read(MOST_BYTES + 1)
@@ -173,12 +173,12 @@ def _parsed(path: Path) -> dict[str, Any]:
         raise OptionError(f"the recipe {path} cannot be read ({error.strerror}); there are: {known}") from None
     except RecursionError:
         raise OptionError(f"{path} is not TOML: its values are nested too deeply") from None
-    except ValueError as error:  # of TOML and of UTF-8; and of names that no disk has
+    except ValueError as error:  # from TOML, from UTF-8, and for invalid names
         raise OptionError(f"{path} is not TOML: {error}") from None
 
 
 def _renamed(fields: Any) -> Any:
-    """A table with its fields' names of today; a field that is given under both names keeps the older one, unknown."""
+    """A table with current field names. A field given under both names keeps the old one, which is then unknown."""
     if not isinstance(fields, Mapping):
         return fields
     return {name if RENAMED.get(name, name) in fields else RENAMED.get(name, name): v for name, v in fields.items()}

@@ -1,8 +1,8 @@
-"""The parity gate: engines answer what the bundle's self-test says, or they are not published.
+"""The parity gate: engines are published only if they pass the bundle's self-test.
 
-A build that succeeds proves nothing. Every engine is run: the feed-forward parts once, each chunk's engine over an
-empty cache and over a kept beginning, each step's engine in its first and its last row, for eight greedy tokens; each
-sampler's engine on made-up logits. A NaN anywhere in an output fails.
+A successful build proves nothing. Every engine is run: the feed-forward parts once; each chunk engine with an empty
+cache and after a cached prefix; each step engine in its first and its last row, for eight greedy tokens; each sampler
+engine on synthetic logits. A NaN anywhere in an output is a failure.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from editar_rt.measure import selftest
 
 
 class GateError(EditarError):
-    """Engines that do not answer as the exporting machine did."""
+    """The outputs of engines differ from those of the exporting machine."""
 
 
 def compare(bundle: Bundle, engines: Engines, plan: Plan) -> Iterator[Comparison]:
@@ -34,10 +34,10 @@ def compare(bundle: Bundle, engines: Engines, plan: Plan) -> Iterator[Comparison
     parts = bundle.manifest.parts
     if missing := [part for part in parts if part not in (bundle.manifest.self_test or {})]:
         raise BundleError(
-            f"the self-test of the bundle {bundle.folder} lacks {', '.join(missing)}, which engines are compared with; "
-            "export it on a machine that runs them"
+            f"the self-test of the bundle {bundle.folder} lacks {', '.join(missing)}, with which engines are compared; "
+            "export it on a machine that can run them"
         )
-    by_rows = (names.DECODER, names.SAMPLER)  # which come below, engine by engine
+    by_rows = (names.DECODER, names.SAMPLER)  # handled below, engine by engine
     editor = Editor(bundle, DeltaBackend(bundle, engines, plan))
     for check in selftest.verify(editor, [part for part in parts if part != names.SAMPLER]):
         if check.part not in by_rows:
@@ -61,10 +61,10 @@ def compare(bundle: Bundle, engines: Engines, plan: Plan) -> Iterator[Comparison
 def _decoder(
     bundle: Bundle, engines: Engines, plan: Plan, row: int, label: str, pieces: int = 0
 ) -> Iterator[Comparison]:
-    """The decoder with the engines of one plan.
+    """Compare the decoder with the engines of one plan.
 
     Args:
-        pieces: in which the prefill is fed, where it is the chunk's engine that is looked at.
+        pieces: number of pieces of the prefill, to test a chunk engine; 0 tests a step engine.
     """
     shape = Shape(names.DECODER, positions=plan.chunks[0]) if pieces else Shape(names.DECODER, rows=plan.rows[0])
     editor = Editor(bundle, DeltaBackend(bundle, engines, plan))

@@ -1,9 +1,9 @@
-"""`python -m export verify`: a bundle against the checkpoints it came from, part by part and end to end.
+"""`python -m export verify`: compares a bundle with its checkpoints, part by part and end to end.
 
-Parts are compared with Polygraphy's Comparator on the inputs of `export.parity`: PyTorch against ONNX Runtime, and
-against the runtime's own backend on another device, such as TensorRT's engines. Then both sides generate greedily with
-guidance from the same text and picture. The first token that differs is shown with the margin of the logits there: a
-small one is rounding, a large one a fault.
+Parts are compared by Polygraphy's Comparator on the inputs of `export.parity`: PyTorch with ONNX Runtime, and with the
+runtime's backend on another device, such as TensorRT. Then both sides generate greedily from the same text and picture.
+The first token that differs is reported with the margin of the logits: a small margin means rounding, a large one an
+error.
 """
 
 from __future__ import annotations
@@ -45,14 +45,14 @@ from training.models.transformer import Transformer
 
 @dataclass(frozen=True)
 class Generated:
-    """Greedy generation, both sides from the same beginning."""
+    """Greedy generation of both sides from the same input."""
 
     steps: int
     cfg_scale: float
     first_difference: int | None
-    """Position of the first token that differs; None where all agree."""
+    """Position of the first token that differs; None if all are equal."""
     margin: float | None
-    """There: how far PyTorch's best logit lies above that of the token which the bundle took, over the largest."""
+    """PyTorch's best logit there minus its logit of the bundle's token, divided by the largest logit."""
     bound: float
 
     @property
@@ -62,7 +62,7 @@ class Generated:
 
 @dataclass(frozen=True)
 class Report:
-    """All that was compared."""
+    """All comparisons."""
 
     backend: str
     precision: str
@@ -98,14 +98,14 @@ class Report:
 
 
 def _to_json(compared: Comparison) -> dict[str, Any]:
-    found = compared.to_json()
+    values = compared.to_json()
     return {
-        "part": found["part"],
-        "output": found["output"],
-        "largest_error": found["difference"],
-        "relative_error": found["error"],
-        "bound": found["bound"],
-        "holds": found["holds"],
+        "part": values["part"],
+        "output": values["output"],
+        "largest_error": values["difference"],
+        "relative_error": values["error"],
+        "bound": values["bound"],
+        "holds": values["holds"],
     }
 
 
@@ -116,16 +116,16 @@ def verify(
     on_part: Callable[[str], None] = lambda part: None,
     device: str | None = None,
 ) -> Report:
-    """Compare every part of a bundle for which there is a source.
+    """Compare every part of a bundle that has a source.
 
     Args:
-        device: that the bundle is run on besides, and generates on; None takes `default_device`. A decoder's
-            engines are compared by what they generate.
-        steps: tokens of the greedy generations, up to a whole picture; 0 leaves them out.
+        device: also run the bundle on this device, and generate on it; None means `default_device`. Decoder engines are
+            compared only by their generations.
+        steps: number of tokens to generate greedily, at most a complete picture; 0 turns this off.
 
     Raises:
         OptionError: no part of the bundle has a source, or sizes differ.
-        BackendError: ONNX Runtime does not load or run a graph.
+        BackendError: ONNX Runtime cannot load or run a graph.
     """
     bundle = Bundle.open(folder)
     manifest = bundle.manifest
@@ -140,13 +140,13 @@ def verify(
             compared += _compare_backend(editor, question, bound)
     if not compared:
         raise OptionError(
-            f"none of the checkpoints belongs to a part of {folder}, which holds {', '.join(manifest.parts)}"
+            f"none of the checkpoints belongs to a part of {folder}, whose parts are {', '.join(manifest.parts)}"
         )
     generated = []
     if steps and sources.transformer is not None and names.DECODER in manifest.parts:
         model = build_transformer(sources.transformer)
         bound = error_bound(names.DECODER, manifest.precision, manifest.kv_cache, manifest.dialect)
-        with parity.products_as_stored(model, bundle.part_path(names.DECODER)):
+        with parity.matmuls_as_stored(model, bundle.part_path(names.DECODER)):
             for cfg_scale in (1.0, 3.0):
                 on_part(f"generation, cfg_scale {cfg_scale:g}")
                 generated.append(_generate(editor, model, steps, cfg_scale, bound))
@@ -155,14 +155,14 @@ def verify(
 
 @dataclass(frozen=True)
 class _Question:
-    """Inputs of a part, and the model that answers to them in PyTorch."""
+    """Inputs of a part, and its PyTorch model."""
 
     part: str
     label: str
     inputs: dict[str, parity.Array]
     build: Callable[[], Any]
     decoder: Path | None = None
-    """The graph, of a decoder: what it multiplies as integers, PyTorch does too."""
+    """The graph of a decoder, whose integer matmuls PyTorch imitates."""
     scales: Scales = ()
 
 
@@ -187,8 +187,8 @@ def _transformer_questions(bundle: Bundle, checkpoint: Checkpoint[TransformerCon
     sizes = (config.dim, config.n_layer, config.n_head, config.vocab_size)
     if sizes != (model.dim, model.layers, model.heads, model.vocab_size):
         raise OptionError(
-            f"{checkpoint.path} is another transformer than the bundle's: (width, layers, heads, tokens) "
-            f"{sizes} against {(model.dim, model.layers, model.heads, model.vocab_size)}"
+            f"{checkpoint.path} is not the bundle's transformer: its (width, layers, heads, tokens) are "
+            f"{sizes}, the bundle's {(model.dim, model.layers, model.heads, model.vocab_size)}"
         )
     build = partial(build_transformer, checkpoint)
     yield _Question(names.PREFIX_GRAPH, "", parity.prefix_inputs(config), build)
@@ -200,7 +200,7 @@ def _transformer_questions(bundle: Bundle, checkpoint: Checkpoint[TransformerCon
 
 
 class _PyTorchRunner(BaseRunner):  # type: ignore[misc]  # Polygraphy has no type information
-    """A part's PyTorch model, in memory only while it answers."""
+    """A part's PyTorch model, in memory only while it runs."""
 
     def __init__(self, question: _Question, feed: Mapping[str, parity.Array]) -> None:
         super().__init__(name="PyTorch")
@@ -214,7 +214,7 @@ class _PyTorchRunner(BaseRunner):  # type: ignore[misc]  # Polygraphy has no typ
 
     def infer_impl(self, feed_dict: Any) -> Any:
         question, begun = self.question, time.perf_counter()
-        stored = parity.products_as_stored(self.model, question.decoder) if question.decoder else nullcontext()
+        stored = parity.matmuls_as_stored(self.model, question.decoder) if question.decoder else nullcontext()
         with stored:
             found = OrderedDict(parity.answers(question.part, self.model, feed_dict, question.scales))
         self.inference_time = time.perf_counter() - begun
@@ -226,7 +226,7 @@ class _PyTorchRunner(BaseRunner):  # type: ignore[misc]  # Polygraphy has no typ
 
 
 class _BackendRunner(BaseRunner):  # type: ignore[misc]  # Polygraphy has no type information
-    """A part through the runtime's own backend."""
+    """A part on the runtime's backend."""
 
     def __init__(self, editor: editar_rt.Editor, question: _Question) -> None:
         super().__init__(name=editor.backend.name)
@@ -258,22 +258,22 @@ def _compare_backend(editor: editar_rt.Editor, question: _Question, bound: float
 
 def _compare(bundle: Bundle, question: _Question, bound: float) -> list[Comparison]:
     path, described = bundle.part_path(question.part), bundle.manifest.parts[question.part].inputs
-    # PyTorch's model may need inputs that this dialect has not; Polygraphy hands each runner its own.
+    # PyTorch's model may need inputs that this dialect lacks; Polygraphy passes each runner its own.
     feed = question.inputs | {
         t.name: parity.fitted(question.inputs[t.name], t.dtype == "float16", t.shape) for t in described
     }
-    # The session is opened when its turn comes, and PyTorch's model is gone by then.
+    # The session is opened after PyTorch's model was released.
     runners = [_PyTorchRunner(question, feed), OnnxrtRunner(partial(parity.open_session, path), name="ONNX Runtime")]
     with G_LOGGER.verbosity(G_LOGGER.CRITICAL):
         try:
             results = Comparator.run(runners, data_loader=[feed])
         except Exception as error:  # Polygraphy's and the binding's own classes
-            raise BackendError(f"ONNX Runtime does not run {path.name}: {first_line(error)}") from None
+            raise BackendError(f"ONNX Runtime cannot run {path.name}: {first_line(error)}") from None
         return _measured(question, results, bound)
 
 
 def _measured(question: _Question, results: Any, bound: float, where: str = "") -> list[Comparison]:
-    """The errors of the second runner's answers; the first one is PyTorch."""
+    """Compare the outputs of the second runner with those of the first one, PyTorch."""
     expected, found = (iterations[0] for iterations in results.values())
     label = (f", {question.label}" if question.label else "") + where
     return [

@@ -12,7 +12,7 @@ PACKAGES = ("editar_rt", "export", "training")
 # The runtime's rooms from the ground up: a module imports from its own room and from lower ones. The seam that
 # backends implement, and what a request says of sampling, lie below both the loop and the backends.
 ROOMS = (
-    ("version", "names", "errors", "files", "arguments", "npz", "machine", "command_line", "telemetry"),
+    ("version", "names", "errors", "files", "arguments", "npz", "machine", "telemetry", "command_line"),
     ("generation.guidance", "generation.sampling"),
     ("images", "text", "bundle"),
     ("backends.base", "backends.sampler"),

@@ -1,6 +1,6 @@
-"""The engines that run a bundle's graphs, behind one interface (`base.Backend`). Each loads when it is chosen.
+"""The engines that run a bundle's graphs, with one interface (`base.Backend`). Each is imported when it is chosen.
 
-To add one, write its opener and name it in `OPENERS`.
+To add one, write its opener and add it to `OPENERS`.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from editar_rt.arguments import as_one_of, is_whole
+from editar_rt.arguments import as_one_of, is_integer
 from editar_rt.backends.base import Backend
 from editar_rt.backends.engines.folder import find_folders
 from editar_rt.bundle.folder import Bundle
@@ -21,16 +21,16 @@ AUTO, CPU, CUDA, TENSORRT, EMULATED = "auto", "cpu", "cuda", "tensorrt", "emulat
 
 
 class Settings(NamedTuple):
-    """How a backend is opened; each takes what concerns it."""
+    """Settings for opening a backend; each backend uses those that apply to it."""
 
     threads: int | None = None
-    """CPU threads, at most as many as the machine has processors; None leaves the choice to the engine."""
+    """CPU threads, at most the machine's number of logical cores; None lets the engine choose."""
     cache: bool = True
-    """Keep large weights as this machine's processor wants them (`backends.ort.prepacked`)."""
+    """Store weights prepacked for this machine's CPU on disk (`backends.ort.prepacked`)."""
     prepack: bool = True
-    """Rearrange weights: faster matmuls, twice the memory while a part is opened."""
+    """Prepack weights: faster matmuls, but twice the memory while a part is opened."""
     profile: Path | None = None
-    """A folder for a profile of the decoder (`Backend.end_profile`)."""
+    """Folder for a profile of the decoder (`Backend.end_profile`)."""
 
 
 def _onnxruntime(bundle: Bundle, device: str, settings: Settings) -> Backend:
@@ -62,11 +62,11 @@ USUAL = Settings()
 
 
 class Opener(NamedTuple):
-    """How a device's backend is opened."""
+    """Opens a device's backend."""
 
     open: Callable[[Bundle, str, Settings], Backend]
     fixed_shapes: bool
-    """Which dialects it runs: those of fixed shapes, or the others."""
+    """Whether it runs the dialects with fixed shapes, or the others."""
 
 
 OPENERS = {
@@ -82,19 +82,19 @@ def make_backend(bundle: Bundle, device: str, settings: Settings = USUAL) -> Bac
     """The backend for a device.
 
     Args:
-        device: `cpu` or `cuda` through ONNX Runtime. A bundle of the dialect delta runs on `tensorrt`, which needs its
-            engines, or is `emulated`: ONNX Runtime on the CPU in TensorRT's place, slow and for checks. `auto` takes
-            CUDA where ONNX Runtime has it, else the CPU; for the dialect delta, TensorRT.
+        device: `cpu` or `cuda` for ONNX Runtime. A bundle of the dialect delta runs on `tensorrt`, which needs its
+            engines, or `emulated`: ONNX Runtime on the CPU in place of TensorRT, slow and for checks. `auto` means
+            CUDA if ONNX Runtime has it, otherwise the CPU; for the dialect delta, TensorRT.
 
     Raises:
-        OptionError: an unknown device, or no number of threads.
-        BackendError: a library or device that is not there, or that does not run the bundle.
+        OptionError: an unknown device, or an invalid number of threads.
+        BackendError: a library or device is missing or cannot run the bundle.
     """
     as_one_of("device", device, DEVICES)
     threads, most = settings.threads, thread_limit()
-    if threads is not None and not (is_whole(threads) and 1 <= threads <= most):
+    if threads is not None and not (is_integer(threads) and 1 <= threads <= most):
         raise OptionError(
-            f"threads must be 1 to {most}, as many as this machine has processors, or None for the engine's "
+            f"threads must be 1 to {most}, the number of logical cores of this machine, or None for the engine's "
             f"choice, got {threads!r:.40}"
         )
     fixed_shapes = bundle.manifest.operators.has_fixed_shapes
@@ -106,12 +106,12 @@ def make_backend(bundle: Bundle, device: str, settings: Settings = USUAL) -> Bac
 
 
 def default_device(bundle: Bundle) -> str:
-    """The device that checks take where none is chosen: TensorRT where the bundle has engines, else this CPU."""
+    """The default device of checks: TensorRT if the bundle has engines, otherwise this CPU."""
     return TENSORRT if find_folders(bundle) else host_device(bundle.manifest)
 
 
 def host_device(manifest: Manifest) -> str:
-    """The device that runs a bundle on this machine's CPU, whatever its dialect."""
+    """The device that runs a bundle of any dialect on this machine's CPU."""
     return EMULATED if manifest.operators.has_fixed_shapes else CPU
 
 
@@ -123,6 +123,6 @@ def _wrong_device(bundle: Bundle, device: str) -> str:
             f"check it on the CPU, slowly and without TensorRT, choose --device {EMULATED}"
         )
     return (
-        f"{device} runs bundles of the dialect delta, and {bundle.folder} has the dialect {dialect}; convert it with: "
+        f"{device} runs bundles of the dialect delta, but {bundle.folder} has the dialect {dialect}; convert it with: "
         f"python -m export convert {bundle.folder} --dialect delta -o OUT"
     )

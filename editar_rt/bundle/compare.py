@@ -1,4 +1,4 @@
-"""How far two outputs are apart: one measure for self-tests, parity with PyTorch, engines and replayed graphs."""
+"""Compares outputs with expected ones, for self-tests, parity with PyTorch, engines and replayed graphs."""
 
 from __future__ import annotations
 
@@ -9,34 +9,34 @@ import numpy as np
 from numpy.typing import NDArray
 
 Array = NDArray[Any]
-TINY = 1e-12  # stands for the largest value of an output that is all zeros
+TINY = 1e-12  # replaces the largest value of an output of zeros
 
 
 def relative_error(difference: float, largest: float) -> float:
-    """A largest absolute difference as a share of the largest expected value; NaN where either is."""
+    """A largest absolute difference as a share of the largest expected value; NaN if one of them is NaN."""
     return difference / max(largest, TINY)
 
 
 def largest_difference(found: Array, expected: Array) -> float:
-    """Of real numbers; NaN where either has one."""
+    """The largest absolute difference of two arrays of floats; NaN if one of them contains NaN."""
     return float(np.abs(found - expected).max())
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """One output of one part, here and where it is expected from."""
+    """The comparison of one output of a part with its expected values."""
 
     part: str
-    """Or the engine that runs it."""
+    """The part, or the engine that runs it."""
     output: str
     difference: float
-    """Largest absolute difference; of tokens, how many differ."""
+    """Largest absolute difference; for tokens, the number that differ."""
     error: float
-    """Largest absolute difference over the largest expected value; of tokens, the share that differs."""
+    """Largest absolute difference divided by the largest expected value; for tokens, the share that differs."""
     bound: float
-    """Largest error allowed."""
+    """Largest allowed error."""
     identical: bool
-    """To the bit."""
+    """Whether all values are equal."""
 
     @property
     def holds(self) -> bool:
@@ -44,10 +44,10 @@ class Comparison:
 
     @classmethod
     def of(cls, part: str, output: str, found: Array, expected: Array, bound: float) -> Comparison:
-        """Compare two arrays of one shape: tokens, which must be equal whatever the bound, or real numbers.
+        """Compare two arrays of the same shape: floats, or tokens, which must be equal regardless of the bound.
 
         Args:
-            expected: negative tokens stand for any.
+            expected: negative tokens match any token.
         """
         if np.issubdtype(expected.dtype, np.integer):
             return cls.of_tokens(part, output, found[expected >= 0], expected[expected >= 0], 0.0)
@@ -57,7 +57,7 @@ class Comparison:
 
     @classmethod
     def of_tokens(cls, part: str, output: str, found: Array, expected: Array, bound: float) -> Comparison:
-        """Compare tokens, of which a share may differ."""
+        """Compare tokens, of which a share of `bound` may differ."""
         differ = found != expected
         return cls(part, output, float(differ.sum()), float(differ.mean()), bound, not differ.any())
 
@@ -66,7 +66,7 @@ class Comparison:
         return f"{self.part:16}  {self.output:28}  error {self.error:.1e}  bound {self.bound:.0e}  {verdict}"
 
     def to_json(self) -> dict[str, Any]:
-        """For JSON, which has no NaN."""
+        """As JSON values; NaN becomes None."""
         finite = {
             name: value if np.isfinite(value) else None
             for name, value in (("difference", self.difference), ("error", self.error))

@@ -1,4 +1,4 @@
-"""`samples.json`, the list of sample pictures: a bundle carries one, and an int8 cache is calibrated on one."""
+"""`samples.json`, a list of sample pictures: in a bundle, or for the calibration of an int8 cache."""
 
 from __future__ import annotations
 
@@ -13,26 +13,26 @@ from editar_rt.errors import BundleError
 from editar_rt.text.prompts import TASKS
 
 LIST = "samples.json"
-FOLDER = "samples"  # of a bundle
+FOLDER = "samples"  # in a bundle
 
 
 class Sample(NamedTuple):
-    """One picture and what to do with it."""
+    """A picture with a task and an instruction."""
 
     picture: str
-    """A path in the bundle; its name is that of a file beside the list."""
+    """A path in the bundle; the file is next to the list."""
     task: str
     instruction: str
 
 
 def parse_samples(text: str, path: Path) -> list[Sample]:
-    """The samples that a list holds, at least one.
+    """Parse a list of at least one sample.
 
     Args:
-        path: of the list, for messages.
+        path: path of the list, for messages.
 
     Raises:
-        BundleError: it is not such a list.
+        BundleError: the text is not a list of samples.
     """
     try:
         document = json.loads(text)
@@ -41,7 +41,7 @@ def parse_samples(text: str, path: Path) -> list[Sample]:
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise BundleError(f"{path} is not a list of samples ({error!r}): pictures, tasks and instructions") from None
     if not listed or not {sample.task for sample in listed} <= set(TASKS):
-        raise BundleError(f"{path} must list samples of the tasks {', '.join(TASKS)}, at least one")
+        raise BundleError(f"{path} must list at least one sample, of tasks among {', '.join(TASKS)}")
     return listed
 
 
@@ -52,19 +52,19 @@ def _text(value: object) -> str:
 
 
 def samples_text(samples: Sequence[Sample]) -> str:
-    """The list as its file has it."""
+    """The list as the text of its file."""
     return json.dumps({"samples": [sample._asdict() for sample in samples]}, indent=1) + "\n"
 
 
 def read_samples(bundle: Bundle) -> list[tuple[Path, str, str]]:
-    """(picture, task, instruction) of the sample pictures that a bundle carries.
+    """(picture, task, instruction) of each sample picture in a bundle.
 
     Raises:
-        BundleError: it carries none, or a list that is not one.
+        BundleError: the bundle has no samples, or the list is invalid.
     """
     name = bundle.manifest.samples
     if name is None:
-        raise BundleError(f"the bundle {bundle.folder} carries no sample pictures; use: editar edit")
+        raise BundleError(f"the bundle {bundle.folder} contains no sample pictures; use: editar edit")
     try:
         listed = parse_samples(bundle.path(name).read_text(encoding="utf-8"), bundle.folder / name)
     except UnicodeDecodeError:

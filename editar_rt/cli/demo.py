@@ -30,21 +30,22 @@ from editar_rt.images.pixels import open_picture
 from editar_rt.images.writing import save_picture
 
 DEMO_BUNDLE = Path("engines/demo")
+FOLDER = click.Path(path_type=Path)
 
 
 @cli.command()
-@click.option("-o", "--output", type=click.Path(path_type=Path), default=Path("editar-demo"), show_default=True)
-@click.option("--bundle", type=click.Path(path_type=Path), default=DEMO_BUNDLE, show_default=True)
+@click.option("-o", "--output", type=FOLDER, default=Path("editar-demo"), show_default=True, help="Folder to write.")
+@click.option("--bundle", type=FOLDER, default=DEMO_BUNDLE, show_default=True, help="Bundle to run.")
 @sampling_options
 @device_options
 @json_option
 def demo(output: Path, bundle: Path, device: str, threads: int | None, as_json: bool, **options: Any) -> None:
-    """Do every task on the bundle's sample pictures and make a contact sheet."""
+    """Run every task on a bundle's sample pictures. Writes the results and a contact sheet."""
     from editar_rt.observe.sheets import Cell, contact_sheet
 
     check_sampling(options)
     if bundle == DEMO_BUNDLE and not bundle.exists():
-        raise BundleError(f"there is no {bundle} here; run editar demo in a checkout of the project, or give --bundle")
+        raise BundleError(f"{bundle} does not exist; run editar demo in a checkout of the project, or give --bundle")
     opened = Bundle.open(bundle)
     samples = read_samples(opened)
     paths = [output / f"{n:02d}-{task}.png" for n, (_, task, _) in enumerate(samples)]

@@ -1,4 +1,4 @@
-"""`editar info` and `editar verify`: what a bundle holds, and whether it answers here as it should."""
+"""`editar info` and `editar verify`: the contents of a bundle, and its self-test."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from editar_rt.measure.memory import memory_needs
 
 @cli.command()
 @bundle_argument
-@click.option("--check", is_flag=True, help="Hash every file again, the largest too.")
+@click.option("--check", is_flag=True, help="Also hash every file and compare with the manifest.")
 @json_option
 def info(bundle: Path, check: bool, as_json: bool) -> None:
-    """Say what BUNDLE holds: parts, shapes, precision, sizes, hashes."""
+    """Show the contents of BUNDLE: parts, shapes, precision, sizes and hashes."""
     opened = Bundle.open(bundle)
     if check:
         opened.check()
@@ -74,7 +74,7 @@ def info(bundle: Path, check: bool, as_json: bool) -> None:
 @device_options
 @json_option
 def verify(bundle: Path, device: str, threads: int | None, as_json: bool) -> None:
-    """Repeat BUNDLE's self-test on this machine: does it answer as where it was exported?"""
+    """Check the outputs of BUNDLE. They must be the same here as on the machine that exported it."""
     from editar_rt.measure.selftest import batch_checks
     from editar_rt.measure.selftest import verify as run_self_test
 
@@ -92,6 +92,6 @@ def verify(bundle: Path, device: str, threads: int | None, as_json: bool) -> Non
     if not holds:
         failed = ", ".join(f"{c.part}: {c.output}" for c in checks if not c.holds)
         raise BackendError(
-            f"{editor.backend.name} does not answer as the exporting machine did ({failed}); "
+            f"the outputs of {editor.backend.name} differ from those of the exporting machine ({failed}); "
             "try another --device, or export the bundle again on this machine"
         )

@@ -1,8 +1,8 @@
-"""How many positions a step takes: one, or several whose tokens were drafted and are verified.
+"""Strategies: a step takes one position, or several whose tokens were drafted and are verified.
 
-A chunk of S positions reads the weights once, so on a device that waits for its memory it costs about a step. Its
-draws use the random numbers of plain steps. A drafted token that equals the drawn one was right, and the draw after it
-counts too; from the first wrong one on, nothing counts. So the tokens are those of plain steps, whoever drafts.
+A chunk of S positions reads the weights once, so on a memory-bound device it costs about as much as one step. Its
+tokens are sampled with the random numbers of plain steps. If a drafted token equals the sampled one, the next sampled
+token is valid too; from the first wrong draft on, none is. So every strategy gives the tokens of plain steps.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ class Strategy(Protocol):
 
     @property
     def most(self) -> int:
-        """Tokens that it drafts at most; 0 is plain steps."""
+        """Largest number of drafted tokens; 0 means plain steps."""
 
     def draft(self, sequence: Sequence, most: int) -> Ints:
-        """Tokens for `sequence.position` and the positions after it, at most `most`; none for a plain step."""
+        """Draft at most `most` tokens for `sequence.position` and the following positions; none for a plain step."""
 
     def saw(self, sequence: Sequence, position: int, drawn: Ints) -> None:
-        """Learn the draws of a step from `position` on; all but the first may be of tokens that were wrong."""
+        """Receive the tokens sampled by a step from `position` on; those after a wrong draft are not valid."""
 
 
 class Plain:
-    """One position a step."""
+    """One position per step."""
 
     most = 0
 

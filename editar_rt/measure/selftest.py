@@ -1,8 +1,8 @@
-"""A bundle's self-test: fixed inputs through every part, and what the exporting machine answered.
+"""A bundle's self-test: fixed inputs for every part, and the outputs of the exporting machine.
 
-`answers` is what the exporter writes into the manifest and what `editar verify` computes again on the target. Inputs
-follow from arithmetic, not from a random generator whose stream a library might change. The decoder is tested on the
-beginning of a sequence, which takes seconds at full size too.
+The exporter writes the result of `answers` into the manifest, and `editar verify` computes it again on the target.
+Inputs are computed arithmetically, because a library may change the stream of its random generator. The decoder is
+tested on the beginning of a sequence, which takes only seconds even at full size.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ CHUNK = 32  # positions of the decoder's prefill that are tokens, and then
 TEXT_POSITIONS = 8  # from the text, and
 STEPS = 8  # greedy tokens after it; fewer of each where the model's sequences are short
 GREEDY, LOGITS_AFTER = "greedy_tokens", "logits_after"
-SAMPLES = 16  # values kept of an output, to tell how far another one is
+SAMPLES = 16  # values of an output that are stored for comparison
 
 SAMPLINGS = (
     Sampling(greedy=True),
@@ -40,30 +40,30 @@ SAMPLINGS = (
     Sampling(cfg_scale=1.0, temperature=0.7, top_k=50),
     Sampling(cfg_scale=5.0, temperature=1.5, top_p=0.9),
     Sampling(cfg_scale=1.0, top_k=0),
-)  # that a sampler draws by
-TIES = 0.01  # share of a picture's tokens whose two nearest codebook rows may be about equally near
+)  # settings with which samplers are tested
+TIES = 0.01  # share of a picture's tokens that may differ, as two codebook rows may be about equally close
 
 
 @dataclass(frozen=True)
 class Way:
-    """How the decoder is run; the answers are the same however it is done."""
+    """A way to run the decoder; all ways must give the same outputs."""
 
     rows: int = 1
-    """Rows that go through it together, all with the same sequence."""
+    """Number of rows that run together, all with the same sequence."""
     row: int = 0
-    """Whose answers are taken."""
+    """The row whose outputs are used."""
     pieces: int = 1
-    """In which the prefill is fed: 1, or 2 with tokens and text apart."""
+    """Number of pieces of the prefill: 1, or 2 with tokens and text separately."""
 
 
 ONE_ROW = Way()
 
 
 def answers(editor: Editor, parts: Collection[str], way: Way = ONE_ROW) -> dict[str, Any]:
-    """What this machine answers, by part and output; JSON.
+    """The outputs of this machine, by part and output, as JSON values.
 
     Args:
-        parts: those to run, of the bundle's.
+        parts: the bundle's parts to run.
     """
     found = {}
     if names.TEXT_ENCODER in parts:
@@ -82,25 +82,25 @@ def answers(editor: Editor, parts: Collection[str], way: Way = ONE_ROW) -> dict[
 
 @dataclass(frozen=True)
 class SamplerExample:
-    """Logits that a sampler draws from, and what the host draws."""
+    """Logits for a sampler, and the token that the host samples from them."""
 
     label: str
     guided: bool
     logits: NDArray[np.float32]
-    """[2, V], with the text and without."""
+    """[2, V], conditional and unconditional."""
     sampling: Sampling
     scale: float
     number: float
     token: int
-    """That the host draws."""
+    """The token that the host samples."""
 
 
 def sampler_examples(size: int, most: int) -> Iterator[SamplerExample]:
-    """In every way of `SAMPLINGS` that a sampler has, twice each, far from where rounding decides.
+    """Two examples for each of `SAMPLINGS` that a sampler supports, far from rounding boundaries.
 
     Args:
-        size: of the vocabulary.
-        most: the largest top-k that the sampler draws with.
+        size: size of the vocabulary.
+        most: the largest top-k of the sampler.
     """
     rank = (np.arange(size, dtype=np.int64) * 7919 + 17) % size
     logits = np.maximum(-0.02 * rank, -30.0)[None] * np.asarray([[1.0], [0.5]])
@@ -116,7 +116,7 @@ def sampler_examples(size: int, most: int) -> Iterator[SamplerExample]:
         else:
             _, probabilities = distribution(row, sampling)
             ends = np.cumsum(probabilities)
-            # In the middle of the likeliest two tokens' shares.
+            # In the middle of the intervals of the two most likely tokens.
             numbers = [float(ends[i] - probabilities[i] / 2) for i in np.argsort(-probabilities)[:2]]
             chosen = [(number, sample(row, sampling, number)) for number in numbers]
         for number, token in chosen:
@@ -125,7 +125,7 @@ def sampler_examples(size: int, most: int) -> Iterator[SamplerExample]:
 
 
 def sampler_inputs(example: SamplerExample, uncond_rows: NDArray[np.int32], most: int) -> SamplerInputs:
-    """An example for rows of logits that are all of one picture."""
+    """Inputs of an example for rows of logits of the same picture."""
     size = example.logits.shape[1]
     found = SamplerInputs.prepare(example.sampling, example.scale, example.number, uncond_rows, most, size)
     assert found is not None  # as when the example was made
@@ -136,10 +136,10 @@ def verify(editor: Editor, parts: Collection[str] | None = None, way: Way = ONE_
     """Repeat the self-test of an editor's bundle.
 
     Args:
-        parts: of which; all that it has when None. The decoder needs the prefix.
+        parts: the parts to test; None means all of the self-test. The decoder needs the prefix.
 
     Raises:
-        BundleError: the bundle has none, or one that is not complete.
+        BundleError: the bundle has no self-test, or an incomplete one.
     """
     manifest = editor.bundle.manifest
     if not manifest.self_test:
@@ -162,10 +162,10 @@ def verify(editor: Editor, parts: Collection[str] | None = None, way: Way = ONE_
 
 
 def batch_checks(editor: Editor) -> list[Comparison]:
-    """Whether the decoder answers for a row alone as beside 1, 2 and 3 others: pictures rely on it.
+    """Check that a row's outputs are the same alone and together with 1, 2 and 3 other rows.
 
-    On a CPU to the bit. Libraries of GPUs choose their kernels by the number of rows, so there within the bound of
-    another machine's answer.
+    On a CPU they must be identical. GPU libraries choose kernels by the number of rows, so there the bound for another
+    machine applies.
     """
     manifest = editor.bundle.manifest
     if names.DECODER not in manifest.parts or names.PREFIX_GRAPH not in manifest.parts:
@@ -182,7 +182,7 @@ def batch_checks(editor: Editor) -> list[Comparison]:
 
 
 def picture(size: int) -> NDArray[np.float32]:
-    """A smooth colourful picture, float32 [1, 3, size, size] in [-1, 1]."""
+    """A smooth, colourful picture, float32 [1, 3, size, size] in [-1, 1]."""
     y, x = np.mgrid[:size, :size].astype(np.float64) / size
     waves = (np.sin(7 * x + 3 * y), np.cos(9 * y - 2 * x), np.sin(5 * (x + y) ** 2))
     return np.stack(waves)[None].astype(np.float32)
@@ -199,7 +199,7 @@ def _transformer(editor: Editor, way: Way) -> dict[str, Any]:
     states = np.sin(np.arange(text_tokens * text_dim, dtype=np.float64) * 0.37).reshape(1, text_tokens, text_dim)
     outputs = editor.backend.run(names.PREFIX_GRAPH, {names.TEXT_STATES: states.astype(np.float32)})
     text = outputs[names.TEXT_PREFIX]
-    # Tokens first, then a few states of the text's: both ways into the decoder.
+    # Tokens first, then some states of the text: the two kinds of the decoder's input.
     count, length, steps = _lengths(2 * (model.picture_tokens or 1) + text_tokens, text_tokens)
     first_part, second_part = token_chunk(_spread(count, vocabulary)), state_chunk(text[0, :length])
     if way.pieces == 1:
@@ -215,7 +215,7 @@ def _transformer(editor: Editor, way: Way) -> dict[str, Any]:
         for step in decode(scheduler, sequences):
             assert step.logits is not None  # nothing is known
             logits.append(step.logits[way.row].copy())
-    except NotFiniteError:  # an answer too: it is none of those expected
+    except NotFiniteError:  # this is an answer too, which differs from the expected one
         nothing = np.full(vocabulary, np.nan, np.float32)
         logits += [nothing] * (steps + 1 - len(logits))
     first, *_, after = logits
@@ -235,14 +235,14 @@ def _transformer(editor: Editor, way: Way) -> dict[str, Any]:
 
 
 def _lengths(positions: int, text_tokens: int) -> tuple[int, int, int]:
-    """Tokens, positions of the text and steps of the decoder's test, in a sequence of so many positions."""
+    """Numbers of tokens, text positions and steps of the decoder's test, for a sequence of `positions`."""
     rows = min(TEXT_POSITIONS, text_tokens)
     steps = min(STEPS, (positions - rows) // 2)
     return min(CHUNK, positions - rows - steps), rows, steps
 
 
 def _sampler(editor: Editor) -> dict[str, Any]:
-    """By every engine there is; those of several rows with guidance too, the null row being the last."""
+    """Test every sampler engine; those of several rows also with guidance, where the last row is unconditional."""
     backend, manifest = editor.backend, editor.bundle.manifest
     if not backend.sampler_rows:
         raise BundleError(
@@ -256,10 +256,10 @@ def _sampler(editor: Editor) -> dict[str, Any]:
             if example.guided and rows == 1:
                 continue
             logits = np.repeat(example.logits[:1], rows, axis=0)
-            null_rows = np.arange(rows, dtype=np.int32)
+            uncond_rows = np.arange(rows, dtype=np.int32)
             if example.guided:
-                logits[-1], null_rows[:-1] = example.logits[1], rows - 1
-            tokens = backend.sample(logits, sampler_inputs(example, null_rows, most))
+                logits[-1], uncond_rows[:-1] = example.logits[1], rows - 1
+            tokens = backend.sample(logits, sampler_inputs(example, uncond_rows, most))
             tokens = tokens[: rows - 1 if example.guided else rows]
             same = (tokens == tokens[0]).all()
             label = f"{names.DRAWN}, {'guided' if example.guided else 'not guided'}"
@@ -273,7 +273,7 @@ def _hash(array: NDArray[Any]) -> str:
 
 
 def _values(array: NDArray[np.float32]) -> dict[str, Any]:
-    """What is kept of real numbers: their hash, some of them, and the largest magnitude."""
+    """The stored description of floats: their hash, some values, and the largest magnitude."""
     flat = np.asarray(array, np.float32).ravel()
     kept = [float(v) for v in flat[_places(flat.size)]]
     return {"sha256": _hash(flat), "values": kept, "largest": float(np.abs(flat).max())}

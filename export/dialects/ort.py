@@ -1,6 +1,6 @@
-"""The dialect "ort": operators of ONNX Runtime's own.
+"""The dialect "ort": ONNX Runtime's own operators.
 
-The cache is updated in place where past and present are one buffer.
+The cache is updated in place if past and present are the same buffer.
 """
 
 from __future__ import annotations
@@ -19,20 +19,20 @@ from export.precision import Storage
 from training.config import TransformerConfig
 from training.models.rotary import rotary_table
 
-PER_TENSOR = "PER_TENSOR"  # GroupQueryAttention's word for one scale for all keys, or values, of a layer
+PER_TENSOR = "PER_TENSOR"  # GroupQueryAttention's value for one scale per layer for keys, and one for values
 
 
 def choose(storage: Storage) -> type[OrtDialect]:
-    """The class that writes a decoder stored so."""
+    """The class that writes a decoder with this storage."""
     return OrtDialect
 
 
 class OrtDialect:
-    """Operators of ONNX Runtime: one for rotation, cache and attention, one for sum and normalization.
+    """One operator for rotation, cache and attention, and one for sum and normalization.
 
-    Extra inputs: past_length [B] and total_length [], the largest past_length + S; the operator wants the latter on the
-    host even where everything else is on a GPU, so it is not computed in the graph. For CUDA last_row [B] takes
-    past_length's place: computed from a shape, it would be on the host and copied, and no CUDA graph of a step be made.
+    Extra inputs: past_length [B] and total_length [], the largest past_length + S. The operator needs total_length on
+    the host, even on a GPU, so it is not computed in the graph. For CUDA, last_row [B] replaces past_length: if it were
+    computed from a shape, it would be on the host and be copied, which prevents a CUDA graph of a step.
     """
 
     opsets: ClassVar = {"": 17, "com.microsoft": 1}
@@ -42,8 +42,8 @@ class OrtDialect:
     def check(config: TransformerConfig) -> None:
         if config.head_dim % 16:
             raise OptionError(
-                f"the dialect ort takes heads of a width that is a multiple of 16; this transformer's are "
-                f"{config.head_dim} wide ({config.dim} / {config.n_head} heads)"
+                f"the dialect ort needs a head width that is a multiple of 16; this transformer's is {config.head_dim} "
+                f"({config.dim} / {config.n_head} heads)"
             )
 
     def __init__(
@@ -52,7 +52,7 @@ class OrtDialect:
         self.writer, self.config, self.storage = writer, config, storage
         self.op = writer.op
         self.microsoft = writer.builder.opset("com.microsoft", 1)
-        # The operator counts from 0: the index of the last valid row of the cache after this chunk.
+        # The operator needs the index, from 0, of the last position after this chunk.
         if storage.provider == "cuda":
             self.last_row = writer.input(names.LAST_ROW, INT32, [names.ROWS_DIM])
         else:
@@ -60,7 +60,7 @@ class OrtDialect:
             positions = self.op.Cast(self.op.Shape(tokens, start=1, end=2), to=INT32)  # [1] = S
             self.last_row = self.op.Sub(self.op.Add(past_length, positions), writer.constant([1], np.int32, "one"))
         self.total_length = writer.input(names.TOTAL_LENGTH, INT32, [])
-        # Zero in both tables for text positions, which zeroes queries and keys there: the weights were trained so.
+        # Both tables are zero at text positions, which zeroes queries and keys there, as in training.
         self.cos, self.sin = (
             writer.stored_constant(table, name)
             for table, name in zip(rotary_table(config), ("rotary_cos", "rotary_sin"))

@@ -1,6 +1,6 @@
-"""The dialect "standard": operators of ONNX itself, its newest.
+"""The dialect "standard": standard ONNX operators of a recent opset.
 
-The cache is updated in place where past and present are one buffer.
+The cache is updated in place if past and present are the same buffer.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from training.models.rotary import rotary_table
 
 
 def choose(storage: Storage) -> type[StandardDialect]:
-    """The class that writes a decoder stored so."""
+    """The class that writes a decoder with this storage."""
     return StandardDialect
 
 
 class StandardDialect:
-    """Operators of ONNX itself, opset 24.
+    """Standard ONNX operators, opset 24.
 
-    Extra input: past_length [B]. A mask says what every position sees: `is_causal` counts from the first row of the
-    cache in some runtimes and from the last in others.
+    Extra input: past_length [B]. Attention uses an explicit mask, because `is_causal` counts from the first position of
+    the cache in some runtimes and from the last in others.
     """
 
     opsets: ClassVar = {"": 24}
@@ -35,7 +35,7 @@ class StandardDialect:
 
     @staticmethod
     def check(config: TransformerConfig) -> None:
-        """Takes every size."""
+        """Supports every size."""
 
     def __init__(
         self, writer: GraphWriter, config: TransformerConfig, tokens: ir.Value, storage: Storage, scales: Scales

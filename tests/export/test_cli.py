@@ -55,7 +55,7 @@ def test_a_checkpoint_becomes_a_bundle(exporter: Command, checkpoint: Path, tmp_
         (["onnx", "-o", "{out}", "--vq", "{checkpoint}"], 1, "lacks encoder.conv_in.weight"),
         (["onnx", "-o", "{out}", "--text-encoder", "{out}"], 1, "holds no readable config.json"),
         (["onnx", "-o", "{out}", "--default", "seed=1"], 2, "a name of cfg_scale, .*, top_p; got 'seed=1'"),
-        (["onnx", "-o", "{out}", "--default", "top_k=many"], 2, "top_k must be a whole number, got 'many'"),
+        (["onnx", "-o", "{out}", "--default", "top_k=many"], 2, "top_k must be an integer, got 'many'"),
         (["onnx", "-o", "{out}", "--default", "top_p=1.5"], 2, r"top_p must be in \(0, 1\], got 1.5"),
     ],
 )
@@ -76,7 +76,7 @@ def test_nowhere_to_write(exporter: Command, checkpoint: Path, tmp_path: Path) -
     done = exporter(*common, tmp_path / "file" / "bundle")
     assert done.code == 1 and "cannot write to" in done.stderr
     done = exporter(*common, tmp_path / "holiday")
-    assert done.code == 1 and "holds something that is no bundle; it is not replaced" in done.stderr
+    assert done.code == 1 and "is not a bundle, so it is not replaced" in done.stderr
     assert (tmp_path / "holiday" / "photo.jpg").exists()
 
 
@@ -95,7 +95,7 @@ def test_a_library_that_is_not_installed_is_named_with_what_a_clone_runs(
 @pytest.mark.parametrize(("command", "precision"), [("onnx", "fp32"), ("convert", "fp32"), ("official", "fp16")])
 def test_help_says_one_precision(command: str, precision: str) -> None:
     text = " ".join(CliRunner().invoke(cli.cli, [command, "--help"]).output.split())
-    assert f"Weight precision; without a recipe {precision}." in text
+    assert f"Weight precision (default {precision})." in text
 
 
 def test_the_weights_of_a_file_with_both_are_chosen(exporter: Command, tmp_path: Path) -> None:

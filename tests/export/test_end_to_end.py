@@ -88,7 +88,7 @@ def test_tokens_to_picture(vq: Editor, vq_golden: dict[str, np.ndarray]) -> None
 def test_a_bundle_without_a_part_says_so(gpt: Editor, vq: Editor) -> None:
     with pytest.raises(MissingPartError, match="has no VQ tokenizer"):
         _ = gpt.image_size
-    with pytest.raises(MissingPartError, match="no part prefix; it holds vq_encoder, vq_decoder"):
+    with pytest.raises(MissingPartError, match="no part prefix; its parts are vq_encoder, vq_decoder"):
         vq.generate(np.zeros((1, 120, 64), np.float32), None)
 
 

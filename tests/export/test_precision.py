@@ -25,7 +25,7 @@ from export.bundle_writer import Options, Sources, write_bundle
 from export.checkpoint_reader import build_transformer, read_transformer
 from export.decoder_graph import dialect_of
 from export.parity import round_activations
-from export.precision import Storage, dequantize, quantize, whole_numbers
+from export.precision import Storage, dequantize, integers_of, quantize
 from tests.conftest import GPT_TINY_HEADS, golden_arrays
 from training.config import TRANSFORMER_PRESETS
 from training.models.transformer import Transformer
@@ -151,7 +151,7 @@ def test_int4_of_tensorrt_is_its_dequantized_weights(
         if f"{name}.scales" not in stored:
             continue
         packed, scales = quantize(tensor.float().t().contiguous().numpy(), Blocks(4, 64))
-        whole = whole_numbers(packed, 4).reshape(len(packed), -1).T
+        whole = integers_of(packed, 4).reshape(len(packed), -1).T
         assert np.array_equal(stored[name].numpy().astype(np.int8), whole)  # type: ignore[union-attr]
         tensors[name] = torch.from_numpy(dequantize(packed, scales, 4, tensor.shape[1]))
         changed += 1
@@ -188,7 +188,7 @@ def test_int4_of_tensorrt_takes_its_bytes(
 def test_a_transformer_that_blocks_do_not_fit_is_refused(tiny_sources: Sources) -> None:
     assert tiny_sources.transformer is not None
     narrow = dataclasses.replace(tiny_sources.transformer.config, dim=96)
-    with pytest.raises(OptionError, match="in blocks of 64, and this transformer is 96 wide.*--precision fp16"):
+    with pytest.raises(OptionError, match="a multiple of 64, but this transformer's is 96.*--precision fp16"):
         dialect_of(Storage("int4", dialect="delta")).check(narrow)
 
 
@@ -224,11 +224,11 @@ def test_bfloat16_is_refused_where_it_cannot_run(golden_gpt_bundle_bf16: Path) -
 @pytest.mark.parametrize(
     ("fields", "reason"),
     [
-        ({"precision": "bf16"}, "no bfloat16 products or attention for CPUs"),
+        ({"precision": "bf16"}, "no bfloat16 matmuls or attention for CPUs"),
         ({"provider": "cuda"}, "16-bit types on CUDA"),
         ({"dialect": "standard", "kv_cache": "int8"}, "only GroupQueryAttention .* int8 cache"),
         ({"dialect": "standard", "precision": "int8"}, "MatMulNBits"),
-        ({"dialect": "delta", "precision": "int8"}, "TensorRT documents no 8-bit weights .* take int4 or fp16"),
+        ({"dialect": "delta", "precision": "int8"}, "TensorRT documents no 8-bit weights .* use int4 or fp16"),
     ],
 )
 def test_what_no_provider_runs_is_refused_with_the_reason(fields: dict[str, str], reason: str) -> None:
@@ -262,7 +262,7 @@ def test_calibration_on_pictures(tiny_sources: Sources, tmp_path: Path) -> None:
     reported: list[str] = []
     options = Options(storage=Storage(kv_cache="int8"), calibration=folder)
     write_bundle(tmp_path / "b", tiny_sources, options, report=reported.append)
-    assert "calibrating the cache on 1 pictures of pictures" in reported
+    assert "calibrating the cache with 1 pictures of pictures" in reported
     assert tiny_sources.transformer is not None
     layers = tiny_sources.transformer.config.n_layer
     by_pictures = parity.cache_scales_of(tmp_path / "b" / "decoder.onnx", layers)
@@ -297,9 +297,9 @@ def test_pictures_to_calibrate_on_are_looked_through_before_the_work(
 
 def test_pictures_to_calibrate_on_that_nothing_reads_are_refused(tiny_sources: Sources, tmp_path: Path) -> None:
     transformer = Sources(transformer=tiny_sources.transformer)
-    with pytest.raises(OptionError, match="need --vq and --text-encoder too"):
+    with pytest.raises(OptionError, match="also needs --vq and --text-encoder"):
         write_bundle(tmp_path / "c", transformer, Options(storage=Storage(kv_cache="int8"), calibration=tmp_path))
-    with pytest.raises(OptionError, match="only an int8 cache is calibrated: give --kv-cache int8"):
+    with pytest.raises(OptionError, match="only an int8 cache needs calibration; give --kv-cache int8"):
         write_bundle(tmp_path / "c", tiny_sources, Options(calibration=tmp_path))
 
 

@@ -52,7 +52,7 @@ def test_options_take_the_place_of_the_recipes(recipe: Callable[[str], str]) -> 
     assert not storage(mine, sampling_head=False).sampling_head
     assert storage("jetson-thor-jp7", precision="int4").numbers.blocks is not None
     for name in (mine, "jetson-orin-jp5"):
-        with pytest.raises(OptionError, match="does not read precision int4; take --precision fp32 or fp16"):
+        with pytest.raises(OptionError, match="cannot read precision int4; use --precision fp32 or fp16"):
             storage(name, precision="int4")
 
 
@@ -76,7 +76,7 @@ def test_options_take_the_place_of_the_recipes(recipe: Callable[[str], str]) -> 
         (TENSORRT, "[tensorrt]\nspeed = 1", r"\[tensorrt\] has no field speed; its fields: rows"),
         (TENSORRT, "[tensorrt]\nrows = [0]", "rows must be a list of integers from 1 to 128"),
         (TENSORRT, "[tensorrt]\nrows = [true]", "rows must be a list of integers from 1 to 128"),
-        (TENSORRT, "[tensorrt]\nrows = []", "rows must be a list of .*, one at least, got"),
+        (TENSORRT, "[tensorrt]\nrows = []", "rows must be a list of at least one of .*, got"),
         (TENSORRT, '[tensorrt]\nchunks = ["all"]', "chunks must be a list"),
         (TENSORRT, "[tensorrt]\nshared = 1", "shared must be true or false, got 1"),
         (TENSORRT, "[tensorrt]\nworkspace_mib = nan", "workspace_mib must be an integer from 1 to 1048576, got nan"),

@@ -156,7 +156,7 @@ def outside_of_the_folder(folder: Path) -> None:
         (edit_json("config.json", d_ff=10**9), "its config.json claims a model of "),
         (outside_of_the_folder, "names weights outside of its folder"),
         (drop_a_weight, "lacks weights of the text encoder: encoder.block.1.layer.0.SelfAttention.q.weight"),
-        (lambda f: (f / "tokenizer.json").unlink(), "holds no tokenizer: neither tokenizer.json nor spiece.model"),
+        (lambda f: (f / "tokenizer.json").unlink(), "contains no tokenizer: neither tokenizer.json nor spiece.model"),
         (lambda f: (f / "tokenizer.json").write_text("{"), "the tokenizer cannot be read"),
         (edit_json("tokenizer.json", post_processor=None), "does not end texts with the end token, id 1"),
     ],
@@ -174,7 +174,7 @@ def test_a_tokenizer_with_more_tokens_than_the_encoder_embeds(folder: Path, tmp_
     size = len(tokenizer["model"]["vocab"])
     tokenizer["model"]["vocab"]["zzz"] = size
     (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
-    with pytest.raises(CheckpointError, match=f"has {size + 1} tokens, the encoder embeds only {size}"):
+    with pytest.raises(CheckpointError, match=f"has {size + 1} tokens, but the encoder embeds only {size}"):
         read_text_encoder(folder)
 
 

@@ -21,14 +21,19 @@ NAN, INFINITY = float("nan"), float("inf")
 @pytest.mark.parametrize(
     ("name", "value", "storage", "message"),
     [
-        ("norm.weight", NAN, Storage(), "holds NaN or infinity in norm.weight"),
+        ("norm.weight", NAN, Storage(), "contains NaN or infinity in norm.weight"),
         ("layers.1.attention.wo.weight", -INFINITY, Storage("int8"), "NaN or infinity in layers.1.attention.wo.weight"),
         ("img_uncond_embedding", NAN, Storage("int4"), "NaN or infinity in img_uncond_embedding"),
-        ("layers.2.feed_forward.w2.weight", -7e4, Storage("fp16"), "w2.weight holds 70000, beyond the 65504 that fp16"),
-        ("tok_embeddings.weight", 7e4, Storage("int8"), "tok_embeddings.weight holds 70000.*--precision fp32"),
-        ("output.weight", 7e4, Storage("int8", provider="cuda"), "output.weight holds 70000"),
-        ("output.weight", 3.4e38, Storage("bf16", provider="cuda"), "beyond the 3.38953e.38 that bf16 stores"),
-        ("output.weight", 1e300, Storage(), r"beyond the 3.40282e\+38 that fp32 stores$"),
+        (
+            "layers.2.feed_forward.w2.weight",
+            -7e4,
+            Storage("fp16"),
+            "w2.weight contains 70000, but the largest fp16 is 65504",
+        ),
+        ("tok_embeddings.weight", 7e4, Storage("int8"), "tok_embeddings.weight contains 70000.*--precision fp32"),
+        ("output.weight", 7e4, Storage("int8", provider="cuda"), "output.weight contains 70000"),
+        ("output.weight", 3.4e38, Storage("bf16", provider="cuda"), "the largest bf16 is 3.38953e.38"),
+        ("output.weight", 1e300, Storage(), r"the largest fp32 is 3.40282e\+38$"),
     ],
 )
 def test_a_transformers_weights(tmp_path: Path, name: str, value: float, storage: Storage, message: str) -> None:

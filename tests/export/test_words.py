@@ -63,7 +63,7 @@ def test_the_manifest_keeps_its_key() -> None:
 def test_the_option_of_version_0_1_still_works(golden_gpt_bundle: Path, tmp_path: Path) -> None:
     command = ["convert", str(golden_gpt_bundle), "--spelling", "standard", "-o", str(tmp_path / "bundle")]
     done = CliRunner().invoke(cli, command, catch_exceptions=False)
-    assert done.exit_code == 0 and "write --dialect" in done.stderr
+    assert done.exit_code == 0 and "use --dialect" in done.stderr
     assert Bundle.open(tmp_path / "bundle").manifest.dialect == "standard"
     assert "--spelling" not in CliRunner().invoke(cli, ["convert", "--help"]).output
 

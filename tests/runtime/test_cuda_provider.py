@@ -138,7 +138,7 @@ def test_an_int8_cache_is_refused_by_versions_that_fail_on_it(
     backend.OnnxRuntimeBackend(bundle, "cpu").session(names.DECODER)
     opened = backend.OnnxRuntimeBackend(int8, "cpu")
     if refused:
-        with pytest.raises(BackendError, match=r"reads from 1.27 on, and this is 1.26.0; run pip install -U"):
+        with pytest.raises(BackendError, match=r"ONNX Runtime 1.27 or newer, but this is 1.26.0; run pip install -U"):
             opened.session(names.DECODER)
     else:
         opened.session(names.DECODER)

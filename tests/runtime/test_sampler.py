@@ -235,7 +235,7 @@ def test_logits_that_are_asked_for_are_the_hosts(editor: Editor) -> None:
 
 def test_logits_that_were_written_over_are_not_given(editor: Editor) -> None:
     kept: list[Step] = list(steps(editor, Sampling(greedy=True)))
-    with pytest.raises(ValueError, match="ask for them before the next step"):
+    with pytest.raises(ValueError, match="read them before the next step"):
         _ = kept[3].logits
     assert kept[0].logits is not None  # of the prefill, on the host
 
@@ -350,7 +350,7 @@ def test_faulty_logits_are_refused_as_on_the_host(editor: Editor, monkeypatch: p
 
 
 def test_only_the_dialect_delta_has_a_head(editor: Editor, golden_gpt_bundle_delta: Path) -> None:
-    with pytest.raises(OptionError, match="the sampling head goes with the dialect delta"):
+    with pytest.raises(OptionError, match="the sampling head needs the dialect delta"):
         Storage(sampling_head=True)
     without = Bundle.open(golden_gpt_bundle_delta)
     assert without.manifest.sampler_top_k is None and editor.bundle.manifest.sampler_top_k == 256

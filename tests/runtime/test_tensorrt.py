@@ -135,7 +135,7 @@ def test_a_sampler_that_draws_wrongly_is_not_published(golden_gpt_bundle_delta_h
             outputs[names.DRAWN][0] += 1
 
     world.spoil = spoil
-    with pytest.raises(GateError, match="the engine sampler-2 does not answer"):
+    with pytest.raises(GateError, match="the outputs of the engine sampler-2 differ"):
         build(folder, make_machine("10.13.0.35", world))
     assert not (folder / "jetson-orin-jp6").exists()
 
@@ -149,7 +149,7 @@ def test_int4_weights_are_built_where_tensorrt_reads_them(
     assert machine.tensorrt.reads_int4 == ("INT4" in API[version]["DataType"])
     if version.startswith("8."):
         with pytest.raises(
-            OptionError, match=rf"TensorRT reads from 10.0 on, and here is {version}; .*--precision fp16"
+            OptionError, match=rf"need TensorRT 10.0 or newer, but this is {version}; .*--precision fp16"
         ):
             build(folder, machine)
         assert not (folder / "jetson-orin-jp6").exists()
@@ -214,9 +214,13 @@ def spoil_with(value: float, engine: str, row: int = 0) -> Any:
 @pytest.mark.parametrize(
     ("engine", "row", "message"),
     [
-        ("decoder [1, 1]", 0, "the engine decoder-1x1 does not answer"),
-        ("decoder [2, 1]", 1, r"the engine decoder-2x1 does not answer as the exporting machine did \(.*row 1"),
-        ("decoder [1, 120]", 0, "does not answer as the exporting machine did"),
+        ("decoder [1, 1]", 0, "the outputs of the engine decoder-1x1 differ"),
+        (
+            "decoder [2, 1]",
+            1,
+            r"the outputs of the engine decoder-2x1 differ from those of the exporting machine \(.*row 1",
+        ),
+        ("decoder [1, 120]", 0, "differ from those of the exporting machine"),
     ],
 )
 @pytest.mark.parametrize("value", [float("nan"), 1e3], ids=["NaN", "wrong"])
@@ -225,7 +229,7 @@ def test_an_engine_that_answers_wrongly_is_not_published(
 ) -> None:
     world = World()
     world.spoil = spoil_with(value, engine, row)
-    with pytest.raises((GateError, BackendError), match=message if value == 1e3 else "does not answer"):
+    with pytest.raises((GateError, BackendError), match=message if value == 1e3 else "the outputs of the engine"):
         build(full, make_machine("10.13.0.35", world))
     assert not (full / "jetson-orin-jp6").exists()
     assert not list(full.glob("*.partial-*"))
@@ -238,7 +242,7 @@ def test_the_timings_of_a_build_serve_the_next(full: Path) -> None:
     assert file.read_bytes() == b"...."  # one more for each of four engines
     build(full, machine, force=True)
     assert len(file.read_bytes()) == 8
-    with pytest.raises(editar_rt.EditarError, match="exists; choose another folder or replace it with --force"):
+    with pytest.raises(editar_rt.EditarError, match="exists; choose another folder, or replace it with --force"):
         build(full, machine)
 
 
@@ -254,7 +258,7 @@ def test_other_dialects_and_places_are_refused(golden_gpt_bundle: Path, full: Pa
     with pytest.raises(OptionError, match=r"python -m export convert .* --dialect delta -o OUT"):
         build(golden_gpt_bundle, machine)
     bundle = Bundle.open(full)
-    with pytest.raises(OptionError, match=r"engines lie in their bundle's folder.*choose -o"):
+    with pytest.raises(OptionError, match=r"engines must be in their bundle's folder.*choose -o"):
         build_engines(bundle, "rtx", RECIPE, tmp_path / "elsewhere", machine, False, Watcher())
 
 
@@ -264,7 +268,7 @@ def test_a_graph_that_the_parser_does_not_read(full: Path) -> None:
     bundle = Bundle.open(full)
     network = machine.tensorrt.make_network(machine.tensorrt.make_builder())
     (full / "broken.onnx").write_bytes(b"\x08no")
-    with pytest.raises(BackendError, match=r"TensorRT 8.5.3.1 does not read broken.onnx: it is not ONNX"):
+    with pytest.raises(BackendError, match=r"TensorRT 8.5.3.1 could not read broken.onnx: it is not ONNX"):
         machine.tensorrt.parse(network, bundle.folder / "broken.onnx")
 
 
@@ -300,8 +304,8 @@ def change(folder: Path, **fields: Any) -> None:
 @pytest.mark.parametrize(
     ("machine", "message"),
     [
-        (("8.6.1", "Orin", "8.7"), "are for TensorRT 10.13.0.35, and here is 8.6.1"),
-        (("10.13.0.35", "Thor", "11.0"), r"are for GPU Orin \(8.7\), and here is Thor \(11.0\)"),
+        (("8.6.1", "Orin", "8.7"), "are for TensorRT 10.13.0.35, but this machine has 8.6.1"),
+        (("10.13.0.35", "Thor", "11.0"), r"are for GPU Orin \(8.7\), but this machine has Thor \(11.0\)"),
     ],
 )
 def test_engines_for_another_version_or_gpu_are_refused(
@@ -370,7 +374,9 @@ def test_an_engine_that_does_not_load_says_what_tensorrt_says(copy: Path) -> Non
 
 
 def test_a_bundle_without_engines_says_how_to_build_them(full: Path) -> None:
-    with pytest.raises(BackendError, match=r"has no engines; .* python -m export tensorrt \S+ --target TARGET, TARGET"):
+    with pytest.raises(
+        BackendError, match=r"has no engines; .* python -m export tensorrt \S+ --target TARGET, where TARGET"
+    ):
         editar_rt.load(full, device="tensorrt")
 
 
@@ -434,9 +440,9 @@ runpy.run_module("export", run_name="__main__")
     assert answer.returncode == 1
     assert answer.stderr.startswith("export: TensorRT's Python module does not load")
     for arguments, sentence in (
-        ((str(golden_gpt_bundle), "--target", "rtx"), "export: TensorRT reads the dialect delta, and "),
+        ((str(golden_gpt_bundle), "--target", "rtx"), "export: TensorRT needs the dialect delta, but "),
         ((str(full), "--target", "cpu"), "has no table [tensorrt]"),
-        ((str(full), "--target", "rtx", "-o", "elsewhere"), "export: engines lie in their bundle's folder"),
+        ((str(full), "--target", "rtx", "-o", "elsewhere"), "export: engines must be in their bundle's folder"),
     ):
         answer = run(*arguments)
         assert answer.returncode == 2 and sentence in answer.stderr and "Traceback" not in answer.stderr

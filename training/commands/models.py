@@ -22,7 +22,7 @@ def execution_options(command: Callable[..., None]) -> Callable[..., None]:
         click.option("--parallel", type=click.Choice(WAYS), help="Under torchrun: ddp (auto) or fsdp."),
         click.option("--precision", type=click.Choice(PRECISIONS), help="Of products; weights stay float32."),
         click.option("--accumulate", type=click.IntRange(1), help="Pieces that a process takes its batch in."),
-        click.option("--recompute/--keep", default=None, help="Run layers twice to save memory."),
+        click.option("--recompute/--no-recompute", default=None, help="Run layers twice to save memory."),
         click.option("--compile", help="Backend of torch.compile, such as inductor."),
         click.option("--prefetch", type=click.IntRange(0), help="Batches prepared ahead; 0: each when it is needed."),
         click.option("--workers", type=click.IntRange(1), help="Threads that prepare batches ahead."),

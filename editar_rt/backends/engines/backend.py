@@ -1,6 +1,6 @@
 """Runs bundles of the dialect delta through engines of fixed shapes. `decoder` steps the decoder's.
 
-The device is behind `device`'s interfaces: TensorRT on a GPU, or its emulation.
+The device, TensorRT on a GPU or its emulation, implements the interfaces in `device`.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class DeltaBackend:
     def __init__(self, bundle: Bundle, engines: Engines, plan: Plan) -> None:
         self.bundle, self.engines, self.plan = bundle, engines, plan
         self.uncaptured: str | None = None
-        """Why steps are queued piece by piece; None where they are recorded, or none has run."""
+        """Why steps are not recorded; None if they are, or if none has run yet."""
         self._programs: dict[Shape, Program] = {}
         self._closed = False
 
@@ -60,19 +60,19 @@ class DeltaBackend:
         raise BackendError(f"{self.engines.name} makes no profile of a decode step")
 
     def part(self, name: str) -> Part:
-        """What the manifest says of a part.
+        """The manifest's description of a part.
 
         Raises:
-            MissingPartError: the bundle lacks it.
+            MissingPartError: the bundle lacks the part.
         """
         parts = self.bundle.manifest.parts
         if name not in parts:
             held = ", ".join(parts) or "nothing"
-            raise MissingPartError(f"the bundle {self.bundle.folder} has no part {name}; it holds {held}")
+            raise MissingPartError(f"the bundle {self.bundle.folder} has no part {name}; its parts are {held}")
         return parts[name]
 
     def program(self, shape: Shape) -> Program:
-        """An engine with its buffers, made when first needed."""
+        """An engine with its buffers, created on first use."""
         if self._closed:
             raise BackendError("the editor is closed; load the bundle again")
         self.part(shape.part)
@@ -99,7 +99,7 @@ class DeltaBackend:
         program = self.program(Shape(part))
         rows = len(next(iter(inputs.values())))
         described = self.part(part).outputs
-        found = {
+        results = {
             tensor.name: np.empty(fixed(tensor.shape, {names.ROWS_DIM: rows}), tensor.dtype) for tensor in described
         }
         for row in range(rows):
@@ -109,9 +109,9 @@ class DeltaBackend:
             program.engine.enqueue()
             program.download()
             program.memory.synchronize()
-            for name, values in found.items():
-                values[min(row, len(values) - 1)] = program.outputs[name][0]  # some are the same for all rows
-        return found
+            for name, values in results.items():
+                values[min(row, len(values) - 1)] = program.outputs[name][0]  # some outputs are the same for all rows
+        return results
 
     def make_decoder(self, rows: int, capacity: int) -> EngineDecoder:
         return EngineDecoder(self, rows, capacity)
