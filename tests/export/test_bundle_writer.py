@@ -14,6 +14,7 @@ import torch
 
 import editar_rt
 from editar_rt import names
+from editar_rt.backends import host_device
 from editar_rt.bundle.folder import Bundle
 from editar_rt.errors import BundleError, OptionError
 from editar_rt.measure import selftest
@@ -198,4 +199,5 @@ def test_transformers_of_few_positions_are_exported_and_tested(
     sources = Sources(transformer=read_transformer(tmp_path / "a.pt"))
     manifest = write_bundle(tmp_path / "bundle", sources, Options(storage=Storage(dialect=dialect)))
     assert manifest.self_test is not None and names.DECODER in manifest.self_test
-    assert all(check.holds for check in selftest.verify(editar_rt.load(tmp_path / "bundle", "cpu")))
+    editor = editar_rt.load(tmp_path / "bundle", host_device(manifest))
+    assert all(check.holds for check in selftest.verify(editor))
