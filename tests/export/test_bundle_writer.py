@@ -146,7 +146,7 @@ def test_parts_that_were_not_trained_together_are_refused(tiny_sources: Sources)
         (
             Sources(transformer, changed(vq, codebook_size=512)),
             Options(),
-            "256 picture tokens, but .* codebook has 512",
+            "256 picture tokens, but .* has 512",
         ),
         (
             Sources(changed(transformer, caption_dim=2048), None, tiny_sources.text_encoder),
