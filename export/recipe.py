@@ -53,7 +53,7 @@ def _integer(least: int, most: int) -> Rule:
 
 def _list_of(allowed: str, *rules: Rule) -> Rule:
     return Rule(
-        f"a list of at least one of {allowed}",
+        f"a non-empty list of {allowed}",
         lambda value: (
             isinstance(value, list) and bool(value) and all(any(rule.holds(v) for rule in rules) for v in value)
         ),
