@@ -1,10 +1,10 @@
-"""EditAR at run time: edit pictures from instructions with a bundle of ONNX graphs, in NumPy.
+"""EditAR's runtime: edits pictures according to instructions, with a bundle of ONNX graphs and NumPy.
 
     editor = editar_rt.load("engines/demo")
     editor.edit("photo.png", "make the ball red", seed=1).save("out.png")
 
-Importing this loads next to nothing: a module comes, with NumPy and Pillow, when a name of it is first used, an engine
-when a bundle is opened. PyTorch is never needed.
+The import loads almost nothing: a module loads (and NumPy and Pillow with it) when one of its names is first used, and
+an engine when a bundle is opened. PyTorch is never needed.
 """
 
 from importlib import import_module as _import_module
@@ -93,7 +93,9 @@ def __getattr__(name: str) -> object:
     if name == "EditResult":
         import warnings
 
-        warnings.warn("EditResult is deprecated and goes in 0.3; write Result", DeprecationWarning, stacklevel=2)
+        warnings.warn(
+            "EditResult is deprecated and will be removed in 0.3; use Result", DeprecationWarning, stacklevel=2
+        )
         return __getattr__("Result")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 

@@ -1,8 +1,8 @@
-"""What every program of the project does around its commands: streams, signals, errors, exit codes.
+"""The common frame of the project's programs: streams, signals, errors and exit codes.
 
-Exit codes: 0; 1 for an error, one sentence on stderr; 2 for a bad option; 130 for Ctrl-C, and 128 and the signal's
-number for others that end a program. A library changes nothing that the whole process shares; a program may, and does
-it here. What is heavy loads inside `run`, so that Ctrl-C while it loads is met as at any other time.
+Exit codes: 0 for success, 1 for an error (one sentence on stderr), 2 for a bad option, and 128 plus the signal's number
+if a signal ended the program (130 for Ctrl-C). A library must not change the state that the whole process shares; a
+program may, and does so here. Heavy modules load inside `run`, so that Ctrl-C is handled while they load.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from editar_rt.errors import ColorProfileWarning, EditarError, EditarWarning, Op
 if TYPE_CHECKING:
     import click
 
-ENDS = ("SIGINT", "SIGTERM", "SIGHUP")  # signals that end a program, by name: systems differ in which they have
-INTERNAL = (r"PIL\.",)  # modules whose warnings are about metadata that is not used, or sizes that are refused
+ENDS = ("SIGINT", "SIGTERM", "SIGHUP")  # signals that end a program, by name: not every system has all
+INTERNAL = (r"PIL\.",)  # modules whose warnings are about unused metadata or rejected sizes
 
 
 def run(
@@ -34,15 +34,17 @@ def run(
     name: str | None = None,
     stopped: str = "stopped",
     internal: Iterable[str] = (),
+    install: str | None = None,
 ) -> NoReturn:
-    """Run a command with this process's arguments, and end the process.
+    """Run a command with this process's arguments, then exit.
 
     Args:
-        prog_name: how a user calls it, for help texts.
+        prog_name: the program's name in help texts.
         load: imports the command.
-        name: that messages begin with; the last word of `prog_name` when None.
-        stopped: is said when a signal has ended it.
-        internal: regular expressions of modules whose warnings are about themselves.
+        name: prefix of messages; None means the last word of `prog_name`.
+        stopped: message after a signal ended the program.
+        internal: regular expressions of modules whose warnings are not for users.
+        install: the command that installs the program's dependencies, if they may be missing.
     """
     name = name or prog_name.split()[-1]
     code: Any
@@ -54,19 +56,19 @@ def run(
         except SystemExit as e:
             code = e.code
         except BaseException as e:
-            if signals.received:  # whatever a library has made of it
+            if signals.received:  # whatever exception a library turned it into
                 _say(f"{name}: {stopped}")
                 code = 128 + signals.received
             else:
-                code = _explain(e, name)
+                code = _explain(e, name, install)
     sys.exit(code if isinstance(code, int) else 0)
 
 
 class _Signals:
-    """The signals that end a program, each raised as KeyboardInterrupt once: a second one ends it at once.
+    """Raises the first of the signals that end a program as KeyboardInterrupt; a second one ends it immediately.
 
-    One that the process was started to ignore (`nohup`, a shell's background job) stays ignored, and forked workers
-    have the system's own handling.
+    A signal that the process was started to ignore (`nohup`, a shell's background job) stays ignored. Forked workers
+    use the system's default handling.
     """
 
     def __init__(self) -> None:
@@ -75,7 +77,7 @@ class _Signals:
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> _Signals:
-        if threading.current_thread() is not threading.main_thread():  # which alone gets them
+        if threading.current_thread() is not threading.main_thread():  # only the main thread receives signals
             return self
         for number in (getattr(signal, name) for name in ENDS if hasattr(signal, name)):
             if signal.getsignal(number) != signal.SIG_IGN:
@@ -96,9 +98,9 @@ class _Signals:
 
 
 def _open_streams() -> None:
-    """Give the process the three streams that it may have been started without, and have them take any text.
+    """Open standard streams that the process was started without, and make them accept any text.
 
-    A closed descriptor would be that of the next file opened, into which every message would go.
+    Otherwise the next file that is opened would get a closed stream's descriptor, and receive every message.
     """
     for number, name in enumerate(("stdin", "stdout", "stderr")):
         mode = "r" if number == 0 else "w"
@@ -113,12 +115,12 @@ def _open_streams() -> None:
             setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115 - for the process's life
     for stream in (sys.stdout, sys.stderr):
         reconfigure = getattr(stream, "reconfigure", None)
-        if reconfigure is not None:  # a terminal's encoding may lack a sign, and names of files may not be text
+        if reconfigure is not None:  # the encoding may lack a character, and file names may not be text
             reconfigure(errors="backslashreplace")
 
 
 def _tell_warnings(name: str, internal: Iterable[str]) -> None:
-    """Warnings as a line for users; the project's own each time."""
+    """Show warnings as one line for users; the project's own warnings every time."""
 
     def show(message: Any, category: type[Warning], *_: Any) -> None:
         kind = "" if issubclass(category, EditarWarning) else f"{category.__name__}: "
@@ -126,25 +128,28 @@ def _tell_warnings(name: str, internal: Iterable[str]) -> None:
 
     warnings.showwarning = show  # type: ignore[assignment]
     warnings.simplefilter("always", EditarWarning)
-    warnings.simplefilter("default", ColorProfileWarning)  # once a picture, however often it is opened
-    logging.getLogger("PIL").setLevel(logging.CRITICAL)  # of damaged files, which have their own sentence
+    warnings.simplefilter("default", ColorProfileWarning)  # once per picture, however often it is opened
+    logging.getLogger("PIL").setLevel(logging.CRITICAL)  # about damaged files, which get a message of their own
     for module in (*INTERNAL, *internal):
         warnings.filterwarnings("ignore", module=module)
 
 
-def _explain(error: BaseException, name: str) -> int:
-    """Say what went wrong; an exit code. What nobody expects is raised again."""
+def _explain(error: BaseException, name: str, install: str | None) -> int:
+    """Print an expected error and return its exit code. Unexpected errors are raised again."""
     import click
 
     if isinstance(error, click.ClickException):
         error.show()
         return error.exit_code
-    if isinstance(error, (click.Abort, KeyboardInterrupt)):  # a prompt that met the end of its input
+    if isinstance(error, (click.Abort, KeyboardInterrupt)):  # a prompt reached the end of its input
         _say(f"{name}: stopped")
         return 128 + signal.SIGINT
     if isinstance(error, EditarError):
         _say(f"{name}: {error}")
         return 2 if isinstance(error, OptionError) else 1
+    if isinstance(error, ModuleNotFoundError) and install and name.split()[0] != str(error.name).partition(".")[0]:
+        _say(f"{name}: {error.name} is not installed; run in the clone: {install}")
+        return 1
     if isinstance(error, BrokenPipeError):  # the reader of stdout has gone
         _give_up_output()
         return 1
@@ -164,5 +169,5 @@ def _say(text: str) -> None:
 
 
 def _give_up_output() -> None:
-    """Let what is left to flush at the end go nowhere."""
+    """Discard the output that is left to flush at exit."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

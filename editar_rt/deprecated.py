@@ -1,4 +1,4 @@
-"""Spellings of version 0.1, which still work in 0.2 and say what to write instead."""
+"""The API of version 0.1, which still works in 0.2 with a warning that names the replacement."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ AFTER_INSTRUCTION = ("task", "sampling", "on_progress", "text_states", "n")
 
 
 def warn(old: str, new: str, level: int = 3) -> None:
-    """Say that a spelling is of version 0.1."""
-    warnings.warn(f"{old} is deprecated and goes in 0.3; write {new}", DeprecationWarning, stacklevel=level)
+    """Warn that a call uses the API of version 0.1."""
+    warnings.warn(f"{old} is deprecated and will be removed in 0.3; use {new}", DeprecationWarning, stacklevel=level)
 
 
 def takes_old_arguments(leading: int) -> Callable[[F], F]:
-    """Let an `edit` method take positional options, and `n` for variants.
+    """Let an `edit` method accept positional options, and `n` for variants.
 
     Args:
-        leading: positional arguments that it takes itself.
+        leading: number of positional arguments of the method itself.
     """
 
     def decorate(edit: F) -> F:
@@ -48,7 +48,7 @@ def takes_old_arguments(leading: int) -> Callable[[F], F]:
 
 
 def batch_requests(edit_batch: F) -> F:
-    """Let `edit_batch` take pictures and instructions as two lists."""
+    """Let `edit_batch` accept pictures and instructions as two lists."""
 
     @functools.wraps(edit_batch)
     def method(self: Any, requests: Any, *given: Any, **options: Any) -> Any:
@@ -59,7 +59,7 @@ def batch_requests(edit_batch: F) -> F:
         options |= dict(zip(names, given))
         images, instructions = list(requests), options.pop("instructions")
         if isinstance(instructions, str) or len(images) != len(list(instructions)):
-            raise OptionError("give as many instructions as pictures, in a list")
+            raise OptionError("give a list of instructions, one for each picture")
         return edit_batch(self, [Request(image, words, **options) for image, words in zip(images, instructions)])
 
     return method  # type: ignore[return-value]

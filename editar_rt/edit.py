@@ -1,6 +1,6 @@
-"""One edit on its way: from a request to known tokens, sequences and observers, and from tokens to results.
+"""One edit: from a request to known tokens, sequences and observers, and from tokens to results.
 
-The caller runs the loop in between, so that a session's edit, its variants and a batch of pictures are one code.
+The caller runs the loop in between, so that a session's edit, its variants and a batch of pictures share this code.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ Ints = NDArray[np.int32]
 
 
 class Source:
-    """A picture as the model sees it.
+    """A source picture as the model sees it.
 
     Args:
         fit: how the picture is fitted to the model's square.
-        keep: whether results will be put back into the whole picture, so that it must be kept.
+        keep: keep the original, into which results will be pasted back.
 
     Raises:
-        PictureError: it cannot be read.
+        PictureError: the picture cannot be read.
         OptionError: an unknown fit.
     """
 
@@ -48,29 +48,31 @@ class Source:
         started = time.perf_counter()
         opened = open_picture(image)
         self.size = opened.size
-        """Width and height of the picture as given, pixels."""
+        """Width and height of the original, pixels."""
         self.placement = Placement(opened.size, model.image_size, fit or "crop")
         self.original = opened if keep else None
         self.square = self.placement.fit(opened)
-        """The square of it that the model sees."""
+        """The square that the model sees."""
         self.tokens = model.encode_pixels(to_pixels(np.asarray(self.square)[None]))[0]
         """[N]"""
         self.encode_seconds = time.perf_counter() - started
-        """Counted by the first edit."""
-        # Of decoding a picture, until one was timed: VQ decoders usually take about twice as long as encoders.
+        """Included in the timings of the first edit only."""
+        # Estimated seconds to decode one picture, until measured: VQ decoders take about twice as long as encoders.
         self.pixel_seconds = 2 * self.encode_seconds
 
     def pictures(self, model: Model, tokens: Ints, mask: NDArray[np.bool_] | None) -> NDArray[np.uint8]:
-        """Tokens [B, N] as pictures [B, H, W, 3], put into the source where a mask is given.
+        """Decode tokens [B, N] to pictures [B, H, W, 3], composited into the source if there is a mask.
 
         Raises:
-            BackendError: the decoder's pixels are not numbers.
+            BackendError: the decoder's pixels are not finite.
         """
         source = np.asarray(self.square)
         if mask is not None and not mask.any():
             return np.repeat(source[None], len(tokens), axis=0)
         started = time.perf_counter()
-        pixels = np.concatenate([model.decode_tokens(each[None]) for each in tokens])  # alone: the same in any batch
+        pixels = np.concatenate(
+            [model.decode_tokens(each[None]) for each in tokens]
+        )  # one by one: the same pixels in any batch
         if not np.isfinite(pixels).all():
             raise BackendError(
                 f"the VQ decoder gave pixels that are not finite; check the bundle with: editar verify "
@@ -83,12 +85,12 @@ class Source:
 
 @dataclass(frozen=True)
 class Kept:
-    """Where an edit stands, for going on from there."""
+    """The state of an edit, from which it can be continued."""
 
     request: Request
     sampling: Sampling
     tokens: Ints
-    """[variants, N]; the source's from `done` on."""
+    """[variants, N]; from `done` on, the source's tokens."""
     done: int
     mask: NDArray[np.bool_] | None
     """[H, W], the mask that the results were composited with."""
@@ -99,9 +101,9 @@ class Edit:
     """One request on one source.
 
     Args:
-        seeds: of the variants.
-        kept: target tokens [M] that stay, of an earlier edit of the source.
-        sampling: everything but the seeds.
+        seeds: one per variant.
+        kept: target tokens [M] of an earlier edit of the source, which stay.
+        sampling: all settings except the seeds.
     """
 
     def __init__(
@@ -121,37 +123,37 @@ class Edit:
         self._started = time.perf_counter() - source.encode_seconds
         fit = source.placement.how
         if request.fit not in (None, fit):
-            raise OptionError(f"the session was opened with fit {fit}; open another one for fit {request.fit}")
+            raise OptionError(f"the session was opened with fit {fit}; open another session for fit {request.fit}")
         if request.restore and source.original is None:
-            raise OptionError("to put results back into the picture, open the session with restore=True")
+            raise OptionError("to paste results back into the picture, open the session with restore=True")
         mask = None if request.mask is None else read_mask(request.mask, source.size, model.image_size, fit)
         if mask is not None and not mask.any():
-            part = "the picture's middle square" if fit == "crop" else "the picture"
-            message = f"the mask has no white within {part}: nothing may change, the picture stays"
+            region = "the picture's middle square" if fit == "crop" else "the picture"
+            message = f"the mask has no white within {region}, so the picture stays as it is"
             warnings.warn(message, EmptyMaskWarning, stacklevel=6)
         self._mask = mask if request.composite else None
         self.known = self._known(mask)
-        """[N], the source's tokens outside of the mask, and -1 where tokens are to be drawn."""
+        """[N], the source's tokens outside the mask, and -1 where tokens are sampled."""
         self.tokens = np.repeat(source.tokens[None], len(self.seeds), axis=0)
-        """[variants, N]: the source's where nothing is done yet."""
+        """[variants, N]; positions that are not done yet hold the source's tokens."""
         self._free = int((self.known < 0).sum())
         self._done = 0 if kept is None else len(kept)
         if kept is not None:
             self.tokens[:, : self._done] = self.known[: self._done] = kept
         self.nothing_to_draw = bool((self.known >= 0).all())
-        """Every token is known: the decoder is not needed."""
+        """Every token is known, so the decoder is not needed."""
         self.cancelled = request.cancel is not None and request.cancel.is_set()
         self._recorder = Recorder(len(self.seeds), model.picture_tokens, sampling) if request.trace else None
         self._previewer = self._make_previewer() if request.on_preview is not None else None
         self._job: Job | None = None
 
     def states(self, encode: Callable[[str], NDArray[np.float32]]) -> NDArray[np.float32]:
-        """The text's states [1, T, C], given or encoded."""
+        """The text states [1, T, C], from the request or encoded."""
         with timed(self.timings, "text"):
             return encode(self.request.prompt) if self.request.states is None else self.request.states
 
     def sequences(self, contexts: Iterable[Context], inputs: Inputs) -> list[Sequence]:
-        """One for each variant."""
+        """One sequence for each variant."""
         count = self.model.picture_tokens
         return [
             Sequence(context, inputs, self.sampling, seed, self.known, count)
@@ -159,7 +161,7 @@ class Edit:
         ]
 
     def job(self, sequences: Iterable[Sequence]) -> Job:
-        """The sequences with everybody who watches them."""
+        """A job of the sequences and all that watch them."""
         observers = [each for each in (self._recorder, self._previewer) if each is not None]
         for observer in observers:
             observer.begin()
@@ -168,12 +170,14 @@ class Edit:
         return self._job
 
     def finish(self) -> Kept:
-        """Decode the pictures, and write the trace."""
+        """Decode the pictures, compose the results and write the trace."""
+        # How far the loop came; without a loop, everything was known or the edit was cancelled before it began.
         count = self.model.picture_tokens
         if self.nothing_to_draw:
             self.tokens[:], self._done = self.known, count
         elif self._job is not None:
             self._done = max(self._done, self._job.done)
+        # Previews ran inside the loop, but are reported as a stage of their own.
         if self._previewer is not None:
             self.timings["decode"] -= self._previewer.seconds
             self.timings["preview"] = self._previewer.seconds

@@ -1,4 +1,4 @@
-"""The public entry: `load` a bundle, `edit` a picture."""
+"""The entry point of the Python API: `load` a bundle, `edit` a picture."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from editar_rt.backends import make_backend
+from editar_rt.backends import Settings, make_backend
 from editar_rt.bundle.folder import Bundle
 from editar_rt.deprecated import batch_requests, takes_old_arguments, warn
 from editar_rt.edit import Edit, Source
@@ -25,9 +25,9 @@ if TYPE_CHECKING:
 
 
 class Editor(Model):
-    """A loaded bundle. Parts are opened when first needed. Threads take turns: one edit at a time.
+    """A loaded bundle that edits pictures. Parts are opened on first use. Threads take turns, one edit at a time.
 
-    As a context manager it frees what it holds at the end of the block.
+    As a context manager, it frees its memory at the end of the block.
     """
 
     @takes_old_arguments(2)
@@ -35,10 +35,10 @@ class Editor(Model):
         """Edit a picture, or make one from a condition picture.
 
         Args:
-            image: a path, a file object, bytes, a PIL image or a uint8 array; its middle square is used, unless `fit`
+            image: a path, a file object, bytes, a PIL image or a uint8 array. Its middle square is used, unless `fit`
                 says otherwise.
-            instruction: the change; for the other tasks a description of the picture to make.
-            options: the other fields of `Request`: task, seed, cfg_scale, mask and so on. None is the bundle's
+            instruction: the change to make; for the other tasks, a description of the picture to make.
+            options: the other fields of `Request`: task, seed, cfg_scale, mask and so on. None means the bundle's
                 default.
 
         Raises:
@@ -47,25 +47,26 @@ class Editor(Model):
         return self._session_for(image, instruction, options).edit(instruction, **options)
 
     def variants(self, image: Picture, instruction: str, n: int, **options: Unpack[Options]) -> list[Result]:
-        """Several edits of one picture at once, with the seeds seed, seed + 1, …; arguments and errors as `edit`."""
+        """Edit one picture n times at once, with the seeds seed, seed + 1, …; arguments and errors as for `edit`."""
         return self._session_for(image, instruction, options).variants(instruction, n, **options)
 
     def session(self, image: Picture, fit: Fit | None = None, restore: bool = False) -> Session:
-        """Prepare a picture for any number of instructions: each after the first pays the text's prefill alone.
+        """Prepare a picture for any number of instructions. Each one after the first prefills only its text.
 
         Args:
-            fit, restore: as of `Request`, for all edits of the session.
+            fit, restore: fields of `Request`, for all edits of the session.
         """
         return Session(self, image, fit, restore)
 
     @batch_requests
     def edit_batch(self, requests: Iterable[Request]) -> list[Result]:
-        """Edit several pictures at once, each as its own request says. Every picture has the tokens that it has alone.
+        """Edit several pictures at once, each with its own request. Each picture gets the same tokens as alone.
 
-        A result's `prefill` and `decode` seconds are those of all pictures together.
+        `prefill` and `decode` in a result's timings are the seconds of all pictures together.
 
         Raises:
-            as `edit`, and OptionError for anything but requests with an image, and at least one.
+            OptionError: no requests, or one without an image.
+            PictureError, MissingPartError, BackendError: as for `edit`.
         """
         requests = list(requests)
         for request in requests:
@@ -84,12 +85,12 @@ class Editor(Model):
             return [edit.finish().results[0] for edit in edits]
 
     def open(self, image: Picture) -> Session:
-        """Deprecated: `session`."""
+        """Deprecated: use `session`."""
         warn("editor.open(image)", "editor.session(image)")
         return self.session(image)
 
     def _session_for(self, image: Picture, instruction: str, options: Options) -> Session:
-        """A session for one request; bad options are refused before the picture is read."""
+        """A session for one request; bad options are rejected before the picture is read."""
         request = make_request(image, instruction, {**options})
         request.sampling_over(self.default_sampling)
         return Session(self, image, request.fit, request.restore)
@@ -102,12 +103,12 @@ class Editor(Model):
 
     def _draw(self, edits: list[Edit]) -> None:
         """Run the loop for several pictures."""
-        # 1) Texts, each alone: the same states in any batch.
+        # 1) Encode the texts one by one, so that a text has the same states in any batch.
         inputs = []
         for edit in edits:
             states = edit.states(lambda prompt: self.encode_prompts([prompt]))
             inputs += self.inputs(states, edit.source.tokens[None])
-        # 2) Prefills, one picture after the other.
+        # 2) Prefill one picture after the other.
         guided = [edit.sampling.guided for edit in edits]
         timings: dict[str, float] = {}
         with timed(timings, "prefill"):
@@ -117,7 +118,7 @@ class Editor(Model):
                 sequences = edit.sequences([scheduler.join(edit.sampling.guided)], each)
                 scheduler.prefill(sequences[0])
                 jobs.append(edit.job(sequences))
-        # 3) Steps, all pictures together.
+        # 3) Decode all pictures together.
         with timed(timings, "decode"):
             run_jobs(scheduler, jobs)
         for edit in edits:
@@ -135,18 +136,18 @@ class Editor(Model):
 
 
 def load(path: str | os.PathLike[str], device: str = "auto", threads: int | None = None, cache: bool = True) -> Editor:
-    """Open a bundle.
+    """Load a bundle.
 
     Args:
         path: the bundle's folder.
-        device: `auto`, `cpu`, `cuda`, `tensorrt`, or `emulated` (engines of fixed shapes on the CPU, for tests).
-        threads: CPU threads; the engine's choice when None.
-        cache: keep large weights on disk as this machine's processor wants them, in the folder that `EDITAR_CACHE`
-            names, so that the bundle opens faster next time (`editar_rt.backends.ort.prepacked`).
+        device: `auto`, `cpu`, `cuda`, `tensorrt`, or `emulated` (TensorRT's engines on the CPU, slow; for checks).
+        threads: CPU threads; None lets the engine choose.
+        cache: store weights prepacked for this machine's CPU on disk, in the folder named by `EDITAR_CACHE`, so that
+            the bundle opens faster next time (`editar_rt.backends.ort.prepacked`). Not the KV cache.
 
     Raises:
-        BundleError: no bundle, a damaged one, or one of a newer format.
-        BackendError: a device or library that is not there.
+        BundleError: the folder is not a bundle, or the bundle is damaged or of a newer format.
+        BackendError: a device or library is missing.
     """
     bundle = Bundle.open(path)
-    return Editor(bundle, make_backend(bundle, device, threads, cache))
+    return Editor(bundle, make_backend(bundle, device, Settings(threads, cache)))

@@ -1,7 +1,7 @@
-"""Everything that can go wrong for a reason the user can mend.
+"""Errors that the user can fix.
 
-Each message is one sentence or two: what was found, what is allowed, what to run next. The command line prints it
-without a traceback and exits 1.
+Each message is one or two sentences: the value found, the values allowed and the next command to run. The command
+line prints it without a traceback and exits with 1.
 """
 
 from __future__ import annotations
@@ -12,56 +12,56 @@ class EditarError(Exception):
 
 
 class BundleError(EditarError):
-    """A bundle that is missing, damaged, of another format, or unsafe to open."""
+    """The bundle is missing, damaged, of another format, or unsafe to open."""
 
 
 class MissingPartError(BundleError):
-    """A bundle without the part that a call needs."""
+    """The bundle lacks the part that a call needs."""
 
 
 class PictureError(EditarError):
-    """A picture that cannot be read, or is too large."""
+    """A picture cannot be read or written, or is too large."""
 
 
 class TextStatesError(EditarError):
-    """A file of text states that cannot be read or written."""
+    """Text states cannot be read or written, or do not fit."""
 
 
 class OptionError(EditarError, ValueError):
-    """A value outside of what is allowed."""
+    """A value is not allowed."""
 
 
 class BackendError(EditarError):
-    """A device or library that is not there, or failed."""
+    """A device or library is missing or failed."""
 
 
 class BusyError(EditarError):
-    """A session that another call is using."""
+    """Another call is using the session."""
 
 
 class NotFiniteError(BackendError):
-    """Logits that are not numbers, so that no token can be drawn."""
+    """The logits are not finite, so no token can be sampled."""
 
 
 class TraceError(EditarError):
-    """A trace that cannot be read or written, or belongs to another bundle."""
+    """A trace cannot be read or written, or belongs to another bundle."""
 
 
 class Cancelled(EditarError):
-    """The caller asked to stop. Raised in a callback of an edit, it ends the edit as a set `cancel` does."""
+    """The caller asked to stop. A callback may raise it to end the edit, as setting `cancel` does."""
 
 
 class EditarWarning(UserWarning):
-    """Base of what is said while the work goes on."""
+    """Base of all warnings below; the work continues."""
 
 
 class TruncatedTextWarning(EditarWarning):
-    """A prompt longer than the text encoder reads."""
+    """The prompt is longer than the text encoder's input and was cut off."""
 
 
 class EmptyMaskWarning(EditarWarning):
-    """A mask that leaves nothing to change."""
+    """The mask leaves nothing to change."""
 
 
 class ColorProfileWarning(EditarWarning):
-    """A picture whose colour profile cannot be used."""
+    """The picture's colour profile cannot be used."""

@@ -1,4 +1,4 @@
-"""Files of users: what a name stands for, what an output may not be, and writing one so that it is always whole."""
+"""Users' files: names that are streams, checks of outputs, and atomic writing."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from pathlib import Path
 
 from editar_rt.errors import EditarError, OptionError, PictureError
 
-KEPT = 40  # characters of a file's name in that of its part: what is added must not make a long one too long
-MAX_LINKS = 40  # one behind the other, as systems have it
-_DESCRIPTORS = re.compile(r"/dev/fd|/proc/\d+(/task/\d+)?/fd")  # folders whose names are open files
+KEPT = 40  # characters of a file's name kept in the name of its partial file, which must not get too long
+MAX_LINKS = 40  # links in a chain, as in operating systems
+_DESCRIPTORS = re.compile(r"/dev/fd|/proc/\d+(/task/\d+)?/fd")  # folders whose entries are open files
 
 
 @contextmanager
 def placing(final: Path, error: type[EditarError]) -> Iterator[Path]:
-    """A name to write to, of this call alone; its content is at `final` when the block ends well, and gone when not.
+    """A temporary path to write to. If the block succeeds, its content moves to `final`; otherwise it is removed.
 
-    A file is replaced by renaming, and keeps its mode; a link stays and its target is written. A device, a FIFO or an
-    open descriptor is not replaced: the whole content is written into it.
+    A file is replaced by renaming and keeps its mode; for a link, its target is replaced. A device, a FIFO or an open
+    descriptor is not replaced: the complete content is written into it.
 
     Raises:
-        error: where the file cannot be written.
+        error: the file cannot be written.
     """
     try:
         target = _followed(final)
@@ -43,41 +43,41 @@ def _replacing(target: Path) -> Iterator[Path]:
     partial = target.with_name(f"{target.name[:KEPT]}.partial-{os.getpid()}-{secrets.token_hex(4)}")
     mode = stat.S_IMODE(target.stat().st_mode) if target.exists() else None
     try:
-        if mode is not None:  # nobody reads the part who may not read the file
+        if mode is not None:  # no one may read the partial file who may not read the file
             os.close(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
         yield partial
         if mode is not None:
-            with contextlib.suppress(OSError):  # some disks keep no modes
+            with contextlib.suppress(OSError):  # some file systems have no modes
                 partial.chmod(mode)
         partial.replace(target)
     finally:
-        with contextlib.suppress(OSError):  # it would hide what went wrong
+        with contextlib.suppress(OSError):  # it would hide the first error
             partial.unlink(missing_ok=True)
 
 
 @contextmanager
 def _streaming(target: Path) -> Iterator[Path]:
-    """Encoders seek, which a pipe does not: they write a file elsewhere, and its bytes follow in order."""
+    """Encoders seek, which pipes cannot: they write a temporary file, whose bytes are then copied in order."""
     with tempfile.TemporaryDirectory(prefix="editar-") as folder:
         partial = Path(folder) / "partial"
         yield partial
-        # A descriptor is written where it stands: opening its name again would begin at the file's start.
+        # Write to the descriptor itself: opening its name again would begin at the start of the file.
         own = _is_descriptor(target) and target.name.isdecimal()
         with open(partial, "rb") as content, open(int(target.name) if own else target, "wb", closefd=not own) as stream:
             shutil.copyfileobj(content, stream)
 
 
 def _followed(path: Path) -> Path:
-    """Where the links of a name lead, as far as the name of an open descriptor.
+    """Follow the links of a name, up to the name of an open descriptor.
 
     Raises:
-        OSError: they go round in a circle.
+        OSError: the links form a circle.
     """
     for _ in range(MAX_LINKS):
         if _is_descriptor(path) or not path.is_symlink():
             return path
         path = path.parent / path.readlink()
-    path.stat()  # says how the system calls it
+    path.stat()  # raises the system's own error
     return path
 
 
@@ -86,7 +86,7 @@ def _is_descriptor(path: Path) -> bool:
 
 
 def is_stream(path: Path) -> bool:
-    """Whether a name is a device, a FIFO or an open descriptor, which are written and read in place."""
+    """Whether a name is a device, a FIFO or an open descriptor; these are read and written in place."""
     try:
         return _is_stream(_followed(path))
     except (OSError, ValueError):
@@ -98,18 +98,18 @@ def _is_stream(target: Path) -> bool:
 
 
 def check_writable(path: Path, error: type[EditarError] = PictureError) -> None:
-    """Say before the work, not after it, that an output cannot be written.
+    """Check, before the work, that an output can be written.
 
     Raises:
-        error: saying why.
+        error: it cannot be written, with the reason.
     """
     if "\0" in str(path):
-        raise error(f"cannot write {str(path)!r}: there is a null character in its name; give another one")
+        raise error(f"cannot write {str(path)!r}: its name contains a null character; give another name")
     try:
         target = _followed(path)
         is_there, in_place = target.exists(), _is_stream(target)
         names_a_folder, has_folder = target.is_dir(), target.parent.is_dir()
-    except OSError as e:  # a name that is too long, links in a circle, or a folder that may not be looked into
+    except OSError as e:  # a name that is too long, links in a circle, or a folder without permission
         raise error(f"cannot write {path}: {e.strerror}; give another name") from None
     if not has_folder:
         raise error(f"cannot write {path}: there is no folder {target.parent}")
@@ -121,10 +121,10 @@ def check_writable(path: Path, error: type[EditarError] = PictureError) -> None:
 
 
 def read_regular(path: Path, most: int) -> bytes:
-    """The content of a file that holds at most `most` bytes; nothing that a reader might wait for, as a FIFO.
+    """The content of a regular file of at most `most` bytes; never of a FIFO, for which a reader might wait.
 
     Raises:
-        OSError: it cannot be read, or is no such file.
+        OSError: it cannot be read, or is not a regular file.
         ValueError: it is larger.
     """
     if not stat.S_ISREG(path.stat().st_mode):
@@ -139,18 +139,18 @@ def read_regular(path: Path, most: int) -> bytes:
 def check_outputs(
     outputs: Iterable[Path | None], inputs: Iterable[Path | None] = (), error: type[EditarError] = PictureError
 ) -> None:
-    """Refuse, before the work, outputs that cannot be written, that are inputs too, or that are one file.
+    """Reject, before the work, outputs that cannot be written, that are also inputs, or that are the same file.
 
-    Files are compared, not names: another spelling, a link, or another name on the disk is the same file. What is not
-    a file, such as /dev/null, may be given as often as one likes.
+    Files are compared, not names: two paths, links or hard links may lead to the same file. Outputs that are not files,
+    such as /dev/null, may occur several times.
 
     Args:
-        outputs, inputs: None is left out.
-        error: for what cannot be written.
+        outputs, inputs: None is skipped.
+        error: the class of the error if an output cannot be written.
 
     Raises:
-        error: saying why.
-        OptionError: for the same file twice.
+        error: an output cannot be written, with the reason.
+        OptionError: the same file occurs twice.
     """
     read = {identity: path for path in inputs if path is not None and (identity := _identity(path))}
     written: dict[object, Path] = {}
@@ -161,29 +161,29 @@ def check_outputs(
         if (identity := _identity(path)) is None:
             continue
         if identity in read:
-            raise OptionError(f"{path} would be written over {read[identity]}, which is read; give another name")
+            raise OptionError(f"{path} would overwrite the input {read[identity]}; give another name")
         if written.setdefault(identity, path) is not path:
-            raise OptionError(f"{path} would be written twice, as two of the outputs; give them different names")
+            raise OptionError(f"two of the outputs would be written to {path}; give them different names")
 
 
 def _identity(path: Path) -> object:
-    """Equal for names of one file; None for what is no file, and for what cannot be looked at."""
+    """Equal for names of the same file; None if it is not a file or cannot be examined."""
     try:
         if path.exists():
-            found = path.stat()
-            return (found.st_dev, found.st_ino) if path.is_file() else None
+            status = path.stat()
+            return (status.st_dev, status.st_ino) if path.is_file() else None
         return os.path.realpath(path)
     except (OSError, ValueError):
         return None
 
 
 def is_folder(path: Path) -> bool:
-    """Whether there is a folder; False too for names that no disk has, where Python 3.11 raises."""
+    """Whether the folder exists; also False for invalid names, for which Python 3.11 raises."""
     return _is(path.is_dir)
 
 
 def is_file(path: Path) -> bool:
-    """Whether there is a file; False too for names that no disk has."""
+    """Whether the file exists; also False for invalid names."""
     return _is(path.is_file)
 
 

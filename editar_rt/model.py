@@ -1,4 +1,4 @@
-"""A loaded bundle: its parts and its loop as functions from arrays to arrays. `editor` adds pictures and files."""
+"""A loaded bundle: its parts and the decoding loop, as functions on arrays. `editor` adds pictures and files."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from editar_rt.version import __version__
 
 
 class Model:
-    """A loaded bundle as functions from arrays to arrays. Parts are opened when first needed."""
+    """A loaded bundle as functions on arrays. Parts are opened on first use."""
 
     def __init__(self, bundle: Bundle, backend: Backend) -> None:
         self.bundle = bundle
@@ -40,7 +40,7 @@ class Model:
 
     @contextmanager
     def exclusive(self) -> Iterator[None]:
-        """Let one thread at a time use the engines; others wait."""
+        """Give one thread at a time the use of the engines; others wait."""
         with self._turn:
             yield
 
@@ -50,23 +50,23 @@ class Model:
     def image_size(self) -> int:
         """Side of the pictures in pixels."""
         if self.model.image_size is None:
-            raise MissingPartError(f"the bundle {self.bundle.folder} has no VQ tokenizer, so no picture size")
+            raise MissingPartError(f"the bundle {self.bundle.folder} has no VQ tokenizer, so it has no picture size")
         return self.model.image_size
 
     @property
     def picture_tokens(self) -> int:
-        """N, tokens of one picture."""
+        """N, the number of tokens of a picture."""
         if self.model.picture_tokens is None:
-            raise MissingPartError(f"the bundle {self.bundle.folder} holds neither a VQ tokenizer nor a transformer")
+            raise MissingPartError(f"the bundle {self.bundle.folder} has neither a VQ tokenizer nor a transformer")
         return self.model.picture_tokens
 
     @property
     def grid(self) -> int:
-        """Tokens along one side of a picture."""
+        """Number of tokens along one side of a picture."""
         return math.isqrt(self.picture_tokens)
 
     def parameters(self, instruction: str, task: str, sampling: Sampling) -> dict[str, str]:
-        """What a result's PNG says of how it was made."""
+        """The metadata of a result: how it was made."""
         settings = {name: str(value) for name, value in sampling.settings(self.picture_tokens).items()}
         identity = {"bundle": self.bundle.fingerprint, "backend": self.backend.name, "version": __version__}
         return {"instruction": instruction, "task": task, **settings, **identity}
@@ -77,7 +77,7 @@ class Model:
         """Instructions or descriptions → the text encoder's states, float32 [B, T, C].
 
         Args:
-            tasks: one for all, or one for each.
+            tasks: one task for all texts, or one for each.
         """
         texts = as_list("texts", texts, str, "texts")
         tasks = tasks if isinstance(tasks, str) else as_list("tasks", tasks, str, "names of tasks")
@@ -87,7 +87,7 @@ class Model:
         return self.encode_prompts([build_prompt(task, text) for task, text in zip(each, texts, strict=True)])
 
     def encode_prompts(self, prompts: Several[str]) -> NDArray[np.float32]:
-        """Whole prompts → the text encoder's states, float32 [B, T, C]."""
+        """Complete prompts → the text encoder's states, float32 [B, T, C]."""
         if self._tokenizer is None:
             if names.TEXT_ENCODER not in self.bundle.manifest.parts or self.bundle.manifest.tokenizer is None:
                 raise MissingPartError(
@@ -108,17 +108,17 @@ class Model:
         """Pixels float32 [B, 3, H, W] in [-1, 1] → tokens int32 [B, N]."""
         side, pixels = self.image_size, np.asarray(pixels)
         if pixels.ndim != 4 or pixels.shape[1:] != (3, side, side) or not np.issubdtype(pixels.dtype, np.floating):
-            found = f"{pixels.dtype} {list(pixels.shape)}"
-            raise OptionError(f"pixels must be floats of -1 to 1, [B, 3, {side}, {side}], got {found}")
+            given = f"{pixels.dtype} {list(pixels.shape)}"
+            raise OptionError(f"pixels must be floats of -1 to 1, [B, 3, {side}, {side}], got {given}")
         if not len(pixels):
-            raise OptionError("pixels must be of at least one picture, got none")
+            raise OptionError("pixels must contain at least one picture, got none")
         return self.backend.run(names.VQ_ENCODER, {names.PIXELS: np.asarray(pixels, np.float32)})[names.TOKENS]
 
     def decode_tokens(self, tokens: NDArray[np.int32]) -> NDArray[np.float32]:
         """Tokens int32 [B, N] → pixels float32 [B, 3, H, W], about [-1, 1]."""
         checked = self._check_tokens("tokens", tokens, self.model.codebook_size)
         if not len(checked):
-            raise OptionError("tokens must be of at least one picture, got none")
+            raise OptionError("tokens must contain at least one picture, got none")
         return self.backend.run(names.VQ_DECODER, {names.TOKENS: checked})[names.PIXELS]
 
     def generate(
@@ -129,16 +129,16 @@ class Model:
         on_progress: Progress | None = None,
         known_tokens: NDArray[np.int32] | None = None,
     ) -> NDArray[np.int32]:
-        """Draw target tokens.
+        """Generate target tokens.
 
         Args:
             text_states: float32 [B, T, C].
-            condition_tokens: int [B, N], or None to drop the picture.
+            condition_tokens: int [B, N], or None for the unconditional picture embedding.
             sampling: the bundle's defaults when None.
-            known_tokens: int [B, N], those that are not drawn; negative where they are. None draws all.
+            known_tokens: int [B, N], tokens that are given; negative where they are sampled. None samples all.
 
         Returns:
-            tokens int32 [B, N]; those of a picture are the same alone and in a batch.
+            tokens int32 [B, N]. A picture's tokens do not depend on the rest of the batch.
         """
         inputs, known = self.inputs(text_states, condition_tokens), self._check_known(known_tokens, len(text_states))
         sampling, count = Sampling.checked(sampling, self.default_sampling), self.picture_tokens
@@ -158,7 +158,7 @@ class Model:
         condition_tokens: NDArray[np.int32] | None,
         target_tokens: NDArray[np.int32],
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Logits of every step with the target tokens forced: (with the text, without), float32 [B, N, V] each."""
+        """Logits of all positions with forced target tokens: (conditional, unconditional), float32 [B, N, V] each."""
         target = self._check_tokens("target_tokens", target_tokens, self.model.vocab_size)
         scheduler = self.scheduler(1, False)
         context, answers = scheduler.join(False), []
@@ -175,7 +175,7 @@ class Model:
         sampling: Sampling,
         count: int | None = None,
     ) -> Iterator[Step]:
-        """The loop of `generate` step by step, for the first `count` tokens; the prefill has run when it returns."""
+        """`generate` as an iterator of steps, for the first `count` tokens. The prefill runs before it returns."""
         scheduler = self.scheduler(len(text_states), sampling.guided)
         sequences = [
             Sequence(
@@ -189,33 +189,33 @@ class Model:
 
     @property
     def prefix_length(self) -> int:
-        """Positions of picture and text, N + T."""
+        """Number of positions of picture and text, N + T."""
         return self.picture_tokens + (self.model.text_tokens or 0)
 
     def scheduler(self, pictures: int, guided: bool, on_device: bool = True) -> Scheduler:
-        """A KV cache for some pictures, and what steps them together.
+        """A scheduler with a KV cache for a number of pictures.
 
         Args:
-            guided: whether there is a row without the text for each.
-            on_device: False draws on the host even where the device could.
+            guided: whether each has an unconditional row.
+            on_device: False samples on the host even if the device can.
         """
         rows = pictures if guided else 0
         return Scheduler(self.backend, pictures, rows, self.prefix_length, self.picture_tokens, on_device)
 
     def inputs(self, text_states: NDArray[np.float32], condition_tokens: NDArray[np.int32] | None) -> list[Inputs]:
-        """The decoder's input, by picture: text states [B, T, C] and tokens [B, N], or None for dropped pictures."""
+        """The decoder's input of each picture, from text states [B, T, C] and tokens [B, N] (None: unconditional)."""
         text, uncond_text, uncond_picture = self.project(text_states)
         condition = self.check_condition(condition_tokens, len(text))
-        dropped, no_text = state_chunk(uncond_picture[0]), state_chunk(uncond_text[0])
+        no_picture, no_text = state_chunk(uncond_picture[0]), state_chunk(uncond_text[0])
         return [
-            Inputs(dropped if condition is None else token_chunk(condition[n]), state_chunk(text[n]), no_text)
+            Inputs(no_picture if condition is None else token_chunk(condition[n]), state_chunk(text[n]), no_text)
             for n in range(len(text))
         ]
 
     def project(
         self, text_states: NDArray[np.float32]
     ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
-        """Text states [B, T, C] → projected: (text [B, T, D], no text [1, T, D], dropped picture [1, N, D])."""
+        """Project text states [B, T, C] → (text [B, T, D], uncond text [1, T, D], uncond picture [1, N, D])."""
         text_tokens, text_dim, text_states = self.model.text_tokens, self.model.text_dim, np.asarray(text_states)
         if names.DECODER in self.bundle.manifest.parts and (
             text_states.ndim != 3 or text_states.shape[1:] != (text_tokens, text_dim) or not len(text_states)
@@ -234,7 +234,7 @@ class Model:
         return checked
 
     def _check_known(self, known: NDArray[np.int32] | None, rows: int) -> list[NDArray[np.int32] | None]:
-        """Known tokens [rows, N], negative where they are to be drawn, by picture."""
+        """Known tokens [rows, N], negative where they are sampled, as a list by picture."""
         if known is None:
             return [None] * rows
         self._check_tokens("known_tokens", np.maximum(known, 0), self.model.vocab_size)

@@ -1,4 +1,4 @@
-"""The one table of part and tensor names, shared by export, runtime, tests and documentation.
+"""The table of part and tensor names, shared by export, runtime, tests and documentation.
 
 Shapes: B rows, S positions of a chunk, K positions that get logits, N tokens of a picture, T text positions,
 C the text encoder's width, D the transformer's, V the vocabulary.
@@ -12,11 +12,11 @@ VQ_DECODER = "vq_decoder"  # tokens -> pixels
 TEXT_ENCODER = "text_encoder"  # input_ids, attention_mask -> text_states
 PREFIX_GRAPH = "prefix"  # text_states -> text_prefix, null_text_prefix, null_picture_prefix
 DECODER = "decoder"  # tokens, prefix, logit_positions, lengths, past -> logits, present
-SAMPLER = "sampler"  # logits of a step, null_rows, numbers, settings -> drawn; of the spelling delta alone
+SAMPLER = "sampler"  # logits of a step, null_rows, numbers, settings -> drawn; of the dialect delta alone
 PARTS = (VQ_ENCODER, VQ_DECODER, TEXT_ENCODER, PREFIX_GRAPH, DECODER, SAMPLER)
 
 PIXELS = "pixels"  # float32 [B, 3, H, W] in [-1, 1]
-TOKENS = "tokens"  # int32 [B, N]; in the decoder [B, S], negative where `prefix` is taken instead
+TOKENS = "tokens"  # int32 [B, N]; in the decoder [B, S], negative where the input is `prefix`
 INPUT_IDS = "input_ids"  # int32 [B, T]
 ATTENTION_MASK = "attention_mask"  # int32 [B, T], 1 for text and 0 for padding
 TEXT_STATES = "text_states"  # float32 [B, T, C]
@@ -25,24 +25,24 @@ NULL_TEXT_PREFIX = "null_text_prefix"  # float32 [1, T, D]
 NULL_PICTURE_PREFIX = "null_picture_prefix"  # float32 [1, N, D]
 PREFIX = "prefix"  # float32 [B or 1, S or 1, D]
 LOGIT_POSITIONS = "logit_positions"  # int32 [K], indices into the S positions
-PAST_LENGTH = "past_length"  # int32 [B], rows of the cache that are filled
-POSITIONS = "positions"  # int32 [B, S], places in the sequence; the cache's capacity for padding
+PAST_LENGTH = "past_length"  # int32 [B], number of cached positions of each row
+POSITIONS = "positions"  # int32 [B, S], positions in the sequence; padding has the cache's capacity
 TOTAL_LENGTH = "total_length"  # int32 [], the largest past_length + S, or more
-LAST_ROW = "last_row"  # int32 [B], past_length + S - 1, in its place in graphs for CUDA
+LAST_ROW = "last_row"  # int32 [B], the last position, past_length + S - 1; replaces past_length in graphs for CUDA
 LOGITS = "logits"  # float32 [B, K, V]
-NEW_ROWS = "new_rows"  # [2 · layers, B, heads, S, head_dim], of each layer the chunk's keys and then its values
+NEW_ROWS = "new_rows"  # [2 · layers, B, heads, S, head_dim], new keys and values of the chunk: keys, values by layer
 
-# Of the sampler, whose logits are a step's: [B, 1, V].
-NULL_ROWS = "null_rows"  # int32 [B], the row without the text of each row's picture; its own where nothing is guided
-NUMBERS = "numbers"  # float32 [B] in [0, 1), what is drawn with
+# Tensors of the sampler, whose logits are those of one step: [B, 1, V].
+NULL_ROWS = "null_rows"  # int32 [B], index of each row's unconditional row; its own index without guidance
+NUMBERS = "numbers"  # float32 [B] in [0, 1), the random numbers
 CFG_SCALE = "cfg_scale"  # float32 [1]
 TEMPERATURE = "temperature"  # float32 [1]
 TOP_K = "top_k"  # int32 [1], 0 is off
 TOP_P = "top_p"  # float32 [1], 1 is off
-DRAWN = "drawn"  # int32 [B], tokens; UNCLEAR where rounding may decide
+DRAWN = "drawn"  # int32 [B], sampled tokens; UNCLEAR if rounding could change the token
 UNCLEAR = -1
 
-# How the names of nodes begin that give real numbers, for builders that choose types by themselves.
+# Prefixes of the names of nodes that return floats, for builders that choose types by themselves.
 FP32_NODE = "fp32/"
 FP16_NODE = "fp16/"
 

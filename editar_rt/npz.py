@@ -1,4 +1,4 @@
-"""Reading `.npz` files of strangers: nothing pickled is read, and no array takes memory before its size is known."""
+"""Reads untrusted `.npz` files: rejects pickled data, and checks sizes before it allocates memory."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ def read_arrays(source: bytes | str | os.PathLike[str], most: int) -> dict[str, 
     """The arrays of an `.npz` by name.
 
     Args:
-        most: bytes that all of them may take together.
+        most: largest total size, bytes.
 
     Raises:
-        ValueError, EOFError, zipfile.BadZipFile, zlib.error: not such a file, or a larger one.
-        OSError: it cannot be read.
+        ValueError, EOFError, zipfile.BadZipFile, zlib.error: the file is not an `.npz`, or too large.
+        OSError: the file cannot be read.
     """
     try:
         return _read(io.BytesIO(source) if isinstance(source, bytes) else source, most)
-    except (RuntimeError, NotImplementedError) as e:  # encrypted, or packed as this Python cannot unpack
+    except (RuntimeError, NotImplementedError) as e:  # encrypted, or compressed with a method that this Python lacks
         raise ValueError(str(e)) from None
 
 
 def _read(source: IO[bytes] | str | os.PathLike[str], most: int) -> dict[str, NDArray[Any]]:
-    found: dict[str, NDArray[Any]] = {}
+    arrays: dict[str, NDArray[Any]] = {}
     with zipfile.ZipFile(source) as archive:
         if sum(member.file_size for member in archive.infolist()) > most:
             raise ValueError(f"it unpacks to more than {most >> 20} MiB")
@@ -37,12 +37,12 @@ def _read(source: IO[bytes] | str | os.PathLike[str], most: int) -> dict[str, ND
             with archive.open(name) as member:
                 _check_header(member, archive.getinfo(name).file_size)
             with archive.open(name) as member:
-                found[name.removesuffix(".npy")] = npy.read_array(member, allow_pickle=False)
-    return found
+                arrays[name.removesuffix(".npy")] = npy.read_array(member, allow_pickle=False)
+    return arrays
 
 
 def _check_header(member: IO[bytes], size: int) -> None:
-    """Refuse an array that says it is larger than its bytes: NumPy makes it before it reads them."""
+    """Reject an array whose header claims more than its bytes: NumPy would allocate it before reading them."""
     version = npy.read_magic(member)
     if version not in ((1, 0), (2, 0)):
         raise ValueError(f"it has an array of format {version}")

@@ -12,10 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from editar_rt.arguments import is_finite, is_integer
 from editar_rt.errors import OptionError
 from editar_rt.generation.decoding import Cancel, Progress
 from editar_rt.generation.guidance import Scale
-from editar_rt.generation.sampling import Sampling, is_whole
+from editar_rt.generation.sampling import Sampling
 from editar_rt.images.fit import FITS, Fit
 from editar_rt.images.masks import Mask
 from editar_rt.images.pixels import Picture
@@ -28,7 +29,7 @@ Preview = Callable[[Image.Image, int, int], None]  # (the picture so far, tokens
 
 
 class Options(TypedDict, total=False):
-    """The keywords of `Editor.edit` and its kin, for type checkers; `Request` documents them."""
+    """The keywords of `Editor.edit` and similar methods, for type checkers; `Request` documents them."""
 
     task: str
     seed: int | None
@@ -54,17 +55,17 @@ class Options(TypedDict, total=False):
 
 @dataclass(frozen=True, eq=False)
 class Request:
-    """Everything that one edit is asked for.
+    """All options of one edit.
 
     Raises:
-        OptionError: a value outside of the range that its field allows.
+        OptionError: a value outside the range of its field.
     """
 
     image: Picture | None = None
-    """The picture to edit, or the condition picture; None in a session, which has one."""
+    """The picture to edit, or the condition picture; None in a session, which already has one."""
     instruction: str = ""
-    """What to change; for the other tasks a description of the picture to make. Text beyond what the text encoder
-    reads is cut off with a TruncatedTextWarning."""
+    """The change to make; for the other tasks, a description of the picture to make. Text beyond the text encoder's
+    input length is cut off with a TruncatedTextWarning."""
     _: dataclasses.KW_ONLY
     task: str = "edit"
     """`edit`, `depth`, `canny` or `segmentation`."""
@@ -77,50 +78,50 @@ class Request:
     temperature: float | None = None
     """Above 0."""
     top_k: int | None = None
-    """Keep the k likeliest tokens; 0 keeps all."""
+    """Sample from the k most likely tokens; 0 turns this off."""
     top_p: float | None = None
-    """Keep the likeliest tokens up to this probability, in (0, 1]; 1 keeps all."""
+    """Sample from the most likely tokens that sum to this probability, in (0, 1]; 1 turns this off."""
     greedy: bool | None = None
-    """Always take the likeliest token."""
+    """Always take the most likely token."""
     sampling: Sampling | None = None
-    """A whole `Sampling` in place of the seven fields above; never together with one of them."""
+    """A complete `Sampling` in place of the seven fields above; must not be combined with any of them."""
     text_states: NDArray[np.float32] | TextStates | None = None
-    """The text encoder's output [1, T, C] float32, computed elsewhere, for exactly this instruction and task; with its
-    prompt (`editar_rt.TextStates`), another one is refused."""
+    """The text encoder's output [1, T, C] float32, computed elsewhere for exactly this instruction and task. A
+    `TextStates` also contains its prompt, and is rejected if the prompt differs."""
     mask: Mask | None = None
-    """Where the picture may change: white in a picture of the same aspect, True in an array, or a box (x, y, width,
-    height) in the picture's pixels. For task `edit` alone."""
+    """Where the picture may change: white in a picture of the same aspect ratio, True in an array, or a box (x, y,
+    width, height) in the picture's pixels. For task `edit` only."""
     mask_margin: int = 1
-    """Tokens around those that the mask touches that are drawn too; 0 or more."""
+    """Width, in tokens, of the border around the masked tokens that is sampled too; 0 or more."""
     composite: bool = True
-    """Put the result back into the picture: outside of the mask its pixels stay exactly."""
+    """Paste the result back into the picture, so that pixels outside the mask stay exactly as they are."""
     fit: Fit | None = None
-    """How the picture is fitted to the model's square: `crop` takes its middle square, `pad` shows the whole picture
-    with its border continued, `stretch` distorts it. None is `crop`, or as the session was opened."""
+    """How the picture is fitted to the model's square: `crop` takes its middle square, `pad` shows all of it and
+    repeats its border, `stretch` distorts it. None means `crop`, or the fit that the session was opened with."""
     restore: bool = False
-    """Put the result back into the whole picture, at its own size."""
+    """Paste the result back into the original picture, at the original size."""
     cancel: Cancel | None = None
-    """Anything with `is_set()`, such as a `threading.Event`: when it is set, the edit stops within one step."""
+    """An object with `is_set()`, such as a `threading.Event`. When it is set, the edit stops within one step."""
     on_progress: Progress | None = None
     """Called with (tokens done, tokens in all) after every step."""
     on_preview: Preview | None = None
-    """Called after lines of tokens with the picture so far, the source's lines below; of variants with the first."""
+    """Called after lines of tokens with the picture so far, completed from the source; shows the first variant."""
     preview_share: float = 0.1
-    """Largest share of the decoding time that previews may take, 0 to 1; lines are skipped to keep it."""
+    """Largest share of the decoding time that previews may take, 0 to 1; lines are skipped to stay below it."""
     trace: str | os.PathLike[str] | None = None
     """Write a trace to this file, `.jsonl` or `.npz`: see `editar_rt.observe.trace`."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "instruction", as_text(self.instruction))
-        build_prompt(self.task, self.instruction)  # refuses an unknown task
+        build_prompt(self.task, self.instruction)  # rejects an unknown task
         if self.mask is not None and self.task != "edit":
             raise OptionError(
-                f"a mask keeps parts of the picture, which task {self.task} does not; masks are for task edit"
+                f"a mask keeps parts of the picture, which task {self.task} cannot do; masks are for task edit"
             )
-        if not is_whole(self.mask_margin) or self.mask_margin < 0:
+        if not is_integer(self.mask_margin) or self.mask_margin < 0:
             raise OptionError(f"mask_margin must be 0 or more, got {self.mask_margin!r:.60}")
         share = self.preview_share
-        if not isinstance(share, int | float | np.number) or isinstance(share, bool) or not 0 <= share <= 1:
+        if not is_finite(share) or not 0 <= share <= 1:
             raise OptionError(f"preview_share must be 0 to 1, got {share!r:.60}")
         for name in ("composite", "restore"):
             if not isinstance(getattr(self, name), bool | np.bool_):
@@ -131,7 +132,9 @@ class Request:
             if not (getattr(self, name) is None or callable(getattr(self, name))):
                 raise OptionError(f"{name} must be a function, got {type(getattr(self, name)).__name__}")
         if self.cancel is not None and not callable(getattr(self.cancel, "is_set", None)):
-            raise OptionError(f"cancel must have is_set(), as a threading.Event has, got {type(self.cancel).__name__}")
+            raise OptionError(
+                f"cancel must have a method is_set(), like threading.Event, got {type(self.cancel).__name__}"
+            )
         if self.trace is not None and not isinstance(self.trace, str | os.PathLike):
             raise OptionError(f"trace must be a path, got {type(self.trace).__name__}")
         given = self.text_states
@@ -153,10 +156,10 @@ class Request:
         return build_prompt(self.task, self.instruction)
 
     def sampling_over(self, defaults: Sampling) -> Sampling:
-        """The sampling asked for, with the bundle's defaults for what is not given.
+        """The sampling of this request, with the bundle's defaults for fields that are None.
 
         Raises:
-            OptionError: a value that is not allowed, or a whole `sampling` together with one of its fields.
+            OptionError: a value that is not allowed, or `sampling` combined with one of its fields.
         """
         given = {name: getattr(self, name) for name in SAMPLING_FIELDS if getattr(self, name) is not None}
         if self.sampling is None:
@@ -176,11 +179,11 @@ def make_request(image: Picture | None, instruction: str, options: dict[str, Any
     """A request from a call's keywords.
 
     Raises:
-        TypeError: a keyword that there is not.
+        TypeError: an unknown keyword.
         OptionError.
     """
     if unknown := sorted(set(options) - set(Options.__annotations__)):
-        raise TypeError(f"there is no option {unknown[0]!r}; there are {', '.join(Options.__annotations__)}")
+        raise TypeError(f"unknown option {unknown[0]!r}; the options are {', '.join(Options.__annotations__)}")
     return Request(image, instruction, **options)
 
 
@@ -190,6 +193,6 @@ def variant_seeds(seed: int, n: int) -> tuple[int, ...]:
     Raises:
         OptionError: n is not 1 to `MAX_VARIANTS`.
     """
-    if not (is_whole(n) and 1 <= n <= MAX_VARIANTS):
+    if not (is_integer(n) and 1 <= n <= MAX_VARIANTS):
         raise OptionError(f"n must be 1 to {MAX_VARIANTS}, got {n!r:.60}")
     return tuple((seed + i) % 2**64 for i in range(n))

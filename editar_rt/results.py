@@ -1,4 +1,4 @@
-"""The result of an edit, and the forms in which it is shown."""
+"""The result of an edit, and how notebooks show it."""
 
 from __future__ import annotations
 
@@ -21,27 +21,27 @@ from editar_rt.request import Request
 
 @dataclass(frozen=True)
 class Result:
-    """An edited picture and how it came about."""
+    """An edited picture and how it was made."""
 
     image: Image.Image
-    """The edited picture: the model's square, or with `restore` the whole picture at its own size."""
-    tokens: NDArray[np.int32]  # [N], row order
+    """The edited picture: the model's square, or with `restore` the whole picture at the size of the original."""
+    tokens: NDArray[np.int32]  # [N], in raster order
     timings: dict[str, float]
-    """Seconds by stage: encode (of a session's first edit), text, prefill, decode, pixels, total; and preview, where
-    previews were asked for."""
+    """Seconds by stage: encode (only in a session's first edit), text, prefill, decode, pixels, total; and preview, if
+    previews were requested."""
     parameters: dict[str, str] = field(default_factory=dict)
-    """What a saved picture says of how it was made."""
+    """The metadata of the saved picture."""
     finished: bool = True
-    """False after cancelling: tokens and picture are the source's from where it stopped."""
+    """False after cancelling: from where the edit stopped, tokens and picture are the source's."""
     seed: int = 0
-    """The seed that the tokens were drawn with."""
+    """The seed that the tokens were sampled with."""
     request: Request | None = None
-    """The request as it was made."""
+    """The request that was made."""
     square: Image.Image | None = None
-    """The model's square that `image` was restored from; None where it is `image` itself."""
+    """The model's square that `image` was restored from; None if it is `image` itself."""
 
     def save(self, path: str | os.PathLike[str] | BinaryIO, quality: int | None = None, metadata: bool = True) -> None:
-        """Write the picture with its parameters: arguments and errors as `editar_rt.images.writing.save_picture`."""
+        """Write the picture with its metadata. Arguments and errors are those of `images.writing.save_picture`."""
         save_picture(self.image, path, self.parameters, quality, metadata)
 
     def _repr_png_(self) -> bytes:
@@ -53,7 +53,7 @@ class Result:
 
 
 def figure(image: Image.Image, caption: str) -> str:
-    """A picture with words below, as HTML that needs no files; at least 192 pixels wide."""
+    """A picture with a caption, as self-contained HTML; at least 192 pixels wide."""
     data = b64encode(picture_bytes(image)).decode()
     return (
         f'<figure style="display:inline-block;margin:4px"><img width="{max(image.width, 192)}" '

@@ -1,4 +1,4 @@
-"""One picture and its edits: what does not depend on the instruction is computed once."""
+"""One picture and its edits: everything that does not depend on the instruction is computed once."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from editar_rt.arguments import is_integer
 from editar_rt.deprecated import takes_old_arguments, warn
 from editar_rt.edit import Edit, Kept, Source
 from editar_rt.errors import BusyError, OptionError
 from editar_rt.generation.decoding import run_jobs
-from editar_rt.generation.sampling import is_whole
 from editar_rt.generation.scheduler import Scheduler
 from editar_rt.generation.sequence import Context
 from editar_rt.images.fit import Fit
@@ -29,10 +29,10 @@ if TYPE_CHECKING:
 
 
 class Session:
-    """A picture's tokens, and the decoder's cache of it.
+    """A picture with its tokens and its rows of the KV cache. Created by `Editor.session`.
 
-    The first edit runs the picture and the text through the decoder, each later one the text alone, with the same
-    tokens as a fresh `Editor.edit`. Made by `Editor.session`. One thread at a time may use it.
+    The first edit prefills the picture and the text, each later edit only the text; the tokens are the same as those of
+    `Editor.edit`. Only one thread at a time may use a session.
     """
 
     def __init__(self, model: Model, image: Picture, fit: Fit | None = None, restore: bool = False) -> None:
@@ -74,7 +74,7 @@ class Session:
         return self._run(make_request(None, instruction, dict(options)), 1, None)[0]
 
     def variants(self, instruction: str, n: int, **options: Unpack[Options]) -> list[Result]:
-        """Several edits at once, with the seeds seed, seed + 1, …; arguments and errors as `edit`.
+        """Edit n times at once, with the seeds seed, seed + 1, …; arguments and errors as for `edit`.
 
         Args:
             n: 1 to `request.MAX_VARIANTS`.
@@ -89,21 +89,22 @@ class Session:
         instruction: str | None = None,
         **options: Unpack[Options],
     ) -> Result:
-        """Go back to the beginning of a line of tokens of the last edit, and draw anew from there.
+        """Continue the last edit from the start of a line of tokens, and sample the rest again.
 
-        The tokens drawn are those that an edit with these arguments would draw after the ones that stay. With the same
-        instruction nothing is run again; another one is read, and then the kept tokens as one chunk.
+        The new tokens are those that an edit with these arguments would sample after the kept ones. With the same
+        instruction, nothing is recomputed; a different one is prefilled, and then the kept tokens as one chunk.
 
         Args:
-            row: the lines above it stay, token for token; 0 to the lines done. None is where the edit stopped, in the
-                middle of a line after cancelling.
-            variant: of several results, the one to go on with.
-            instruction: the last one when None.
-            options: fields of `Request` that differ from the last edit's, the seed among them; with the same seed a
-                cancelled edit goes on as if it had not been. `cancel` and `trace` start anew.
+            row: the tokens of the lines above it are kept; 0 to the number of complete lines. None continues where the
+                edit stopped, which after cancelling may be in the middle of a line.
+            variant: the result to continue, if there are several.
+            instruction: None keeps the last one.
+            options: fields of `Request` that differ from the last edit, including the seed. With the same seed, a
+                cancelled edit continues as if it had not been cancelled. `cancel` and `trace` are not kept.
 
         Raises:
-            as `edit`, and OptionError for no edit yet, or a line or variant that there is not.
+            OptionError: there is no edit yet, or no such line or variant.
+            PictureError, MissingPartError, BackendError, BusyError: as for `edit`.
         """
         return self.resume_variants(1, row, variant=variant, instruction=instruction, **options)[0]
 
@@ -130,7 +131,7 @@ class Session:
     def reroll(self, instruction: str | None = None, seed: int | None = None, **options: Any) -> Any:
         """Deprecated: the second half of `resume`."""
         if self._rewound is None:
-            raise OptionError("there is nothing to go on from: call resume(row) after an edit")
+            raise OptionError("there is nothing to continue; call resume(row) after an edit")
         (row, variant), self._rewound = self._rewound, None
         n = options.pop("n", None)
         changes = {"variant": variant, "seed": seed, "instruction": instruction, **options}
@@ -138,12 +139,12 @@ class Session:
         return results[0] if n is None else results
 
     def frames(self, variant: int = 0) -> list[Image.Image]:
-        """The last edit appearing line by line: the source, then a picture for every line of tokens that changed.
+        """Frames of the last edit appearing line by line: the source, then one picture per changed line of tokens.
 
-        Each is decoded for this, whatever previews there were.
+        Every frame is decoded anew, regardless of previews.
 
         Raises:
-            OptionError: no edit yet, or a variant that there is not.
+            OptionError: there is no edit yet, or no such variant.
         """
         kept = self._last()
         self._check_variant(kept, variant)
@@ -158,7 +159,7 @@ class Session:
         return frames
 
     def close(self) -> None:
-        """Free the decoder's cache; the next edit makes it again."""
+        """Free the KV cache; the next edit allocates it again."""
         self._scheduler, self._contexts = None, []
 
     def _repr_html_(self) -> str:
@@ -166,31 +167,32 @@ class Session:
         return figure(self.source, "source") + "".join(result._repr_html_() for result in made)
 
     def _tokens_above(self, row: int | None, variant: int) -> tuple[Kept, NDArray[np.int32]]:
-        """Where the last edit stands, and its tokens above a line."""
+        """The state of the last edit, and its tokens above a line."""
         kept = self._last()
         lines = kept.done // self.model.grid
-        if row is not None and not (is_whole(row) and 0 <= row <= lines):
-            raise OptionError(f"row must be 0 to {lines}, which is what the last edit has done, got {row!r:.60}")
+        if row is not None and not (is_integer(row) and 0 <= row <= lines):
+            raise OptionError(
+                f"row must be 0 to {lines}, the number of lines that the last edit completed, got {row!r:.60}"
+            )
         self._check_variant(kept, variant)
         return kept, kept.tokens[variant, : kept.done if row is None else row * self.model.grid]
 
     def _last(self) -> Kept:
         if self._kept is None:
-            raise OptionError("there is nothing to go on from: this session has edited nothing yet")
+            raise OptionError("there is nothing to continue; this session has not edited yet")
         return self._kept
 
     @staticmethod
     def _check_variant(kept: Kept, variant: int) -> None:
-        if not (is_whole(variant) and 0 <= variant < len(kept.tokens)):
+        if not (is_integer(variant) and 0 <= variant < len(kept.tokens)):
             raise OptionError(f"variant must be 0 to {len(kept.tokens) - 1}, got {variant!r:.60}")
 
     @contextmanager
     def _used(self) -> Iterator[None]:
-        """Refuse a second use at the same time: rows and tokens are one picture's."""
+        """Reject concurrent use: the rows and tokens belong to one edit at a time."""
         if not self._busy.acquire(blocking=False):
             raise BusyError(
-                "this session is in use by another call; wait for it, or open a session for each thread: "
-                "editor.session(image)"
+                "another call is using this session; wait for it, or open one session per thread: editor.session(image)"
             )
         try:
             with self.model.exclusive():
@@ -205,21 +207,25 @@ class Session:
             sampling = request.sampling_over(model.default_sampling)
             edit = Edit(model, self._source, request, sampling, variant_seeds(sampling.seed, n), tokens)
             if not (edit.nothing_to_draw or edit.cancelled):
-                # 1) The text, unless the last edit had the same.
+                # 1) Encode the text, unless the last edit had the same.
                 states = edit.states(self._encode)
-                # 2) The prefill: the picture once, then the text, in as many rows as there are variants.
+                # 2) Prefill the picture once, then the text; the other variants copy both.
                 with timed(edit.timings, "prefill"):
                     (inputs,) = model.inputs(states, self.condition_tokens)
                     scheduler, contexts = self._rows(n, sampling.guided)
                     sequences = edit.sequences(contexts, inputs)
                     for sequence in sequences:
                         scheduler.prefill(sequence)
-                # 3) The steps.
+                # 3) Decode all variants together.
                 with timed(edit.timings, "decode"):
                     run_jobs(scheduler, [edit.job(sequences)])
-            # 4) Tokens to pictures.
+            # 4) Decode the tokens to pictures.
             self._kept = edit.finish()
             return self._kept.results
+
+    def run(self, request: Request, n: int = 1) -> list[Result]:
+        """A whole request, whose own image is not looked at; n variants of it. Errors as `edit`."""
+        return self._run(request, n, None)
 
     def _encode(self, prompt: str) -> NDArray[np.float32]:
         if self._text is None or self._text[0] != prompt:
@@ -227,10 +233,10 @@ class Session:
         return self._text[1]
 
     def _rows(self, pictures: int, guided: bool) -> tuple[Scheduler, list[Context]]:
-        """Rows of the cache; those of the last edit if they fit."""
+        """Rows of the KV cache; those of the last edit if their number fits."""
         scheduler = self._scheduler
         if scheduler is None or (scheduler.pictures, scheduler.guided) != (pictures, pictures if guided else 0):
-            self.close()  # its memory goes before the next one is made
+            self.close()  # free its memory before the next one is allocated
             self._scheduler = scheduler = self.model.scheduler(pictures, guided)
             self._contexts = [scheduler.join(guided) for _ in range(pictures)]
         return scheduler, self._contexts
@@ -244,7 +250,7 @@ def _changed(kept: Kept, instruction: str | None, options: dict[str, Any]) -> Re
     if options.get("seed", 0) is None:
         options = {name: value for name, value in options.items() if name != "seed"}
     if any(name in options for name in SAMPLING_FIELDS) and last.sampling is not None:
-        fields["sampling"] = None  # its fields instead, of which some differ
+        fields["sampling"] = None  # replaced by its fields, some of which change
         fields |= {name: getattr(last.sampling, name) for name in SAMPLING_FIELDS}
     if instruction is not None:
         fields["text_states"] = None

@@ -1,4 +1,4 @@
-"""ONNX Runtime's usage data: refused before anything imports it."""
+"""Disables ONNX Runtime's telemetry before it is imported."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ VARIABLE, REFUSED = "ORT_DISABLE_TELEMETRY", "1"
 
 
 def refuse_telemetry() -> None:
-    """Keep ONNX Runtime from collecting usage data in this process, unless the user has decided himself.
+    """Keep ONNX Runtime from collecting usage data in this process, unless the user has set the variable.
 
-    Its wheels write files below the home folder when they are imported, look up a host, and start a thread whose end a
-    forked process waits for in vain. Only the environment, before the first import, prevents that; this is the one
-    place where the library sets a variable of it.
+    On import, its wheels write files into the home folder, look up a host, and start a thread that a forked process
+    waits for forever. Only the environment can prevent this, before the first import. This is the only environment
+    variable that the library sets.
     """
     os.environ.setdefault(VARIABLE, REFUSED)

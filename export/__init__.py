@@ -1,4 +1,4 @@
-"""From trained weights to what a device runs: ONNX graphs in a bundle."""
+"""Exports trained weights to bundles of ONNX graphs, and bundles to engines."""
 
 from editar_rt.telemetry import refuse_telemetry
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from typing import TYPE_CHECKING
 
 from editar_rt.command_line import run
@@ -11,19 +10,15 @@ if TYPE_CHECKING:
     import click
 
 INTERNAL = (r"torch\.", r"onnxscript\.", r"onnx_ir\.", "copyreg")  # the exporter's warnings are of its own internals
+INSTALL = 'pip install -c constraints.txt -e ".[cpu,export]"'
 
 
 def main() -> None:
     """See `editar_rt.command_line`."""
-    run("python -m export", _load, internal=INTERNAL)
+    run("python -m export", _load, internal=INTERNAL, install=INSTALL)
 
 
 def _load() -> click.Command:
-    if sys.argv[1:2] == ["tensorrt"]:
-        # It runs on devices without torch, which the other commands import.
-        from export.tensorrt_cli import group
-
-        return group
     from export.cli import cli
 
     return cli

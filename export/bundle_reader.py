@@ -1,8 +1,7 @@
-"""A finished bundle as a source: the weights that lie in its transformer's graphs, by their official names.
+"""Reads a transformer's weights from the graphs of a bundle, by their official names.
 
-Whoever has an fp32 bundle needs no checkpoint to store it in another way. Weights of matrix products lie transposed in
-the graphs; which these are is read off the graph, not from a list. Graphs that hold less than fp32 are refused: what
-rounding took away does not come back.
+An fp32 bundle can be converted without its checkpoints. The weights of matmuls are stored transposed; the graph itself
+tells which. Bundles of a lower precision are rejected, because rounding cannot be undone.
 """
 
 from __future__ import annotations
@@ -19,9 +18,9 @@ from editar_rt import names
 from editar_rt.bundle.folder import Bundle
 from editar_rt.bundle.manifest import MANIFEST_NAME
 from editar_rt.errors import MissingPartError
-from training.checkpoints import CheckpointError
+from training.weights_file import CheckpointError
 
-# Beside them lie constants of the graphs' own: zero, one, rotary_cos.
+# Other constants belong to the graph: zero, one, rotary_cos.
 WEIGHT = re.compile(r"(.+\.weight|.*uncond_embedding)$")
 PARTS = (names.PREFIX_GRAPH, names.DECODER)
 
@@ -40,36 +39,36 @@ def transformer_tensors(path: Path) -> dict[str, Tensor]:
     """The transformer's weights in a bundle, float32, mapped from its files.
 
     Raises:
-        MissingPartError: a bundle without a transformer.
-        CheckpointError: one that holds its weights in less than fp32.
-        BundleError: no bundle, or a damaged one.
+        MissingPartError: the bundle has no transformer.
+        CheckpointError: the weights are stored in less than fp32.
+        BundleError: the path is not a bundle, or the bundle is damaged.
     """
     bundle = Bundle.open(path)
     manifest = bundle.manifest
     if missing := [part for part in PARTS if part not in manifest.parts]:
-        raise MissingPartError(f"the bundle {path} has no part {missing[0]}, so no transformer to take weights from")
+        raise MissingPartError(f"the bundle {path} has no part {missing[0]}, so it has no transformer to read")
     if manifest.precision != "fp32":
         raise CheckpointError(
-            f"the bundle {path} holds its weights in {manifest.precision}; only an fp32 bundle still has them all: "
-            "take that, or the checkpoint"
+            f"the bundle {path} stores its weights in {manifest.precision}; only an fp32 bundle can be converted: use "
+            "one, or the checkpoint"
         )
     return {name: tensor for part in PARTS for name, tensor in _weights(bundle.part_path(part)).items()}
 
 
 def _weights(path: Path) -> dict[str, Tensor]:
-    """Every float32 constant of a graph that has a weight's name."""
-    found = {}
+    """Every float32 constant of a graph with the name of a weight."""
+    weights = {}
     for name, value in ir.load(path).graph.initializers.items():
         if not WEIGHT.match(name) or value.dtype != ir.DataType.FLOAT:
             continue
         tensor = torch.from_numpy(_values(value.const_value))
         transposed = any(use.node.op_type == "MatMul" and use.idx == 1 for use in value.uses())
-        found[name] = tensor.t() if transposed else tensor
-    return found
+        weights[name] = tensor.t() if transposed else tensor
+    return weights
 
 
 def _values(stored: ir.TensorProtocol | None) -> np.ndarray:
-    """An initializer's values in memory that may be written to, as PyTorch wants: the file's pages, copied on write."""
+    """An initializer's values in writable memory, as PyTorch requires: the file's pages, mapped copy-on-write."""
     assert stored is not None  # an initializer has values
     if not isinstance(stored, ir.ExternalTensor):
         return np.array(stored.numpy())

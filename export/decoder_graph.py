@@ -1,17 +1,18 @@
 """The transformer as two ONNX graphs, written op by op from the checkpoint's tensors: the decoder and its prefix.
 
-Prefill, chunks of known tokens and single steps are one graph: S positions go in at `past_length`, read the cache up to
-there and extend it. It is written by hand because a traced cache update becomes a copy of the whole cache each step.
+Prefill, chunks of known tokens and single steps use the same graph: S positions enter at `past_length`, read the cache
+up to there and extend it. The graph is written by hand, because a traced cache update would copy the whole cache in
+each step.
 
-What every target shares is in `decoder_graph`: embedding, projections, feed-forward, logits. A *spelling* is what
-differs between targets: normalization, rotation, attention and the cache, in operators that the target runs well.
+`decoder_graph` contains the operators that all targets share: embedding, projections, feed-forward, logits. A *dialect*
+contains those that differ between targets: normalization, rotation, attention and the cache.
 
-- "ort": operators of ONNX Runtime's own: truly in place and no work beyond the positions filled.
-- "standard": ONNX opset 24 alone, for any runtime that has it; work grows with the capacity.
-- "delta": basic operators of opset 17, for TensorRT 8.5 and later (with INT4 weights of opset 21, for 10.0 and later);
-  the new keys and values are returned to be placed.
+- "ort": ONNX Runtime's own operators. They work in place, and only on the cached positions.
+- "standard": ONNX opset 24 only, for any runtime that supports it. Work grows with the capacity.
+- "delta": basic operators of opset 17, for TensorRT 8.5 and later (opset 21 with INT4 weights, for 10.0 and later). The
+  graph returns the new keys and values, and the runtime writes them to the cache.
 
-How its numbers are stored is `export.precision`'s.
+`export.precision` decides the stored types.
 
 Shapes in comments: B rows, S positions, K positions that get logits, N tokens of a picture, D the model's width,
 H heads, V vocabulary, T text positions, C the text encoder's width.
@@ -19,6 +20,7 @@ H heads, V vocabulary, T text positions, C the text encoder's width.
 
 from __future__ import annotations
 
+import importlib
 import math
 from collections.abc import Mapping
 
@@ -27,21 +29,17 @@ import onnx_ir as ir
 from torch import Tensor
 
 from editar_rt import names
-from export.delta_spelling import DeltaSpelling, Int4DeltaSpelling
+from export.dialects.base import Dialect, Scales
 from export.graph_writer import FLOAT, FLOAT16, INT32, GraphWriter
-from export.ort_spellings import OrtSpelling, StandardSpelling
 from export.precision import Storage
-from export.spelling import Scales, Spelling
 from training.config import TransformerConfig
 
-SPELLINGS: dict[str, type[Spelling]] = {"ort": OrtSpelling, "standard": StandardSpelling, "delta": DeltaSpelling}
 
-
-def spelling_of(storage: Storage) -> type[Spelling]:
-    """What writes a decoder that is stored so."""
-    if storage.spelling == "delta" and storage.numbers.blocks is not None:
-        return Int4DeltaSpelling
-    return SPELLINGS[storage.spelling]
+def dialect_of(storage: Storage) -> type[Dialect]:
+    """The class that writes a decoder with this storage, from the dialect's module."""
+    module = importlib.import_module(f"export.dialects.{storage.dialect}")
+    chosen: type[Dialect] = module.choose(storage)
+    return chosen
 
 
 def decoder_graph(
@@ -49,24 +47,24 @@ def decoder_graph(
 ) -> ir.Model:
     """The decoder's graph; weights are read when it is saved.
 
-    Inputs: tokens int32 [B, S]; prefix float32, broadcast against [B, S, D], taken where a token is negative;
-    logit_positions int32 [K], which of the S positions get logits; the spelling's own, the cache among them.
-    Outputs: logits float32 [B, K, V]; the spelling's cache.
+    Inputs: tokens int32 [B, S]; prefix float32, broadcast to [B, S, D], used where a token is negative; logit_positions
+    int32 [K], the positions that get logits; the dialect's own inputs, including the cache.
+    Outputs: logits float32 [B, K, V]; the dialect's cache.
 
     Args:
         weights: a transformer's tensors by their official names (`checkpoint_reader.read_transformer`).
-        scales: of an int8 cache, a pair a layer (`calibration.cache_scales`).
+        scales: of an int8 cache, a pair per layer (`calibration.cache_scales`).
     """
-    numbers, spelling = storage.numbers, spelling_of(storage)
-    writer = GraphWriter("decoder", spelling.opsets, weights, numbers.stored)
+    numbers, dialect = storage.numbers, dialect_of(storage)
+    writer = GraphWriter("decoder", dialect.opsets, weights, numbers.stored)
     op = writer.op
     tokens = writer.input(names.TOKENS, INT32, [names.ROWS_DIM, names.POSITIONS_DIM])
     prefix = writer.input(names.PREFIX, FLOAT, [names.PREFIX_ROWS_DIM, names.PREFIX_POSITIONS_DIM, config.dim])
     logit_positions = writer.input(names.LOGIT_POSITIONS, INT32, [names.WANTED_DIM])
-    target = spelling(writer, config, tokens, storage, scales)
+    target = dialect(writer, config, tokens, storage, scales)
 
     zero = writer.constant(0, np.int32, "zero")
-    # Rows are picked, not multiplied: 16 bits lose nothing that whole-number products would keep.
+    # Rows are looked up, not multiplied: integer matmuls would not keep more than 16 bits.
     table_type = FLOAT16 if numbers.blocks else writer.dtype
     embedded = op.Gather(writer.weight("tok_embeddings.weight", dtype=table_type), op.Max(tokens, zero))
     if table_type != FLOAT:
@@ -77,7 +75,7 @@ def decoder_graph(
     def linear(value: ir.Value, name: str) -> ir.Value:
         return writer.linear(value, name, numbers.blocks)
 
-    fed = None  # what the layer before adds to the residual stream
+    fed = None  # output of the previous layer's feed-forward, not yet added to the residual stream
     for layer in range(config.n_layer):
         with writer.scope(f"layers.{layer}"):
             norm = writer.norm_weight("attention_norm.weight")
@@ -87,7 +85,7 @@ def decoder_graph(
                 hidden, normalized = target.add_and_normalize(hidden, fed, norm)
             qkv = linear(writer.stored(normalized), "attention.wqkv.weight")
             attended = writer.float32(linear(target.attend(layer, qkv), "attention.wo.weight"))
-            if layer == config.n_layer - 1:  # the cache is complete: go on with what gets logits
+            if layer == config.n_layer - 1:  # the cache is complete: continue with the positions that get logits
                 hidden, attended = (op.Gather(value, logit_positions, axis=1) for value in (hidden, attended))
             hidden, normalized = target.add_and_normalize(hidden, attended, writer.norm_weight("ffn_norm.weight"))
             normalized = writer.stored(normalized)
@@ -103,14 +101,14 @@ def decoder_graph(
         logits = writer.float32(writer.linear(writer.stored(normalized), "output.weight", numbers.head))
     writer.output(logits, names.LOGITS, FLOAT, [names.ROWS_DIM, names.WANTED_DIM, config.vocab_size])
     target.add_outputs()
-    return writer.model(spelling.ir_version)
+    return writer.model(dialect.ir_version)
 
 
 def prefix_graph(config: TransformerConfig, weights: Mapping[str, Tensor]) -> ir.Model:
-    """What the decoder reads in place of tokens: the projected text, and the stand-ins for what is dropped.
+    """The graph of the decoder's inputs that are not tokens: the projected text and the unconditional embeddings.
 
-    Input: text_states float32 [B, T, C]. Outputs, float32: text_prefix [B, T, D]; null_text_prefix [1, T, D], the null
-    text through the same projection; null_picture_prefix [1, N, D]. It is small, so it stays float32.
+    Input: text_states float32 [B, T, C]. Outputs, float32: text_prefix [B, T, D]; null_text_prefix [1, T, D], the
+    unconditional text after the same projection; null_picture_prefix [1, N, D]. It is small, so it stays float32.
 
     Args:
         weights: as in `decoder_graph`.
@@ -123,20 +121,20 @@ def prefix_graph(config: TransformerConfig, weights: Mapping[str, Tensor]) -> ir
         for name, value in (("half", 0.5), ("one", 1), ("cubic", 0.044715), ("inner", math.sqrt(2 / math.pi)))
     )
 
-    def stand_in(name: str) -> ir.Value:  # [1, positions, width]
+    def uncond(name: str) -> ir.Value:  # [1, positions, width]
         return op.Reshape(writer.weight(name), writer.constant([1, *weights[name].shape], np.int64, f"{name}.shape"))
 
     def gelu(x: ir.Value) -> ir.Value:  # in its tanh form, x/2 · (1 + tanh(√(2/π) · (x + 0.044715 x³)))
         bent = op.Mul(x, op.Add(one, op.Mul(cubic, op.Mul(x, x))))
         return op.Mul(op.Mul(half, x), op.Add(one, op.Tanh(op.Mul(inner, bent))))
 
-    null_states = stand_in("cls_embedding.uncond_embedding")
+    uncond_states = uncond("cls_embedding.uncond_embedding")
     with writer.scope("cls_embedding.cap_proj"):
         widen, mix = (writer.weight(name, transposed=True) for name in ("fc1.weight", "fc2.weight"))
-        text, null_text = (op.MatMul(gelu(op.MatMul(states, widen)), mix) for states in (text_states, null_states))
-    null_picture = stand_in("img_uncond_embedding")
+        text, uncond_text = (op.MatMul(gelu(op.MatMul(states, widen)), mix) for states in (text_states, uncond_states))
+    uncond_picture = uncond("img_uncond_embedding")
     text_shape = (config.cls_token_num, config.dim)
     writer.output(text, names.TEXT_PREFIX, FLOAT, [names.ROWS_DIM, *text_shape])
-    writer.output(null_text, names.NULL_TEXT_PREFIX, FLOAT, [1, *text_shape])
-    writer.output(null_picture, names.NULL_PICTURE_PREFIX, FLOAT, [1, config.block_size, config.dim])
+    writer.output(uncond_text, names.NULL_TEXT_PREFIX, FLOAT, [1, *text_shape])
+    writer.output(uncond_picture, names.NULL_PICTURE_PREFIX, FLOAT, [1, config.block_size, config.dim])
     return writer.model(ir_version=8)

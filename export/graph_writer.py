@@ -1,4 +1,4 @@
-"""Writing ONNX graphs op by op, with weights that are read only when the graph is saved."""
+"""Writes ONNX graphs operator by operator, with weights that are read only when the graph is saved."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ from onnxscript import GraphBuilder
 from torch import Tensor
 
 from editar_rt import names
-from export.precision import Blocks, whole_numbers
+from editar_rt.bundle.words import Blocks
+from export.precision import integers_of, quantize
 
 FLOAT = ir.DataType.FLOAT
 FLOAT16 = ir.DataType.FLOAT16
@@ -29,12 +30,12 @@ TORCH_TYPES = {FLOAT: torch.float32, FLOAT16: torch.float16, BFLOAT16: torch.bfl
 
 
 class GraphWriter:
-    """A graph being written: the builder, the weights it may draw on and the type they are stored in.
+    """A graph being written: the builder, the available weights and their stored type.
 
     Args:
         opsets: version of every operator domain.
         weights: tensors by checkpoint name; read when the graph is saved, one at a time.
-        dtype: of stored weights and of matrix products.
+        dtype: of stored weights and of matmuls.
     """
 
     def __init__(self, name: str, opsets: Mapping[str, int], weights: Mapping[str, Tensor], dtype: ir.DataType) -> None:
@@ -47,7 +48,7 @@ class GraphWriter:
 
     @contextmanager
     def scope(self, name: str) -> Iterator[None]:
-        """Weights and nodes made inside are named below `name`."""
+        """Prefix the names of weights and nodes that are created inside with `name`."""
         self.scopes.append(name)
         self.builder.push_module(name)
         yield
@@ -65,15 +66,15 @@ class GraphWriter:
         return self.builder.initializer(ir.tensor(np.asarray(values, dtype), name=name))
 
     def stored_constant(self, values: ArrayLike, name: str) -> ir.Value:
-        """A constant in the stored type."""
+        """A constant of the stored type."""
         return self.constant(values, self.dtype.numpy(), name)
 
     def source(self, name: str) -> Tensor:
-        """A weight as the checkpoint has it, by its name within the current scope."""
+        """A weight of the checkpoint, by its name within the current scope."""
         return self.weights[".".join([*self.scopes, name])]
 
     def lazy(self, name: str, dtype: ir.DataType, shape: Sequence[int], load: Callable[[], np.ndarray]) -> ir.Value:
-        """An initializer whose values are made when the graph is saved."""
+        """An initializer whose values are computed when the graph is saved."""
 
         def tensor() -> ir.TensorProtocol:
             return ir.Tensor(load(), dtype=dtype, name=name)
@@ -81,13 +82,13 @@ class GraphWriter:
         return self.builder.initializer(ir.LazyTensor(tensor, dtype=dtype, shape=ir.Shape(shape), name=name))
 
     def weight(self, name: str, transposed: bool = False, dtype: ir.DataType | None = None) -> ir.Value:
-        """A weight in the stored type or `dtype`."""
+        """A weight in `dtype`, by default the stored type."""
         source, stored = self.source(name), dtype or self.dtype
 
         def load() -> np.ndarray:
             tensor = source.to(TORCH_TYPES[stored])
             tensor = (tensor.t() if transposed else tensor).contiguous()
-            if stored == BFLOAT16:  # which NumPy alone does not have
+            if stored == BFLOAT16:  # NumPy has no bfloat16
                 return tensor.view(torch.uint16).numpy().view(stored.numpy())
             return tensor.numpy()
 
@@ -98,18 +99,19 @@ class GraphWriter:
         return self.constant(self.source(name).float().numpy(), np.float32, name)
 
     def stored(self, value: ir.Value) -> ir.Value:
-        """A float32 value in the stored type."""
+        """Cast a float32 value to the stored type."""
         return value if self.dtype == FLOAT else self.op.Cast(value, to=self.dtype)
 
     def float32(self, value: ir.Value) -> ir.Value:
-        """A value of the stored type in float32."""
+        """Cast a value of the stored type to float32."""
         return value if self.dtype == FLOAT else self.op.Cast(value, to=FLOAT)
 
     def linear(self, value: ir.Value, name: str, blocks: Blocks | None = None) -> ir.Value:
-        """[..., in] times the weight [out, in], which is stored in blocks where they are given.
+        """Matmul of [..., in] and the weight [out, in], which is quantized if `blocks` is given.
 
-        Blocks are multiplied by ONNX Runtime's operator where the graph may have it, else dequantized by ONNX's. A
-        weight that does not fill its last block is stored in the stored type then: TensorRT says nothing of such.
+        Quantized weights are multiplied by ONNX Runtime's operator if the graph may contain it, otherwise dequantized
+        by ONNX's. In the latter case, a weight that does not fill its last block is not quantized, because TensorRT
+        does not document such weights.
         """
         by_onnx = "com.microsoft" not in self.graph.opset_imports
         if blocks is None or (by_onnx and self.source(name).shape[1] % blocks.block):
@@ -120,11 +122,11 @@ class GraphWriter:
 
         @functools.lru_cache(1)  # both initializers come from one quantization; they are saved one after the other
         def quantized() -> tuple[np.ndarray, np.ndarray]:
-            packed, scales = blocks.quantize(source.float().t().contiguous().numpy())
+            packed, scales = quantize(source.float().t().contiguous().numpy(), blocks)
             scales = scales.astype(self.dtype.numpy())
             if not by_onnx:
                 return packed, scales
-            whole = whole_numbers(packed, blocks.bits).reshape(features, size)
+            whole = integers_of(packed, blocks.bits).reshape(features, size)
             return np.ascontiguousarray(whole.T).astype(INT4.numpy()), np.ascontiguousarray(scales.T)
 
         def packed() -> np.ndarray:
@@ -136,7 +138,7 @@ class GraphWriter:
             return values
 
         if by_onnx:
-            assert blocks.bits == 4  # the only whole-number weights of TensorRT
+            assert blocks.bits == 4  # the only integer weights of TensorRT
             weight = self.op.DequantizeLinear(
                 self.lazy(name, INT4, (size, features), packed),
                 self.lazy(f"{name}.scales", self.dtype, (count, features), scales),
@@ -162,7 +164,7 @@ class GraphWriter:
 
 
 def without_traces(model: ir.Model) -> ir.Model:
-    """The model without what its making left in it: bookkeeping of builders, source lines, paths of this machine."""
+    """Remove the traces of the export: the builders' bookkeeping, source lines, paths of this machine."""
     model.producer_name, model.producer_version = "editar-rt", None
     model.metadata_props.clear()
     model.graph.metadata_props.clear()
@@ -177,9 +179,9 @@ def without_traces(model: ir.Model) -> ir.Model:
 
 
 def mark_precisions(graph: ir.Graph) -> None:
-    """Begins the name of every node that gives real numbers with their type.
+    """Prefix the name of every node that returns floats with their type.
 
-    A weakly typed builder (TensorRT 8) may compute any layer in any type; from the names it learns the graph's.
+    A weakly typed builder (TensorRT 8) may compute any layer in any type; the names tell it the graph's types.
     """
     marks = {FLOAT: names.FP32_NODE, FLOAT16: names.FP16_NODE}
     for node in graph:
@@ -189,23 +191,23 @@ def mark_precisions(graph: ir.Graph) -> None:
 
 
 def save(model: ir.Model, path: Path) -> None:
-    """Write a graph to `path` and its weights, once, to `<path>.data` beside it; in memory they are let go."""
-    # Page-aligned, so that weights can be used where they lie in the mapped file; tiny ones stay in the graph.
+    """Write a graph to `path` and its weights to `<path>.data`, and release the weights. Can be called only once."""
+    # Page-aligned, so that weights can be used directly in the mapped file; tiny ones stay in the graph.
     ir.save(model, path, external_data=path.name + ".data", size_threshold_bytes=1024, alignment=4096)
     for value in model.graph.initializers.values():
         value.const_value = None
-    gc.collect()  # models, traces and graphs refer to themselves: nothing else frees what they hold
+    gc.collect()  # models, traces and graphs contain reference cycles
 
 
-# Inputs of which an operator reads single rows only: embedding tables, and the rotation's cosines and sines.
+# Inputs of which an operator reads only single rows: embedding tables, and the rotation's cosines and sines.
 TABLES = {"Gather": (0,), "GroupQueryAttention": (7, 8), "RotaryEmbedding": (1, 2)}
 
 
 def weight_bytes(model: ir.Model, provider: str) -> int:
-    """Bytes of weights that one pass through a graph reads: all constants but tables, of which it reads single rows.
+    """Bytes of weights that one run of a graph reads: all constants except tables, of which it reads single rows.
 
-    ONNX Runtime widens 16-bit weights to float32 when it loads them: for CPUs, which have no such products, all of
-    them, elsewhere those that the graph casts.
+    ONNX Runtime converts 16-bit weights to float32 when it loads them: all of them on CPUs, which have no such matmuls;
+    on other devices, those that the graph casts.
     """
     total = 0
     for value in model.graph.initializers.values():
@@ -220,7 +222,7 @@ def weight_bytes(model: ir.Model, provider: str) -> int:
 
 
 def working_set(model: ir.Model) -> int:
-    """Bytes that the largest operation of a graph reads and writes besides weights, for one row.
+    """Bytes that the largest operator of a graph reads and writes besides weights, for one row.
 
     Symbolic dimensions count as 1; values without a shape do not count.
     """

@@ -1,10 +1,10 @@
-"""The feed-forward parts as ONNX graphs: VQ encoder and decoder, text encoder. Traced by torch.onnx.
+"""The feed-forward parts as ONNX graphs, traced by torch.onnx: VQ encoder, VQ decoder, text encoder.
 
-Each part is a small module that gives a PyTorch model the types and shapes of the bundle; the number of rows stays
-dynamic, everything else is fixed by the model. Precision "fp16" changes the text encoder alone: the VQ tokenizer runs
-twice a picture and a flipped token is a wrong patch, so it stays float32.
+Each part is a small module that adapts a PyTorch model to the types and shapes of the bundle. The number of rows is
+dynamic, everything else is fixed. Precision "fp16" affects only the text encoder: the VQ tokenizer runs just twice per
+picture, and a flipped token is a wrong patch, so it stays float32.
 
-They are brought down to opset 17, the newest that TensorRT 8.5 reads: one graph for every runtime.
+The graphs are converted to opset 17, the newest that TensorRT 8.5 reads, so that every runtime uses the same graph.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from editar_rt import names
 from export.graph_writer import mark_precisions, without_traces
 from training.models.vq import VQModel
 
-OPSET = 18  # the lowest that the exporter writes
+OPSET = 18  # the lowest that the exporter supports
 LOWERED_OPSET, LOWERED_IR = 17, 8
-EXAMPLE_ROWS = 2  # one row would be taken for a constant
+EXAMPLE_ROWS = 2  # one row would be treated as a constant
 
 
 class PixelsToTokens(nn.Module):
@@ -57,13 +57,13 @@ class TextToStates(nn.Module):
         super().__init__()
         stack: Any = encoder.encoder
         self.stack = stack
-        # All texts have one length, so this is a constant; traced, it would be thirty operators on whole numbers.
+        # All texts have the same length, so this is a constant; traced, it would be thirty integer operators.
         bias = stack.block[0].layer[0].SelfAttention.compute_bias(text_tokens, text_tokens)
         self.register_buffer("position_bias", bias.detach())
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         hidden: Tensor = self.stack.embed_tokens(input_ids)
-        # Half of the lowest number: a sum with it stays finite, and its softmax is 0 all the same.
+        # Half of the lowest number: a sum with it stays finite, and its softmax is still 0.
         masked = (1 - attention_mask[:, None, None, :].to(hidden.dtype)) * (torch.finfo(hidden.dtype).min / 2)
         hidden, bias = hidden.float(), self.position_bias + masked
         for block in self.stack.block:
@@ -85,9 +85,9 @@ def vq_decoder_graph(vq: VQModel, image_size: int) -> ir.Model:
 
 
 class Product(nn.Module):
-    """A linear layer whose matrix is seen as the graph multiplies it, [in, out].
+    """A linear layer whose matrix has the graph's layout, [in, out].
 
-    The exporter would transpose it, and hold it twice; a view is transposed when it is written, one at a time.
+    The exporter would transpose it and keep both copies; a view is transposed only when it is written, one at a time.
     """
 
     def __init__(self, linear: nn.Linear) -> None:
@@ -101,15 +101,15 @@ class Product(nn.Module):
 def text_encoder_graph(encoder: nn.Module, text_tokens: int) -> ir.Model:
     """A Hugging Face T5 encoder, or its `half_copy`, over texts padded to `text_tokens`.
 
-    It takes the encoder over: its linear layers become `Product`s, one after the other.
+    The encoder is modified: its linear layers are replaced by `Product`s, one after the other.
     """
-    # Parents alone: a list of all modules would keep the linear layers that are replaced.
+    # Only parents: a list of all modules would keep the replaced linear layers alive.
     for module in [module for module in encoder.modules() if not isinstance(module, nn.Linear)]:
         for name in [name for name, child in module.named_children() if isinstance(child, nn.Linear)]:
             if getattr(module.get_submodule(name), "bias", None) is None:
                 setattr(module, name, Product(module.get_submodule(name)))  # type: ignore[arg-type]
-    encoder.set_attn_implementation("eager")  # type: ignore[operator]  # plain products; the fused one does not trace
-    # Two tensors: one in both places would be taken for one input.
+    encoder.set_attn_implementation("eager")  # type: ignore[operator]  # plain matmuls; the fused attention cannot be traced
+    # Two tensors: the same tensor twice would become a single input.
     inputs = {
         name: torch.ones(EXAMPLE_ROWS, text_tokens, dtype=torch.int32)
         for name in (names.INPUT_IDS, names.ATTENTION_MASK)
@@ -118,9 +118,9 @@ def text_encoder_graph(encoder: nn.Module, text_tokens: int) -> ir.Model:
 
 
 def half_copy(encoder: nn.Module) -> nn.Module:
-    """The encoder in float16, but for the feed-forwards' last matrix, whose products leave float16's range in T5.
+    """The encoder in float16, except the last matrix of each feed-forward, whose results exceed float16's range in T5.
 
-    The residual stream is float32, as this matrix's result; T5 normalizes in float32 anyway.
+    The residual stream is float32, like this matrix's result; T5 normalizes in float32 anyway.
     """
     with torch.device("meta"):
         copy: nn.Module = type(encoder)(encoder.config)
@@ -128,13 +128,13 @@ def half_copy(encoder: nn.Module) -> nn.Module:
         name: weight if name.endswith(".wo.weight") else weight.half() for name, weight in encoder.state_dict().items()
     }
     copy.load_state_dict(weights, assign=True)
-    copy.tie_weights()  # type: ignore[operator]  # the embedding is in the state twice
+    copy.tie_weights()  # type: ignore[operator]  # the embedding occurs twice in the state
     return copy
 
 
 def _traced(module: nn.Module, inputs: dict[str, Tensor], outputs: Sequence[str]) -> ir.Model:
     rows = torch.export.Dim(names.ROWS_DIM)
-    # The exporter warns about packages that no part here uses, and tells of its optimizer's steps.
+    # The exporter warns about packages that are not used here, and logs its optimizer's steps.
     logs = [logging.getLogger(name) for name in ("torch.onnx", "onnx_ir", "onnxscript")]
     levels = [log.level for log in logs]
     try:
@@ -160,7 +160,7 @@ def _traced(module: nn.Module, inputs: dict[str, Tensor], outputs: Sequence[str]
 
 
 def lowered(model: ir.Model) -> ir.Model:
-    """A model of opset 18 in opset 17, in place: what the operators at hand write otherwise there."""
+    """Convert a model from opset 18 to opset 17, in place, for the operators that occur in it."""
     for node in model.graph:
         attributes = node.attributes
         if node.op_type.startswith("Reduce") and node.op_type != "ReduceSum" and len(node.inputs) == 2:
@@ -169,7 +169,7 @@ def lowered(model: ir.Model) -> ir.Model:
             attributes["axes"] = ir.AttrInt64s("axes", axes.const_value.numpy().tolist())
             node.resize_inputs(1)
             attributes.pop("noop_with_empty_axes", None)
-        if node.op_type == "Resize":  # at their defaults; one size is given along every axis
+        if node.op_type == "Resize":  # they have their defaults, and every axis has one size
             for name in ("antialias", "keep_aspect_ratio_policy"):
                 attributes.pop(name, None)
     model.graph.opset_imports[""] = LOWERED_OPSET

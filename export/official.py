@@ -1,6 +1,6 @@
-"""`python -m export official`: fetches EditAR's published parts from the Hugging Face Hub.
+"""`python -m export official`: downloads EditAR's released parts from the Hugging Face Hub.
 
-Downloads go to the Hub's own cache (`HF_HOME`), resume where they were stopped, and stay there for the next try.
+Downloads go to the Hub's cache (`HF_HOME`), can be resumed, and stay there for the next run.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ TEXT_FILES = ("config.json", "tokenizer.json", "tokenizer_config.json", "special
 
 
 class DownloadError(EditarError):
-    """Something that could not be fetched."""
+    """A file could not be downloaded."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Repository:
     part: str
     name: str
     kind: str  # model or dataset
-    file: str | None = None  # the one file to take, wherever it lies; None for a whole text encoder
+    file: str | None = None  # the only file to take, in any folder; None for a text encoder
 
 
 REPOSITORIES = (
@@ -64,7 +64,7 @@ class Wanted:
 
 @dataclass(frozen=True)
 class Parts:
-    """Where the three parts lie on disk."""
+    """The paths of the three parts on disk."""
 
     transformer: Path
     vq: Path
@@ -72,15 +72,15 @@ class Parts:
 
 
 def fetch(output: Path, bundle_share: float, report: Callable[[str], None]) -> Parts:
-    """Fetch what is missing.
+    """Download the missing files.
 
     Args:
-        output: where the bundle will be written, for the check of free disk.
-        bundle_share: the bundle's size as a share of what is fetched, at most.
-        report: is told what will be fetched, and under which licences.
+        output: where the bundle will be written, to check the free disk space.
+        bundle_share: largest size of the bundle as a share of the downloads.
+        report: called with the files to download and their licences.
 
     Raises:
-        DownloadError: no network, a name that is not there, or too little disk; what was fetched stays.
+        DownloadError: no network, a missing file, or too little disk space; finished downloads stay.
     """
     if not sys.stderr.isatty():
         huggingface_hub.utils.disable_progress_bars()  # type: ignore[attr-defined]  # public, but not declared so
@@ -89,22 +89,22 @@ def fetch(output: Path, bundle_share: float, report: Callable[[str], None]) -> P
         report(str(each))
     missing = {each.repository.part: _missing_bytes(each) for each in wanted}
     check_disk(sum(missing.values()), bundle_share * sum(each.bytes for each in wanted), output)
-    report(f"to fetch: {_gb(sum(missing.values()))} into {huggingface_hub.constants.HF_HUB_CACHE}")
-    found = {}
+    report(f"to download: {_gb(sum(missing.values()))} into {huggingface_hub.constants.HF_HUB_CACHE}")
+    parts = {}
     for each in wanted:
         paths = [Path(_download(each, name)) for name in each.files]
-        # All files of a commit lie in one folder; that of the text encoder is its config's.
-        found[each.repository.part] = paths[0].parent if each.repository.file is None else paths[0]
-    return Parts(**found)
+        # All files of a commit are in one folder; the text encoder's is that of its config.
+        parts[each.repository.part] = paths[0].parent if each.repository.file is None else paths[0]
+    return Parts(**parts)
 
 
 def look() -> list[str]:
-    """What `fetch` would fetch, one line a repository."""
+    """The files that `fetch` would download, one line per repository."""
     return [str(_look_up(repository)) for repository in REPOSITORIES]
 
 
 def check_disk(download: float, bundle: float, output: Path) -> None:
-    """Refuse before the first byte what will not fit."""
+    """Check the free disk space before the first download."""
     needs: dict[int, tuple[Path, float]] = {}
     for place, size in ((Path(huggingface_hub.constants.HF_HUB_CACHE), download), (output.absolute(), bundle)):
         there = next(p for p in (place, *place.parents) if p.exists())
@@ -114,20 +114,20 @@ def check_disk(download: float, bundle: float, output: Path) -> None:
         free = shutil.disk_usage(there).free
         if size > free:
             raise DownloadError(
-                f"the disk of {there} has {_gb(free)} free, and {_gb(size)} are needed; free some, or choose another "
-                "with the environment variable HF_HOME and with -o"
+                f"the disk of {there} has {_gb(free)} free, but {_gb(size)} are needed; free some space, or choose "
+                "another with the environment variable HF_HOME and with -o"
             )
 
 
 def _look_up(repository: Repository) -> Wanted:
-    """What there is to fetch, without fetching it."""
+    """List the files to download, without downloading them."""
     try:
         info = huggingface_hub.HfApi().repo_info(
             repository.name, repo_type=repository.kind, files_metadata=True, timeout=30
         )
     except RepositoryNotFoundError:
         raise DownloadError(
-            f"the Hub has no {repository.kind} repository {repository.name} (or it asks for a login: run hf auth login)"
+            f"the Hub has no {repository.kind} repository {repository.name} (or it requires a login: run hf auth login)"
         ) from None
     except (HfHubHTTPError, HFValidationError, OSError, RuntimeError) as error:
         raise DownloadError(_unreachable(error)) from None
@@ -144,12 +144,12 @@ def _choose(repository: Repository, names: list[str]) -> list[str]:
     if repository.file is not None:
         found = [n for n in names if n.rpartition("/")[2] == repository.file]
         if not found:
-            raise DownloadError(f"{repository.name} holds no file {repository.file}; has the repository changed?")
-        return sorted(found, key=len)[:1]  # the one that lies least deep, where there are copies
+            raise DownloadError(f"{repository.name} contains no file {repository.file}; has the repository changed?")
+        return sorted(found, key=len)[:1]  # the shortest path, if there are copies
     weights = [n for n in names if "/" not in n and n.startswith("model") and ".safetensors" in n]
     weights = weights or [n for n in names if "/" not in n and n.startswith("pytorch_model") and ".bin" in n]
     if "config.json" not in names or not weights:
-        raise DownloadError(f"{repository.name} holds no text encoder (config.json and weights)")
+        raise DownloadError(f"{repository.name} contains no text encoder (config.json and weights)")
     return [n for n in TEXT_FILES if n in names] + sorted(weights)
 
 
@@ -165,18 +165,18 @@ def _download(wanted: Wanted, name: str) -> str:
         return huggingface_hub.hf_hub_download(
             wanted.repository.name, name, repo_type=wanted.repository.kind, revision=wanted.commit
         )
-    except Exception as error:  # the HTTP client's own classes among them
+    except Exception as error:  # including the HTTP client's own classes
         raise DownloadError(
-            f"{name} of {wanted.repository.name} could not be fetched ({first_line(error)}); what is there is kept: "
-            "run the command again to go on"
+            f"{name} of {wanted.repository.name} could not be downloaded ({first_line(error)}); run the command again "
+            "to resume"
         ) from None
 
 
 def _unreachable(error: Exception) -> str:
     where = os.environ.get("HF_ENDPOINT", "https://huggingface.co")
     return (
-        f"{where} cannot be reached ({first_line(error)}); without a network, fetch the parts elsewhere and give them "
-        "to: python -m export onnx"
+        f"{where} cannot be reached ({first_line(error)}); without a network, download the parts elsewhere and pass "
+        "them to: python -m export onnx"
     )
 
 

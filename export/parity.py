@@ -1,7 +1,7 @@
-"""Exported graphs against the PyTorch models they came from, on small seeded inputs, before a bundle is published.
+"""Compares exported graphs with their PyTorch models on small seeded inputs, before a bundle is published.
 
-A graph that loads is not yet a graph that is right. A `Case` is made from the PyTorch model and compared with the graph
-as it lies on disk, run by ONNX Runtime. Whole generations are compared in the tests.
+A graph that loads is not necessarily correct. A `Case` has the outputs of the PyTorch model, which are compared with
+those of the graph on disk, run by ONNX Runtime. Complete generations are compared in the tests.
 """
 
 from __future__ import annotations
@@ -21,11 +21,13 @@ from torch import Tensor, nn
 
 from editar_rt import names
 from editar_rt.backends.ort.backend import WEIGHT_ONLY
+from editar_rt.bundle.compare import Comparison
 from editar_rt.errors import BackendError
 from editar_rt.measure import selftest
 from export.calibration import LARGEST
+from export.dialects.base import Scales, scale_names
 from export.precision import dequantize
-from export.spelling import Scales, scale_names
+from training.config import TransformerConfig, VQConfig
 from training.errors import first_line
 from training.models.text_encoder import encode
 from training.models.transformer import KVCache, Transformer
@@ -33,79 +35,54 @@ from training.models.vq import VQModel
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
-CLEAR_MARGIN = 1e-4  # of the best codebook row's cosine over the second's: far above what sums in another order change
+CLEAR_MARGIN = 1e-4  # between the best two cosines of codebook rows; far above the effect of the order of sums
 SEED = 0
 # Label, rows, whether there is a past, positions.
-DECODER_CASES = (("prefill", 2, False, 6), ("chunk after a past", 1, True, 4))
+DECODER_CASES: tuple[tuple[str, int, bool, int], ...] = (("prefill", 2, False, 6), ("chunk after a past", 1, True, 4))
 
 
 @dataclass(frozen=True)
 class Case:
-    """Inputs of a graph, and what PyTorch answers."""
+    """Inputs of a graph, and PyTorch's outputs."""
 
     part: str
     label: str
     inputs: dict[str, Array]
     expected: dict[str, Array]
-    """By output. Tokens that may differ, because two codebook rows are about equally near, are -1."""
+    """By output. Tokens that may differ, because two codebook rows are about equally close, are -1."""
 
 
-@dataclass(frozen=True)
-class Parity:
-    """How far one output is from PyTorch's.
-
-    The error is the largest absolute difference over the largest expected value; of tokens, the share that differs.
-    """
-
-    part: str
-    label: str
-    error: float
-    bound: float
-
-    @property
-    def holds(self) -> bool:
-        return self.error <= self.bound  # false for NaN
-
-    def __str__(self) -> str:
-        verdict = "ok" if self.holds else "TOO FAR"
-        return f"{self.part:12}  {self.label:28}  error {self.error:.1e}  bound {self.bound:.0e}  {verdict}"
-
-
-def compare(path: Path, cases: Sequence[Case], bound: float) -> list[Parity]:
-    """Run a graph on every case, on the CPU. Tokens must be equal whatever the bound.
+def compare(path: Path, cases: Sequence[Case], bound: float) -> list[Comparison]:
+    """Run a graph on every case, on the CPU. Tokens must be equal regardless of the bound.
 
     Raises:
-        BackendError: where ONNX Runtime does not load or run the graph.
+        BackendError: ONNX Runtime cannot load or run the graph.
     """
     try:
         return _compare(path, cases, bound)
-    except Exception as error:  # the binding raises its own classes, all of them direct Exceptions
+    except Exception as error:  # the binding's own classes derive directly from Exception
         raise BackendError(
             f"ONNX Runtime {onnxruntime.__version__} does not run {path.name}: {first_line(error)}"
         ) from error
 
 
-def _compare(path: Path, cases: Sequence[Case], bound: float) -> list[Parity]:
-    # One run does not pay for rearranged weights, which would take a text encoder's memory twice. The decoder's
-    # whole-number products have no other way.
+def _compare(path: Path, cases: Sequence[Case], bound: float) -> list[Comparison]:
+    # Prepacking is not worthwhile for one run, and would double a text encoder's memory. The decoder's integer matmuls
+    # require it.
     session = open_session(path, prepack=any(case.part == names.DECODER for case in cases))
-    found = []
+    comparisons = []
     for case in cases:
         answers = session.run(list(case.expected), feeds(session, case.inputs))
         for (name, expected), answer in zip(case.expected.items(), answers):
             label = f"{name}, {case.label}" if case.label else name
-            if np.issubdtype(expected.dtype, np.integer):
-                found.append(Parity(case.part, label, float((answer != expected)[expected >= 0].mean()), 0.0))
-            else:
-                error = float(np.abs(answer - expected).max() / np.abs(expected).max())
-                found.append(Parity(case.part, label, error, bound))
-    return found
+            comparisons.append(Comparison.of(case.part, label, answer, expected, bound))
+    return comparisons
 
 
 def open_session(path: Path, prepack: bool = True) -> onnxruntime.InferenceSession:
     """A graph on the CPU, as the runtime opens it."""
     options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4  # what fails is raised, too
+    options.log_severity_level = 4  # failures are also raised
     options.add_session_config_entry(*WEIGHT_ONLY)
     if not prepack:
         options.add_session_config_entry("session.disable_prepacking", "1")
@@ -113,77 +90,127 @@ def open_session(path: Path, prepack: bool = True) -> onnxruntime.InferenceSessi
 
 
 def feeds(session: onnxruntime.InferenceSession, inputs: Mapping[str, Array]) -> dict[str, Array]:
-    """The inputs that a graph has, in its types: the cache's is the precision's, and spellings differ."""
-    found = {}
-    for tensor in session.get_inputs():
-        value = inputs[tensor.name]
-        if tensor.type == "tensor(float16)":
-            value = value.astype(np.float16)
-        # A cache of fixed capacity has room behind what is filled.
-        room = [(0, d - v if isinstance(d, int) and v > 1 else 0) for d, v in zip(tensor.shape, value.shape)]
-        found[tensor.name] = np.pad(value, room) if np.any(room) else value
-    return found
+    """The inputs of a graph, in its types: the cache's type depends on the precision, and dialects differ."""
+    return {
+        tensor.name: fitted(inputs[tensor.name], tensor.type == "tensor(float16)", tensor.shape)
+        for tensor in session.get_inputs()
+    }
+
+
+def fitted(value: Array, halved: bool, shape: Sequence[int | str | None]) -> Array:
+    """Convert a value to a graph's input, which may be float16 or a cache of fixed capacity."""
+    if halved:
+        value = value.astype(np.float16)
+    # A cache of fixed capacity is padded after the cached positions.
+    room = [(0, d - v if isinstance(d, int) and v > 1 else 0) for d, v in zip(shape, value.shape)]
+    return np.pad(value, room) if np.any(room) else value
+
+
+def vq_encoder_inputs(image_size: int) -> dict[str, Array]:
+    return _arrays({names.PIXELS: torch.rand(1, 3, image_size, image_size, generator=_generator()) * 2 - 1})
+
+
+def vq_decoder_inputs(config: VQConfig, image_size: int) -> dict[str, Array]:
+    cells = (image_size // config.downsampling) ** 2
+    tokens = torch.randint(config.codebook_size, (1, cells), generator=_generator(), dtype=torch.int32)
+    return _arrays({names.TOKENS: tokens})
+
+
+def text_encoder_inputs(vocabulary: int, text_tokens: int) -> dict[str, Array]:
+    """A text that fills half of the positions."""
+    ids = torch.randint(vocabulary, (1, text_tokens), generator=_generator(), dtype=torch.int32)
+    mask = (torch.arange(text_tokens)[None] < text_tokens // 2).int()
+    return _arrays({names.INPUT_IDS: ids, names.ATTENTION_MASK: mask})
+
+
+def prefix_inputs(config: TransformerConfig) -> dict[str, Array]:
+    states = torch.randn(1, config.cls_token_num, config.caption_dim, generator=_generator())
+    return _arrays({names.TEXT_STATES: states})
+
+
+def case(part: str, model: Any, inputs: dict[str, Array]) -> Case:
+    """Inputs and PyTorch's outputs of any part except decoder and sampler."""
+    return Case(part, "", inputs, answers(part, model, inputs))
 
 
 @torch.inference_mode()
-def vq_encoder_case(vq: VQModel, image_size: int) -> Case:
-    pixels = torch.rand(1, 3, image_size, image_size, generator=_generator()) * 2 - 1
+def answers(part: str, model: Any, inputs: Mapping[str, Array], scales: Scales = ()) -> dict[str, Array]:
+    """The outputs of a PyTorch model for a part's inputs, by name.
+
+    Args:
+        part: any except the sampler, which is compared with the host.
+        model: the VQ tokenizer, text encoder or transformer of the part.
+        inputs: of the graph, in any floating type; a cache may be longer than the cached positions.
+        scales: of a decoder's int8 cache, a pair per layer.
+    """
+    given = {name: _as_pytorch(value) for name, value in inputs.items()}
+    if part == names.VQ_ENCODER:
+        return _arrays({names.TOKENS: _clear_tokens(model, given[names.PIXELS])})
+    if part == names.VQ_DECODER:
+        return _arrays({names.PIXELS: model.decode(given[names.TOKENS])})
+    if part == names.TEXT_ENCODER:
+        return _arrays({names.TEXT_STATES: encode(model, given[names.INPUT_IDS], given[names.ATTENTION_MASK])})
+    if part == names.PREFIX_GRAPH:
+        return _arrays(
+            {
+                names.TEXT_PREFIX: model.project_text(given[names.TEXT_STATES]),
+                names.NULL_TEXT_PREFIX: model.null_text(),
+                names.NULL_PICTURE_PREFIX: model.embed_picture(None),
+            }
+        )
+    return _arrays({names.LOGITS: _logits(model, given, scales)})
+
+
+def _as_pytorch(value: Array) -> Tensor:
+    """A copy as a tensor, with floats converted to float32."""
+    return torch.from_numpy(value.astype(np.float32 if np.issubdtype(value.dtype, np.floating) else value.dtype))
+
+
+def _clear_tokens(vq: VQModel, pixels: Tensor) -> Tensor:
+    """A picture's tokens; -1 where two codebook rows are about equally close."""
     features = vq.encode_features(pixels)
     tokens = vq.quantize_features(features)
     vectors = nn.functional.normalize(features.flatten(2).transpose(1, 2), dim=-1)
     best, second = (vectors @ vq.quantize.normalized().t()).topk(2).values.unbind(-1)  # [1, N] cosines
     tokens[best - second < CLEAR_MARGIN] = -1
-    return Case(names.VQ_ENCODER, "", _arrays({names.PIXELS: pixels}), _arrays({names.TOKENS: tokens}))
+    return tokens
 
 
-@torch.inference_mode()
-def vq_decoder_case(vq: VQModel, image_size: int) -> Case:
-    cells = (image_size // vq.config.downsampling) ** 2
-    tokens = torch.randint(vq.config.codebook_size, (1, cells), generator=_generator(), dtype=torch.int32)
-    return Case(names.VQ_DECODER, "", _arrays({names.TOKENS: tokens}), _arrays({names.PIXELS: vq.decode(tokens)}))
-
-
-@torch.inference_mode()
-def text_encoder_case(encoder: nn.Module, text_tokens: int) -> Case:
-    """A text that fills half of the positions."""
-    vocabulary = int(encoder.get_input_embeddings().num_embeddings)  # type: ignore[operator]
-    ids = torch.randint(vocabulary, (1, text_tokens), generator=_generator(), dtype=torch.int32)
-    mask = (torch.arange(text_tokens)[None] < text_tokens // 2).int()
-    inputs = {names.INPUT_IDS: ids, names.ATTENTION_MASK: mask}
-    return Case(names.TEXT_ENCODER, "", _arrays(inputs), _arrays({names.TEXT_STATES: encode(encoder, ids, mask)}))
-
-
-@torch.inference_mode()
-def prefix_case(transformer: Transformer) -> Case:
-    config = transformer.config
-    states = torch.randn(1, config.cls_token_num, config.caption_dim, generator=_generator())
-    expected = {
-        names.TEXT_PREFIX: transformer.project_text(states),
-        names.NULL_TEXT_PREFIX: transformer.null_text(),
-        names.NULL_PICTURE_PREFIX: transformer.embed_picture(None),
-    }
-    return Case(names.PREFIX_GRAPH, "", _arrays({names.TEXT_STATES: states}), _arrays(expected))
+def _logits(transformer: Transformer, given: Mapping[str, Tensor], scales: Scales) -> Tensor:
+    """The transformer's logits for a decoder's inputs, in which all rows have the same past length."""
+    tokens, past = given[names.TOKENS], int(given[names.PAST_LENGTH][0])
+    cache = transformer.make_cache(len(tokens))
+    if scales:
+        cache.extend = partial(_extend_rounded, cache, scales)  # type: ignore[method-assign]
+    for i in range(transformer.config.n_layer):
+        pair = ((cache.keys[i], names.past_key(i)), (cache.values[i], names.past_value(i)))
+        for which, (stored, name) in enumerate(pair):
+            scale = scales[i][which] if scales else 1.0
+            stored[:, :, :past] = given[name][:, :, :past].float() * scale
+    embedded = transformer.tok_embeddings(tokens.clamp(min=0))
+    hidden = torch.where(tokens[..., None] < 0, given[names.PREFIX], embedded)
+    return transformer.logits(transformer.forward_chunk(hidden, past, cache))
 
 
 def sampler_cases(vocab_size: int, most: int) -> list[Case]:
-    """What the host draws in the self-test's cases, with guidance and without: a picture's row and its null row."""
+    """The tokens that the host samples in the self-test's cases, with a conditional and an unconditional row."""
     cases = []
     for example in selftest.sampler_examples(vocab_size, most):
         uncond_rows = np.asarray([1 if example.guided else 0, 1], np.int32)
         inputs = selftest.sampler_inputs(example, uncond_rows, most).arrays()
         inputs[names.LOGITS] = example.logits[:, None]
-        expected = np.asarray([example.token, -1], np.int32)  # the null row's token is nobody's
+        expected = np.asarray([example.token, -1], np.int32)  # the unconditional row's token is not used
         cases.append(Case(names.SAMPLER, example.label, inputs, {names.DRAWN: expected}))
     return cases
 
 
 @contextmanager
-def products_as_stored(transformer: Transformer, path: Path) -> Iterator[None]:
-    """The model with the products that a decoder's graph takes of whole numbers: weights and activations as it rounds.
+def matmuls_as_stored(transformer: Transformer, path: Path) -> Iterator[None]:
+    """Make the model's matmuls round weights and activations as the integer matmuls of a decoder's graph do.
 
-    A graph that dequantizes its weights rounds no activations.
-    What is left between the two is the order of sums, and what a number that lies between two whole ones makes of it.
-    Weights are unpacked one layer at a time, so that the model is not in memory twice.
+    A graph that dequantizes its weights does not round activations. The remaining difference between model and graph is
+    the order of sums, and its effect on values near a rounding boundary. Weights are unpacked one layer at a time, so
+    that the model is not in memory twice.
     """
     modules, handles = dict(transformer.named_modules()), []
     for node in ir.load(path).graph:
@@ -225,7 +252,7 @@ def products_as_stored(transformer: Transformer, path: Path) -> Iterator[None]:
 
 
 def round_activations(values: Tensor, block: int) -> Tensor:
-    """What MatMulNBits multiplies instead of [..., in]: in every block whole numbers up to 127 times a scale."""
+    """Round activations [..., in] as MatMulNBits does: in every block, integers up to 127 times a scale."""
     size = values.shape[-1]
     blocks = nn.functional.pad(values, (0, -size % block)).unflatten(-1, (-1, block))
     scales = blocks.abs().amax(dim=-1, keepdim=True) / LARGEST
@@ -242,46 +269,48 @@ def cache_scales_of(path: Path, layers: int) -> Scales:
     return [(keys.numpy().item(), values.numpy().item()) for keys, values in pairs if keys and values]
 
 
-@torch.inference_mode()
 def decoder_cases(transformer: Transformer, path: Path) -> list[Case]:
-    """Two rows from an empty cache; then one row behind a random past, crossing from text to target positions.
+    """Two rows with an empty cache; then one row after a random past, from text to target positions.
 
     Args:
-        path: the graph; what it multiplies as whole numbers, PyTorch does too.
+        path: the graph, whose integer matmuls PyTorch imitates.
     """
-    scales = cache_scales_of(path, transformer.config.n_layer)
-    with products_as_stored(transformer, path):
-        return [_decoder_case(transformer, scales, *which) for which in DECODER_CASES]
+    config, embeddings = transformer.config, transformer.tok_embeddings.weight
+    scales, cases = cache_scales_of(path, config.n_layer), []
+    with matmuls_as_stored(transformer, path):
+        for label, rows, filled, chunk in DECODER_CASES:
+            inputs = decoder_inputs(config, embeddings, scales, rows, filled, chunk)
+            cases.append(Case(names.DECODER, label, inputs, answers(names.DECODER, transformer, inputs, scales)))
+    return cases
 
 
-def _decoder_case(transformer: Transformer, scales: Scales, label: str, rows: int, filled: bool, chunk: int) -> Case:
-    config, generator = transformer.config, _generator()
-    past = config.block_size + config.cls_token_num - 2 if filled else 0
-    cache = transformer.make_cache(rows)
-    if scales:
-        cache.extend = partial(_extend_rounded, cache, scales)  # type: ignore[method-assign]
+def decoder_inputs(
+    config: TransformerConfig, embeddings: Tensor, scales: Scales, rows: int, filled: bool, chunk: int
+) -> dict[str, Array]:
+    """Inputs of a decoder, for all dialects.
+
+    Args:
+        embeddings: of the picture tokens, float32 [V, D].
+        scales: of an int8 cache, a pair per layer; empty for other caches.
+        rows, filled, chunk: as in `DECODER_CASES`.
+    """
+    generator = _generator()
+    past = max(config.block_size + config.cls_token_num - 2, 1) if filled else 0
+    chunk = min(chunk, config.max_positions - past)
     inputs: dict[str, Array] = {}
     for i in range(config.n_layer):
-        pair = ((names.past_key(i), cache.keys[i]), (names.past_value(i), cache.values[i]))
-        for which, (name, stored) in enumerate(pair):
-            before = torch.randn(stored[:, :, :past].shape, generator=generator)
-            given = torch.zeros(stored[:, :, : past + chunk].shape)
-            if scales:
-                whole = (before * LARGEST / 4).round().clamp(-LARGEST, LARGEST)  # four deviations wide
-                before, given = whole * scales[i][which], given.to(torch.int8)
-                given[:, :, :past] = whole.to(torch.int8)
-            else:
-                given[:, :, :past] = before
+        for name in (names.past_key(i), names.past_value(i)):
+            stored = torch.zeros(rows, config.n_head, past + chunk, config.head_dim)
+            before = torch.randn(rows, config.n_head, past, config.head_dim, generator=generator)
+            if scales:  # integers, four deviations wide
+                before, stored = (before * LARGEST / 4).round().clamp(-LARGEST, LARGEST), stored.to(torch.int8)
             stored[:, :, :past] = before
-            inputs[name] = given.numpy()
+            inputs[name] = stored.numpy()
     tokens = torch.randint(config.vocab_size, (rows, chunk), generator=generator)
-    embedded = transformer.tok_embeddings(tokens)
-    # Embeddings stand in for texts: noise would be what no model was trained on, and blow every rounding up.
-    prefix = transformer.tok_embeddings(torch.randint(config.vocab_size, (rows, chunk), generator=generator))
-    tokens[:, ::2] = -1  # every other position is taken from the prefix
-    hidden = torch.where(tokens[..., None] < 0, prefix, embedded)
-    logits = transformer.logits(transformer.forward_chunk(hidden, past, cache))
-    inputs |= _arrays(
+    # Embeddings replace texts: noise is unlike any training data, and would amplify every rounding.
+    prefix = embeddings[torch.randint(config.vocab_size, (rows, chunk), generator=generator)]
+    tokens[:, ::2] = -1  # every other position takes its value from the prefix
+    return inputs | _arrays(
         {
             names.TOKENS: tokens.int(),
             names.PREFIX: prefix,
@@ -292,13 +321,12 @@ def _decoder_case(transformer: Transformer, scales: Scales, label: str, rows: in
             names.TOTAL_LENGTH: torch.tensor(past + chunk).int(),
         }
     )
-    return Case(names.DECODER, label, inputs, _arrays({names.LOGITS: logits}))
 
 
 def _extend_rounded(
     cache: KVCache, scales: Scales, layer: int, position: int, keys: Tensor, values: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """`KVCache.extend` of a cache that stores whole numbers times a layer's scales."""
+    """`KVCache.extend` for a cache of integers times a layer's scales."""
     rounded = (
         (x / scale).round().clamp(-LARGEST - 1, LARGEST) * scale for x, scale in zip((keys, values), scales[layer])
     )

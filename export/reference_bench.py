@@ -1,7 +1,7 @@
-"""The PyTorch model as a subject of `editar_rt.measure.bench`, to be measured beside bundles in one run.
+"""The PyTorch model as a subject of `editar_rt.measure.bench`, for comparison with bundles in one run.
 
-It decodes as the research code does: both guidance rows through the whole prefix, then a step a token, all weights in
-one type. `compile` hands the forward pass to torch.compile, which takes minutes before the first step.
+It decodes like the research code: both guidance rows through the complete prefix, then one step per token, with all
+weights in one type. The compiled modes use torch.compile, which takes minutes before the first step.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ MODES: dict[str, tuple[torch.dtype, bool]] = {
     "compiled-fp32": (torch.float32, True),
     "compiled-bf16": (torch.bfloat16, True),
 }
-ROWS = 2  # with the text and without
+ROWS = 2  # conditional and unconditional
 SCALE, TOP_K = 3.0, 1000  # EditAR's
 
 
@@ -59,6 +59,9 @@ class ReferenceSubject:
 
     def read_bandwidth(self) -> float | None:
         return read_bandwidth(torch.get_num_threads()) if self.device.type == "cpu" else None
+
+    def shared_bytes(self) -> int:
+        return 0
 
     @torch.inference_mode()
     def run(self, plan: Plan) -> Iterator[Timing]:

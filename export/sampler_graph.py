@@ -1,18 +1,18 @@
-"""The sampling head of the spelling delta: the graph that draws a step's tokens from its logits, on the device.
+"""The sampling head of the dialect delta: a graph that samples a step's tokens from its logits on the device.
 
-It draws what `editar_rt.generation.sampling` draws from the same logits and random numbers or says that it cannot tell.
-The host sums in float64, which engines do not have, and an engine may compute guidance with one rounding where NumPy
-has two. So the graph bounds what all roundings together can move, and gives `names.UNCLEAR` where the draw, or what
-top-k and top-p leave, lies closer to a border than that; the host reads those logits and draws itself. What it gives
-else is the host's token by construction, for any order of sums, with
-- float32 sums, differences and products that are rounded right, fused or not,
-- quotients right to 2 units in the last place, and
-- exponentials right to 2 + 1.2 |x| of these, as CUDA promises even of its fast ones.
-NaN and infinities make the bound NaN, which no comparison passes: these logits are the host's to refuse.
+It samples the same token as `editar_rt.generation.sampling` from the same logits and random numbers, or answers that it
+cannot decide. The host sums in float64, which engines do not have, and an engine may compute guidance with one rounding
+where NumPy has two. Therefore the graph bounds the effect of all roundings, and returns `names.UNCLEAR` if the choice,
+or a limit of top-k or top-p, is closer to a boundary than that; then the host reads the logits and samples itself. All
+other tokens equal the host's by construction, for any order of sums, given
+- float32 sums, differences and products that are correctly rounded, fused or not,
+- quotients with an error of at most 2 units in the last place, and
+- exponentials with an error of at most 2 + 1.2 |x| of these, as CUDA guarantees even for its fast ones.
+NaN and infinities make the bound NaN, for which all comparisons are false: the host then rejects these logits.
 
-Settings are inputs: one engine serves them all. Greedy is top-k of 1 with the number 0. TensorRT sorts by TopK alone,
-with a constant k of 3840 or less. So `most` values are sorted: top-k goes up to there, or is off, and top-p needs a
-top-k. Running sums go by blocks: TensorRT's own CumSum is a loop over the tokens.
+Settings are inputs, so that one engine serves all of them. Greedy is a top-k of 1 with the number 0. TensorRT can sort
+only with TopK, with a constant k of at most 3840. Therefore `most` values are sorted: top-k is at most `most` or off,
+and top-p needs a top-k. Running sums are computed in blocks, because TensorRT's CumSum is a loop over the tokens.
 
 Shapes in comments: B rows, V vocabulary, M values sorted.
 """
@@ -27,30 +27,35 @@ import onnx_ir as ir
 from editar_rt import names
 from export.graph_writer import FLOAT, INT32, GraphWriter
 
-MOST = 1024  # values that are sorted, or the whole vocabulary where it is smaller
-BLOCK = 16  # terms of one sum
-UNIT = 2.0**-24  # what rounding changes a float32 by, at most, as a share
-# How far a weight may be off, in UNIT, of which 2 are one in the last place: 2 · 2 of the exponential; and for each 1
-# in -x, 2.4 of the exponential, 4 of the quotient, 1 of the difference and 1 of the temperature, and a little.
+MOST = 1024  # number of values that are sorted; the whole vocabulary if it is smaller
+BLOCK = 16  # terms per sum
+UNIT = 2.0**-24  # largest relative error of rounding to float32
+# Largest relative error of a weight exp(x), in UNIT (2 of them are one unit in the last place), as WEIGHT +
+# WEIGHT_BY_EXPONENT · |x|:
+#   exponential   4 + 2.4 |x|
+#   quotient          4   |x|
+#   difference        1   |x|
+#   temperature       1   |x|
+#   total         4 + 8.4 |x|, rounded up
 WEIGHT, WEIGHT_BY_EXPONENT = 4.0, 9.0
-LEAST = -100.0  # exponents stop here: weights of 1e-44 count for nothing beside the largest, which is 1
+LEAST = -100.0  # lower limit of exponents: weights of 1e-44 are negligible; the largest is 1
 LARGE = 3e38
-MARGIN = 1.1  # the bound is computed with roundings itself
+MARGIN = 1.1  # because the bound is computed with rounding too
 
 
 def sampler_graph(vocab_size: int, most: int = MOST) -> ir.Model:
     """The graph over the logits of a step.
 
-    Inputs: logits float32 [B, 1, V] and what `names` lists for the sampler. Output: drawn int32 [B].
+    Inputs: logits float32 [B, 1, V] and the sampler's inputs in `names`. Output: drawn int32 [B].
 
     Args:
-        most: the largest top-k that it can be asked for, at most `vocab_size`.
+        most: the largest supported top-k, at most `vocab_size`.
     """
     return _Sampler(vocab_size, min(most, vocab_size)).writer.model(ir_version=8)
 
 
 class _Sampler:
-    """The graph being written: guidance, what top-k and top-p leave, the draw, and how far rounding may move it."""
+    """The graph being written: guidance, top-k and top-p, the choice of the token, and the bound on rounding errors."""
 
     def __init__(self, size: int, most: int) -> None:
         self.writer = GraphWriter(names.SAMPLER, {"": 17}, {}, FLOAT)
@@ -58,7 +63,7 @@ class _Sampler:
         self.constants: dict[str, ir.Value] = {}
         op, writer = self.op, self.writer
         logits = writer.input(names.LOGITS, FLOAT, [names.ROWS_DIM, 1, size])
-        null_rows = writer.input(names.NULL_ROWS, INT32, [names.ROWS_DIM])
+        uncond_rows = writer.input(names.NULL_ROWS, INT32, [names.ROWS_DIM])
         numbers = writer.input(names.NUMBERS, FLOAT, [names.ROWS_DIM])
         scale, self.temperature, top_p = (
             writer.input(name, FLOAT, [1]) for name in (names.CFG_SCALE, names.TEMPERATURE, names.TOP_P)
@@ -67,16 +72,16 @@ class _Sampler:
         self.zero, self.one, self.large = (self.real(v) for v in (0, 1, LARGE))
 
         # Guidance, as `sampling.guide` writes it.
-        own = op.Reshape(logits, self.whole(-1, size))  # [B, V]
-        null = op.Gather(own, null_rows, axis=0)
-        push = op.Mul(scale, op.Sub(own, null))
-        self.guided = op.Add(null, push)
-        # In units, how far a guided logit may be off. A fused product is not rounded before it is added.
+        cond = op.Reshape(logits, self.whole(-1, size))  # [B, V]
+        uncond = op.Gather(cond, uncond_rows, axis=0)
+        push = op.Mul(scale, op.Sub(cond, uncond))
+        self.guided = op.Add(uncond, push)
+        # Error bound of a guided logit, in units. A fused product is not rounded before it is added.
         off = op.Add(self.absolute(push), op.Mul(self.real(2), self.absolute(self.guided)))
         most_off = op.ReduceMax(off, axes=[1])  # [B, 1]
         self.near = op.Mul(self.real(4 * UNIT), most_off)
 
-        # Top-k: what the k-th largest leaves, and those tied with it.
+        # Top-k: keep the logits that are at least the k-th largest.
         sorted_, _ = op.TopK(self.guided, self.whole(most), axis=1, _outputs=2)  # [B, M]
         self.peak = op.Slice(sorted_, self.whole(0), self.whole(1), self.whole(1))  # [B, 1]
         whole_one = writer.constant([1], np.int32, "first")
@@ -85,7 +90,7 @@ class _Sampler:
         least = op.Where(is_off, self.real(-LARGE), op.Gather(sorted_, place, axis=1))  # [B, 1]
         exponents = self.exponents(self.guided)
         self.weights = op.Exp(exponents)  # [B, V], 1 for the largest
-        self.off = op.Add(  # in units, of each weight
+        self.off = op.Add(  # error bound of each weight, in units
             op.Sub(self.real(WEIGHT), op.Mul(self.real(WEIGHT_BY_EXPONENT), exponents)),
             op.Div(op.Add(off, most_off), self.temperature),
         )
@@ -93,20 +98,20 @@ class _Sampler:
 
         least, close = self._top_p(sorted_, least, kept, top_p)
 
-        # The draw: the first token behind whose weight the sum exceeds the number's share of all.
+        # The choice: the first token at which the running sum exceeds the number's share of the total.
         kept = op.Where(op.LessOrEqual(least, self.guided), kept, self.zero)
         sums, total = self.running_sums(kept, size)
         target = op.Mul(op.Unsqueeze(numbers, self.whole(1)), total)  # [B, 1]
         passed = op.LessOrEqual(sums, target)
         before = op.ReduceMax(op.Where(passed, sums, self.zero), axes=[1])
-        behind = op.ReduceMin(op.Where(passed, self.large, sums), axes=[1])
-        # A sum of nothing is 0 without any rounding.
+        after = op.ReduceMin(op.Where(passed, self.large, sums), axes=[1])
+        # An empty sum is exactly 0.
         room = op.Where(op.LessOrEqual(before, self.zero), self.large, op.Sub(target, before))
         slack = self._slack(kept, total, least)
         clear = self.one
         for good in (
             op.Less(slack, room),
-            op.Less(slack, op.Sub(behind, target)),
+            op.Less(slack, op.Sub(after, target)),
             op.Less(close, self.real(0.5)),
         ):
             clear = op.Where(good, clear, self.zero)
@@ -114,12 +119,12 @@ class _Sampler:
         self.writer.output(op.Cast(op.Reshape(drawn, self.whole(-1)), to=INT32), names.DRAWN, INT32, [names.ROWS_DIM])
 
     def _top_p(self, sorted_: ir.Value, least: ir.Value, kept: ir.Value, top_p: ir.Value) -> tuple[ir.Value, ir.Value]:
-        """(the least logit that top-p leaves, how many sums lie too close to its border to tell), [B, 1] each."""
+        """(the least logit that top-p keeps, the number of sums too close to its boundary to decide), [B, 1] each."""
         op, most = self.op, self.most
         total = self.total(kept)
         listed = op.LessOrEqual(least, sorted_)  # [B, M]
         weights = op.Where(listed, op.Exp(self.exponents(sorted_)), self.zero)
-        # Sums of the more likely ones, shifted rather than subtracted: exactly 0 for the first.
+        # The sum of the more likely tokens: shifted, not subtracted, so that it is exactly 0 for the first.
         before, _ = self.running_sums(self.shifted(weights, most), most)
         border = op.Mul(top_p, total)
         stays = op.LessOrEqual(before, border)
@@ -131,10 +136,10 @@ class _Sampler:
         return op.Where(is_on, last, least), op.Where(is_on, close, self.zero)
 
     def _slack(self, kept: ir.Value, total: ir.Value, least: ir.Value) -> ir.Value:
-        """How much further apart a sum of kept weights and a share of their total may be than on the host, [B, 1]."""
+        """Bound on the rounding error of the difference between a running sum and a share of the total, [B, 1]."""
         op = self.op
         units = op.Add(op.Mul(self.real(2 * self.depth(self.size) + 4), total), self.sum(op.Mul(kept, self.off)))
-        # Logits that rounding may lift over the border or put below it. One alone is the border itself.
+        # Logits that rounding may move across the boundary. A single one is the boundary itself.
         at_border = op.LessOrEqual(self.absolute(op.Sub(self.guided, least)), self.near)
         at_risk = self.sum(op.Where(at_border, self.weights, self.zero))
         at_risk = op.Where(op.Less(self.real(1.5), self.count(at_border)), at_risk, self.zero)
@@ -146,11 +151,11 @@ class _Sampler:
 
     @staticmethod
     def depth(size: int) -> int:
-        """Roundings of one of the running sums of so many terms."""
+        """Number of roundings in a running sum of `size` terms."""
         return BLOCK * max(1, math.ceil(math.log(size, BLOCK) - 1e-9))
 
     def running_sums(self, values: ir.Value, size: int) -> tuple[ir.Value, ir.Value]:
-        """(sums up to each of values [B, size], the last of them [B, 1])."""
+        """(running sums of values [B, size], the last of them [B, 1])."""
         sums = self._running_sums(values, size)
         return sums, self.op.Slice(sums, self.whole(size - 1), self.whole(size), self.whole(1))
 
@@ -160,7 +165,7 @@ class _Sampler:
         width = BLOCK if blocks > 1 else size
         if blocks * width > size:
             values = op.Pad(values, self.whole(0, 0, 0, blocks * width - size))
-        # Multiplied and summed rather than multiplied as matrices, which TF32 would round.
+        # Element-wise products and sums, not a matmul, which TF32 would round.
         inside = op.ReduceSum(
             op.Mul(op.Reshape(values, self.whole(-1, blocks, width, 1)), self.triangle(width)),
             self.whole(2),
@@ -176,7 +181,7 @@ class _Sampler:
         return sums
 
     def total(self, values: ir.Value) -> ir.Value:
-        """The sum of [B, V], [B, 1], rounded no more often than the running sums are."""
+        """The sum of values [B, V], [B, 1], with no more roundings than the running sums."""
         size = self.size
         while size > 1:
             blocks = -(-size // BLOCK)
@@ -189,7 +194,7 @@ class _Sampler:
         return values
 
     def shifted(self, values: ir.Value, size: int) -> ir.Value:
-        """[B, size], one place later; 0 first."""
+        """Values [B, size] shifted by one, with 0 first."""
         padded = self.op.Pad(values, self.whole(0, 1, 0, 0))
         return self.op.Slice(padded, self.whole(0), self.whole(size), self.whole(1))
 
@@ -197,15 +202,15 @@ class _Sampler:
         return self.op.Max(value, self.op.Neg(value))
 
     def count(self, condition: ir.Value) -> ir.Value:
-        """How many of [B, n], [B, 1]."""
+        """The number of true values in [B, n], [B, 1]."""
         return self.sum(self.op.Where(condition, self.one, self.zero))
 
     def sum(self, values: ir.Value) -> ir.Value:
-        """Over [B, n], [B, 1]."""
+        """The sum of [B, n], [B, 1]."""
         return self.op.ReduceSum(values, self.whole(1))
 
     def triangle(self, size: int) -> ir.Value:
-        """1 where a term belongs to a running sum, [terms, sums]."""
+        """[terms, sums], 1 where a term belongs to a running sum."""
         return self.constant(f"triangle_{size}", np.triu(np.ones((size, size), np.float32)))
 
     def real(self, value: float) -> ir.Value:

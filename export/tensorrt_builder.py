@@ -1,10 +1,10 @@
-"""Builds a bundle's engines with TensorRT, on the device that will run them.
+"""Builds a bundle's engines with TensorRT on the device that will run them.
 
-Every part becomes one engine of fixed shapes, the decoder one for each number of rows and each length of a chunk (or
-one for all, where the recipe says so). The graphs' types are kept, see `tensorrt_compat`. The gate runs what was built,
-and only then does the folder get its name.
+Every part becomes an engine of fixed shapes; the decoder gets one for each number of rows and each length of a chunk
+(or one for all, if the recipe says so). The graphs' types are kept, see `tensorrt_compat`. The engines are published
+only after they have passed the gate.
 
-Needs tensorrt, NumPy and the bundle: neither torch nor ONNX.
+This needs tensorrt, NumPy and the bundle, but neither torch nor ONNX.
 """
 
 from __future__ import annotations
@@ -15,35 +15,37 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from editar_rt import names
 from editar_rt.backends.engines.folder import BUILD_NAME, BuildInfo, EngineInfo
-from editar_rt.backends.engines.plan import DELTA, Shape
+from editar_rt.backends.engines.plan import Shape
 from editar_rt.backends.engines.tensorrt import Machine, TensorRTEngines
+from editar_rt.bundle.compare import Comparison
 from editar_rt.bundle.folder import Bundle, file_digest, publishing
 from editar_rt.errors import BackendError, OptionError
 from editar_rt.version import __version__
-from export.tensorrt_gate import Compared, GateError, compare
-from export.tensorrt_recipe import Recipe
+from export.recipe import EngineRecipe
+from export.tensorrt_gate import GateError, compare
 
-BUILD_FACTOR = 4  # memory that building takes, in sizes of the weights: file, copies of parser and builder, engine
+BUILD_FACTOR = 4  # memory for building as a multiple of the weights: file, parser's and builder's copies, engine
 MEMORY_FILE = Path("/proc/meminfo")
 ENDING = ".engine"
 
 
 @dataclass(frozen=True)
 class Watcher:
-    """Who is told what happens."""
+    """Callbacks that report the progress of a build."""
 
     report: Callable[[str], None] = lambda line: None
-    """Lines of the result."""
+    """Called with lines of the result."""
     warn: Callable[[str], None] = lambda line: None
     progress: Callable[[str, int, int], None] = lambda phase, done, total: None
 
 
 @dataclass
 class _Built:
-    """What is known of the engines so far."""
+    """The engines built so far."""
 
     engines: dict[str, EngineInfo] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
@@ -51,29 +53,29 @@ class _Built:
 
 
 def build_engines(
-    bundle: Bundle, target: str, recipe: Recipe, output: Path, machine: Machine, force: bool, watcher: Watcher
+    bundle: Bundle, target: str, recipe: EngineRecipe, output: Path, machine: Machine, force: bool, watcher: Watcher
 ) -> BuildInfo:
-    """Build, try and publish the engines of a bundle.
+    """Build, test and publish the engines of a bundle.
 
     Args:
-        target: the recipe's name, which the command to build again will name.
-        output: the folder to write, in the bundle's own.
+        target: the recipe's name, for the command that builds them again.
+        output: the folder to write, inside the bundle.
 
     Raises:
-        OptionError: a bundle of another spelling, or with weights that this TensorRT does not read, or a place where
-            the runtime does not look.
-        BackendError: TensorRT does not build or run an engine.
-        GateError: the engines do not answer as the exporting machine did; nothing is published.
+        OptionError: the bundle has another dialect or weights that this TensorRT cannot read, or the runtime would not
+            find the output folder.
+        BackendError: TensorRT cannot build or run an engine.
+        GateError: the outputs of the engines differ from those of the exporting machine; nothing is published.
     """
     check_bundle(bundle, output)
     if recipe.shared and not machine.tensorrt.shares_engines:
         raise OptionError(
-            f"TensorRT {machine.tensorrt.version} gives wrong results with one engine for several shapes; take a "
+            f"TensorRT {machine.tensorrt.version} gives wrong results with one engine for several shapes; use a "
             "recipe without shared = true"
         )
     if bundle.manifest.precision == "int4" and not machine.tensorrt.reads_int4:
         raise OptionError(
-            f"the decoder of {bundle.folder} has INT4 weights, which TensorRT reads from 10.0 on, and here is "
+            f"the decoder of {bundle.folder} has INT4 weights, which need TensorRT 10.0 or newer, but this is "
             f"{machine.tensorrt.version}; export the bundle again with --precision fp16"
         )
     bundle.check()
@@ -118,49 +120,49 @@ def build_engines(
             },
         )
         compared = _pass_gate(bundle, partial, info, machine, watcher)
-        info = replace(info, parity=[each.to_json() for each in compared])
+        info = replace(info, parity=[_entry(each) for each in compared])
         (partial / BUILD_NAME).write_text(info.to_json(), encoding="utf-8")
     return info
 
 
 def check_bundle(bundle: Bundle, output: Path) -> None:
-    """Refuse what cannot be built on any machine.
+    """Reject a bundle that no machine can build.
 
     Raises:
-        OptionError: as of `build_engines`.
+        OptionError: as in `build_engines`.
     """
     manifest = bundle.manifest
-    if manifest.spelling != DELTA:
+    if not manifest.operators.has_fixed_shapes:
         raise OptionError(
-            f"TensorRT reads the spelling delta, and {bundle.folder} has the spelling {manifest.spelling}; convert it "
-            f"with: python -m export convert {bundle.folder} --spelling delta -o OUT"
+            f"TensorRT needs the dialect delta, but {bundle.folder} has the dialect {manifest.dialect}; convert it "
+            f"with: python -m export convert {bundle.folder} --dialect delta -o OUT"
         )
     if output.resolve().parent != bundle.folder.resolve():
         raise OptionError(
-            f"engines lie in their bundle's folder, where the runtime looks for them; choose -o {bundle.folder}/NAME"
+            f"engines must be in their bundle's folder, where the runtime finds them; choose -o {bundle.folder}/NAME"
         )
 
 
 def memory_warnings(bundle: Bundle, free: int | None) -> Iterator[str]:
-    """What to say of a build that may not fit.
+    """Warnings about a build that may not fit in memory.
 
     Args:
-        free: bytes of memory that processes may still take; None where it is not known.
+        free: bytes of available memory; None if unknown.
     """
-    sizes = {name: bundle.manifest.files[name].bytes for name in bundle.manifest.files if name.endswith(".onnx.data")}
+    sizes = {part: bundle.stored_bytes(part) for part in bundle.manifest.parts}
     if not sizes or free is None:
         return
-    largest = max(sizes, key=lambda name: sizes[name])
+    largest = max(sizes, key=lambda part: sizes[part])
     needed = BUILD_FACTOR * sizes[largest]
     if needed > free:
         yield (
-            f"building {largest.split('.')[0]} takes about {needed >> 20} MiB of memory and {free >> 20} MiB are free: "
-            "it may be slow or be stopped by the system; close what else runs, or add swap"
+            f"building {largest} takes about {needed >> 20} MiB of memory, but only {free >> 20} MiB are free: "
+            "it may be slow or be killed by the system; close other programs, or add swap"
         )
 
 
 def free_memory(file: Path = MEMORY_FILE) -> int | None:
-    """Bytes that processes may still take, as Linux tells."""
+    """Bytes of available memory as reported by Linux; None if unknown."""
     try:
         lines = dict(line.split(":", 1) for line in file.read_text(encoding="utf-8").splitlines() if ":" in line)
         return int(lines["MemAvailable"].split()[0]) << 10
@@ -169,9 +171,15 @@ def free_memory(file: Path = MEMORY_FILE) -> int | None:
 
 
 def _build(
-    bundle: Bundle, recipe: Recipe, machine: Machine, path: Path, shapes: list[Shape], built: _Built, watcher: Watcher
+    bundle: Bundle,
+    recipe: EngineRecipe,
+    machine: Machine,
+    path: Path,
+    shapes: list[Shape],
+    built: _Built,
+    watcher: Watcher,
 ) -> None:
-    """One file with the engine of one shape, or of several."""
+    """Build one file, with the engine of one shape or of several."""
     begun, tensorrt, part = time.perf_counter(), machine.tensorrt, bundle.manifest.parts[shapes[0].part]
     builder = tensorrt.make_builder()
     network = tensorrt.make_network(builder)
@@ -181,7 +189,7 @@ def _build(
     )
     found = {network.get_input(i).name: network.get_input(i) for i in range(network.num_inputs)}
     if set(found) != {tensor.name for tensor in part.inputs}:
-        raise BackendError(f"TensorRT reads other inputs from {part.file} than the manifest names: {', '.join(found)}")
+        raise BackendError(f"TensorRT's inputs of {part.file} are not those of the manifest: {', '.join(found)}")
     if len(shapes) == 1:
         for tensor in part.inputs:
             found[tensor.name].shape = shapes[0].of(tensor)
@@ -196,7 +204,7 @@ def _build(
         cache = tensorrt.use_timings(config, saved)
         path.write_bytes(tensorrt.build(builder, network, config))
         cache_file.with_suffix(".partial").write_bytes(tensorrt.timings(config))
-    # Which lives as long as what in TensorRT's Python module depends on its version: all until here.
+    # Lifetimes in TensorRT's Python module depend on its version, so all objects are kept until here.
     del monitor, cache, config, parser, network, builder
     engine = tensorrt.load(tensorrt.make_runtime(), path.read_bytes())
     scratch = tensorrt.scratch_bytes(engine)
@@ -211,7 +219,7 @@ def _build(
 
 @contextmanager
 def _timings(bundle: Bundle, machine: Machine) -> Iterator[Path]:
-    """The file of the builder's timings for this machine, replaced by what is written beside it."""
+    """The file of the builder's timings for this machine; after the block it is replaced by the new timings."""
     file = bundle.folder / f"tensorrt-{machine.tensorrt.version}-{machine.capability}.timings"
     written = file.with_suffix(".partial")
     try:
@@ -221,7 +229,13 @@ def _timings(bundle: Bundle, machine: Machine) -> Iterator[Path]:
         written.unlink(missing_ok=True)
 
 
-def _pass_gate(bundle: Bundle, folder: Path, info: BuildInfo, machine: Machine, watcher: Watcher) -> list[Compared]:
+def _entry(compared: Comparison) -> dict[str, Any]:
+    """A comparison as an entry of `build.json`."""
+    found = compared.to_json()
+    return {"engine": found.pop("part"), **found}
+
+
+def _pass_gate(bundle: Bundle, folder: Path, info: BuildInfo, machine: Machine, watcher: Watcher) -> list[Comparison]:
     compared = []
     for each in compare(bundle, TensorRTEngines(bundle, folder, info, machine), info.plan):
         watcher.report(str(each))
@@ -229,7 +243,7 @@ def _pass_gate(bundle: Bundle, folder: Path, info: BuildInfo, machine: Machine, 
     if failed := [each for each in compared if not each.holds]:
         worst = failed[0]
         raise GateError(
-            f"the engine {worst.engine} does not answer as the exporting machine did ({worst.output}: error "
+            f"the outputs of the engine {worst.part} differ from those of the exporting machine ({worst.output}: error "
             f"{worst.error:.1e}, allowed {worst.bound:.0e}); nothing was published"
         )
     return compared

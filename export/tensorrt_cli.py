@@ -1,6 +1,6 @@
-"""`python -m export tensorrt …`: a bundle in, engines for the GPU of this machine out.
+"""`python -m export tensorrt …`: builds engines of a bundle for the GPU of this machine.
 
-It imports neither torch nor ONNX: on a device there are tensorrt, NumPy and the runtime.
+It imports neither torch nor ONNX: devices have only tensorrt, NumPy and the runtime.
 """
 
 from __future__ import annotations
@@ -15,30 +15,26 @@ import click
 
 from editar_rt.backends.engines.tensorrt import this_machine
 from editar_rt.bundle.folder import Bundle
+from export.recipe import TENSORRT, read_engines, recipe_names
 from export.tensorrt_builder import Watcher, build_engines, check_bundle
-from export.tensorrt_recipe import read_recipe, recipe_names
 
 PATH = click.Path(path_type=Path)
+RECIPES = ", ".join(recipe_names(TENSORRT))
 Progress = Callable[[str, int, int], None]
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
-def group() -> None:
-    """Turn trained weights into what a device runs."""
-
-
-@group.command("tensorrt")
+@click.command("tensorrt")
 @click.argument("bundle", type=PATH)
-@click.option("--target", required=True, help=f"Recipe in engines/: {', '.join(recipe_names())}; or a .toml file.")
-@click.option("-o", "--output", type=PATH, help="The folder to write, in the bundle's own; BUNDLE/TARGET if not given.")
-@click.option("--force", is_flag=True, help="Replace engines of that name.")
-@click.option("--json", "as_json", is_flag=True, help="Print build.json as one line, the last.")
+@click.option("--target", required=True, help=f"Recipe in engines/ ({RECIPES}), or a .toml file.")
+@click.option("-o", "--output", type=PATH, help="Folder to write, inside the bundle (default BUNDLE/TARGET).")
+@click.option("--force", is_flag=True, help="Replace existing engines.")
+@click.option("--json", "as_json", is_flag=True, help="Print build.json as the last line.")
 def tensorrt(bundle: Path, target: str, output: Path | None, force: bool, as_json: bool) -> None:
-    """Build BUNDLE's engines for the GPU of this machine, and publish them if they answer right.
+    """Build TensorRT engines of BUNDLE for this machine's GPU. None are written if their outputs are wrong.
 
-    BUNDLE has the spelling delta: python -m export onnx … --spelling delta.
+    BUNDLE must have the dialect delta, as written by: python -m export onnx … --dialect delta.
     """
-    recipe, opened = read_recipe(target), Bundle.open(bundle)
+    recipe, opened = read_engines(target), Bundle.open(bundle)
     output = output or bundle / Path(target).stem
     check_bundle(opened, output)
     log = sys.stderr if as_json else sys.stdout
@@ -57,7 +53,7 @@ def tensorrt(bundle: Path, target: str, output: Path | None, force: bool, as_jso
 
 @contextmanager
 def _progress() -> Iterator[Progress]:
-    """The builder's phases on a terminal; nothing in a pipe."""
+    """Progress bars of the builder's phases on a terminal; nothing in a pipe."""
     if not sys.stderr.isatty():
         yield lambda phase, done, total: None
         return

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,13 +12,15 @@ import transformers
 from tokenizers import Tokenizer
 from torch import nn
 
-from training.checkpoints import CheckpointError, listed
+from export.weight_ranges import largest_values
 from training.errors import first_line
+from training.model_folder import check_folder, read_json
+from training.weights_file import CheckpointError, listed
 
 
 @dataclass(frozen=True)
 class TextEncoder:
-    """A text encoder, complete in its folder, and what turns text into its token ids."""
+    """A text encoder in its folder, and its tokenizer."""
 
     folder: Path
     dim: int
@@ -27,43 +29,44 @@ class TextEncoder:
     """Number of weights."""
     tokenizer: Tokenizer
     """Adds the end token; neither pads nor truncates."""
+    largest: Mapping[str, float]
+    """The largest magnitude of every weight, by name."""
 
     def build(self) -> nn.Module:
-        """transformers.T5EncoderModel, float32; read anew at every call, so that it stays no longer than needed."""
+        """transformers.T5EncoderModel, float32; loaded at every call, so that it can be released after use."""
         return _read_model(self.folder)
 
 
 def read_text_encoder(folder: Path | str) -> TextEncoder:
-    """The encoder half of a T5 folder (weights as safetensors or .bin, whole or sharded), and its tokenizer.
+    """Read the encoder of a T5 folder (safetensors or .bin, single file or sharded) and its tokenizer.
 
     Raises:
-        CheckpointError: no such folder, another kind of model, weights missing, or a tokenizer that does not fit.
+        CheckpointError: the folder is missing, is another kind of model, lacks weights, or its tokenizer does not fit.
     """
     folder = Path(folder)
-    try:
-        kind = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type")
-    except (OSError, ValueError, AttributeError):
-        raise CheckpointError(f"{folder} is no Hugging Face folder: it holds no readable config.json") from None
+    kind = read_json(folder / "config.json").get("model_type")
     if kind != "t5":
-        raise CheckpointError(f"{folder} holds a model of type {kind!r}; the text encoder must be a T5")
+        raise CheckpointError(f"{folder} contains a model of type {kind!r}; the text encoder must be a T5")
+    check_folder(folder, transformers.T5EncoderModel)
     model = _read_model(folder)
     tokenizer = _read_tokenizer(folder)
     rows = int(model.get_input_embeddings().num_embeddings)  # type: ignore[operator]
     if tokenizer.get_vocab_size() > rows:
         raise CheckpointError(
-            f"{folder}: the tokenizer has {tokenizer.get_vocab_size()} tokens, the encoder embeds only {rows}"
+            f"{folder}: the tokenizer has {tokenizer.get_vocab_size()} tokens, but the encoder embeds only {rows}"
         )
     end = model.config.eos_token_id  # type: ignore[union-attr]
     if tokenizer.encode("a").ids[-1:] != [end]:
         raise CheckpointError(f"{folder}: the tokenizer does not end texts with the end token, id {end}")
     parameters = sum(p.numel() for p in model.parameters())
-    return TextEncoder(folder, int(model.config.d_model), parameters, tokenizer)  # type: ignore[union-attr, arg-type]
+    width = int(model.config.d_model)  # type: ignore[union-attr, arg-type]
+    return TextEncoder(folder, width, parameters, tokenizer, largest_values(dict(model.named_parameters())))
 
 
 def _read_model(folder: Path) -> nn.Module:
     transformers.utils.logging.disable_progress_bar()
     level = transformers.utils.logging.get_verbosity()
-    transformers.utils.logging.set_verbosity_error()  # its report on weights is made into an error below
+    transformers.utils.logging.set_verbosity_error()  # its report on weights becomes an error below
     try:
         found: Any = transformers.T5EncoderModel.from_pretrained(
             folder, dtype=torch.float32, local_files_only=True, output_loading_info=True
@@ -81,7 +84,7 @@ def _read_model(folder: Path) -> nn.Module:
 def _read_tokenizer(folder: Path) -> Tokenizer:
     whole, sentencepiece = folder / "tokenizer.json", folder / "spiece.model"
     if not whole.is_file() and not sentencepiece.is_file():
-        raise CheckpointError(f"{folder} holds no tokenizer: neither {whole.name} nor {sentencepiece.name}")
+        raise CheckpointError(f"{folder} contains no tokenizer: neither {whole.name} nor {sentencepiece.name}")
     try:
         if whole.is_file():
             tokenizer = Tokenizer.from_file(str(whole))

@@ -1,16 +1,20 @@
-"""`python -m export verify`: a bundle against the checkpoints it came from, part by part and end to end.
+"""`python -m export verify`: compares a bundle with its checkpoints, part by part and end to end.
 
-Parts are compared with Polygraphy's Comparator on the inputs of `export.parity`: PyTorch against ONNX Runtime, and
-against the runtime's own backend on another device, such as TensorRT's engines. Then both sides generate greedily with
-guidance from the same text and picture. The first token that differs is shown with the margin of the logits there: a
-small one is rounding, a large one a fault.
+Parts are compared by Polygraphy's Comparator on the inputs of `export.parity`: PyTorch with ONNX Runtime, and with the
+runtime's backend on another device, such as TensorRT. Then both sides generate greedily from the same text and picture.
+The first token that differs is reported with the margin of the logits: a small margin means rounding, a large one an
+error.
 """
 
 from __future__ import annotations
 
+import gc
+import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,53 +23,36 @@ import torch
 from polygraphy.backend.base import BaseRunner
 from polygraphy.backend.onnxrt import OnnxrtRunner
 from polygraphy.common import TensorMetadata
-from polygraphy.comparator import Comparator, SimpleCompareFunc
+from polygraphy.comparator import Comparator
 from polygraphy.logger import G_LOGGER
 
 import editar_rt
 from editar_rt import names
-from editar_rt.backends.engines.folder import find_folders
+from editar_rt.backends import CPU, default_device
+from editar_rt.bundle.compare import Comparison
 from editar_rt.bundle.folder import Bundle
+from editar_rt.bundle.words import error_bound
 from editar_rt.errors import BackendError, OptionError
 from editar_rt.generation.sampling import Sampling
-from editar_rt.measure.selftest import bound_of
 from export import parity
-from export.bundle_writer import Sources
-from export.checkpoint_reader import build_transformer, build_vq
+from export.checkpoint_reader import Checkpoint, build_transformer, build_vq
+from export.dialects.base import Scales
+from export.model_info import Sources
+from training.config import TransformerConfig
 from training.errors import first_line
 from training.models.transformer import Transformer
-
-CPU, TENSORRT = "cpu", "tensorrt"
-
-
-@dataclass(frozen=True)
-class Compared:
-    """One output of one part: PyTorch against what runs the bundle."""
-
-    part: str
-    output: str
-    largest_error: float
-    """Absolute; for tokens the number that differ."""
-    relative_error: float
-    """Over the largest value of PyTorch's; for tokens the share that differs."""
-    bound: float
-    """Of the relative error; tokens must be equal where the codebook decides clearly."""
-
-    @property
-    def holds(self) -> bool:
-        return self.relative_error <= self.bound  # false for NaN
 
 
 @dataclass(frozen=True)
 class Generated:
-    """Greedy generation, both sides from the same beginning."""
+    """Greedy generation of both sides from the same input."""
 
     steps: int
     cfg_scale: float
     first_difference: int | None
-    """Position of the first token that differs; None where all agree."""
+    """Position of the first token that differs; None if all are equal."""
     margin: float | None
-    """There: how far PyTorch's best logit lies above that of the token which the bundle took, over the largest."""
+    """PyTorch's best logit there minus its logit of the bundle's token, divided by the largest logit."""
     bound: float
 
     @property
@@ -75,11 +62,11 @@ class Generated:
 
 @dataclass(frozen=True)
 class Report:
-    """All that was compared."""
+    """All comparisons."""
 
     backend: str
     precision: str
-    parts: list[Compared]
+    parts: list[Comparison]
     generated: list[Generated] = field(default_factory=list)
 
     @property
@@ -91,7 +78,7 @@ class Report:
             "backend": self.backend,
             "precision": self.precision,
             "holds": self.holds,
-            "parts": [asdict(c) | {"holds": c.holds} for c in self.parts],
+            "parts": [_to_json(c) for c in self.parts],
             "generated": [asdict(g) | {"holds": g.holds} for g in self.generated],
         }
 
@@ -99,7 +86,7 @@ class Report:
         yield f"{'part':12}  {'output':30}  {'largest':>9}  {'relative':>9}  {'bound':>7}"
         for c in self.parts:
             verdict = "ok" if c.holds else "TOO FAR"
-            errors = f"{c.largest_error:9.1e}  {c.relative_error:9.1e}  {c.bound:7.0e}"
+            errors = f"{c.difference:9.1e}  {c.error:9.1e}  {c.bound:7.0e}"
             yield f"{c.part:12}  {c.output:30}  {errors}  {verdict}"
         for g in self.generated:
             label = f"greedy, {g.steps} tokens, cfg_scale {g.cfg_scale:g}"
@@ -110,6 +97,18 @@ class Report:
                 yield f"{label}: first differs at {g.first_difference}, margin {g.margin:.1e}, {g.bound:.0e}  {verdict}"
 
 
+def _to_json(compared: Comparison) -> dict[str, Any]:
+    values = compared.to_json()
+    return {
+        "part": values["part"],
+        "output": values["output"],
+        "largest_error": values["difference"],
+        "relative_error": values["error"],
+        "bound": values["bound"],
+        "holds": values["holds"],
+    }
+
+
 def verify(
     folder: Path,
     sources: Sources,
@@ -117,136 +116,170 @@ def verify(
     on_part: Callable[[str], None] = lambda part: None,
     device: str | None = None,
 ) -> Report:
-    """Compare every part of a bundle for which there is a source.
+    """Compare every part of a bundle that has a source.
 
     Args:
-        device: that the bundle is run on besides, and generates on; None takes TensorRT where its engines lie in the
-            bundle, else the CPU alone. A decoder's engines are compared by what they generate.
-        steps: tokens of the greedy generations, up to a whole picture; 0 leaves them out.
+        device: also run the bundle on this device, and generate on it; None means `default_device`. Decoder engines are
+            compared only by their generations.
+        steps: number of tokens to generate greedily, at most a complete picture; 0 turns this off.
 
     Raises:
         OptionError: no part of the bundle has a source, or sizes differ.
-        BackendError: ONNX Runtime does not load or run a graph.
+        BackendError: ONNX Runtime cannot load or run a graph.
     """
     bundle = Bundle.open(folder)
     manifest = bundle.manifest
-    device = device or (TENSORRT if find_folders(bundle) else CPU)
+    device = device or default_device(bundle)
     editor = editar_rt.load(folder, device)
-    compared: list[Compared] = []
-    for part, cases in _cases(bundle, sources):
-        on_part(part)
-        bound = bound_of(part, manifest.precision, manifest.kv_cache, manifest.spelling)
-        for case in cases:
-            compared += _compare(bundle.part_path(part), case, bound)
-            if device != CPU and part != names.DECODER:
-                compared += _compare_backend(editor, case, bound)
+    compared: list[Comparison] = []
+    for question in _questions(bundle, sources):
+        on_part(question.part)
+        bound = error_bound(question.part, manifest.precision, manifest.kv_cache, manifest.dialect)
+        compared += _compare(bundle, question, bound)
+        if device != CPU and question.part != names.DECODER:
+            compared += _compare_backend(editor, question, bound)
     if not compared:
         raise OptionError(
-            f"none of the checkpoints belongs to a part of {folder}, which holds {', '.join(manifest.parts)}"
+            f"none of the checkpoints belongs to a part of {folder}, whose parts are {', '.join(manifest.parts)}"
         )
     generated = []
     if steps and sources.transformer is not None and names.DECODER in manifest.parts:
         model = build_transformer(sources.transformer)
-        bound = bound_of(names.DECODER, manifest.precision, manifest.kv_cache, manifest.spelling)
-        with parity.products_as_stored(model, bundle.part_path(names.DECODER)):
+        bound = error_bound(names.DECODER, manifest.precision, manifest.kv_cache, manifest.dialect)
+        with parity.matmuls_as_stored(model, bundle.part_path(names.DECODER)):
             for cfg_scale in (1.0, 3.0):
                 on_part(f"generation, cfg_scale {cfg_scale:g}")
                 generated.append(_generate(editor, model, steps, cfg_scale, bound))
     return Report(editor.backend.name, manifest.precision, compared, generated)
 
 
-def _cases(bundle: Bundle, sources: Sources) -> Iterator[tuple[str, Sequence[parity.Case]]]:
+@dataclass(frozen=True)
+class _Question:
+    """Inputs of a part, and its PyTorch model."""
+
+    part: str
+    label: str
+    inputs: dict[str, parity.Array]
+    build: Callable[[], Any]
+    decoder: Path | None = None
+    """The graph of a decoder, whose integer matmuls PyTorch imitates."""
+    scales: Scales = ()
+
+
+def _questions(bundle: Bundle, sources: Sources) -> Iterator[_Question]:
     parts, model = bundle.manifest.parts, bundle.manifest.model
     if sources.vq is not None and names.VQ_ENCODER in parts:
         assert model.image_size is not None
-        yield names.VQ_ENCODER, [parity.vq_encoder_case(build_vq(sources.vq), model.image_size)]
-        yield names.VQ_DECODER, [parity.vq_decoder_case(build_vq(sources.vq), model.image_size)]
+        build, config = partial(build_vq, sources.vq), sources.vq.config
+        yield _Question(names.VQ_ENCODER, "", parity.vq_encoder_inputs(model.image_size), build)
+        yield _Question(names.VQ_DECODER, "", parity.vq_decoder_inputs(config, model.image_size), build)
     if sources.text_encoder is not None and names.TEXT_ENCODER in parts:
         assert model.text_tokens is not None
-        yield names.TEXT_ENCODER, [parity.text_encoder_case(sources.text_encoder.build(), model.text_tokens)]
+        text = sources.text_encoder
+        inputs = parity.text_encoder_inputs(text.tokenizer.get_vocab_size(), model.text_tokens)
+        yield _Question(names.TEXT_ENCODER, "", inputs, text.build)
     if sources.transformer is not None and names.DECODER in parts:
-        config = sources.transformer.config
-        sizes = (config.dim, config.n_layer, config.n_head, config.vocab_size)
-        if sizes != (model.dim, model.layers, model.heads, model.vocab_size):
-            raise OptionError(
-                f"{sources.transformer.path} is another transformer than the bundle's: (width, layers, heads, tokens) "
-                f"{sizes} against {(model.dim, model.layers, model.heads, model.vocab_size)}"
-            )
-        # Built for each, so that no model is in memory while ONNX Runtime runs a graph.
-        yield names.PREFIX_GRAPH, [parity.prefix_case(build_transformer(sources.transformer))]
-        path = bundle.part_path(names.DECODER)
-        yield names.DECODER, parity.decoder_cases(build_transformer(sources.transformer), path)
+        yield from _transformer_questions(bundle, sources.transformer)
+
+
+def _transformer_questions(bundle: Bundle, checkpoint: Checkpoint[TransformerConfig]) -> Iterator[_Question]:
+    config, model = checkpoint.config, bundle.manifest.model
+    sizes = (config.dim, config.n_layer, config.n_head, config.vocab_size)
+    if sizes != (model.dim, model.layers, model.heads, model.vocab_size):
+        raise OptionError(
+            f"{checkpoint.path} is not the bundle's transformer: its (width, layers, heads, tokens) are "
+            f"{sizes}, the bundle's {(model.dim, model.layers, model.heads, model.vocab_size)}"
+        )
+    build = partial(build_transformer, checkpoint)
+    yield _Question(names.PREFIX_GRAPH, "", parity.prefix_inputs(config), build)
+    path, embeddings = bundle.part_path(names.DECODER), checkpoint.tensors["tok_embeddings.weight"].float()
+    scales = parity.cache_scales_of(path, config.n_layer)
+    for label, rows, filled, chunk in parity.DECODER_CASES:
+        inputs = parity.decoder_inputs(config, embeddings, scales, rows, filled, chunk)
+        yield _Question(names.DECODER, label, inputs, build, path, scales)
 
 
 class _PyTorchRunner(BaseRunner):  # type: ignore[misc]  # Polygraphy has no type information
-    """PyTorch's answers to a case, computed when the case was made."""
+    """A part's PyTorch model, in memory only while it runs."""
 
-    def __init__(self, case: parity.Case, inputs: Mapping[str, parity.Array]) -> None:
+    def __init__(self, question: _Question, feed: Mapping[str, parity.Array]) -> None:
         super().__init__(name="PyTorch")
-        self.case, self.inputs = case, inputs
+        self.question, self.feed = question, feed
 
     def get_input_metadata_impl(self) -> Any:
-        metadata = TensorMetadata()
-        for name, array in self.inputs.items():
-            metadata.add(name, array.dtype, array.shape)
-        return metadata
+        return _metadata(self.feed)
+
+    def activate_impl(self) -> None:
+        self.model = self.question.build()
 
     def infer_impl(self, feed_dict: Any) -> Any:
-        self.inference_time = 0.0
-        return OrderedDict(self.case.expected)
+        question, begun = self.question, time.perf_counter()
+        stored = parity.matmuls_as_stored(self.model, question.decoder) if question.decoder else nullcontext()
+        with stored:
+            found = OrderedDict(parity.answers(question.part, self.model, feed_dict, question.scales))
+        self.inference_time = time.perf_counter() - begun
+        return found
+
+    def deactivate_impl(self) -> None:
+        del self.model
+        gc.collect()
 
 
 class _BackendRunner(BaseRunner):  # type: ignore[misc]  # Polygraphy has no type information
-    """A part through the runtime's own backend."""
+    """A part on the runtime's backend."""
 
-    def __init__(self, editor: editar_rt.Editor, case: parity.Case) -> None:
+    def __init__(self, editor: editar_rt.Editor, question: _Question) -> None:
         super().__init__(name=editor.backend.name)
-        self.editor, self.case = editor, case
+        self.editor, self.question = editor, question
 
     def get_input_metadata_impl(self) -> Any:
-        return _PyTorchRunner(self.case, self.case.inputs).get_input_metadata_impl()
+        return _metadata(self.question.inputs)
 
     def infer_impl(self, feed_dict: Any) -> Any:
-        self.inference_time = 0.0
-        return OrderedDict(self.editor.backend.run(self.case.part, dict(feed_dict)))
+        begun = time.perf_counter()
+        found = OrderedDict(self.editor.backend.run(self.question.part, dict(feed_dict)))
+        self.inference_time = time.perf_counter() - begun
+        return found
 
 
-def _compare_backend(editor: editar_rt.Editor, case: parity.Case, bound: float) -> list[Compared]:
-    runners = [_PyTorchRunner(case, case.inputs), _BackendRunner(editor, case)]
+def _metadata(feed: Mapping[str, parity.Array]) -> Any:
+    metadata = TensorMetadata()
+    for name, array in feed.items():
+        metadata.add(name, array.dtype, array.shape)
+    return metadata
+
+
+def _compare_backend(editor: editar_rt.Editor, question: _Question, bound: float) -> list[Comparison]:
+    runners = [_PyTorchRunner(question, question.inputs), _BackendRunner(editor, question)]
     with G_LOGGER.verbosity(G_LOGGER.CRITICAL):
-        results = Comparator.run(runners, data_loader=[case.inputs])
-        return _measured(case, results, bound, f" on {editor.backend.device}")
+        results = Comparator.run(runners, data_loader=[question.inputs])
+        return _measured(question, results, bound, f" on {editor.backend.device}")
 
 
-def _compare(path: Path, case: parity.Case, bound: float) -> list[Compared]:
+def _compare(bundle: Bundle, question: _Question, bound: float) -> list[Comparison]:
+    path, described = bundle.part_path(question.part), bundle.manifest.parts[question.part].inputs
+    # PyTorch's model may need inputs that this dialect lacks; Polygraphy passes each runner its own.
+    feed = question.inputs | {
+        t.name: parity.fitted(question.inputs[t.name], t.dtype == "float16", t.shape) for t in described
+    }
+    # The session is opened after PyTorch's model was released.
+    runners = [_PyTorchRunner(question, feed), OnnxrtRunner(partial(parity.open_session, path), name="ONNX Runtime")]
     with G_LOGGER.verbosity(G_LOGGER.CRITICAL):
         try:
-            session = parity.open_session(path)
-            inputs = parity.feeds(session, case.inputs)
-            runners = [_PyTorchRunner(case, inputs), OnnxrtRunner(session, name="ONNX Runtime")]
-            results = Comparator.run(runners, data_loader=[inputs])
+            results = Comparator.run(runners, data_loader=[feed])
         except Exception as error:  # Polygraphy's and the binding's own classes
-            raise BackendError(f"ONNX Runtime does not run {path.name}: {first_line(error)}") from None
-        return _measured(case, results, bound)
+            raise BackendError(f"ONNX Runtime cannot run {path.name}: {first_line(error)}") from None
+        return _measured(question, results, bound)
 
 
-def _measured(case: parity.Case, results: Any, bound: float, where: str = "") -> list[Compared]:
-    """The errors of the second runner's answers to a case; the first one's are PyTorch's."""
+def _measured(question: _Question, results: Any, bound: float, where: str = "") -> list[Comparison]:
+    """Compare the outputs of the second runner with those of the first one, PyTorch."""
     expected, found = (iterations[0] for iterations in results.values())
-    for name in [n for n in found if n not in expected]:
-        del found.dct[name]  # the cache
-    compared = []
-    for name, right in case.expected.items():
-        label = (f"{name}, {case.label}" if case.label else name) + where
-        if np.issubdtype(right.dtype, np.integer):
-            differ = (found[name] != right)[right >= 0]
-            compared.append(Compared(case.part, label, float(differ.sum()), float(differ.mean()), 0.0))
-            continue
-        largest = float(np.abs(right).max())
-        check = SimpleCompareFunc(atol=bound * largest, rtol=0, check_error_stat="max")
-        difference = float(check(expected, found)[name].max_absdiff)
-        compared.append(Compared(case.part, label, difference, difference / largest, bound))
-    return compared
+    label = (f", {question.label}" if question.label else "") + where
+    return [
+        Comparison.of(question.part, name + label, np.asarray(found[name]), np.asarray(expected[name]), bound)
+        for name in expected
+    ]
 
 
 def _generate(editor: editar_rt.Editor, model: Transformer, steps: int, cfg_scale: float, bound: float) -> Generated:

@@ -26,7 +26,7 @@ from editar_rt.backends.ort import backend, threads  # noqa: E402
 
 if TYPE_CHECKING:
     from editar_rt.editor import Editor
-    from export.bundle_writer import Sources
+    from export.model_info import Sources
 
 GOLDEN = Path(__file__).parent / "golden"
 GPT_TINY_HEADS = 4  # in the golden configuration, not in the weights
@@ -101,8 +101,8 @@ def tiny_sources(tmp_path_factory: pytest.TempPathFactory) -> Sources:
     """
     import torch
 
-    from export.bundle_writer import Sources
     from export.checkpoint_reader import read_transformer, read_vq
+    from export.model_info import Sources
     from export.text_reader import read_text_encoder
     from tests.traces import share_traces
     from training.config import VQConfig
@@ -171,31 +171,31 @@ def golden_gpt_bundle_quantized(
 @pytest.fixture(scope="session")
 def golden_gpt_bundle_standard(tiny_sources: Sources, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The golden transformer alone, float32, in operators of ONNX itself."""
-    return _transformer_bundle(tiny_sources, tmp_path_factory, spelling="standard")
+    return _transformer_bundle(tiny_sources, tmp_path_factory, dialect="standard")
 
 
 @pytest.fixture(scope="session")
 def golden_gpt_bundle_delta(tiny_sources: Sources, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The golden transformer alone, float32, as TensorRT runs it."""
-    return _transformer_bundle(tiny_sources, tmp_path_factory, spelling="delta")
+    return _transformer_bundle(tiny_sources, tmp_path_factory, dialect="delta")
 
 
 @pytest.fixture(scope="session")
 def golden_gpt_bundle_delta_fp16(tiny_sources: Sources, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The golden transformer alone, float16, as TensorRT runs it."""
-    return _transformer_bundle(tiny_sources, tmp_path_factory, spelling="delta", precision="fp16")
+    return _transformer_bundle(tiny_sources, tmp_path_factory, dialect="delta", precision="fp16")
 
 
 @pytest.fixture(scope="session")
 def golden_gpt_bundle_delta_head(tiny_sources: Sources, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The golden transformer alone, float32, as TensorRT runs it, with a sampling head."""
-    return _transformer_bundle(tiny_sources, tmp_path_factory, spelling="delta", sampling_head=True)
+    return _transformer_bundle(tiny_sources, tmp_path_factory, dialect="delta", sampling_head=True)
 
 
 @pytest.fixture(scope="session")
 def golden_gpt_bundle_delta_int4(tiny_sources: Sources, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The golden transformer alone, with the INT4 weights of TensorRT 10."""
-    return _transformer_bundle(tiny_sources, tmp_path_factory, spelling="delta", precision="int4")
+    return _transformer_bundle(tiny_sources, tmp_path_factory, dialect="delta", precision="int4")
 
 
 def _transformer_bundle(sources: Sources, folders: pytest.TempPathFactory, **storage: Any) -> Path:

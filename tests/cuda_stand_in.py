@@ -17,7 +17,7 @@ import onnxruntime as real
 from editar_rt import names
 from editar_rt.editor import Editor
 from editar_rt.generation.sampling import Sampling
-from tests.cuda_checks import inputs
+from tests.benchmarks.cuda_checks import inputs
 
 SAMPLING = Sampling(cfg_scale=3.0, seed=4)
 TWIN = {onnx.TensorProto.BFLOAT16: np.float16}  # bfloat16 has no kernels on a CPU: what computes in its place

@@ -105,7 +105,7 @@ def manifests(rng: Random, folder: Path) -> None:
     path.write_bytes(damaged(rng, content) if rng.random() < 0.3 else json.dumps(document).encode("utf-8"))
     bundle = Bundle.open(folder / "bundle")
     bundle.check()
-    memory_needs(bundle.manifest)
+    memory_needs(bundle)
     _ = bundle.default_sampling
 
 
@@ -146,10 +146,11 @@ def text_states(rng: Random, folder: Path) -> None:
 
 def recipes(rng: Random, folder: Path) -> None:
     """A recipe of training or of a target with one value changed, or damaged bytes."""
-    from export.targets import FOLDER, storage
+    from export.precision import storage
+    from export.recipe import FOLDER, TENSORRT, read_engines
     from training.recipes import files, transformer, vq
 
-    published = [*FOLDER.glob("*.toml"), *Path(files.__file__).parent.glob("*.toml")]
+    published = [*FOLDER.glob("*.toml"), *files.FOLDER.glob("*.toml")]
     source = rng.choice(sorted(published))
     content, path = source.read_bytes(), folder / "recipe.toml"
     if rng.random() < 0.3:
@@ -162,18 +163,44 @@ def recipes(rng: Random, folder: Path) -> None:
             lines[at] = f"{lines[at].partition('=')[0]}= {rng.choice(TOML_ODD)}"
         content = "\n".join([*lines, *rng.choices(("", "[recipe]", "recipe = 5", "[[onnx]]", "[x.y]"), k=1)]).encode()
     path.write_bytes(content)
-    if source.parent == FOLDER:
-        storage(str(path))
-    elif rng.random() < 0.5:
-        files.combined(vq.Recipe, str(path), "vq", {})
+    if source.parent != FOLDER:
+        model = rng.choice((vq, transformer))
+        files.combined(model.Recipe, str(path), model.__name__.rpartition(".")[2], {})
+    elif f"[{TENSORRT}]".encode() in content:
+        read_engines(str(path))
     else:
-        files.combined(transformer.Recipe, str(path), "transformer", {})
+        storage(str(path))
 
 
 TOML_ODD = (
     "true", "0", "-1", "3", "99999999999", "0.5", "2.0", "-0.5", "1e39", "nan", "inf", "''", "'zz'", "'\\u001b'", "[]",
     "[1]", "['x']", "{}", "{x = 1}", "1979-05-27", "{",
 )  # fmt: skip
+
+
+def checkpoints(rng: Random, folder: Path) -> None:
+    """A transformer's weights in one of their formats, of damaged bytes."""
+    import argparse
+
+    import safetensors.torch
+    import torch
+
+    from export.checkpoint_reader import build_transformer, read_transformer
+    from training.config import TransformerConfig
+    from training.models.transformer import Transformer
+
+    config = TransformerConfig(
+        dim=16, n_layer=2, n_head=2, vocab_size=8, block_size=4, cls_token_num=3, caption_dim=4, multiple_of=8
+    )
+    weights = {name: torch.zeros(value.shape) for name, value in Transformer(config).state_dict().items()}
+    path = folder / rng.choice(("a.pt", "a.safetensors"))
+    if path.suffix == ".pt":
+        content = {"model": weights, "config": config.to_dict(), "args": argparse.Namespace(lr=1)}
+        torch.save(content, path, _use_new_zipfile_serialization=rng.random() < 0.5)
+    else:
+        safetensors.torch.save_file(weights, path, metadata={"config": json.dumps(config.to_dict())})
+    path.write_bytes(damaged(rng, path.read_bytes()))
+    build_transformer(read_transformer(path))
 
 
 def records(rng: Random, folder: Path) -> None:
@@ -236,7 +263,7 @@ def python_arguments(rng: Random, folder: Path) -> None:
     function(**(arguments | {name: rng.choice(odd)}))
 
 
-SUBJECTS = (manifests, graphs, traces, text_states, recipes, records, command_lines, python_arguments)
+SUBJECTS = (manifests, graphs, traces, text_states, recipes, checkpoints, records, command_lines, python_arguments)
 
 
 @functools.cache

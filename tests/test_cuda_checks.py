@@ -13,8 +13,8 @@ import pytest
 from click.testing import CliRunner
 
 from editar_rt.generation.decoding import Step
-from tests import cuda_checks
-from tests.cuda_checks import cli, first_difference, outcome
+from tests.benchmarks import cuda_checks
+from tests.benchmarks.cuda_checks import cli, first_difference, outcome
 
 
 def run(folder: Path, results: Path, *options: str) -> dict[str, Any]:

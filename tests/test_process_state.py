@@ -32,6 +32,8 @@ def calls(tree: ast.Module) -> Iterator[tuple[ast.Call, str, str]]:
             called = node.func
             if isinstance(called, ast.Attribute):
                 owner = called.value
+                if isinstance(owner, ast.Subscript):  # of a table its name
+                    owner = owner.value
                 yield node, getattr(owner, "id", None) or getattr(owner, "attr", ""), called.attr
             elif isinstance(called, ast.Name):
                 yield node, "", called.id
@@ -70,10 +72,12 @@ def changes_shared_state(tree: ast.Module) -> Iterator[str]:
         ("(folder / 'a').write_text(text)", True),
         ("open(path)", True),
         ("open(path, 'a')", True),
+        ("(folder / 'a').open()", True),
         ("subprocess.run(x, text=True)", True),
         ("path.read_text(encoding='utf-8')", False),
         ("open(path, 'rb')", False),
         ("Image.open(path)", False),
+        ("OPENERS[device].open(bundle)", False),
     ],
 )
 def test_text_in_the_locales_encoding_is_found(source: str, found: bool) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import click
-import torch
 
 from training.commands import data, evaluation, models
 
@@ -13,6 +12,8 @@ from training.commands import data, evaluation, models
 def cli(threads: int | None) -> None:
     """Train the VQ tokenizer, the text encoder and the transformer, and evaluate a bundle."""
     if threads:
+        import torch
+
         torch.set_num_threads(threads)
 
 

@@ -13,8 +13,37 @@ from typing import Any, TypeVar
 AnyConfig = TypeVar("AnyConfig", bound="JsonConfig")
 
 
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _is_size(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= MOST
+
+
+MOST = 2**31 - 1  # of any size: what a tensor's dimension may be where it is exported
+MOST_LEVELS = 16  # of a tokenizer; each halves the side of the picture
+
+
 class JsonConfig:
-    """Conversion of a config dataclass to and from a plain dict, as JSON holds it."""
+    """A config dataclass of sizes: checked, and converted to and from a plain dict, as JSON holds it."""
+
+    def __post_init__(self) -> None:
+        """Refuse what is not a size.
+
+        Raises:
+            ValueError: naming the field, what it must be and what was found.
+        """
+        for field in dataclasses.fields(self):  # type: ignore[arg-type]
+            value = getattr(self, field.name)
+            if field.type == "float":
+                if not (_is_number(value) and 0 < value < math.inf):
+                    raise ValueError(f"{field.name} must be a number above 0, got {value!r}")
+            elif field.type == "int":
+                if not _is_size(value):
+                    raise ValueError(f"{field.name} must be an integer from 1 to {MOST}, got {value!r}")
+            elif not (isinstance(value, tuple) and 0 < len(value) <= MOST_LEVELS and all(map(_is_size, value))):
+                raise ValueError(f"{field.name} must be 1 to {MOST_LEVELS} integers from 1 to {MOST}, got {value!r}")
 
     def to_dict(self) -> dict[str, Any]:
         """All fields by name; tuples become lists, so that the result equals what JSON gives back."""
@@ -26,7 +55,7 @@ class JsonConfig:
         """The config that `to_dict` was called on. Fields left out take their defaults.
 
         Raises:
-            ValueError: for keys that are no field of this config.
+            ValueError: for keys that are not fields of this config, and for values that are not sizes.
         """
         allowed = [field.name for field in dataclasses.fields(cls)]  # type: ignore[arg-type]
         unknown = sorted(set(values) - set(allowed))
@@ -55,6 +84,7 @@ class VQConfig(JsonConfig):
     """Groups of every GroupNorm; divides every level's width."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         uneven = [m * self.channels for m in self.channel_multipliers if m * self.channels % self.norm_groups]
         if uneven:
             raise ValueError(f"norm_groups must divide every level's width, got {self.norm_groups} for {uneven}")
@@ -91,6 +121,7 @@ class TransformerConfig(JsonConfig):
     """Base of the rotary frequencies."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.dim % self.n_head or self.head_dim % 4:
             raise ValueError(f"dim / n_head must be a multiple of 4, got {self.dim} / {self.n_head}")
         if self.grid**2 != self.block_size:
@@ -149,4 +180,26 @@ TRANSFORMER_PRESETS: dict[str, TransformerConfig] = {
         caption_dim=128,
         multiple_of=32,
     ),
+}
+
+# Arguments of transformers.Dinov2Config, or of CLIPVisionConfig where `model_type` says so.
+VISION_PRESETS: dict[str, dict[str, Any]] = {
+    # One patch a token of the demo's pictures.
+    "DINOv2-demo": {
+        "image_size": 128,
+        "patch_size": 16,
+        "hidden_size": 96,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 3,
+        "mlp_ratio": 2,
+    },
+    "CLIP-demo": {
+        "model_type": "clip_vision_model",
+        "image_size": 128,
+        "patch_size": 16,
+        "hidden_size": 96,
+        "intermediate_size": 192,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 3,
+    },
 }

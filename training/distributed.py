@@ -23,8 +23,6 @@ from torch.nn.parallel import DistributedDataParallel
 
 from training.errors import TrainingError
 
-WAYS = ("auto", "none", "ddp", "fsdp")
-
 
 class World:
     """This process's place among those that train together.
@@ -32,7 +30,7 @@ class World:
     Attributes:
         rank, size: which process this is, of how many.
         device: where its share of the work is done.
-        way: one of `WAYS`, but for `auto`.
+        way: one of `choices.WAYS`, but for `auto`.
         gathered_in: the type that sharded layers are put together in; None keeps their own. Gradients are summed in
             float32.
     """
@@ -155,7 +153,7 @@ def join(device: str = "auto", way: str = "auto", gathered_in: torch.dtype | Non
     Args:
         device: `auto`, `cpu` or `cuda`.
         gathered_in: see `World`.
-        way: one of `WAYS`; `auto` is `ddp` for several processes and `none` for one.
+        way: one of `choices.WAYS`; `auto` is `ddp` for several processes and `none` for one.
 
     Raises:
         TrainingError: a device that is not there, or `none` for several processes.

@@ -25,6 +25,7 @@ from torch.distributed.checkpoint.state_dict import (
 
 from training import sharded
 from training.checkpoints import CheckpointError
+from training.choices import DEVICES, FSDP_PRECISIONS, PRECISIONS, WAYS
 from training.data.records import BadRecords
 from training.distributed import World
 from training.errors import NotFinite, OutOfMemory, TrainingError
@@ -32,10 +33,10 @@ from training.logs import Sinks, measured_peak, profiled
 from training.loop import Average, RunFolder
 from training.optimizers import LossScale, Optimizer
 from training.prefetch import Coming, pinned
-from training.recipes.fields import Ema
+from training.recipes.fields import Ema, check_fields
 
 NO_MEMORY = "can't allocate memory"  # in what PyTorch says on a CPU
-PRECISIONS = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
+AUTOCAST: dict[str, torch.dtype | None] = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,17 +65,17 @@ class Execution:
     profile: bool = False  # write a trace of a few steps after the first ones
 
     def __post_init__(self) -> None:
-        if self.precision not in PRECISIONS:
-            raise TrainingError(f"precision is one of {', '.join(PRECISIONS)}, got {self.precision}")
+        check_fields(
+            self,
+            "execution.",
+            {"device": DEVICES, "parallel": WAYS, "precision": PRECISIONS, "fsdp_precision": FSDP_PRECISIONS},
+            at_least_one=("accumulate", "workers", "log_every", "save_every", "keep"),
+            any_sign=("peak_tflops",),
+        )
         if self.compile and self.compile not in (backends := torch.compiler.list_backends(exclude_tags=())):
             raise TrainingError(
                 f"compile is a backend of torch.compile, one of {', '.join(backends)}; got {self.compile}"
             )
-        if self.fsdp_precision not in ("float32", "bfloat16"):
-            raise TrainingError(f"fsdp_precision is float32 or bfloat16, got {self.fsdp_precision}")
-        for name in ("accumulate", "workers", "log_every", "save_every", "keep"):
-            if getattr(self, name) < 1:
-                raise TrainingError(f"{name} must be at least 1, got {getattr(self, name)}")
 
 
 @dataclasses.dataclass
@@ -169,7 +170,7 @@ class Engine(Generic[Prepared]):
         self.first = self.saved = self._resume()
         self.peak = execution.peak_tflops * 1e12
         if self.peak < 0:
-            self.peak = measured_peak(world.device, PRECISIONS[execution.precision] or torch.float32)
+            self.peak = measured_peak(world.device, AUTOCAST[execution.precision] or torch.float32)
 
     # Checkpoints.
 
@@ -315,7 +316,7 @@ class Engine(Generic[Prepared]):
         pieces = self.execution.accumulate
         scale = self.scale.value if self.scale else 1.0
         total = torch.zeros((), device=self.world.device)
-        dtype = PRECISIONS[self.execution.precision]
+        dtype = AUTOCAST[self.execution.precision]
         for piece in range(pieces):
             with self.world.accumulating(phase.module, last=piece == pieces - 1):
                 with torch.autocast(self.world.device.type, dtype, enabled=dtype is not None):

@@ -12,6 +12,8 @@ from torch import Tensor
 
 from training.data.records import DataError
 from training.errors import first_line
+from training.model_folder import check_folder
+from training.weights_file import CheckpointError
 
 
 def load_from(kind: Any, folder: Path, wanted: str, **options: Any) -> Any:
@@ -55,6 +57,10 @@ def load_network(
     """
     if types and (found := model_type(folder)) not in types:
         raise DataError(f"{folder} holds a model of the type {found}, which does not measure this; give {wanted}")
+    try:
+        check_folder(folder, kind)
+    except CheckpointError as error:
+        raise DataError(f"{error}; give {wanted}") from None
     model, told = load_from(kind, folder, wanted, dtype=torch.float32, output_loading_info=True, **options)
     others = sorted(name for name in told["unexpected_keys"] if foreign and name.startswith(foreign))
     if others:

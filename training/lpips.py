@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from training.checkpoints import CheckpointError, read_tensors
+from training.weights_file import CheckpointError, read_weights
 
 
 class Fire(nn.Module):
@@ -104,7 +104,7 @@ class Lpips(nn.Module):
             raise CheckpointError("LPIPS needs torchmetrics; pip install torchmetrics") from None
         network = NETWORKS[name]
         self.features, self.taps = network.build(), network.taps
-        tensors, _ = read_tensors(weights)
+        tensors = read_weights(weights).tensors
         own = {key.removeprefix("features."): t for key, t in tensors.items() if key.startswith("features.")}
         if {k: v.shape for k, v in own.items()} != {k: v.shape for k, v in self.features.state_dict().items()}:
             raise CheckpointError(f"{weights} is not {network.title}; give torchvision's {network.file}")

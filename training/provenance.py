@@ -82,6 +82,8 @@ def _git(*words: str) -> str:
     """What git says of this checkout; nothing where there is no git, or no checkout."""
     command = ["git", "-C", str(Path(__file__).parent), *words]
     try:
-        return subprocess.run(command, capture_output=True, text=True, encoding="utf-8", timeout=10, check=True).stdout.strip()
+        return subprocess.run(
+            command, capture_output=True, text=True, encoding="utf-8", timeout=10, check=True
+        ).stdout.strip()
     except (OSError, subprocess.SubprocessError):
         return ""

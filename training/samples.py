@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from PIL import Image
 
+from editar_rt.bundle.samples import FOLDER, LIST, Sample, samples_text
 from training.data.edits import EDIT_KINDS, TRANSLATION_TASKS, held_out
 
 SEED = 4997  # not the evaluation's; chosen so that the examples of the documentation find their objects
@@ -20,5 +20,5 @@ def write_samples(folder: Path, size: int) -> None:
         for n, example in enumerate(held_out(kind, 2 if kind in EDIT_KINDS else 1, SEED)):
             name = f"{kind}-{n}.png"
             Image.fromarray(example.condition(size)).save(folder / name)
-            entries.append({"picture": f"samples/{name}", "task": example.task, "instruction": example.text})
-    (folder / "samples.json").write_text(json.dumps({"samples": entries}, indent=1) + "\n", encoding="utf-8")
+            entries.append(Sample(f"{FOLDER}/{name}", example.task, example.text))
+    (folder / LIST).write_text(samples_text(entries), encoding="utf-8")

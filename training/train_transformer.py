@@ -22,7 +22,7 @@ from training.checkpoints import open_vq
 from training.config import TRANSFORMER_PRESETS, TransformerConfig
 from training.demo import StagedGroups, hidden_targets, weigh_objects
 from training.distributed import World, join, whole_state
-from training.engine import PRECISIONS, Engine, Execution, Phase
+from training.engine import AUTOCAST, Engine, Execution, Phase
 from training.errors import TrainingError
 from training.grids import edit_grid
 from training.logs import Sinks, operations
@@ -266,7 +266,7 @@ class TransformerTask:
         if self.validation is None:
             return
         if model := self.averaged_model(average):
-            dtype = PRECISIONS[self.execution.precision]
+            dtype = AUTOCAST[self.execution.precision]
             values = validate(model, self.validation, self.source, self.completed, dtype)
             self.run.log(done, **values)
             self.run.keep_best(PUBLISHED, "validation_loss", values["validation_loss"])
@@ -334,7 +334,7 @@ def train(
     """
     execution = execution or Execution()
     with (
-        join(execution.device, execution.parallel, PRECISIONS[execution.fsdp_precision]) as world,
+        join(execution.device, execution.parallel, AUTOCAST[execution.fsdp_precision]) as world,
         RunFolder(folder, recipe, writes=world.is_first) as run,
     ):
         say = report if world.is_first else lambda line: None

@@ -23,12 +23,13 @@ from torch import Tensor, nn
 
 from editar_rt.text.prompts import build_prompt
 from training import train_text
+from training.config import VISION_PRESETS
 from training.data.edits import caption
 from training.data.extract import TextStates
 from training.data.scenes import MEANINGS, SHAPES, Scene, meaning, random_scene, render
 from training.errors import TrainingError
 from training.loop import RunFolder, batch_rng
-from training.models.vision_encoder import VISION_PRESETS, build_vision_encoder, learns_from_captions
+from training.models.vision_encoder import build_vision_encoder, learns_from_captions
 from training.optimizers import MuonAdam
 from training.pretraining import BatchLoss, pretrain, replace_folder
 from training.provenance import of_model

@@ -1,63 +1,128 @@
-"""The engines that run a bundle's graphs, behind one interface (`base.Backend`). Each loads when it is chosen."""
+"""The engines that run a bundle's graphs, with one interface (`base.Backend`). Each is imported when it is chosen.
+
+To add one, write its opener and add it to `OPENERS`.
+"""
 
 from __future__ import annotations
 
-from editar_rt.arguments import as_one_of
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+from editar_rt.arguments import as_one_of, is_integer
 from editar_rt.backends.base import Backend
 from editar_rt.backends.engines.folder import find_folders
-from editar_rt.backends.engines.plan import DELTA, Plan
 from editar_rt.bundle.folder import Bundle
+from editar_rt.bundle.manifest import Manifest
 from editar_rt.errors import BackendError, OptionError
-from editar_rt.generation.sampling import is_whole
 from editar_rt.machine import thread_limit
 
-DEVICES = ("auto", "cpu", "cuda", "tensorrt", "emulated")
+AUTO, CPU, CUDA, TENSORRT, EMULATED = "auto", "cpu", "cuda", "tensorrt", "emulated"
 
 
-def make_backend(bundle: Bundle, device: str, threads: int | None = None, cache: bool = True) -> Backend:
+class Settings(NamedTuple):
+    """Settings for opening a backend; each backend uses those that apply to it."""
+
+    threads: int | None = None
+    """CPU threads, at most the machine's number of logical cores; None lets the engine choose."""
+    cache: bool = True
+    """Store weights prepacked for this machine's CPU on disk (`backends.ort.prepacked`)."""
+    prepack: bool = True
+    """Prepack weights: faster matmuls, but twice the memory while a part is opened."""
+    profile: Path | None = None
+    """Folder for a profile of the decoder (`Backend.end_profile`)."""
+
+
+def _onnxruntime(bundle: Bundle, device: str, settings: Settings) -> Backend:
+    from editar_rt.backends.ort.backend import OnnxRuntimeBackend
+
+    backend = OnnxRuntimeBackend(bundle, device, settings.threads, settings.cache, settings.profile)
+    backend.prepack = settings.prepack
+    return backend
+
+
+def _tensorrt(bundle: Bundle, device: str, settings: Settings) -> Backend:
+    from editar_rt.backends.engines.backend import DeltaBackend
+    from editar_rt.backends.engines.tensorrt import open_engines
+
+    engines = open_engines(bundle)
+    return DeltaBackend(bundle, engines, engines.info.plan)
+
+
+def _emulated(bundle: Bundle, device: str, settings: Settings) -> Backend:
+    from editar_rt.backends.engines.backend import DeltaBackend
+    from editar_rt.backends.engines.emulated import EmulatedEngines
+    from editar_rt.backends.engines.plan import Plan
+
+    engines = EmulatedEngines(bundle, settings.threads, settings.cache)
+    return DeltaBackend(bundle, engines, Plan.usual(bundle.manifest.model))
+
+
+USUAL = Settings()
+
+
+class Opener(NamedTuple):
+    """Opens a device's backend."""
+
+    open: Callable[[Bundle, str, Settings], Backend]
+    fixed_shapes: bool
+    """Whether it runs the dialects with fixed shapes, or the others."""
+
+
+OPENERS = {
+    CPU: Opener(_onnxruntime, fixed_shapes=False),
+    CUDA: Opener(_onnxruntime, fixed_shapes=False),
+    TENSORRT: Opener(_tensorrt, fixed_shapes=True),
+    EMULATED: Opener(_emulated, fixed_shapes=True),
+}
+DEVICES = (AUTO, *OPENERS)
+
+
+def make_backend(bundle: Bundle, device: str, settings: Settings = USUAL) -> Backend:
     """The backend for a device.
 
     Args:
-        device: `cpu` or `cuda` through ONNX Runtime; `auto` takes CUDA where ONNX Runtime has it. A bundle of the
-            spelling delta runs through `tensorrt`, which needs its engines, or on the CPU in TensorRT's place
-            (`emulated`); `auto` takes TensorRT where engines lie in the bundle, and `cpu` is the emulation.
-        threads: CPU threads, at most as many as the machine has processors; None leaves the choice to the engine.
-        cache: keep large weights as this machine's processor wants them (`backends.prepacked`).
+        device: `cpu` or `cuda` for ONNX Runtime. A bundle of the dialect delta runs on `tensorrt`, which needs its
+            engines, or `emulated`: ONNX Runtime on the CPU in place of TensorRT, slow and for checks. `auto` means
+            CUDA if ONNX Runtime has it, otherwise the CPU; for the dialect delta, TensorRT.
 
     Raises:
-        OptionError: an unknown device, or no number of threads.
-        BackendError: a library or device that is not there, or that does not run the bundle.
+        OptionError: an unknown device, or an invalid number of threads.
+        BackendError: a library or device is missing or cannot run the bundle.
     """
     as_one_of("device", device, DEVICES)
-    if threads is not None and not (is_whole(threads) and 1 <= threads <= thread_limit()):
+    threads, most = settings.threads, thread_limit()
+    if threads is not None and not (is_integer(threads) and 1 <= threads <= most):
         raise OptionError(
-            f"threads must be 1 to {thread_limit()}, as many as this machine has processors, or None for the engine's "
+            f"threads must be 1 to {most}, the number of logical cores of this machine, or None for the engine's "
             f"choice, got {threads!r:.40}"
         )
-    is_delta = bundle.manifest.spelling == DELTA
-    if is_delta != (device in ("tensorrt", "emulated")) and device not in ("auto", "cpu"):
+    fixed_shapes = bundle.manifest.operators.has_fixed_shapes
+    if device == AUTO:
+        return OPENERS[TENSORRT if fixed_shapes else CPU].open(bundle, device, settings)
+    if OPENERS[device].fixed_shapes != fixed_shapes:
         raise BackendError(_wrong_device(bundle, device))
-    if not is_delta:
-        from editar_rt.backends.ort.backend import OnnxRuntimeBackend
+    return OPENERS[device].open(bundle, device, settings)
 
-        return OnnxRuntimeBackend(bundle, device, threads, cache)
-    from editar_rt.backends.engines.backend import DeltaBackend
 
-    if device == "tensorrt" or (device == "auto" and find_folders(bundle)):
-        from editar_rt.backends.engines.tensorrt import open_engines
+def default_device(bundle: Bundle) -> str:
+    """The default device of checks: TensorRT if the bundle has engines, otherwise this CPU."""
+    return TENSORRT if find_folders(bundle) else host_device(bundle.manifest)
 
-        engines = open_engines(bundle)
-        return DeltaBackend(bundle, engines, engines.info.plan)
-    from editar_rt.backends.engines.emulated import EmulatedEngines
 
-    return DeltaBackend(bundle, EmulatedEngines(bundle, threads, cache), Plan.usual(bundle.manifest.model))
+def host_device(manifest: Manifest) -> str:
+    """The device that runs a bundle of any dialect on this machine's CPU."""
+    return EMULATED if manifest.operators.has_fixed_shapes else CPU
 
 
 def _wrong_device(bundle: Bundle, device: str) -> str:
-    spelling = bundle.manifest.spelling
-    if spelling == DELTA:
-        return f"the bundle {bundle.folder} has the spelling delta, which runs on tensorrt or cpu, not on {device}"
+    dialect = bundle.manifest.dialect
+    if bundle.manifest.operators.has_fixed_shapes:
+        return (
+            f"the bundle {bundle.folder} has the dialect {dialect}, which runs on {TENSORRT}, not on {device}; to "
+            f"check it on the CPU, slowly and without TensorRT, choose --device {EMULATED}"
+        )
     return (
-        f"{device} runs bundles of the spelling delta, and {bundle.folder} has the spelling {spelling}; convert it "
-        f"with: python -m export convert {bundle.folder} --spelling delta -o OUT"
+        f"{device} runs bundles of the dialect delta, but {bundle.folder} has the dialect {dialect}; convert it with: "
+        f"python -m export convert {bundle.folder} --dialect delta -o OUT"
     )

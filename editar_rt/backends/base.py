@@ -1,17 +1,19 @@
-"""The seam between the loop and the engines: run a part, and run the decoder over a KV cache.
+"""The interface between the loop and the engines: run a part, and run the decoder over a KV cache.
 
-A `Batch` goes down and an `Output` comes back: arrays alone, so that a C header can say the same. How far a row is
-filled is the caller's to know: each batch says where its chunks begin, and rewinding is a smaller number.
+A `Batch` goes down and an `Output` comes back. Both consist of arrays only, so that a C header can express the same.
+The caller keeps track of the cached positions: each batch gives the start of its chunks, and a smaller number rewinds.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from editar_rt.backends.sampler import SamplerInputs
 from editar_rt.generation.sampling import Draw
 
 Arrays = Mapping[str, NDArray[Any]]
@@ -22,25 +24,25 @@ class Batch(NamedTuple):
     """One run of the decoder: R rows of the cache, each with a chunk of up to S positions."""
 
     rows: NDArray[np.int32]
-    """[R], rows of the cache: any, each once, ascending."""
+    """[R], indices of rows of the cache: any subset, ascending."""
     past: NDArray[np.int32]
-    """[R], positions that stay in each row. Its chunk is written from there on, over whatever was there."""
+    """[R], cached positions to keep in each row. Its chunk is written after them and overwrites later positions."""
     counts: NDArray[np.int32]
-    """[R], positions of each chunk that count, 1 to S; the rest is padding."""
+    """[R], length of each chunk, 1 to S; the rest is padding."""
     tokens: NDArray[np.int32]
-    """[R, S]; negative where `states` is taken instead."""
+    """[R, S]; negative where the position takes its value from `states`."""
     states: Floats | None
-    """Hidden states that broadcast against [R, S, D]; None where all tokens are given."""
+    """Hidden states that broadcast to [R, S, D]; None if all tokens are given."""
     outputs: int
-    """K, how many of each chunk's last positions get logits; at least 1 and at most the smallest count."""
+    """K: the last K positions of each chunk get logits; 1 to the smallest count."""
 
 
 class Output:
     """The result of one run.
 
     Args:
-        read: gives the logits, float32 [R, K, V]; valid until the decoder's next run.
-        tokens: int32 [P, K], what was drawn for each picture of the `Draw`; None where nothing was.
+        read: returns the logits, float32 [R, K, V]; valid until the decoder's next run.
+        tokens: int32 [P, K], the tokens sampled for each picture of the `Draw`; None without a `Draw`.
     """
 
     __slots__ = ("logits", "tokens")
@@ -51,45 +53,72 @@ class Output:
 
 
 class Decoder(Protocol):
-    """The decoder and its KV cache of some rows."""
+    """The decoder with its KV cache."""
 
     @property
     def piece(self) -> int:
-        """Positions that a chunk should have at most, so that other pictures' steps need not wait for long."""
+        """Largest recommended number of positions of a chunk, so that other pictures' steps do not wait for long."""
 
     def run(self, batch: Batch, draw: Draw | None = None) -> Output:
-        """Run a batch, and draw tokens from its logits, where they are or on the host.
+        """Run a batch, and sample tokens from its logits if `draw` is given, on the device or on the host.
 
         Raises:
-            OptionError: more positions than the cache has room for.
-            BackendError: the engine failed, or logits are not finite where tokens are drawn.
+            OptionError: the batch exceeds the capacity of the cache.
+            BackendError: the engine failed, or the logits to sample from are not finite.
         """
 
     def copy(self, source: int, target: int, start: int, stop: int, frozen: bool = False) -> None:
-        """Make positions `start` to `stop - 1` of row `target` those of row `source`.
+        """Copy positions `start` to `stop - 1` of row `source` to row `target`.
 
         Args:
-            frozen: neither row's are expected to be written again, so that they may be one memory. If one is
-                written nevertheless, the other keeps what it had.
+            frozen: the copied positions are not expected to be written again, so the rows may share memory. If one is
+                written nevertheless, the other keeps its values.
         """
 
     def release(self, row: int) -> None:
-        """Say that nothing in a row is needed any more."""
+        """Declare that the contents of a row are no longer needed."""
 
 
 class Backend(Protocol):
-    """One engine with one bundle."""
+    """An engine that runs one bundle."""
 
     @property
     def name(self) -> str:
-        """The engine, for people: `ONNX Runtime 1.32 (CPU)`."""
+        """The engine's name for users: `ONNX Runtime 1.32 (CPU)`."""
 
     @property
     def device(self) -> str:
-        """`cpu`, or the kind of device that holds weights and cache."""
+        """`cpu`, or the kind of device with the weights and the cache."""
 
     def read_bandwidth(self) -> float | None:
-        """Bytes a second that the device reads from its memory, measured; None where that is not possible."""
+        """Measured read bandwidth of the device's memory, bytes per second; None if it cannot be measured."""
+
+    def memory_in_use(self) -> int | None:
+        """Bytes of the device's memory that all programs use now; None on a CPU, or if unknown."""
+
+    def shared_bytes(self) -> int:
+        """Bytes that the system now counts more than once in this process's memory because rows share pages."""
+
+    @property
+    def sampler_rows(self) -> tuple[int, ...]:
+        """Numbers of rows for which the device has a sampler; empty if tokens are sampled on the host."""
+
+    def sample(self, logits: Floats, inputs: SamplerInputs) -> NDArray[np.int32]:
+        """Run only the sampler, on logits [R, V] of a step; R must be one of `sampler_rows`.
+
+        Returns:
+            tokens [R], negative where the host must sample.
+
+        Raises:
+            MissingPartError: the bundle has no sampler.
+        """
+
+    def end_profile(self) -> Path:
+        """End profiling the decoder, in a backend that was opened for it. Returns a JSON file of trace events.
+
+        Raises:
+            BackendError: the engine cannot profile.
+        """
 
     def run(self, part: str, inputs: Arrays) -> dict[str, NDArray[Any]]:
         """Run a feed-forward part; inputs and outputs by tensor name."""
@@ -98,4 +127,4 @@ class Backend(Protocol):
         """The decoder with an empty cache for `rows` rows of up to `capacity` positions."""
 
     def close(self) -> None:
-        """Free the weights; nothing can be run afterwards."""
+        """Free the weights; the backend cannot be used afterwards."""

@@ -1,4 +1,4 @@
-"""What ONNX Runtime raises while it runs, as one sentence."""
+"""Converts ONNX Runtime's exceptions to one sentence."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from editar_rt.errors import BackendError, EditarError
 
 @contextmanager
 def running(part: str) -> Iterator[None]:
-    """Turn a failure inside the block, or the function that it decorates, into a BackendError.
+    """Convert a failure inside the block, or in the decorated function, to a BackendError.
 
-    The binding raises its own classes, all of them direct Exceptions, and ValueError and RuntimeError besides.
+    The binding raises its own classes, which derive directly from Exception, and also ValueError and RuntimeError.
     """
     try:
         yield

@@ -1,4 +1,4 @@
-"""The process that something was opened in: after a fork it is another one."""
+"""Remembers the process that opened something, to detect forks."""
 
 from __future__ import annotations
 
@@ -8,25 +8,25 @@ from editar_rt.errors import BackendError
 
 
 class Process:
-    """This process, remembered."""
+    """The process that created this object."""
 
     def __init__(self) -> None:
         self._id = os.getpid()
 
     @property
     def is_left(self) -> bool:
-        """Whether a fork has led out of it."""
+        """Whether this code now runs in a fork of it."""
         return os.getpid() != self._id
 
     def check(self, what: str, way_out: str) -> None:
-        """Refuse what a fork shares with the process that it came from.
+        """Reject the use, in a fork, of something that belongs to the parent process.
 
         Args:
-            what: the subject of the sentence.
-            way_out: what to do instead.
+            what: the subject of the message.
+            way_out: the advice in the message.
 
         Raises:
-            BackendError: a fork has led out of the process.
+            BackendError: this is a fork of the process.
         """
         if self.is_left:
             raise BackendError(

@@ -1,7 +1,7 @@
-"""The bundle: a folder of graphs with a manifest, `bundle.json`, that says what they are.
+"""The bundle: a folder of graphs with a manifest, `bundle.json`, that describes them.
 
-Bundles come from strangers: nothing outside the folder is opened, sizes and hashes are compared before a graph is
-loaded, and a file is opened later only where it is still the one that was compared.
+Bundles are untrusted: nothing outside the folder is opened, sizes and hashes are compared before a graph is loaded, and
+a file is opened later only if it has not changed since.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def file_digest(path: Path) -> FileInfo:
 
 
 class Identity(NamedTuple):
-    """What tells a file from one that took its place or was written into since."""
+    """Identifies a file, to detect that it was replaced or modified."""
 
     device: int
     inode: int
@@ -52,33 +52,34 @@ class Identity(NamedTuple):
     def of(cls, path: Path) -> Identity:
         """
         Raises:
-            OSError: there is none.
+            OSError: the file cannot be examined.
         """
-        found = path.stat()
-        return cls(found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns)
+        status = path.stat()
+        return cls(status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
 
 
 @dataclass(frozen=True)
 class Bundle:
-    """An opened bundle. Its files are those that were there when it was opened, or opening them fails."""
+    """An open bundle. A file that changed after the bundle was opened is rejected."""
 
     folder: Path  # absolute
     manifest: Manifest
-    fingerprint: str  # SHA-256 of bundle.json, which holds those of all other files
+    fingerprint: str  # SHA-256 of bundle.json, which contains those of all other files
     _opened: dict[str, Identity] = field(default_factory=dict, repr=False, compare=False)
     _part_files: dict[str, list[str]] = field(default_factory=dict, repr=False, compare=False)
 
     @classmethod
     def open(cls, path: str | os.PathLike[str]) -> Bundle:
-        """Read the manifest and compare every file's size, and the hash of all but the largest files.
+        """Read the manifest, and compare every file's size and the hashes of all but the largest files.
 
         Raises:
-            BundleError: no bundle, a damaged or altered one, one of a newer format, or a path that leaves it.
+            BundleError: the folder is not a bundle, the bundle is damaged, altered or of a newer format, or a path
+                leaves it.
             OptionError: `path` is not a path.
         """
         folder = as_path("a bundle", path)
-        with contextlib.suppress(OSError):  # the current folder is gone, and a path that begins there leads nowhere
-            folder = folder.absolute()  # it is read later too, wherever the process has gone
+        with contextlib.suppress(OSError):  # if the current folder was removed, a relative path cannot be resolved
+            folder = folder.absolute()  # files are also opened later, after a chdir
         try:
             raw = _read_manifest(folder)
         except OSError as e:
@@ -95,10 +96,10 @@ class Bundle:
 
     @property
     def default_sampling(self) -> Sampling:
-        """The sampling that the bundle was made for.
+        """The sampling defaults of the bundle.
 
         Raises:
-            BundleError: for a field that `Sampling` lacks or a value that it refuses.
+            BundleError: a field that `Sampling` lacks or a value that it rejects.
         """
         given = self.manifest.sampling
         if unknown := sorted(set(given) - {f.name for f in dataclasses.fields(Sampling)}):
@@ -109,29 +110,29 @@ class Bundle:
             raise BundleError(f"a sampling default of the bundle {self.folder} is not allowed: {e}") from None
 
     def path(self, name: str) -> Path:
-        """A file of the bundle.
+        """The path of a file of the bundle.
 
         Raises:
-            BundleError: it lies outside of the bundle, is not listed, or has changed since the bundle was opened.
+            BundleError: the file is outside the bundle, is not listed, or has changed since the bundle was opened.
         """
         path = self._inside(name)
         if name not in self._opened:
-            raise BundleError(f"{MANIFEST_NAME} lists no size and hash for {name}; export the bundle again")
+            raise BundleError(f"{MANIFEST_NAME} has no size and hash of {name}; export the bundle again")
         with self._reading(name):
             if Identity.of(path) != self._opened[name]:
                 raise BundleError(f"{path} was replaced or changed after the bundle was opened; open the bundle again")
         return path
 
     def part_path(self, part: str) -> Path:
-        """The graph of a part, after `part_files` has looked into it."""
+        """The graph of a part, after `part_files` has checked it."""
         self.part_files(part)
         return self.path(self.manifest.parts[part].file)
 
     def part_files(self, part: str) -> list[str]:
-        """The files of a part by name: its graph and those that the graph takes its weights from.
+        """The names of a part's files: its graph and the files with its weights.
 
         Raises:
-            BundleError: the graph reads what it may not, or is not the one that the manifest describes.
+            BundleError: the graph refers to a forbidden file, or differs from the manifest.
         """
         if part not in self._part_files:
             described = self.manifest.parts[part]
@@ -141,8 +142,17 @@ class Bundle:
             self.path(name)
         return self._part_files[part]
 
+    def stored_bytes(self, *parts: str) -> int:
+        """Bytes of the files of some parts; one that several have counts once.
+
+        Raises:
+            BundleError: as `part_files`.
+        """
+        files = {name for part in parts for name in self.part_files(part)}
+        return sum(self.manifest.files[name].bytes for name in files)
+
     def check(self) -> None:
-        """Hash every file, however large, and read every graph; raises BundleError at the first that differs."""
+        """Hash every file and read every graph. Raises BundleError at the first one that differs."""
         for name in self.manifest.files:
             self._check_file(name, None)
         for part in self.manifest.parts:
@@ -159,7 +169,9 @@ class Bundle:
         path, expected = self._inside(name), self.manifest.files[name]
         with self._reading(name):
             if not path.is_file():
-                raise BundleError(f"the bundle {self.folder} lacks {name}; copy it whole, or export it again")
+                raise BundleError(
+                    f"the bundle {self.folder} lacks {name}; copy it again completely, or export it again"
+                )
             identity = Identity.of(path)
             if is_blob_of_another(path, expected.sha256):
                 hash_up_to = None
@@ -179,7 +191,7 @@ class Bundle:
         size = path.stat().st_size
         if size != expected.bytes:
             raise BundleError(
-                f"{path} has {size} bytes where the manifest says {expected.bytes}: truncated or altered; "
+                f"{path} has {size} bytes, but the manifest says {expected.bytes}: it was truncated or altered; "
                 "copy the bundle again"
             )
         if (hash_up_to is None or size <= hash_up_to) and file_digest(path).sha256 != expected.sha256:
@@ -196,25 +208,25 @@ def _leaves(path: Path) -> str:
 def _read_manifest(folder: Path) -> bytes:
     """
     Raises:
-        BundleError: there is none, or something that is none.
-        OSError: it cannot be read.
+        BundleError: there is no manifest, or the file is not one.
+        OSError: the manifest cannot be read.
     """
     path = folder / MANIFEST_NAME
     if not is_folder(folder):
-        raise BundleError(f"{folder} is not a folder; a bundle is one that holds {MANIFEST_NAME}")
+        raise BundleError(f"{folder} is not a folder; a bundle is a folder that contains {MANIFEST_NAME}")
     if not path.is_file():
-        raise BundleError(f"{folder} holds no {MANIFEST_NAME}; make a bundle with: python -m export onnx -o BUNDLE")
+        raise BundleError(f"{folder} contains no {MANIFEST_NAME}; make a bundle with: python -m export onnx -o BUNDLE")
     if not is_kept_inside(path, folder):
         raise BundleError(_leaves(path))
     with open(path, "rb") as f:
         raw = f.read(MAX_MANIFEST_BYTES + 1)
     if len(raw) > MAX_MANIFEST_BYTES:
-        raise BundleError(f"{path} is larger than {MAX_MANIFEST_BYTES >> 20} MiB; that is no manifest")
+        raise BundleError(f"{path} is larger than {MAX_MANIFEST_BYTES >> 20} MiB, so it is not a manifest")
     return raw
 
 
 def list_files(folder: Path) -> dict[str, FileInfo]:
-    """Size and hash of every file below a folder but the manifest, by relative POSIX path."""
+    """Size and hash of every file in a folder and its subfolders except the manifest, by relative POSIX path."""
     files = sorted(p for p in folder.rglob("*") if p.is_file())
     names = {p.relative_to(folder).as_posix(): p for p in files}
     return {name: file_digest(p) for name, p in names.items() if name != MANIFEST_NAME}
@@ -222,21 +234,21 @@ def list_files(folder: Path) -> dict[str, FileInfo]:
 
 @contextmanager
 def publishing(final: Path, force: bool = False, manifest: str = MANIFEST_NAME) -> Iterator[Path]:
-    """A folder beside `final` to write into, renamed into its place when the block ends well and removed when not.
+    """A temporary folder to write to. If the block succeeds, it is renamed to `final`; otherwise it is removed.
 
     Args:
-        force: replace a folder that is there, if it holds `manifest` or nothing.
+        force: replace an existing folder, if it contains `manifest` or is empty.
 
     Raises:
-        BundleError: where `final` exists and `force` is not given, or nothing can be written there.
+        BundleError: `final` exists and `force` is False, or it cannot be written.
     """
-    final = final.resolve()  # "." and ".." have no name to write beside
+    final = final.resolve()  # "." and ".." have no name for a folder next to them
     if final.exists():
         if not force:
-            raise BundleError(f"{final} exists; choose another folder or replace it with --force")
+            raise BundleError(f"{final} exists; choose another folder, or replace it with --force")
         if not final.is_dir() or (any(final.iterdir()) and not (final / manifest).is_file()):
             kind = "bundle" if manifest == MANIFEST_NAME else "folder of engines"
-            raise BundleError(f"{final} holds something that is no {kind}; it is not replaced, choose another folder")
+            raise BundleError(f"{final} is not a {kind}, so it is not replaced; choose another folder")
     partial = final.with_name(f"{final.name}.partial-{os.getpid()}-{secrets.token_hex(4)}")
     try:
         partial.mkdir(parents=True)
@@ -250,7 +262,7 @@ def publishing(final: Path, force: bool = False, manifest: str = MANIFEST_NAME) 
 
 
 def _put_in_place(partial: Path, final: Path) -> None:
-    """Rename, moving an older bundle aside first; it comes back if the new one cannot take its place."""
+    """Rename, after moving an older bundle aside; the older one is restored if the new one cannot be put in place."""
     old = partial.with_name(partial.name.replace(".partial-", ".old-")) if final.exists() else None
     try:
         if old is not None:

@@ -1,8 +1,8 @@
-"""An ONNX file before anything opens it: its inputs and outputs, and every file whose data it takes.
+"""Inspects an ONNX file before an engine opens it: its inputs, outputs and external data files.
 
-A graph names other files for its weights, wherever a tensor may stand: among the initializers, in attributes, in graphs
-inside of nodes, in functions. Engines open what they find there, and not all of them look where it lies. So the file is
-walked through here first, without the onnx package, which devices lack, and without reading the weights.
+A graph may refer to other files wherever a tensor may occur: in initializers, attributes, subgraphs and functions.
+Engines open these files, and not all of them check the location. Therefore the file is checked here first, without the
+onnx package, which devices lack, and without reading the weights.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from editar_rt.bundle.manifest import MANIFEST_NAME, UNPRINTABLE, FileInfo, Part
 from editar_rt.bundle.protobuf import DamagedError, Reader, Span, signed
 from editar_rt.errors import BundleError
 
-PREPACKED = "prepacked_"  # how ONNX Runtime's keys for rearranged weights begin: they name places in the file
+PREPACKED = "prepacked_"  # prefix of ONNX Runtime's keys for prepacked weights, which are offsets in the file
 MAX_NAME = 4096  # bytes
-MAX_DEPTH = 64  # of messages in each other; parsers stop at 100
+MAX_DEPTH = 64  # of nested messages; parsers stop at 100
 MAX_RANK = 64
 
-# Where tensors can stand: by message, the messages in its fields (numbers of onnx.proto).
+# Where tensors can occur: by message, the messages in its fields (field numbers of onnx.proto).
 MODEL, TRAINING, FUNCTION, GRAPH, NODE, ATTRIBUTE, SPARSE, TENSOR = range(8)
 HOLDS: dict[int, dict[int, int]] = {
     MODEL: {7: GRAPH, 20: TRAINING, 25: FUNCTION},
@@ -36,7 +36,7 @@ HOLDS: dict[int, dict[int, int]] = {
 }
 INITIALIZER, INPUT, OUTPUT = 5, 11, 12  # fields of a graph
 DIMS, DATA_TYPE, NAME, EXTERNAL_DATA = 1, 2, 8, 13  # fields of a tensor
-# NumPy's names and bits of ONNX's types; the names are those that a manifest may say.
+# NumPy's names (those allowed in a manifest) and sizes in bits of ONNX's types.
 DTYPES = {
     1: "float32", 2: "uint8", 3: "int8", 6: "int32", 7: "int64", 9: "bool", 10: "float16", 16: "bfloat16",
 }  # fmt: skip
@@ -48,29 +48,29 @@ BITS = {
 
 @dataclass(frozen=True)
 class ExternalData:
-    """Where a tensor's values lie."""
+    """The location of a tensor's values."""
 
-    location: str  # as the graph says it
-    stop: int  # the first byte behind them
+    location: str  # as written in the graph
+    stop: int  # the first byte after them
 
 
 @dataclass(frozen=True)
 class GraphFile:
-    """What `read_graph` finds."""
+    """The result of `read_graph`."""
 
-    inputs: list[TensorInfo]  # without those that initializers fill
+    inputs: list[TensorInfo]  # without those that have initializers
     outputs: list[TensorInfo]
     external: list[ExternalData]
     rearranged: bool
-    """Whether it has weights arranged for one machine beside the plain ones, as `backends.ort.prepacked` keeps them."""
+    """Whether it contains weights prepacked for one machine, as stored by `backends.ort.prepacked`."""
 
 
 def read_graph(path: Path) -> GraphFile:
-    """Walk through an ONNX file.
+    """Inspect an ONNX file.
 
     Raises:
-        BundleError: not one, or one that no engine should read.
-        OSError: it cannot be read.
+        BundleError: it is not an ONNX file, or no engine should read it.
+        OSError: the file cannot be read.
     """
     with open(path, "rb") as file:
         size = os.fstat(file.fileno()).st_size
@@ -88,30 +88,30 @@ def check_graph(path: Path, part: Part, files: Mapping[str, FileInfo]) -> list[s
 
     Args:
         path: of the graph.
-        files: the manifest's, which were checked.
+        files: the manifest's files, which were checked.
 
     Returns:
-        the names in `files` of the graph and of those that it takes its weights from.
+        the names in `files` of the graph and of the files with its weights.
 
     Raises:
-        BundleError: it reads a file that is outside of the bundle or not listed, or more of one than there is; its
-            inputs or outputs are others than the manifest says.
-        OSError: it cannot be read.
+        BundleError: the graph refers to a file outside the bundle or not listed, or beyond the end of one; or its
+            inputs or outputs differ from the manifest.
+        OSError: the file cannot be read.
     """
-    graph, found = read_graph(path), {part.file: None}
+    graph, part_files = read_graph(path), {part.file: None}
     if graph.rearranged:
-        raise BundleError(f"{path} has weights that were arranged for one machine; export the bundle again")
+        raise BundleError(f"{path} contains weights prepacked for one machine; export the bundle again")
     for each in graph.external:
         name = _listed(path, part.file, each.location, files)
         if each.stop > files[name].bytes:
             raise BundleError(
-                f"{path} takes weights from {name} up to byte {each.stop}, and that has {files[name].bytes} bytes; "
+                f"{path} takes weights from {name} up to byte {each.stop}, but it has {files[name].bytes} bytes; "
                 "export the bundle again"
             )
-        found[name] = None
+        part_files[name] = None
     for kind, said, given in (("input", part.inputs, graph.inputs), ("output", part.outputs, graph.outputs)):
         _check_tensors(path, kind, said, given)
-    return list(found)
+    return list(part_files)
 
 
 def _listed(path: Path, graph: str, location: str, files: Mapping[str, FileInfo]) -> str:
@@ -127,20 +127,20 @@ def _listed(path: Path, graph: str, location: str, files: Mapping[str, FileInfo]
     name = (PurePosixPath(graph).parent / location).as_posix()
     if name not in files:
         raise BundleError(
-            f"{path} takes weights from {location!a:.200}, for which {MANIFEST_NAME} lists no size and hash; export "
+            f"{path} takes weights from {location!a:.200}, for which {MANIFEST_NAME} has no size and hash; export "
             "the bundle again"
         )
     return name
 
 
 def _check_tensors(path: Path, kind: str, said: list[TensorInfo], given: list[TensorInfo]) -> None:
-    """Compare names, types, ranks and the sizes that both fix."""
-    expected, found = ({tensor.name: tensor for tensor in tensors} for tensors in (said, given))
-    for name in sorted(expected.keys() ^ found.keys()):
+    """Compare names, types, ranks and the sizes that are fixed in both."""
+    expected, actual = ({tensor.name: tensor for tensor in tensors} for tensors in (said, given))
+    for name in sorted(expected.keys() ^ actual.keys()):
         has, lacks = ("the manifest", "the graph") if name in expected else ("the graph", "the manifest")
         raise BundleError(f"{path}: {has} has the {kind} {name!a:.80}, which {lacks} lacks; export the bundle again")
     for name, tensor in expected.items():
-        other = found[name]
+        other = actual[name]
         fits = tensor.dtype == other.dtype and len(tensor.shape) == len(other.shape)
         for one, two in zip(tensor.shape, other.shape, strict=False):
             fits = fits and (isinstance(one, str) or isinstance(two, str) or one == two)
@@ -152,7 +152,7 @@ def _check_tensors(path: Path, kind: str, said: list[TensorInfo], given: list[Te
 
 
 class _Walk:
-    """Collects what a file holds; messages of one field that occurs twice are one, as parsers merge them."""
+    """Collects the contents of a file; repeated messages of one field are merged, as parsers do."""
 
     def __init__(self, reader: Reader) -> None:
         self._reader = reader
@@ -181,7 +181,7 @@ class _Walk:
                 self._filled.add(self._string(value, NAME))
 
     def _collect(self) -> None:
-        """External data of every tensor, wherever it stands."""
+        """External data of every tensor, wherever it occurs."""
         waiting = [(self._reader.whole, MODEL, 0)]
         while waiting:
             span, kind, depth = waiting.pop()
@@ -196,7 +196,7 @@ class _Walk:
                     waiting.append((value, holds[number], depth + 1))
 
     def _tensor(self, span: Span) -> None:
-        """Every location is taken, whether or not the tensor says that its data lies there: parsers merge messages."""
+        """Record every location, even if the tensor does not say that its data is external: parsers merge messages."""
         dims: list[int] = []
         bits, locations, numbers = 0, [], {"offset": 0, "length": 0}
         for number, value in self._reader.fields(span):
@@ -211,7 +211,7 @@ class _Walk:
                 if key == "location":
                     locations.append(said)
                 elif key in numbers:
-                    numbers[key] = _whole(key, said)
+                    numbers[key] = _integer(key, said)
                 elif key.startswith(PREPACKED):
                     self._rearranged = True
         if not locations:
@@ -228,7 +228,7 @@ class _Walk:
                 name = self._reader.text(value, MAX_NAME)
             elif number == 2:
                 for kind, tensor in self._messages(value):
-                    if kind == 1:  # of a tensor, not of a sequence or map
+                    if kind == 1:  # a tensor, not a sequence or map
                         dtype, shape = self._type(tensor)
         return TensorInfo(name, dtype, shape)
 
@@ -244,13 +244,13 @@ class _Walk:
         return dtype, shape
 
     def _dimension(self, dim: Span) -> int | str:
-        found: int | str = ""
+        size: int | str = ""
         for number, value in self._reader.fields(dim):
             if number == 1 and isinstance(value, int):
-                found = signed(value)
+                size = signed(value)
             elif number == 2 and isinstance(value, Span):
-                found = self._reader.text(value, MAX_NAME)
-        return found
+                size = self._reader.text(value, MAX_NAME)
+        return size
 
     def _messages(self, value: int | Span) -> list[tuple[int, Span]]:
         """The fields of a message that are messages or strings themselves."""
@@ -259,12 +259,12 @@ class _Walk:
         return [(number, each) for number, each in self._reader.fields(value) if isinstance(each, Span)]
 
     def _string(self, message: Span, number: int) -> str:
-        """A string of a message; of several the last, as parsers do."""
+        """A string of a message; the last one if there are several, as in parsers."""
         last = next((span for n, span in reversed(self._messages(message)) if n == number), None)
         return "" if last is None else self._reader.text(last, MAX_NAME)
 
 
-def _whole(key: str, said: str) -> int:
+def _integer(key: str, said: str) -> int:
     if not (said.isascii() and said.isdecimal()) or len(said) > 19:
-        raise DamagedError(f"it has data of {key} {said!a:.40}")
+        raise DamagedError(f"it has external data with {key} {said!a:.40}")
     return int(said)

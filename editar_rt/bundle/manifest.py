@@ -1,6 +1,6 @@
 """The schema of `bundle.json`, which describes a bundle's graphs. Export writes it and the runtime reads it.
 
-Manifests come from strangers: every value is checked before anything is made by it.
+Manifests are untrusted: every value is checked before it is used.
 """
 
 from __future__ import annotations
@@ -11,25 +11,25 @@ import math
 import re
 import types
 import typing
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath, PureWindowsPath
 from typing import Any
 
+from editar_rt.arguments import is_integer
+from editar_rt.bundle.words import DEFAULT_DIALECT, DIALECTS, KV_CACHES, PRECISIONS, SAME, Dialect
 from editar_rt.errors import BundleError
-from editar_rt.generation.sampling import is_whole
 
 MANIFEST_NAME = "bundle.json"
 FORMAT = "editar-bundle"
 FORMAT_VERSION = 1
-GRAPH_SUFFIX = ".onnx"  # under another one ONNX Runtime looks for another format
+GRAPH_SUFFIX = ".onnx"  # ONNX Runtime expects another format for other suffixes
 MAX_MANIFEST_BYTES = 4 << 20
-MAX_DEPTH = 32  # of objects and lists in each other; a manifest has 6
-# What a field may say; unknown words would be taken for something else further on.
-PRECISIONS = ("fp32", "fp16", "bf16", "int8", "int4")
-SPELLINGS = ("ort", "standard", "delta")
-KV_CACHES = ("same", "int8")
+KEY = "key"  # of a field's metadata: its name in JSON, if that is different
+MAX_DEPTH = 32  # of nested objects and lists; a manifest has 6
+# Types of tensors. An unknown one would be misread later.
 DTYPES = ("bfloat16", "bool", "float16", "float32", "int32", "int64", "int8", "uint8")
-# Controls move a terminal's cursor or recolour it, and lone surrogates are in no encoding: both come from strangers.
+# Control characters can manipulate a terminal, and lone surrogates cannot be encoded.
 UNPRINTABLE = re.compile("[\\x00-\\x1f\\x7f-\\x9f\\u2028-\\u202e\\u2066-\\u2069\\ud800-\\udfff]")
 
 
@@ -39,7 +39,7 @@ class TensorInfo:
 
     name: str
     dtype: str  # NumPy's name: float32, float16, int32
-    shape: list[int | str]  # a symbolic dimension by its name
+    shape: list[int | str]  # symbolic dimensions by name
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class Part:
 
 @dataclass(frozen=True)
 class FileInfo:
-    """What a file of the bundle must be."""
+    """The expected size and hash of a file."""
 
     sha256: str
     bytes: int
@@ -61,7 +61,7 @@ class FileInfo:
 
 @dataclass(frozen=True)
 class ModelInfo:
-    """Sizes of the models inside; None for what a missing part would say."""
+    """Sizes of the models in the bundle; None if the part that has them is missing."""
 
     image_size: int | None = None  # side of the square picture, pixels
     downsampling: int | None = None  # pixels a token spans along one side
@@ -81,8 +81,8 @@ class ModelInfo:
     step_weight_bytes: dict[str, int] = field(default_factory=dict)  # by provider: weights that a decode step reads
 
     def check(self) -> None:
-        """Refuse sizes that are not positive or contradict each other; buffers are made by them."""
-        sizes = {name: size for name, size in dataclasses.asdict(self).items() if is_whole(size)}
+        """Reject sizes that are out of range or contradict each other; buffers are allocated by them."""
+        sizes = {name: size for name, size in dataclasses.asdict(self).items() if is_integer(size)}
         for name, size in sizes.items():
             if not 1 <= size <= LARGEST[name]:
                 raise BundleError(f"{MANIFEST_NAME}: model: {name} must be 1 to {LARGEST[name]}, got {size}")
@@ -101,23 +101,23 @@ class ModelInfo:
             )
         if 2 * self._cached() > MOST_CACHED:
             raise BundleError(
-                f"{MANIFEST_NAME}: model: keys and values of one row would be {2 * self._cached()} numbers, and "
-                f"{MOST_CACHED} are allowed; export the bundle again"
+                f"{MANIFEST_NAME}: model: keys and values of one row would have {2 * self._cached()} elements, but at "
+                f"most {MOST_CACHED} are allowed; export the bundle again"
             )
 
     def _cached(self) -> int:
-        """Numbers in the keys of one row of the whole sequence."""
+        """Number of elements in the keys of one row, for the whole sequence."""
         positions = 2 * (self.picture_tokens or 0) + (self.text_tokens or 0)
         return (self.layers or 0) * (self.dim or 0) * positions
 
 
-# Buffers are made by these sizes before a graph could contradict them.
+# Buffers are allocated by these sizes before a graph could contradict them.
 LARGEST = {
     "image_size": 4096, "downsampling": 256, "grid": 256, "picture_tokens": 1 << 16, "codebook_size": 1 << 20,
     "codebook_dim": 1 << 16, "vocab_size": 1 << 20, "dim": 1 << 16, "layers": 1 << 10, "heads": 1 << 10,
     "head_dim": 1 << 12, "text_tokens": 1 << 13, "text_dim": 1 << 14,
 }  # fmt: skip
-MOST_CACHED = 1 << 33  # ten times what EditAR's keys and values would be at 1,024 pixels
+MOST_CACHED = 1 << 33  # ten times EditAR's keys and values at 1,024 pixels
 
 
 @dataclass(frozen=True)
@@ -126,15 +126,15 @@ class Manifest:
 
     model: ModelInfo
     parts: dict[str, Part]
-    files: dict[str, FileInfo]  # by path inside the bundle, every file but the manifest
+    files: dict[str, FileInfo]  # by path inside the bundle, every file except the manifest
     precision: str = "fp32"
-    spelling: str = "ort"
-    kv_cache: str = "same"  # as the precision's products, or int8
+    dialect: str = field(default=DEFAULT_DIALECT, metadata={KEY: "spelling"})
+    kv_cache: str = SAME
     sampler_top_k: int | None = None  # the largest top_k that the part sampler draws with; None without one
     providers: list[str] = field(default_factory=lambda: ["cpu", "cuda"])  # of ONNX Runtime, that run the decoder
     tokenizer: str | None = None
     samples: str | None = None
-    # Defaults that differ from `Sampling`'s. Whole numbers first: decoding takes the first type that fits.
+    # Defaults that differ from `Sampling`'s. int comes first, because decoding takes the first type that fits.
     sampling: dict[str, int | float] = field(default_factory=dict)
     self_test: dict[str, Any] | None = None
     made_by: dict[str, str] = field(default_factory=dict)
@@ -143,15 +143,15 @@ class Manifest:
 
     @classmethod
     def from_json(cls, text: str) -> Manifest:
-        """Parse and validate; raises BundleError with one sentence."""
+        """Parse and validate. Raises BundleError with one sentence."""
         try:
             raw = json.loads(text)
-        except (ValueError, RecursionError) as e:  # ValueError also for whole numbers of thousands of digits
+        except (ValueError, RecursionError) as e:  # ValueError also for integers of thousands of digits
             raise BundleError(f"{MANIFEST_NAME} is not JSON ({e}); export the bundle again") from None
         if not isinstance(raw, dict) or raw.get("format") != FORMAT:
-            raise BundleError(f'{MANIFEST_NAME} does not say "format": "{FORMAT}": this is no EditAR bundle')
+            raise BundleError(f'{MANIFEST_NAME} does not say "format": "{FORMAT}"; this is not an EditAR bundle')
         version = raw.get("format_version")
-        if not is_whole(version) or version < 1:
+        if not is_integer(version) or version < 1:
             raise BundleError(f"{MANIFEST_NAME} has format_version {version!r:.40}; 1 to {FORMAT_VERSION} are known")
         if version > FORMAT_VERSION:
             raise BundleError(
@@ -163,7 +163,9 @@ class Manifest:
         for path in manifest.paths():
             check_relative(path)
             if path not in manifest.files:
-                raise BundleError(f"{MANIFEST_NAME} names {path} but lists no size and hash for it")
+                raise BundleError(
+                    f"{MANIFEST_NAME} names {path} but has no size and hash of it; export the bundle again"
+                )
         for part, described in manifest.parts.items():
             if not described.file.endswith(GRAPH_SUFFIX):
                 raise BundleError(
@@ -180,35 +182,51 @@ class Manifest:
         return manifest
 
     def _check_words(self) -> None:
-        """Refuse what is none of the words that a field may say."""
+        """Reject values that a field does not allow."""
         tensors = [tensor for part in self.parts.values() for tensor in (*part.inputs, *part.outputs)]
-        for name, value, allowed in (
+        words: tuple[tuple[str, str, Collection[str]], ...] = (
             ("precision", self.precision, PRECISIONS),
-            ("spelling", self.spelling, SPELLINGS),
+            ("spelling", self.dialect, DIALECTS),
             ("kv_cache", self.kv_cache, KV_CACHES),
             *((f"{tensor.name}: dtype", tensor.dtype, DTYPES) for tensor in tensors),
-        ):
+        )
+        for name, value, allowed in words:
             if value not in allowed:
                 raise BundleError(f"{MANIFEST_NAME}: {name} must be one of {', '.join(allowed)}, got {value!r:.40}")
 
     def to_json(self) -> str:
-        return json.dumps(dataclasses.asdict(self), indent=1) + "\n"
+        return json.dumps(self.to_dict(), indent=1) + "\n"
+
+    def to_dict(self) -> dict[str, Any]:
+        """The manifest as JSON values."""
+        fields = dataclasses.asdict(self)
+        return {_key(field): fields[field.name] for field in dataclasses.fields(self)}
+
+    @property
+    def operators(self) -> Dialect:
+        """The capabilities of the decoder's dialect."""
+        return DIALECTS[self.dialect]
 
     def paths(self) -> list[str]:
-        """Every file that the manifest refers to by role."""
+        """All files that the manifest refers to by role."""
         optional = [p for p in (self.tokenizer, self.samples) if p is not None]
         return [part.file for part in self.parts.values()] + optional
 
 
+def _key(field: dataclasses.Field[Any]) -> str:
+    """A field's name in JSON."""
+    return str(field.metadata.get(KEY, field.name))
+
+
 def decode_json(kind: Any, value: Any, where: str) -> Any:
-    """JSON values to the type `kind`, checked all the way down."""
+    """Convert JSON values to the type `kind`, with all nested values checked."""
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
     if isinstance(kind, type) and dataclasses.is_dataclass(kind):
         if not isinstance(value, dict):
             raise BundleError(f"{where} must be an object, got {type(value).__name__}")
-        hints = typing.get_type_hints(kind)
-        # Unknown keys are left alone: a later 1.x writer may add some.
-        given = {k: decode_json(hints[k], v, f"{where}: {k}") for k, v in value.items() if k in hints}
+        hints, named = typing.get_type_hints(kind), {_key(f): f.name for f in dataclasses.fields(kind)}
+        # Unknown keys are ignored: a later 1.x writer may add some.
+        given = {named[k]: decode_json(hints[named[k]], v, f"{where}: {k}") for k, v in value.items() if k in named}
         needed = {
             f.name
             for f in dataclasses.fields(kind)
@@ -236,9 +254,9 @@ def decode_json(kind: Any, value: Any, where: str) -> Any:
         raise last
     if kind is Any:
         return value
-    if is_whole(value) and abs(value) >= 2**63:  # JSON has no limit, and no field needs more
+    if is_integer(value) and abs(value) >= 2**63:  # JSON has no limit, but no field needs more
         raise BundleError(f"{where} is a number of {len(str(value))} digits; export the bundle again")
-    if kind is float and is_whole(value):
+    if kind is float and is_integer(value):
         return float(value)
     if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
         raise BundleError(f"{where} must be {kind.__name__}, got {value!r:.80}")
@@ -246,7 +264,7 @@ def decode_json(kind: Any, value: Any, where: str) -> Any:
 
 
 def check_strings(value: Any, where: str) -> None:
-    """Refuse JSON values with strings that are not to be shown, or nested so deep that copying them would fail."""
+    """Reject JSON values with unprintable strings, or nested so deeply that copying them would fail."""
     level = [value]
     for _ in range(MAX_DEPTH):
         below: list[Any] = []
@@ -264,7 +282,7 @@ def check_strings(value: Any, where: str) -> None:
 
 
 def check_relative(path: str) -> None:
-    """Refuse a path that could leave the bundle."""
+    """Reject a path that could leave the bundle."""
     posix, windows = PurePosixPath(path), PureWindowsPath(path)
     if (
         not path

@@ -1,6 +1,6 @@
-"""What a manifest must say of the parts that the runtime runs: their tensors, and shapes that fit the model's sizes.
+"""The tensors that a manifest must list for each part, with shapes that fit the model's sizes.
 
-Buffers are made by those sizes and loops run over them, so that a contradiction is found before a graph is loaded.
+Buffers and loops depend on those sizes, so contradictions must be found before a graph is loaded.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from editar_rt import names
 from editar_rt.bundle.manifest import Manifest, Part, TensorInfo
 from editar_rt.errors import BundleError
 
-SYMBOL = None  # a dimension that a call chooses
-Shape = tuple[int | str | None, ...]  # of numbers, fields of `ModelInfo` and `SYMBOL`
+SYMBOL = None  # a symbolic dimension, chosen by each call
+Shape = tuple[int | str | None, ...]  # numbers, names of fields of `ModelInfo`, and `SYMBOL`
 
 PIXELS: Shape = (SYMBOL, 3, "image_size", "image_size")
 PICTURE: Shape = (SYMBOL, "picture_tokens")
@@ -39,13 +39,12 @@ TENSORS: dict[str, tuple[dict[str, Shape], dict[str, Shape]]] = {
     ),
     names.SAMPLER: ({names.LOGITS: (SYMBOL, 1, "vocab_size")}, {names.DRAWN: (SYMBOL,)}),
 }
-DELTA = "delta"  # the spelling whose shapes are all fixed when an engine is made
-# What such an engine fixes.
+# Symbols that a dialect of fixed shapes may have: what an engine fixes.
 CALLED = (names.ROWS_DIM, names.POSITIONS_DIM, names.WANTED_DIM, names.PREFIX_ROWS_DIM, names.PREFIX_POSITIONS_DIM)
 
 
 def check_parts(manifest: Manifest, where: str) -> None:
-    """Refuse parts whose tensors are not those that the runtime binds, or do not fit the model's sizes.
+    """Reject parts whose tensors differ from those that the runtime binds, or do not fit the model's sizes.
 
     Args:
         where: the manifest's name, for messages.
@@ -62,28 +61,28 @@ def check_parts(manifest: Manifest, where: str) -> None:
             _check_cache(manifest, part, f"{where}: {name}")
         for tensor_info in (*part.inputs, *part.outputs):
             unknown = [d for d in tensor_info.shape if isinstance(d, str) and d not in CALLED]
-            if manifest.spelling == DELTA and unknown:
+            if manifest.operators.has_fixed_shapes and unknown:
                 _refuse(
-                    f"{where}: {name}: {tensor_info.name} has the dimension {unknown[0]!r:.40}, which the spelling "
-                    f"{DELTA} does not have"
+                    f"{where}: {name}: {tensor_info.name} has the dimension {unknown[0]!r:.40}, which the dialect "
+                    f"{manifest.dialect} does not have"
                 )
 
 
 def _check_cache(manifest: Manifest, part: Part, where: str) -> None:
-    """The decoder's keys and values, two tensors a layer."""
-    layers, delta = manifest.model.layers, manifest.spelling == DELTA
+    """Check the decoder's keys and values, two tensors per layer."""
+    layers, fixed = manifest.model.layers, manifest.operators.has_fixed_shapes
     if layers is None:
         _refuse(f"{where} needs the size layers, which model lacks")
     held = sum(tensor.name.startswith(names.PAST_BEGINNINGS) for tensor in part.inputs)
     if held != 2 * layers:
-        _refuse(f"{where} must have keys and values of {layers} layers as model says, got {held} tensors of them")
+        _refuse(f"{where} must have keys and values of {layers} layers, as in model, but has {held} such tensors")
     shape: Shape = (SYMBOL, "heads", SYMBOL, "head_dim")
     inputs, outputs = ({tensor.name: tensor for tensor in tensors} for tensors in (part.inputs, part.outputs))
     for past, present in _cache_names(layers):
-        _check_tensor(manifest, where, "input", inputs, past, shape, fixed_too=delta)
-        if not delta:
+        _check_tensor(manifest, where, "input", inputs, past, shape, fixed_too=fixed)
+        if not fixed:
             _check_tensor(manifest, where, "output", outputs, present, shape)
-    if delta:
+    if fixed:
         rows: Shape = (2 * layers, SYMBOL, "heads", SYMBOL, "head_dim")
         _check_tensor(manifest, where, "output", outputs, names.NEW_ROWS, rows)
 
@@ -103,10 +102,10 @@ def _check_tensor(
     shape: Shape,
     fixed_too: bool = False,
 ) -> None:
-    """One tensor by its name.
+    """Check one tensor by its name.
 
     Args:
-        fixed_too: numbers are allowed in place of symbols.
+        fixed_too: allow numbers in place of symbols.
     """
     tensor = given.get(name)
     if tensor is None:
@@ -118,12 +117,12 @@ def _check_tensor(
             _refuse(f"{where} needs the size {dimension}, which model lacks")
         wanted.append(size)
     fits = len(tensor.shape) == len(wanted) and all(
-        found == size if size is not None else isinstance(found, str) or (fixed_too and found > 0)
-        for found, size in zip(tensor.shape, wanted, strict=True)
+        actual == size if size is not None else isinstance(actual, str) or (fixed_too and actual > 0)
+        for actual, size in zip(tensor.shape, wanted, strict=True)
     )
     if not fits:
         shown = ", ".join("any" if size is None else str(size) for size in wanted)
-        _refuse(f"{where}: {name} must be [{shown}] as model says, got {tensor.shape!s:.80}")
+        _refuse(f"{where}: {name} must be [{shown}], as in model, got {tensor.shape!s:.80}")
 
 
 def _refuse(what: str) -> NoReturn:

@@ -1,7 +1,7 @@
-"""The wire format of Protocol Buffers, as far as walking through a file takes: one field after the other.
+"""Reads the wire format of Protocol Buffers, field by field.
 
-Files come from strangers. Every length is compared with the message that it lies in, the number of fields is bounded,
-and spellings that parsers do not all read alike (groups, numbers with bits to spare) are refused.
+Files are untrusted. Every length is compared with the message that contains it, the number of fields is bounded, and
+encodings that parsers read differently (groups, numbers with excess bits) are rejected.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ class DamagedError(ValueError):
 
 
 class Span(NamedTuple):
-    """Where a message, a string or packed numbers lie."""
+    """The location of a message, a string or packed numbers."""
 
     start: int
     stop: int
 
 
 class Reader:
-    """Walks through the fields of messages.
+    """Iterates over the fields of messages.
 
     Args:
-        data: a whole file; nothing of it is copied but `text`.
+        data: a complete file; only `text` copies parts of it.
     """
 
     def __init__(self, data: mmap.mmap | bytes) -> None:
@@ -39,10 +39,10 @@ class Reader:
         self.whole = Span(0, len(data))
 
     def fields(self, message: Span) -> Iterator[tuple[int, int | Span]]:
-        """The fields of a message in order, as (number, value); values of fixed width are passed over.
+        """The fields of a message in order, as (number, value); values of fixed width are skipped.
 
         Raises:
-            DamagedError: not such a message, or more than `MAX_FIELDS` fields in all.
+            DamagedError: the message is malformed, or there are more than `MAX_FIELDS` fields in total.
         """
         at, stop = message
         while at < stop:
@@ -59,7 +59,7 @@ class Reader:
             elif wire == BYTES:
                 size, at = self._number(at, stop)
                 if size > stop - at:
-                    raise DamagedError("a length in it is greater than what holds it")
+                    raise DamagedError("a length in it exceeds its message")
                 yield number, Span(at, at + size)
                 at += size
             elif wire in (FIXED32, FIXED64):
@@ -70,7 +70,7 @@ class Reader:
             raise DamagedError("it is truncated")
 
     def numbers(self, packed: Span) -> Iterator[int]:
-        """Packed numbers, without their sign."""
+        """Packed numbers, as unsigned integers."""
         at, stop = packed
         while at < stop:
             value, at = self._number(at, stop)
@@ -80,7 +80,7 @@ class Reader:
         """A string of at most `most` bytes.
 
         Raises:
-            DamagedError: a longer one, or one that is not UTF-8.
+            DamagedError: the string is longer, or is not UTF-8.
         """
         if span.stop - span.start > most:
             raise DamagedError(f"it has a name of more than {most} bytes")
@@ -90,7 +90,7 @@ class Reader:
             raise DamagedError("it has a name that is not UTF-8") from None
 
     def _number(self, at: int, stop: int, most: int = VARINT_BYTES) -> tuple[int, int]:
-        """A number of variable length and the place behind it."""
+        """A number of variable length, and the position after it."""
         data, value = self._data, 0
         for shift in range(0, 7 * most, 7):
             if at >= stop:
@@ -106,5 +106,5 @@ class Reader:
 
 
 def signed(value: int) -> int:
-    """A 64-bit number with its sign."""
+    """A 64-bit number as a signed integer."""
     return value - (1 << 64) if value >> 63 else value

@@ -1,4 +1,4 @@
-"""The commands of `editar`. Results go to stdout, everything else to stderr; `command_line` has the exit codes."""
+"""The commands of `editar`. Results go to stdout, everything else to stderr; `command_line` lists the exit codes."""
 
 from editar_rt.cli import bench, demo, edit, info, sweep, traces  # noqa: F401 - each adds its commands
 from editar_rt.cli.app import cli

@@ -26,13 +26,22 @@ from editar_rt.files import check_outputs
 
 @cli.command()
 @bundle_argument
-@click.option("--repeats", type=click.IntRange(1), default=5, show_default=True)
-@click.option("--warmup", type=click.IntRange(0), default=1, show_default=True, help="Repeats that do not count.")
-@click.option("--steps", type=click.IntRange(1), help="Decode steps a repeat; to the end of the picture by default.")
-@click.option("--at", type=click.IntRange(1), help="Filled cache positions where they begin; else behind the text.")
-@click.option("--compare", type=click.Path(path_type=Path), multiple=True, help="Another bundle, measured in turns.")
-@click.option("--chart", type=click.Path(path_type=Path), help="Draw where a step's time goes (.png, .svg).")
-@click.option("--host-sampling", is_flag=True, help="Draw tokens on the host where the device could.")
+@click.option("--repeats", type=click.IntRange(1), default=5, show_default=True, help="Measured runs.")
+@click.option("--warmup", type=click.IntRange(0), default=1, show_default=True, help="Unmeasured runs before them.")
+@click.option("--steps", type=click.IntRange(1), show_default="to the end of the picture", help="Decode steps per run.")
+@click.option("--at", type=click.IntRange(1), show_default="picture and prompt", help="Cached positions at the start.")
+@click.option(
+    "--compare",
+    type=click.Path(path_type=Path),
+    multiple=True,
+    help="Measure this bundle too, interleaved with BUNDLE; may be repeated.",
+)
+@click.option(
+    "--chart",
+    type=click.Path(path_type=Path),
+    help="Write a chart of the time per kind of operator in a decode step (.png or .svg).",
+)
+@click.option("--host-sampling", is_flag=True, help="Sample tokens on the host, even if the device can.")
 @sampling_options
 @device_options
 @json_option
@@ -50,7 +59,11 @@ def bench(
     as_json: bool,
     **options: Any,
 ) -> None:
-    """Measure BUNDLE on this machine, stage by stage; with --compare in turns with others, and their ratios."""
+    """Measure the speed and memory of BUNDLE.
+
+    The report has the time of every stage, and compares the time of a decode step with the machine's memory bandwidth.
+    With --compare, the bundles take turns, so that their ratios do not depend on the machine's load.
+    """
     from editar_rt.measure.bench import BundleSubject, Plan, measure, printed
 
     check_sampling(options)
@@ -68,7 +81,7 @@ def bench(
     ]
     with progress("measuring", "runs") as update:
         report = measure(subjects, plan, update)
-    del subjects  # their memory goes before the profiles are made
+    del subjects  # free their memory before profiling
     if chart is not None:
         from editar_rt.measure.profile import draw_chart, limit_ms, profile_steps
 

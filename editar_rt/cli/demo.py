@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from editar_rt.bundle.folder import Bundle
-from editar_rt.bundle.manifest import check_strings
+from editar_rt.bundle.samples import read_samples
 from editar_rt.cli.app import cli
 from editar_rt.cli.jobs import make_folder
 from editar_rt.cli.options import (
@@ -28,24 +28,24 @@ from editar_rt.files import check_outputs
 from editar_rt.images.fit import fit_square
 from editar_rt.images.pixels import open_picture
 from editar_rt.images.writing import save_picture
-from editar_rt.text.prompts import TASKS
 
 DEMO_BUNDLE = Path("engines/demo")
+FOLDER = click.Path(path_type=Path)
 
 
 @cli.command()
-@click.option("-o", "--output", type=click.Path(path_type=Path), default=Path("editar-demo"), show_default=True)
-@click.option("--bundle", type=click.Path(path_type=Path), default=DEMO_BUNDLE, show_default=True)
+@click.option("-o", "--output", type=FOLDER, default=Path("editar-demo"), show_default=True, help="Folder to write.")
+@click.option("--bundle", type=FOLDER, default=DEMO_BUNDLE, show_default=True, help="Bundle to run.")
 @sampling_options
 @device_options
 @json_option
 def demo(output: Path, bundle: Path, device: str, threads: int | None, as_json: bool, **options: Any) -> None:
-    """Do every task on the bundle's sample pictures and make a contact sheet."""
+    """Run every task on a bundle's sample pictures. Writes the results and a contact sheet."""
     from editar_rt.observe.sheets import Cell, contact_sheet
 
     check_sampling(options)
     if bundle == DEMO_BUNDLE and not bundle.exists():
-        raise BundleError(f"there is no {bundle} here; run editar demo in a checkout of the project, or give --bundle")
+        raise BundleError(f"{bundle} does not exist; run editar demo in a checkout of the project, or give --bundle")
     opened = Bundle.open(bundle)
     samples = read_samples(opened)
     paths = [output / f"{n:02d}-{task}.png" for n, (_, task, _) in enumerate(samples)]
@@ -69,23 +69,3 @@ def demo(output: Path, bundle: Path, device: str, threads: int | None, as_json: 
         click.echo(json.dumps({"contact_sheet": str(sheet), "pictures": list(map(str, paths)), "seconds": seconds}))
     else:
         click.echo(f"{len(paths)} pictures in {seconds:.1f} s; look at {sheet}")
-
-
-def read_samples(bundle: Bundle) -> list[tuple[Path, str, str]]:
-    """(picture, task, instruction) of the sample pictures that a bundle carries."""
-    name = bundle.manifest.samples
-    if name is None:
-        raise BundleError(f"the bundle {bundle.folder} carries no sample pictures; use: editar edit")
-    try:
-        document = json.loads(bundle.path(name).read_text(encoding="utf-8"))
-        check_strings(document, name)
-        entries = document["samples"]
-        listed = [(str(e["picture"]), str(e["task"]), str(e["instruction"])) for e in entries]
-    except (ValueError, KeyError, TypeError, RecursionError) as e:
-        raise BundleError(f"{bundle.folder / name} is not a list of samples ({e!r}); export the bundle again") from None
-    if not listed or not {task for _, task, _ in listed} <= set(TASKS):
-        raise BundleError(
-            f"{bundle.folder / name} must list samples of the tasks {', '.join(TASKS)}, at least one; export the "
-            "bundle again"
-        )
-    return [(bundle.path(picture), task, instruction) for picture, task, instruction in listed]

@@ -28,8 +28,6 @@ from editar_rt.cli.jobs import (
 from editar_rt.cli.options import (
     bundle_argument,
     bundle_files,
-    check_sampling,
-    chosen_sampling,
     device_options,
     json_option,
     numbers,
@@ -43,12 +41,12 @@ from editar_rt.cli.streams import STREAM, Given, picture_digest, read_given
 from editar_rt.errors import OptionError, TextStatesError
 from editar_rt.files import check_outputs, is_file, is_folder
 from editar_rt.generation.decoding import Progress
-from editar_rt.images.fit import FITS, Fit, fit_square
+from editar_rt.images.fit import FITS, fit_square
 from editar_rt.images.folders import list_pictures
 from editar_rt.images.writing import save_picture
 from editar_rt.observe.preview import check_animation, half_blocks
 from editar_rt.observe.trace import check_name
-from editar_rt.request import Preview
+from editar_rt.request import Preview, Request
 from editar_rt.text.prompts import build_prompt
 
 MAX_INSTRUCTIONS_BYTES = 1 << 20
@@ -56,42 +54,75 @@ FILE = click.Path(path_type=Path)
 
 
 def editing_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """What only `editar edit` takes."""
+    """The options of `editar edit` only. Those named like fields of `Request` are passed to the request by name."""
     options = (
-        click.option("--then", multiple=True, metavar="TEXT", help="Then this, on the last result; may be repeated."),
-        click.option("--instructions", type=FILE, help="Instructions to follow in turn from a text file, one a line."),
-        click.option("--mask", type=FILE, help="A picture of the same aspect: where it is white, IMAGE may change."),
-        click.option("--box", callback=numbers(4), metavar="X,Y,W,H", help="A mask of one box, in IMAGE's pixels."),
+        click.option(
+            "--then",
+            multiple=True,
+            metavar="TEXT",
+            help="Further instruction, applied to the last result; may be repeated.",
+        ),
+        click.option("--instructions", type=FILE, help="Text file of instructions to apply in turn, one per line."),
+        click.option(
+            "--mask",
+            type=FILE,
+            help="Picture with the aspect ratio of IMAGE; only where it is white, IMAGE may change.",
+        ),
+        click.option("--box", callback=numbers(4), metavar="X,Y,W,H", help="Mask of one box, in pixels of IMAGE."),
         click.option(
             "--outpaint",
             callback=numbers(4),
             metavar="L,T,R,B",
-            help="Paint so many pixels around IMAGE, and what then lacks of a square.",
+            help="Extend IMAGE by L,T,R,B pixels at its left, top, right and bottom, then to a square.",
         ),
-        click.option("--mask-margin", type=int, default=1, show_default=True, help="Tokens drawn around the mask."),
-        click.option("--no-composite", is_flag=True, help="Do not put the result back into IMAGE by the mask."),
+        click.option(
+            "--mask-margin",
+            type=int,
+            default=1,
+            show_default=True,
+            help="Also sample the tokens within this distance of the mask.",
+        ),
+        click.option(
+            "--no-composite",
+            "composite",
+            flag_value=False,
+            default=True,
+            help="Do not restore the pixels of IMAGE outside the mask.",
+        ),
         click.option(
             "--fit",
             type=click.Choice(FITS),
             default="crop",
             show_default=True,
-            help="How IMAGE becomes the model's square: its middle, all of it with its border continued, or distorted.",
+            help="Fit IMAGE to the model's square: crop to the middle, pad by repeating the border, or stretch.",
         ),
-        click.option("--restore", is_flag=True, help="Put the result back into IMAGE, at its own size."),
-        click.option("-n", "count", type=int, help="Make so many variants, with the seeds from --seed on."),
-        click.option("--preview", metavar="DIR|terminal", help="Show the picture while it is being made."),
+        click.option("--restore", is_flag=True, help="Paste the result back into IMAGE, at the size of IMAGE."),
+        click.option("-n", "count", type=int, help="Number of variants (seeds SEED, SEED+1, …)."),
         click.option(
-            "--preview-share", type=float, default=0.1, show_default=True, help="Of the steps' time, for previews."
+            "--preview", metavar="DIR|terminal", help="Write previews into a folder, or show them in the terminal."
         ),
-        click.option("--animate", type=FILE, help="Write the edit appearing row by row, an animated .png or .gif."),
-        click.option("--trace", type=FILE, help="Write what was drawn and from what, .jsonl or .npz."),
-        click.option("--force", is_flag=True, help="With a folder: make again what OUT has already."),
+        click.option(
+            "--preview-share",
+            type=float,
+            default=0.1,
+            show_default=True,
+            help="Largest share of the decoding time that previews may take.",
+        ),
+        click.option(
+            "--animate", type=FILE, help="Write an animation of the result appearing row by row (.png or .gif)."
+        ),
+        click.option(
+            "--trace", type=FILE, help="Write a trace of the sampled tokens and their probabilities (.jsonl or .npz)."
+        ),
+        click.option(
+            "--force", is_flag=True, help="When IMAGE is a folder, make every result again, even if OUT contains it."
+        ),
         quality_option,
-        click.option("--no-metadata", is_flag=True, help="Do not write instruction and settings into OUT."),
+        click.option("--no-metadata", is_flag=True, help="Do not store the instruction and the settings in OUT."),
         click.option(
             "--text-states",
             type=FILE,
-            help="Instead of BUNDLE's text encoder: a file of editar text, or another bundle whose encoder is used.",
+            help="File of text states (see editar text), or a bundle whose text encoder replaces BUNDLE's.",
         ),
     )
     for option in reversed(options):
@@ -109,7 +140,7 @@ def editing_options(command: Callable[..., Any]) -> Callable[..., Any]:
     type=FILE,
     required=True,
     metavar="OUT",
-    help="The picture to write: .png, .jpg, .webp, .avif or .tiff, - for stdout; with a folder as IMAGE, a folder.",
+    help="Picture to write (.png, .jpg, .webp, .avif or .tiff; - for stdout), or a folder if IMAGE is a folder.",
 )
 @task_option
 @editing_options
@@ -121,19 +152,13 @@ def edit(
     image: Path,
     instruction: str | None,
     output: Path,
-    task: str,
     then: tuple[str, ...],
     instructions: Path | None,
     mask: Path | None,
     box: tuple[int, int, int, int] | None,
     outpaint: tuple[int, int, int, int] | None,
-    mask_margin: int,
-    no_composite: bool,
-    fit: Fit,
-    restore: bool,
     count: int | None,
     preview: str | None,
-    preview_share: float,
     animate: Path | None,
     trace: Path | None,
     force: bool,
@@ -145,43 +170,34 @@ def edit(
     as_json: bool,
     **options: Any,
 ) -> None:
-    """Edit IMAGE as INSTRUCTION says; with --task, make a picture from a condition IMAGE and a description.
+    """Edit IMAGE as INSTRUCTION says.
 
-    IMAGE - reads a picture from stdin. With -n, OUT is a contact sheet and the variants lie beside it as OUT-SEED. With
-    --then or --instructions, OUT is the last result and those before it are OUT-1, OUT-2, …. IMAGE may be a folder; OUT
-    is one then, and a result that it has already is not made again if the same command made it of the same picture.
+    With a --task other than edit, IMAGE is the condition and INSTRUCTION describes the picture to make.
+
+    If IMAGE is -, the picture is read from stdin. With -n, OUT is a contact sheet, and the variants are written next to
+    it as OUT-SEED. With --then or --instructions, OUT is the last result; the earlier ones are OUT-1, OUT-2, ….
+
+    IMAGE may be a folder; then OUT is a folder too. Results that the same command already made from the same pictures
+    are kept.
     """
-    check_sampling(options)
     words = _instructions(instruction, instructions, then)
     many = image != STREAM and is_folder(image)
-    job = Job(
-        task,
-        words,
-        mask if mask is not None else box,
-        outpaint,
-        mask_margin,
-        not no_composite,
-        count,
-        preview_share,
-        quality,
-        not no_metadata,
-        fit,
-        restore,
-    )
+    where = mask if mask is not None else box
+    job = Job(Request(**options), words, where, outpaint, count, quality, not no_metadata)
     job.check(output, many)
     if sum(given is not None for given in (mask, box, outpaint)) > 1:
         raise OptionError("give one of --mask, --box and --outpaint")
     one_only = {"--trace": trace, "--animate": animate, "--preview": preview}
     if given := [name for name, value in one_only.items() if value is not None]:
         if many or len(words) > 1:
-            raise OptionError(f"{' and '.join(given)}: one picture and one instruction at a time")
+            raise OptionError(f"{' and '.join(given)} can be used with one picture and one instruction only")
         for path, check in ((trace, check_name), (animate, check_animation)):
             if path is not None:
                 check(path)
     if text_states is not None and is_file(text_states) and len(words) > 1:
-        raise OptionError(f"{text_states} holds one instruction's states; give a bundle for several")
+        raise OptionError(f"{text_states} contains the states of one instruction; give a bundle for several")
     opened = Bundle.open(bundle)
-    job.sampling = chosen_sampling(opened.default_sampling, options)
+    job.sampling = job.request.sampling_over(opened.default_sampling)
     inputs = [mask, instructions, text_states, *bundle_files(opened)]
     if text_states is not None:
         job.text_states_from = _states_identity(text_states)
@@ -202,7 +218,7 @@ def edit(
             "made_again": {str(path): reason for path, reason in work.stale.items()},
             "passed_over": [str(path) for path in listing.passed_over],
         }
-        said = f"{output}  {len(work.todo)} pictures made, {len(work.done)} were there"
+        said = f"{output}  {len(work.todo)} pictures made, {len(work.done)} kept"
     else:
         written = [animate, trace, *_previews(preview, opened), *([] if output == STREAM else [output])]
         check_outputs([*written, *(job.beside(output))], [image, *inputs])
@@ -225,8 +241,10 @@ def _instructions(first: str | None, file: Path | None, then: tuple[str, ...]) -
             with open(file, "rb") as f:
                 raw = f.read(MAX_INSTRUCTIONS_BYTES + 1)
             if len(raw) > MAX_INSTRUCTIONS_BYTES:
-                raise OptionError(f"{file} is larger than {MAX_INSTRUCTIONS_BYTES >> 20} MiB; that is no list")
-            # Other characters that Python counts as ends of lines, such as U+2028, are a part of the text.
+                raise OptionError(
+                    f"{file} is larger than {MAX_INSTRUCTIONS_BYTES >> 20} MiB, the limit for a list of instructions"
+                )
+            # str.splitlines would also split at characters such as U+2028, which belong to the text.
             listed += [line.strip() for line in raw.decode("utf-8-sig").split("\n") if line.strip()]
         except OSError as e:
             raise OptionError(f"the instructions {file} cannot be read: {e.strerror or e}") from None
@@ -234,7 +252,7 @@ def _instructions(first: str | None, file: Path | None, then: tuple[str, ...]) -
             raise OptionError(f"the instructions {file} are not UTF-8 text") from None
     listed += then
     if not listed:
-        raise OptionError("there is no instruction: give INSTRUCTION, or --instructions FILE with one a line")
+        raise OptionError("no instruction was given; give INSTRUCTION, or --instructions FILE with one per line")
     return listed
 
 
@@ -259,7 +277,7 @@ def _preview_path(folder: Path, done: int, total: int) -> Path:
 
 
 def _previews(preview: str | None, bundle: Bundle) -> list[Path]:
-    """The previews that are there and may be written over."""
+    """Existing previews, which may be overwritten."""
     total = bundle.manifest.model.picture_tokens
     if preview in (None, "terminal") or total is None:
         return []
@@ -268,7 +286,7 @@ def _previews(preview: str | None, bundle: Bundle) -> list[Path]:
 
 
 def _say_of_folder(passed_over: str | None, work: FolderWork) -> None:
-    """Tell what is passed over and what is made again, before the work."""
+    """Before the work, report the files that are skipped and the results that are made again."""
     if passed_over is not None:
         click.echo(f"editar: {passed_over}", err=True)
     for path, reason in work.stale.items():
@@ -277,7 +295,7 @@ def _say_of_folder(passed_over: str | None, work: FolderWork) -> None:
 
 @contextlib.contextmanager
 def _terminal(given: Image.Image) -> Iterator[tuple[Progress, Preview]]:
-    """The picture in the terminal, first as it was given, and how far it is."""
+    """The picture in the terminal, at first the input, with the number of tokens that are done."""
     from rich.console import Console, Group
     from rich.live import Live
 
@@ -298,19 +316,19 @@ def _terminal(given: Image.Image) -> Iterator[tuple[Progress, Preview]]:
 
 
 def _states_identity(source: Path) -> str:
-    """What stands in a result for the text states that made it: the hash of their file, or of their bundle."""
+    """The text states in a result's metadata: the hash of their file or of their bundle."""
     return Bundle.open(source).fingerprint if is_folder(source) else picture_digest(source)
 
 
 def _states_of(job: Job, source: Path | None, device: str, threads: int | None) -> None:
-    """Give a job its text states, from a file or from the encoder of another bundle, which is closed again."""
+    """Set a job's text states, from a file or from the encoder of another bundle, which is closed again."""
     from editar_rt.text.states import load_states
 
     if source is None:
         job.text_states = [None] * len(job.instructions)
     elif is_folder(source):
         encoder = editar_rt.load(source, device, threads)
-        job.text_states = [encoder.encode_text([words], job.task) for words in job.instructions]
+        job.text_states = [encoder.encode_text([words], job.request.task) for words in job.instructions]
     else:
         job.text_states = [load_states(source)]
 
@@ -318,11 +336,11 @@ def _states_of(job: Job, source: Path | None, device: str, threads: int | None) 
 @cli.command()
 @bundle_argument
 @click.argument("instruction")
-@click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="The .npz to write.")
+@click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="File to write (.npz).")
 @task_option
 @device_options
 def text(bundle: Path, instruction: str, output: Path, task: str, device: str, threads: int | None) -> None:
-    """Run BUNDLE's text encoder on INSTRUCTION alone, for: editar edit --text-states."""
+    """Run the text encoder of BUNDLE on INSTRUCTION. The output is a file for editar edit --text-states."""
     from editar_rt.text.states import save_states
 
     opened = Bundle.open(bundle)

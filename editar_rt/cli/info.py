@@ -1,4 +1,4 @@
-"""`editar info` and `editar verify`: what a bundle holds, and whether it answers here as it should."""
+"""`editar info` and `editar verify`: the contents of a bundle, and its self-test."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from editar_rt.measure.memory import memory_needs
 
 @cli.command()
 @bundle_argument
-@click.option("--check", is_flag=True, help="Hash every file again, the largest too.")
+@click.option("--check", is_flag=True, help="Also hash every file and compare with the manifest.")
 @json_option
 def info(bundle: Path, check: bool, as_json: bool) -> None:
-    """Say what BUNDLE holds: parts, shapes, precision, sizes, hashes."""
+    """Show the contents of BUNDLE: parts, shapes, precision, sizes and hashes."""
     opened = Bundle.open(bundle)
     if check:
         opened.check()
     manifest = opened.manifest
-    needs = memory_needs(manifest)
+    needs = memory_needs(opened)
     if as_json:
         memory = {device: dataclasses.asdict(need) | {"total": need.total} for device, need in needs.items()}
-        document = dataclasses.asdict(manifest) | {
+        document = manifest.to_dict() | {
             "fingerprint": opened.fingerprint,
             "checked": check,
             "memory": memory,
@@ -37,7 +37,7 @@ def info(bundle: Path, check: bool, as_json: bool) -> None:
         click.echo(json.dumps(document))
         return
     model = manifest.model
-    click.echo(f"{bundle}  format {manifest.format_version}  {manifest.precision}  spelling {manifest.spelling}")
+    click.echo(f"{bundle}  format {manifest.format_version}  {manifest.precision}  dialect {manifest.dialect}")
     click.echo(f"fingerprint {opened.fingerprint}" + ("  all hashes checked" if check else ""))
     if model.image_size:
         click.echo(f"pictures     {model.image_size}×{model.image_size} pixels, {model.picture_tokens} tokens")
@@ -54,8 +54,7 @@ def info(bundle: Path, check: bool, as_json: bool) -> None:
         listed = ", ".join(f"{what} {size / 1e6:.0f}" for what, size in parts)
         click.echo(f"memory       {device}: about {need.total / 1e6:.0f} MB ({listed})")
     for name, part in manifest.parts.items():
-        files = [f for f in manifest.files if f == part.file or f.startswith(part.file + ".")]
-        size = sum(manifest.files[f].bytes for f in files)
+        size = opened.stored_bytes(name)
         count = model.parameters.get(name)
         parameters = f"  {count / 1e6:.2f} M parameters" if count is not None else ""
         click.echo(f"\n{name}  {size / 1e6:.2f} MB{parameters}")
@@ -75,7 +74,7 @@ def info(bundle: Path, check: bool, as_json: bool) -> None:
 @device_options
 @json_option
 def verify(bundle: Path, device: str, threads: int | None, as_json: bool) -> None:
-    """Repeat BUNDLE's self-test on this machine: does it answer as where it was exported?"""
+    """Check the outputs of BUNDLE. They must be the same here as on the machine that exported it."""
     from editar_rt.measure.selftest import batch_checks
     from editar_rt.measure.selftest import verify as run_self_test
 
@@ -84,7 +83,7 @@ def verify(bundle: Path, device: str, threads: int | None, as_json: bool) -> Non
     checks = run_self_test(editor) + batch_checks(editor)
     holds = all(check.holds for check in checks)
     if as_json:
-        listed = [dataclasses.asdict(check) | {"holds": check.holds} for check in checks]
+        listed = [check.to_json() for check in checks]
         click.echo(json.dumps({"backend": editor.backend.name, "holds": holds, "checks": listed}))
     else:
         for check in checks:
@@ -93,6 +92,6 @@ def verify(bundle: Path, device: str, threads: int | None, as_json: bool) -> Non
     if not holds:
         failed = ", ".join(f"{c.part}: {c.output}" for c in checks if not c.holds)
         raise BackendError(
-            f"{editor.backend.name} does not answer as the exporting machine did ({failed}); "
+            f"the outputs of {editor.backend.name} differ from those of the exporting machine ({failed}); "
             "try another --device, or export the bundle again on this machine"
         )

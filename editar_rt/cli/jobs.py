@@ -1,4 +1,4 @@
-"""What `editar edit` does with a picture, and with a folder of them."""
+"""The work of `editar edit` on one picture and on a folder of pictures."""
 
 from __future__ import annotations
 
@@ -19,56 +19,53 @@ from editar_rt.errors import EditarError, OptionError, PictureError
 from editar_rt.files import check_outputs, is_folder
 from editar_rt.generation.decoding import Progress
 from editar_rt.generation.sampling import Sampling
-from editar_rt.images.fit import Fit, Placement
+from editar_rt.images.fit import Placement
 from editar_rt.images.folders import Listing, picture_endings
 from editar_rt.images.masks import Box, Mask, feather, outpainted, read_mask
 from editar_rt.images.writing import check_picture_name, read_parameters, save_picture
 from editar_rt.observe.preview import save_animation
 from editar_rt.observe.sheets import Cell, contact_sheet
-from editar_rt.request import Options, Preview, Request, variant_seeds
+from editar_rt.request import Preview, Request, variant_seeds
 from editar_rt.results import Result
 from editar_rt.text.states import TextStates
 
 PASSING = {"backend", "version", "mask"}
-"""What a result says of itself and no other setting would make otherwise; `mask` counts tokens."""
+"""Metadata of a result that follows from the other settings or does not matter; `mask` counts tokens."""
 
 
 @dataclass
 class Job:
-    """What is to be done with every picture."""
+    """The work to do on every picture."""
 
-    task: str
+    request: Request
+    """The options of every edit; picture, instruction, mask, text states and observers come with each."""
     instructions: list[str]  # in turn, each on the last result
-    mask: Path | Box | None
-    outpaint: tuple[int, int, int, int] | None
-    mask_margin: int
-    composite: bool
-    count: int | None  # variants
-    preview_share: float
-    quality: int | None
-    metadata: bool
-    fit: Fit = "crop"
-    restore: bool = False  # put results back into their picture, at its own size
-    sampling: Sampling = field(default_factory=Sampling)
+    mask: Path | Box | None = None
+    outpaint: tuple[int, int, int, int] | None = None
+    count: int | None = None  # variants
+    quality: int | None = None
+    metadata: bool = True
+    sampling: Sampling = field(default_factory=Sampling)  # the request's over the bundle's defaults
     text_states: list[NDArray[np.float32] | TextStates | None] = field(default_factory=list)  # of the instructions
     text_states_from: str | None = None  # hash of the file, or of the bundle, that they come from
 
     def check(self, output: Path, many: bool) -> None:
-        """Refuse bad values before a bundle is opened."""
-        Request(mask_margin=self.mask_margin, preview_share=self.preview_share)
+        """Reject bad values before a bundle is opened."""
         variant_seeds(0, 1 if self.count is None else self.count)
         if self.count is not None and len(self.instructions) > 1:
-            raise OptionError("-n makes variants of one instruction; give --then another time, on the one you choose")
+            raise OptionError("-n makes variants of one instruction; choose one of them, then run --then on it")
         if output == STREAM:
             if many or self.count is not None or len(self.instructions) > 1:
-                raise OptionError("-o - writes one PNG to stdout, and this makes several pictures; give a name")
+                raise OptionError(
+                    "-o - writes one PNG to stdout, but this command makes several pictures; give a file name"
+                )
             if self.quality is not None:
-                raise OptionError("-o - writes a PNG, which loses nothing and takes no --quality")
+                raise OptionError("-o - writes a PNG, which is lossless; leave --quality out")
         else:
             check_picture_name(output / "each.png" if many else output, self.quality)
 
     def beside(self, output: Path) -> list[Path]:
-        """What is written beside a result: those on the way to it, or its variants by their seeds."""
+        """Files written next to a result: the earlier results of several instructions, or the variants by seed."""
         if self.count is None:
             marks: Iterable[int] = range(1, len(self.instructions))
         else:
@@ -76,34 +73,35 @@ class Job:
         return [output.with_name(f"{output.stem}-{mark}{output.suffix}") for mark in marks]
 
     def settings(self, digest: str, turn: int) -> dict[str, Any]:
-        """What makes a result besides its own instruction and sampling, as JSON has it.
+        """The settings of a result besides its own instruction and sampling, as JSON values.
 
         Args:
             digest: of the picture's file.
-            turn: of the instructions, from 0.
+            turn: index of the instruction.
         """
-        found: dict[str, Any] = {"picture": digest}
+        settings: dict[str, Any] = {"picture": digest}
         if turn:
-            found["turns"] = self.instructions[:turn]
+            settings["turns"] = self.instructions[:turn]
         if self.outpaint is not None:
-            found["mask_from"] = f"outpaint {','.join(map(str, self.outpaint))}"
+            settings["mask_from"] = f"outpaint {','.join(map(str, self.outpaint))}"
         elif isinstance(self.mask, Path):
-            found["mask_from"] = picture_digest(self.mask)
+            settings["mask_from"] = picture_digest(self.mask)
         elif self.mask is not None:
-            found["mask_from"] = f"box {','.join(map(str, self.mask))}"
-        if "mask_from" in found:
-            found |= {"mask_margin": self.mask_margin, "composite": self.composite}
+            settings["mask_from"] = f"box {','.join(map(str, self.mask))}"
+        if "mask_from" in settings:
+            settings |= {"mask_margin": self.request.mask_margin, "composite": self.request.composite}
         optional: dict[str, Any] = {
             "variants": self.count,
             "text_states": self.text_states_from,
             "quality": self.quality,
         }
-        optional |= {"fit": self.fit if self.fit != "crop" else None, "restore": self.restore or None}
-        return found | {name: value for name, value in optional.items() if value is not None}
+        fit = self.request.fit if self.request.fit != "crop" else None
+        optional |= {"fit": fit, "restore": self.request.restore or None}
+        return settings | {name: value for name, value in optional.items() if value is not None}
 
     def expected(self, editor: Editor, digest: str) -> dict[str, str]:
-        """What a result of this job says of itself, but for `PASSING`."""
-        own = editor.parameters(self.instructions[-1], self.task, self.sampling)
+        """The metadata that a result of this job would have, except `PASSING`."""
+        own = editor.parameters(self.instructions[-1], self.request.task, self.sampling)
         whole = own | _texts(self.settings(digest, len(self.instructions) - 1))
         return {name: value for name, value in whole.items() if name not in PASSING}
 
@@ -122,23 +120,23 @@ def edit_picture(
     trace: Path | None = None,
     animate: Path | None = None,
 ) -> list[dict[str, Any]]:
-    """Do a job on one picture and write what comes out.
+    """Do a job on one picture and write the results.
 
     Returns:
-        of every picture but the contact sheet: its `output`, `timings` and `parameters`.
+        the `output`, `timings` and `parameters` of every picture except the contact sheet.
     """
-    side, picture, mask = editor.image_size, given.image, None
+    side, picture, mask, fit = editor.image_size, given.image, None, job.request.fit or "crop"
     where: Mask | None = job.mask
     if job.outpaint is not None:
         picture, where = outpainted(picture, job.outpaint)
     if where is not None:
-        mask = read_mask(where, picture.size, side, job.fit)
-    placement = Placement(picture.size, side, job.fit)
-    whole, picture = picture, placement.fit(picture)  # later turns have no other
-    share = feather(mask, editor.grid) if mask is not None and job.composite else None
+        mask = read_mask(where, picture.size, side, fit)
+    placement = Placement(picture.size, side, fit)
+    whole, picture = picture, placement.fit(picture)  # later turns start from the square
+    share = feather(mask, editor.grid) if mask is not None and job.request.composite else None
 
     def save(result: Result, settings: dict[str, Any], path: Path) -> dict[str, Any]:
-        if job.restore:
+        if job.request.restore:
             result = replace(result, image=placement.restore(result.image, whole, share=share))
         return _saved(job, result, settings, path)
 
@@ -149,22 +147,18 @@ def edit_picture(
             on_progress(turn * total + done, turns * total)
 
         session = editor.session(picture)
-        options: Options = {
-            "task": job.task,
-            "sampling": job.sampling,
-            "text_states": states,
-            "mask": mask,
-            "mask_margin": job.mask_margin,
-            "composite": job.composite,
-            "on_progress": update,
-            "on_preview": on_preview,
-            "preview_share": job.preview_share,
-            "trace": trace,
-        }
-        if job.count is None:
-            results = [session.edit(words, **options)]
-        else:
-            results = session.variants(words, job.count, **options)
+        request = replace(
+            job.request,
+            instruction=words,
+            text_states=states,
+            mask=mask,
+            on_progress=update,
+            on_preview=on_preview,
+            trace=trace,
+            fit=None,  # the session's picture is the square already, and the result is put back here
+            restore=False,
+        )
+        results = session.run(request, job.count or 1)
         settings = job.settings(given.digest, turn)
         if job.count is None:
             path = output if turn == turns - 1 else beside[turn]
@@ -187,7 +181,7 @@ def _variants_sheet(source: Image.Image, words: str, results: list[Result]) -> I
 def _saved(job: Job, result: Result, settings: dict[str, Any], path: Path) -> dict[str, Any]:
     parameters = result.parameters | _texts(settings)
     save_picture(result.image, destination(path), parameters, job.quality, job.metadata)
-    # In JSON numbers are numbers: as they were given, not as the picture's text says them.
+    # JSON gets the numbers themselves, not the texts of the picture's metadata.
     sampling = replace(job.sampling, seed=result.seed).settings(len(result.tokens))
     return {"output": str(path), "timings": result.timings, "parameters": parameters | sampling | settings}
 
@@ -197,25 +191,25 @@ def _saved(job: Job, result: Result, settings: dict[str, Any], path: Path) -> di
 
 @dataclass(frozen=True)
 class FolderWork:
-    """What there is to do in a folder."""
+    """The work to do on a folder."""
 
     todo: dict[Path, Path]
-    """Pictures, and the PNG that each becomes."""
+    """Each picture to edit, and the PNG to write."""
     done: list[Path]
-    """PNGs that are there and were made by the same job."""
+    """Existing PNGs that the same job made."""
     stale: dict[Path, str]
-    """PNGs that are there and are made again, and why."""
+    """Existing PNGs to make again, and the reason."""
 
 
 def targets_of(listing: Listing, output: Path) -> dict[Path, Path]:
-    """The PNGs that the pictures of a folder become, and of which each is made.
+    """The PNG for each picture of a folder, with its picture.
 
     Raises:
-        PictureError: no pictures, two that become one, or an output that is the folder.
+        PictureError: there are no pictures, two would have one result, or the output is the input folder.
     """
     folder = listing.folder
     if not listing.pictures:
-        raise PictureError(f"the folder {folder} holds no pictures ({', '.join(picture_endings())})")
+        raise PictureError(f"the folder {folder} contains no pictures ({', '.join(picture_endings())})")
     targets: dict[Path, Path] = {}
     for path in listing.pictures:
         target = output / f"{path.stem}.png"
@@ -223,28 +217,28 @@ def targets_of(listing: Listing, output: Path) -> dict[Path, Path]:
             raise PictureError(f"{targets[target]} and {path} would both become {target}; rename one of them")
         targets[target] = path
     if is_folder(output) and output.samefile(folder):
-        raise PictureError(f"{output} holds the pictures to edit; give another folder for the results")
+        raise PictureError(f"{output} contains the pictures to edit; give another folder for the results")
     return targets
 
 
 def prepare_folder(
     editor: Editor, job: Job, targets: dict[Path, Path], output: Path, inputs: Iterable[Path | None], force: bool
 ) -> FolderWork:
-    """Make the output's folder, and see which results are there already.
+    """Make the output folder, and find out which results exist already.
 
     Args:
-        inputs: what is read besides the pictures.
-        force: make them all.
+        inputs: files that are read besides the pictures.
+        force: make all results again.
 
     Raises:
-        PictureError: a result that another picture's would be written over, or a folder that cannot be made.
-        OptionError: a result that would be written over an input.
+        PictureError: one result would overwrite another, or the folder cannot be made.
+        OptionError: a result would overwrite an input.
     """
     for target, image in targets.items():
         for path in job.beside(target):
             if path in targets:
                 raise PictureError(
-                    f"{path.name}, which is written beside the result of {image}, would also be the result of "
+                    f"{path.name} is written next to the result of {image}, but is also the name of the result of "
                     f"{targets[path]}; rename one of them, or edit it alone"
                 )
     make_folder(output)
@@ -257,23 +251,23 @@ def prepare_folder(
 
 
 def _why_again(editor: Editor, job: Job, image: Path, target: Path) -> str | None:
-    """Why a result that is there is not that of a job on a picture; None where it is."""
+    """The reason to make an existing result again; None if this job made it from this picture."""
     if lost := [path.name for path in job.beside(target) if not path.exists()]:
-        return f"{', '.join(lost)} beside it is gone"
-    found = read_parameters(target)
-    if found is None:
-        return "it does not tell how it was made"
+        return f"{', '.join(lost)} next to it is missing"
+    metadata = read_parameters(target)
+    if metadata is None:
+        return "it has no record of how it was made"
     try:
         expected = job.expected(editor, picture_digest(image))
     except PictureError:
-        return "its picture cannot be read"
-    known = {name: value for name, value in found.items() if name not in PASSING}
+        return "its input cannot be read"
+    known = {name: value for name, value in metadata.items() if name not in PASSING}
     names = sorted(name for name in known.keys() | expected.keys() if known.get(name) != expected.get(name))
-    return f"made with another {', '.join(names)}" if names else None
+    return f"it was made with a different {', '.join(names)}" if names else None
 
 
 def make_folder(folder: Path) -> None:
-    """Make a folder and those around it where they are not there.
+    """Make a folder and its missing parents.
 
     Raises:
         PictureError: it cannot be made.
@@ -287,10 +281,10 @@ def make_folder(folder: Path) -> None:
 def edit_folder(
     editor: Editor, job: Job, todo: dict[Path, Path], on_progress: Callable[[int, int], None]
 ) -> list[dict[str, Any]]:
-    """Do a job on every picture; one that cannot be read is named, and the others are done.
+    """Do a job on every picture. A picture that cannot be read is reported, and the work goes on with the next.
 
     Raises:
-        PictureError: at the end, where some failed.
+        PictureError: at the end, if any picture failed.
     """
     made, failed = [], 0
     for n, (image, output) in enumerate(todo.items()):

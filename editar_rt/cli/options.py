@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 import click
 
-from editar_rt.backends import DEVICES, make_backend
+from editar_rt.backends import DEVICES, Settings, make_backend
 from editar_rt.backends.ort.prepacked import OFF
 from editar_rt.backends.ort.prepacked import VARIABLE as CACHE
 from editar_rt.bundle.folder import Bundle
@@ -24,21 +24,22 @@ from editar_rt.images.writing import DEFAULT_QUALITY
 from editar_rt.text.prompts import TASKS
 
 F = TypeVar("F", bound=Callable[..., Any])
+BUNDLES = "the bundle's"
 
 
 def numbers(count: int) -> Callable[[Any, click.Parameter, str | None], tuple[int, ...] | None]:
-    """A callback that reads so many whole numbers with commas between them."""
+    """A callback that parses `count` integers separated by commas."""
 
     def read(context: Any, parameter: click.Parameter, value: str | None) -> tuple[int, ...] | None:
         if value is None:
             return None
         try:
-            found = tuple(int(part) for part in value.split(","))
+            parsed = tuple(int(part) for part in value.split(","))
         except ValueError:
-            found = ()
-        if len(found) != count:
-            raise click.BadParameter(f"must be {count} whole numbers with commas between them, got {value!r:.60}")
-        return found
+            parsed = ()
+        if len(parsed) != count:
+            raise click.BadParameter(f"must be {count} integers separated by commas, got {value!r:.60}")
+        return parsed
 
     return read
 
@@ -49,28 +50,35 @@ def _interval(context: Any, parameter: click.Parameter, value: str | None) -> in
     try:
         return int(value)
     except ValueError:
-        raise click.BadParameter(
-            f"must be a whole number, or two with a comma between them, got {value!r:.60}"
-        ) from None
+        raise click.BadParameter(f"must be an integer, or two separated by a comma, got {value!r:.60}") from None
 
 
 def sampling_options(command: F) -> F:
-    """One option a field of `Sampling`; what is not given stays as the bundle has it."""
+    """One option per field of `Sampling`; without it, the bundle's default applies."""
     options = (
-        click.option("--seed", type=int, help="Random seed, 0 or more."),
+        click.option("--seed", type=int, show_default=BUNDLES, help="Random seed, 0 or more."),
         click.option(
             "--cfg-scale",
-            help="Guidance scale, or a schedule such as linear:1,5 or cosine:5,1; 1 and below go without.",
+            show_default=BUNDLES,
+            help="Guidance scale, or a schedule such as linear:1,5 or cosine:5,1; guidance is off at 1 and below.",
         ),
         click.option(
             "--cfg-interval",
             callback=_interval,
-            help="Last step with guidance, -1 for all; or START,STOP, the tokens with guidance.",
+            show_default=BUNDLES,
+            help="Last decode step with guidance (-1: all steps), or START,STOP to guide tokens START to STOP-1.",
         ),
-        click.option("--temperature", type=float, help="Above 0."),
-        click.option("--top-k", type=int, help="Keep the k likeliest tokens; 0: all."),
-        click.option("--top-p", type=float, help="Keep the likeliest tokens up to this probability; 1: all."),
-        click.option("--greedy", is_flag=True, default=None, help="Always take the likeliest token."),
+        click.option("--temperature", type=float, show_default=BUNDLES, help="Sampling temperature, above 0."),
+        click.option(
+            "--top-k", type=int, show_default=BUNDLES, help="Sample from the K most likely tokens; 0 turns this off."
+        ),
+        click.option(
+            "--top-p",
+            type=float,
+            show_default=BUNDLES,
+            help="Sample from the most likely tokens that sum to this probability; 1 turns this off.",
+        ),
+        click.option("--greedy", is_flag=True, default=None, help="Always take the most likely token."),
     )
     for option in reversed(options):
         command = option(command)
@@ -78,16 +86,22 @@ def sampling_options(command: F) -> F:
 
 
 def device_options(command: F) -> F:
-    # The environment variable is the setting's one home; the option is short for it.
+    # The option is short for the environment variable, which is the only place that stores the setting.
     command = click.option(
         "--no-cache",
         is_flag=True,
         expose_value=False,
         callback=_refuse_cache,
-        help=f"Do not keep rearranged weights on disk; as {CACHE}={OFF}.",
+        help=f"Do not store prepacked weights on disk; same as {CACHE}={OFF}.",
     )(command)
-    command = click.option("--threads", type=click.IntRange(1), help="CPU threads; all cores when not given.")(command)
-    return click.option("--device", type=click.Choice(DEVICES), default="auto", show_default=True)(command)
+    command = click.option("--threads", type=click.IntRange(1), show_default="all cores", help="CPU threads.")(command)
+    return click.option(
+        "--device",
+        type=click.Choice(DEVICES),
+        default="auto",
+        show_default=True,
+        help="Device to run on; emulated runs TensorRT's bundles on the CPU.",
+    )(command)
 
 
 def _refuse_cache(context: click.Context, parameter: click.Parameter, given: bool) -> None:
@@ -98,10 +112,12 @@ def _refuse_cache(context: click.Context, parameter: click.Parameter, given: boo
 quality_option = click.option(
     "--quality",
     type=click.IntRange(1, 100),
-    help=f"Of a .jpg, .webp or .avif; {DEFAULT_QUALITY} when not given.",
+    help=f"Quality of a .jpg, .webp or .avif (default {DEFAULT_QUALITY}).",
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document as the last line.")
-task_option = click.option("--task", type=click.Choice(TASKS), default="edit", show_default=True)
+task_option = click.option(
+    "--task", type=click.Choice(TASKS), default="edit", show_default=True, help="Task to perform."
+)
 bundle_argument = click.argument("bundle", type=click.Path(path_type=Path))
 
 
@@ -110,23 +126,23 @@ def chosen_sampling(defaults: Sampling, options: dict[str, Any]) -> Sampling:
 
 
 def check_sampling(options: dict[str, Any]) -> None:
-    """Refuse bad values before the bundle is opened."""
+    """Reject bad values before the bundle is opened."""
     chosen_sampling(Sampling(), options)
 
 
 def bundle_files(bundle: Bundle) -> list[Path]:
-    """The files that a bundle consists of, which no output may be written over."""
+    """The files of a bundle, which no output may overwrite."""
     return [bundle.folder / name for name in (MANIFEST_NAME, *bundle.manifest.files)]
 
 
 def start(bundle: Bundle, device: str, threads: int | None) -> Editor:
-    """An editor of a bundle that was opened for its settings and checks before."""
-    return Editor(bundle, make_backend(bundle, device, threads))
+    """An editor of a bundle that is already open."""
+    return Editor(bundle, make_backend(bundle, device, Settings(threads)))
 
 
 @contextlib.contextmanager
 def progress(what: str, unit: str) -> Iterator[Callable[[int, int], None]]:
-    """A bar with units a second on a terminal; nothing in a pipe."""
+    """A progress bar with its rate on a terminal; nothing in a pipe."""
     if not sys.stderr.isatty():
         yield lambda done, total: None
         return
@@ -146,7 +162,7 @@ def progress(what: str, unit: str) -> Iterator[Callable[[int, int], None]]:
         def update(done: int, total: int) -> None:
             now = time.perf_counter()
             first.append(now) if not first else None
-            # The first unit holds the prefill or the warm-up: the rate counts from its end.
+            # The first unit includes the prefill or the warm-up, so the rate is counted from its end.
             rate = f"{(done - 1) / (now - first[0]):.1f} {unit}/s" if done > 1 else ""
             bar.update(task, completed=done, total=total, rate=rate)
 

@@ -1,4 +1,4 @@
-"""Pictures that commands are given and give: files, what is no file but can be read and written, stdin and stdout."""
+"""Pictures that commands read and write: files, pipes and devices, stdin and stdout."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from editar_rt.files import is_stream
 from editar_rt.images.pixels import MAX_BYTES, open_picture
 
 STREAM = Path("-")
-"""As IMAGE stdin, as OUT stdout."""
+"""Means stdin as IMAGE and stdout as OUT."""
 
 
 @dataclass(frozen=True)
 class Given:
-    """A picture as it was given."""
+    """An input picture."""
 
     image: Image.Image
     """Upright 8-bit RGB."""
@@ -35,7 +35,7 @@ def read_given(path: Path) -> Given:
     """The picture that a name stands for.
 
     Raises:
-        PictureError: there is none, or it cannot be read.
+        PictureError: the file does not exist or cannot be read.
     """
     if path != STREAM and not is_stream(path):
         return Given(open_picture(path), picture_digest(path))
@@ -46,9 +46,9 @@ def read_given(path: Path) -> Given:
     except OSError as e:
         raise PictureError(f"{name} cannot be read: {e.strerror or e}") from None
     if not content:
-        raise PictureError(f"{name} holds nothing, and a picture is expected there")
+        raise PictureError(f"{name} is empty; a picture was expected")
     whole = io.BytesIO(content)
-    whole.name = name  # which messages call it by
+    whole.name = name  # for messages
     return Given(open_picture(whole), hashlib.sha256(content).hexdigest())
 
 
@@ -65,7 +65,7 @@ def picture_digest(path: Path) -> str:
 
 
 def destination(path: Path) -> Path | BinaryIO:
-    """What `save_picture` writes to for a name.
+    """The path or stream that `save_picture` writes to for a name.
 
     Raises:
         PictureError: stdout is closed.
@@ -76,5 +76,5 @@ def destination(path: Path) -> Path | BinaryIO:
 def _binary(stream: Any, name: str) -> BinaryIO:
     binary: BinaryIO | None = getattr(stream, "buffer", None)
     if binary is None:
-        raise PictureError(f"{name} is closed, so no picture can go through it; give a file")
+        raise PictureError(f"{name} is closed, so a picture cannot pass through it; give a file")
     return binary

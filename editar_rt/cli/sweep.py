@@ -38,16 +38,18 @@ from editar_rt.request import Options, variant_seeds
 @bundle_argument
 @click.argument("image", type=click.Path(path_type=Path))
 @click.argument("instruction")
-@click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="The grid to write.")
+@click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="Picture of the grid to write.")
 @click.option(
     "--scale",
     "scales",
     multiple=True,
     default=("1", "2", "3", "5"),
     show_default=True,
-    help="Guidance scale or schedule, as --cfg-scale takes it; once a row.",
+    help="Guidance scale or schedule of one row, written as for editar edit --cfg-scale; may be repeated.",
 )
-@click.option("-n", "count", type=int, default=3, show_default=True, help="Seeds, from --seed on; columns.")
+@click.option(
+    "-n", "count", type=int, default=3, show_default=True, help="Number of seeds (SEED, SEED+1, …), one per column."
+)
 @task_option
 @quality_option
 @sampling_options
@@ -67,9 +69,9 @@ def sweep(
     as_json: bool,
     **options: Any,
 ) -> None:
-    """Edit IMAGE with every guidance scale and seed, and put the results into one grid."""
+    """Edit IMAGE with several guidance scales and seeds. Writes a grid: a row per scale, a column per seed."""
     if options.pop("cfg_scale") is not None:
-        raise OptionError("editar sweep goes over several scales: give each with --scale, not --cfg-scale")
+        raise OptionError("editar sweep runs several guidance scales; give each with --scale, not --cfg-scale")
     check_sampling(options)
     listed = [Sampling(cfg_scale=scale).settings()["cfg_scale"] for scale in scales]
     variant_seeds(0, count)

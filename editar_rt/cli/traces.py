@@ -1,4 +1,4 @@
-"""`editar replay` and `editar heatmap`: what a trace tells."""
+"""`editar replay` and `editar heatmap`: reading a trace."""
 
 from __future__ import annotations
 
@@ -23,41 +23,45 @@ trace_argument = click.argument("trace", type=click.Path(path_type=Path))
 
 @cli.command()
 @trace_argument
-@click.option("--bundle", type=click.Path(path_type=Path), required=True, help="The bundle that made it.")
-@click.option("--text-states", type=click.Path(path_type=Path), help="The file that the edit was given, if it was.")
+@click.option("--bundle", type=click.Path(path_type=Path), required=True, help="Bundle that made the trace.")
+@click.option(
+    "--text-states", type=click.Path(path_type=Path), help="File of text states that the edit was given, if any."
+)
 @device_options
 @json_option
 def replay(
     trace: Path, bundle: Path, text_states: Path | None, device: str, threads: int | None, as_json: bool
 ) -> None:
-    """Draw the tokens of TRACE again on this machine, and say where the first one differs."""
+    """Sample the tokens of TRACE again. Reports the first token that differs on this machine."""
     loaded = Trace.load(trace)
     states = None if text_states is None else load_states(text_states).states
     editor = editar_rt.load(bundle, device, threads)
     with progress("replaying", "tokens") as update:
-        found = run_again(editor, loaded, states, update)
+        replayed = run_again(editor, loaded, states, update)
     if as_json:
-        click.echo(json.dumps(dataclasses.asdict(found) | {"identical": found.difference is None}))
+        click.echo(json.dumps(dataclasses.asdict(replayed) | {"identical": replayed.difference is None}))
         return
-    where = "" if loaded.header.backend == found.backend else f" (traced on {loaded.header.backend})"
-    click.echo(f"{found.backend}{where}, {found.seconds:.2f} s")
-    error = f"log-probabilities differ by at most {found.largest_error:.1e}"
-    if (first := found.difference) is None:
-        click.echo(f"all {found.compared} drawn tokens are equal; {error}")
+    where = "" if loaded.header.backend == replayed.backend else f" (traced on {loaded.header.backend})"
+    click.echo(f"{replayed.backend}{where}, {replayed.seconds:.2f} s")
+    error = f"log-probabilities differ by at most {replayed.largest_error:.1e}"
+    if (first := replayed.difference) is None:
+        click.echo(f"all {replayed.compared} sampled tokens are equal; {error}")
     else:
         click.echo(
-            f"{found.compared} drawn positions are equal, then variant {first.variant} has token {first.found} instead "
-            f"of {first.traced} at position {first.position}, by a logit margin of {first.margin:.2e}; {error}"
+            f"{replayed.compared} sampled positions are equal, then variant {first.variant} has token {first.found} "
+            f"instead of {first.traced} at position {first.position}, by a logit margin of {first.margin:.2e}; {error}"
         )
 
 
 @cli.command("heatmap")
 @trace_argument
-@click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="The picture to write.")
-@click.option("--variant", type=int, default=0, show_default=True, help="Which of several.")
-@click.option("--measure", type=click.Choice(list(MEASURES)), default="entropy", show_default=True)
+@click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="Picture to write.")
+@click.option("--variant", type=int, default=0, show_default=True, help="Variant to show, from 0.")
+@click.option(
+    "--measure", type=click.Choice(list(MEASURES)), default="entropy", show_default=True, help="Quantity to show."
+)
 def paint(trace: Path, output: Path, variant: int, measure: str) -> None:
-    """Paint how uncertain every token of TRACE was over the picture that came out."""
+    """Draw the uncertainty of each token of TRACE. Writes the picture of TRACE without and with this overlay."""
     check_picture_name(output)
     check_outputs([output], [trace])
     save_picture(heatmap(Trace.load(trace), variant, measure), output)

@@ -1,7 +1,7 @@
-"""The loop: steps sequences until their pictures are whole, and reports every token in order.
+"""The decoding loop: steps sequences until their pictures are complete, and reports every token in order.
 
-`decode` is a generator that yields after every drawn token and every run of known ones. Progress, previews, cancelling,
-traces, benchmarks and tests are its consumers.
+`decode` is a generator that yields after every sampled token and every run of known ones. Progress, previews,
+cancelling, traces, benchmarks and tests consume it.
 """
 
 from __future__ import annotations
@@ -22,23 +22,23 @@ Floats = NDArray[np.float32]
 
 @dataclass(eq=False)
 class Step:
-    """Target tokens of a picture's variants: one that was drawn, or a run of known ones."""
+    """Target tokens of a picture's variants: one sampled position, or a run of known ones."""
 
     position: int
-    """Of the first, 0 to N - 1."""
+    """Position of the first, 0 to N - 1."""
     tokens: NDArray[np.int32]
-    """[B, S]; S is 1 where they were drawn."""
+    """[B, S]; S is 1 if they were sampled."""
     source: Callable[[], Floats] | None = None
-    """Reads the logits; None for a run."""
+    """Reads the logits; None for a run of known tokens."""
 
     @property
     def drawn(self) -> bool:
-        """Whether the tokens were drawn."""
+        """Whether the tokens were sampled."""
         return self.source is not None
 
     @property
     def logits(self) -> Floats | None:
-        """[B, V] with guidance, that were drawn from; None for a run. To be asked for before the next step."""
+        """The guided logits [B, V] that were sampled from; None for a run. Valid until the next step."""
         return None if self.source is None else self.source()
 
     @property
@@ -48,27 +48,26 @@ class Step:
 
 
 Progress = Callable[[int, int], None]  # (tokens done, tokens in all)
-Watcher = Callable[[Step, NDArray[np.int32]], None]  # (what was done, tokens [B, N] so far)
+Watcher = Callable[[Step, NDArray[np.int32]], None]  # (the step, tokens [B, N] so far)
 
 
 class Cancel(Protocol):
     """A signal to stop: a `threading.Event`, or anything like it."""
 
     def is_set(self) -> bool:
-        """Whether to stop; asked after every step."""
+        """Whether to stop; polled after every step."""
 
 
 class Group:
-    """Sequences that draw the same positions and are reported together: the variants of one picture."""
+    """Sequences that sample the same positions and are reported together: the variants of one picture."""
 
     def __init__(self, sequences: Iterable[Sequence]) -> None:
         self.sequences = list(sequences)
         self._tokens = [sequence.tokens for sequence in self.sequences]
         self._count = len(self._tokens[0])
         self.done = 0
-        """Target positions that were reported."""
-        self._drawn: dict[int, Drawn] = {}  # of the position that is next, by place in the group
-        self._places = {id(sequence): place for place, sequence in enumerate(self.sequences)}
+        """Number of target positions that were reported."""
+        self._drawn: dict[int, list[Drawn]] = {id(sequence): [] for sequence in self.sequences}  # not yet reported
 
     @property
     def finished(self) -> bool:
@@ -76,56 +75,66 @@ class Group:
         return self.done == self._count
 
     def lagging(self) -> list[Sequence]:
-        """Those that are to be stepped: the others wait, so that all stay at one position."""
+        """The sequences to step next. The others wait, so that all of the group stay at the same position."""
         if len(self.sequences) == 1:
             return self.sequences
         least = min(sequence.position for sequence in self.sequences)
         return [sequence for sequence in self.sequences if sequence.position == least]
 
     def report(self, drawn: Iterable[Drawn]) -> Iterator[Step]:
-        """The steps that are complete now, after this was drawn."""
+        """The steps that are complete after these tokens were sampled."""
         tokens, count = self._tokens, self._count
+        # Collect the tokens of the next position; other groups' tokens are ignored.
         for each in drawn:
-            if (place := self._places.get(id(each.sequence))) is not None:
-                self._drawn[place] = each
-        if len(self._drawn) == len(self.sequences):
-            all_drawn = [self._drawn[place] for place in range(len(self.sequences))]
-            self._drawn = {}
-            position = all_drawn[0].position
+            if (own_drawn := self._drawn.get(id(each.sequence))) is not None:
+                own_drawn.append(each)
+        # While every sequence has a token: report the known tokens before it, then the sampled one.
+        queues = list(self._drawn.values())
+        while all(queues):
+            together = [queue.pop(0) for queue in queues]
+            position = together[0].position
             if position > self.done:
                 yield Step(self.done, np.stack([own[self.done : position] for own in tokens]))
             self.done = position + 1
-            values = np.asarray([[each.token] for each in all_drawn], np.int32)
-            yield Step(position, values, lambda: np.stack([each.logits()[each.place] for each in all_drawn]))
+            values = np.asarray([[each.token] for each in together], np.int32)
+            yield Step(position, values, _logits_of(together))
+        # Keep the logits of tokens that wait for other variants, whose tokens come from later runs.
+        for waiting in {id(each.source): each.source for queue in queues for each in queue}.values():
+            waiting.keep()
+        # Nothing is left to sample: report the known tokens at the end.
         if self.done < count and all(sequence.finished for sequence in self.sequences):
             rest = Step(self.done, np.stack([own[self.done :] for own in tokens]))
             self.done = rest.stop
             yield rest
 
 
-def decode(scheduler: Scheduler, sequences: Iterable[Sequence]) -> Iterator[Step]:
-    """Draw every token that is not known, of sequences that are the variants of one picture.
+def _logits_of(drawn: list[Drawn]) -> Callable[[], Floats]:
+    return lambda: np.stack([each.logits() for each in drawn])
 
-    A position that is known is not stepped over: a run of such goes through the decoder as one chunk, together with the
-    token drawn before it, and what follows the last free position does not go through it at all.
+
+def decode(scheduler: Scheduler, sequences: Iterable[Sequence]) -> Iterator[Step]:
+    """Sample every unknown token of the sequences of one picture's variants.
+
+    Known tokens take no step of their own: a run of them is fed as one chunk, together with the token sampled before
+    it. Tokens after the last free position are not fed at all.
     """
     group = Group(sequences)
-    yield from group.report([])  # everything may be known
+    yield from group.report([])  # in case everything is known
     while not group.finished:
         yield from group.report(scheduler.step(group.lagging()))
 
 
 @dataclass(eq=False)
 class Job:
-    """A picture's variants, and who watches them."""
+    """A picture's variants and their watchers."""
 
     group: Group
     tokens: NDArray[np.int32]
-    """[B, N], filled step by step; what is not reached stays as it is."""
+    """[B, N], filled step by step; positions that are not reached keep their values."""
     watchers: Iterable[Watcher] = ()
     cancel: Cancel | None = None
     done: int = 0
-    """Target positions that are done."""
+    """Number of target positions that are done."""
     stopped: bool = False
 
     @classmethod
@@ -139,7 +148,7 @@ class Job:
         return cls(Group(sequences), tokens, watchers, cancel)
 
     def take(self, drawn: Iterable[Drawn]) -> None:
-        """Go on by what was drawn; stop where a watcher raises `Cancelled`, or `cancel` is set."""
+        """Store and report the tokens sampled by one step. Stop if a watcher raises `Cancelled` or `cancel` is set."""
         try:
             for step in self.group.report(drawn):
                 self.tokens[:, step.position : step.stop] = step.tokens
@@ -154,17 +163,19 @@ class Job:
 
     @property
     def active(self) -> bool:
-        """Whether there is something left to do."""
+        """Whether there are tokens left to sample."""
         return not self.stopped and not self.group.finished
 
 
 def run_jobs(scheduler: Scheduler, jobs: Iterable[Job]) -> None:
-    """Run jobs to their ends, all that are active stepping together."""
+    """Run jobs until each is finished or stopped; all active ones step together."""
     jobs = list(jobs)
+    # Leave out what was cancelled before it began, and finish what has nothing to sample.
     for job in jobs:
         job.stopped = job.cancel is not None and job.cancel.is_set()
         if not job.stopped:
-            job.take([])  # everything may be known
+            job.take([])
+    # Step all others together; every job takes its own tokens from the step.
     while active := [job for job in jobs if job.active]:
         drawn = scheduler.step([sequence for job in active for sequence in job.group.lagging()])
         for job in active:
@@ -172,7 +183,7 @@ def run_jobs(scheduler: Scheduler, jobs: Iterable[Job]) -> None:
 
 
 def progress_watcher(on_progress: Progress | None) -> list[Watcher]:
-    """A watcher of the loop that tells a callback how far it is; none without a callback."""
+    """A watcher that calls a progress callback; an empty list without a callback."""
     if on_progress is None:
         return []
     return [lambda step, tokens: on_progress(step.stop, tokens.shape[1])]

@@ -1,4 +1,4 @@
-"""Guidance scales over the positions of a picture: constant, on a line, on half a cosine, or any values."""
+"""Guidance scales over the positions of a picture: constant, linear, cosine or explicit."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from editar_rt.arguments import is_finite
 from editar_rt.errors import OptionError
 
 SHAPES = ("linear", "cosine", "values")
-MAX_SCALE = 1e6  # scaled differences of logits stay far from what float32 holds
-ALLOWED = f"0 to {MAX_SCALE:g}, linear:FIRST,LAST, cosine:FIRST,LAST or values:A,B,… with one a token"
+MAX_SCALE = 1e6  # scaled differences of logits stay far below float32's limit
+ALLOWED = f"0 to {MAX_SCALE:g}, linear:FIRST,LAST, cosine:FIRST,LAST or values:A,B,… with one value per token"
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """A guidance scale that changes from token to token, in row order.
+    """A guidance scale that changes from token to token, in raster order.
 
     Args:
         shape: `linear` and `cosine` go from the first value at token 0 to the last at token N − 1, cosine slowly at
-            both ends; `values` has one for every token.
-        values: two, or N; 0 to `MAX_SCALE`.
+            both ends; `values` has one value per token.
+        values: two, or N for `values`; each 0 to `MAX_SCALE`.
     """
 
     shape: str
@@ -37,7 +37,7 @@ class Schedule:
         object.__setattr__(self, "values", tuple(map(float, self.values)))
 
     def __str__(self) -> str:
-        """As it is written on the command line."""
+        """The text that `read_scale` parses."""
         return (
             f"{self.shape}:{','.join(format(v, 'g') if v == float(format(v, 'g')) else repr(v) for v in self.values)}"
         )
@@ -50,27 +50,27 @@ class Schedule:
         """The scales of all tokens, [count].
 
         Raises:
-            OptionError: another number of `values`.
+            OptionError: the number of `values` is not `count`.
         """
         if self.shape == "values":
             if len(self.values) != count:
                 raise OptionError(f"cfg_scale has {len(self.values)} values, but a picture has {count} tokens")
             return np.asarray(self.values, np.float64)
-        way = np.linspace(0, 1, count)
+        progress = np.linspace(0, 1, count)
         if self.shape == "cosine":
-            way = (1 - np.cos(np.pi * way)) / 2
+            progress = (1 - np.cos(np.pi * progress)) / 2
         first, last = self.values
-        return first + (last - first) * way
+        return first + (last - first) * progress
 
 
 Scale = float | str | Schedule | Callable[[int, int], float]
 
 
 def read_scale(scale: Scale) -> float | Schedule | Callable[[int, int], float]:
-    """A scale as users write it, checked: text becomes what it says.
+    """Check a scale and parse it if it is text.
 
     Raises:
-        OptionError: neither a number of 0 to `MAX_SCALE`, nor a schedule, nor a function.
+        OptionError: not a number from 0 to `MAX_SCALE`, a schedule or a function.
     """
     if isinstance(scale, Schedule) or callable(scale):
         return scale
@@ -90,14 +90,16 @@ def scales_of(scale: Scale, count: int) -> NDArray[np.float64]:
     """The scales of all tokens, [count].
 
     Raises:
-        OptionError: `values` of another number, or a function that gives something else than 0 to `MAX_SCALE`.
+        OptionError: the number of `values` is not `count`, or a function returns a value outside 0 to `MAX_SCALE`.
     """
     checked = read_scale(scale)
     if isinstance(checked, Schedule):
         return checked.at(count).copy()
     if not callable(checked):
         return np.full(count, checked)
-    found = np.asarray([checked(position, count) for position in range(count)], np.float64)
-    if not ((found >= 0) & (found <= MAX_SCALE)).all():
-        raise OptionError(f"the function given as cfg_scale must give a number of 0 to {MAX_SCALE:g} for every token")
-    return found
+    scales = np.asarray([checked(position, count) for position in range(count)], np.float64)
+    if not ((scales >= 0) & (scales <= MAX_SCALE)).all():
+        raise OptionError(
+            f"the function given as cfg_scale must return a number from 0 to {MAX_SCALE:g} for every token"
+        )
+    return scales

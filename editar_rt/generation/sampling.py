@@ -1,19 +1,18 @@
-"""From logits to tokens: guidance, temperature, top-k, top-p and one draw. Plain NumPy.
+"""From logits to tokens: guidance, temperature, top-k, top-p and sampling, in plain NumPy.
 
-The draw of a token depends on its seed and its position alone, not on how many were drawn before it or what else is
-in the batch: a picture gets the same tokens alone and among others, and skipping positions shifts nothing.
+The random number of a token depends only on its seed and its position, not on the number of tokens sampled before it or
+on the rest of the batch: a picture gets the same tokens alone and in a batch, and skipping positions shifts nothing.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import math
-import sys
-from typing import TypeGuard
 
 import numpy as np
 from numpy.typing import NDArray
 
+from editar_rt.arguments import is_finite, is_integer
 from editar_rt.errors import NotFiniteError, OptionError
 from editar_rt.generation.guidance import Scale, Schedule, read_scale, scales_of
 
@@ -22,111 +21,101 @@ Logits = NDArray[np.float32]
 
 @dataclasses.dataclass(frozen=True)
 class Sampling:
-    """How tokens are chosen. The defaults are EditAR's.
+    """How tokens are sampled. The defaults are EditAR's.
 
     Raises:
-        OptionError: for a value outside of what the field allows.
+        OptionError: a value outside the range of its field.
     """
 
     cfg_scale: Scale = 3.0
-    """Guidance: logits are null + cfg_scale · (cond − null). At 1 and below the null row is not run.
+    """Guidance: logits are uncond + cfg_scale · (cond − uncond). At 1 and below, the unconditional row is not run.
 
-    A number, a `Schedule` or how one is written (`linear:1,5`), or a function of (position, N) that gives a number.
+    A number, a `Schedule` or its text (`linear:1,5`), or a function of (position, N) that returns a number.
     """
     cfg_interval: int | tuple[int, int] = -1
-    """Which tokens are guided: (start, stop) are target tokens start to stop − 1.
+    """The guided tokens: (start, stop) means target tokens start to stop − 1.
 
-    EditAR's own spelling is one number: single steps after this one, counted from 0, go without guidance, which is
-    (0, cfg_interval + 2), as token 0 comes from the prefill; -1 keeps it to the end.
+    A single number follows EditAR: guidance stops after the decode step with this index, i.e. (0, cfg_interval + 2),
+    because token 0 comes from the prefill. -1 never stops it.
     """
     temperature: float = 1.0
-    """Logits are divided by this after top-k; above 0."""
+    """Divides the logits after top-k; above 0."""
     top_k: int = 1000
-    """Only this many of the largest logits stay, and those tied with the last of them; 0 is off."""
+    """Keep this many of the largest logits, and those equal to the last of them; 0 turns this off."""
     top_p: float = 1.0
-    """The most likely tokens stay until their probabilities sum to more than this; 1 is off."""
+    """Keep the most likely tokens until their probabilities sum to more than this; 1 turns this off."""
     seed: int = 0
     """0 to 2⁶⁴ − 1."""
     greedy: bool = False
-    """Take the largest logit; temperature, top_k, top_p and seed are unused then."""
+    """Take the largest logit; temperature, top_k, top_p and seed are then unused."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "cfg_scale", read_scale(self.cfg_scale))
         if isinstance(self.cfg_interval, list | tuple):
             object.__setattr__(self, "cfg_interval", tuple(self.cfg_interval))
-            good = len(self.cfg_interval) == 2 and all(map(is_whole, self.cfg_interval))
+            good = len(self.cfg_interval) == 2 and all(map(is_integer, self.cfg_interval))
             good = good and 0 <= self.cfg_interval[0] < self.cfg_interval[1]
             _require(good, "cfg_interval", "-1 or more, or (start, stop) with 0 <= start < stop", self.cfg_interval)
         else:
-            good = is_whole(self.cfg_interval) and self.cfg_interval >= -1
+            good = is_integer(self.cfg_interval) and self.cfg_interval >= -1
             _require(good, "cfg_interval", "-1 or more, or (start, stop)", self.cfg_interval)
-        good = _finite(self.temperature) and self.temperature > 0
+        good = is_finite(self.temperature) and self.temperature > 0
         _require(good, "temperature", "a finite number above 0", self.temperature)
-        _require(is_whole(self.top_k) and self.top_k >= 0, "top_k", "0 (off) or more", self.top_k)
-        _require(_finite(self.top_p) and 0 < self.top_p <= 1, "top_p", "in (0, 1]", self.top_p)
-        _require(is_whole(self.seed) and 0 <= self.seed < 2**64, "seed", "0 to 2^64 - 1", self.seed)
+        _require(is_integer(self.top_k) and self.top_k >= 0, "top_k", "0 (off) or more", self.top_k)
+        _require(is_finite(self.top_p) and 0 < self.top_p <= 1, "top_p", "in (0, 1]", self.top_p)
+        _require(is_integer(self.seed) and 0 <= self.seed < 2**64, "seed", "0 to 2^64 - 1", self.seed)
         _require(isinstance(self.greedy, bool | np.bool_), "greedy", "True or False", self.greedy)
-        # Python's own types, which JSON and seeds above 2⁶³ need, whatever of NumPy's was given.
+        # Convert NumPy's numbers to Python's, which JSON and seeds above 2⁶³ need.
         kinds = {"temperature": float, "top_k": int, "top_p": float, "seed": int, "greedy": bool}
         for name, kind in kinds.items():
             object.__setattr__(self, name, kind(getattr(self, name)))
         interval = self.cfg_interval
-        whole = tuple(map(int, interval)) if isinstance(interval, tuple) else int(interval)
-        object.__setattr__(self, "cfg_interval", whole)
+        integers = tuple(map(int, interval)) if isinstance(interval, tuple) else int(interval)
+        object.__setattr__(self, "cfg_interval", integers)
 
     @property
     def guided(self) -> bool:
-        """Whether the null row may be needed at all."""
+        """Whether any token may need the unconditional row."""
         scale = self.cfg_scale
         return callable(scale) or (scale.largest if isinstance(scale, Schedule) else float(scale)) > 1
 
     def scales(self, count: int) -> NDArray[np.float64]:
-        """The guidance scale of every target token, [count]; 1, which is none, outside of the interval.
+        """The guidance scale of every target token, [count]; 1, which means none, outside the interval.
 
         Raises:
-            OptionError: a schedule of another number of values, or a function that gives something else.
+            OptionError: a schedule of another length, or a function that returns a value out of range.
         """
-        found = scales_of(self.cfg_scale, count)
+        scales = scales_of(self.cfg_scale, count)
         start, stop = self.cfg_interval if isinstance(self.cfg_interval, tuple) else (0, self.cfg_interval + 2)
         if self.cfg_interval != -1:
-            found[:start] = found[stop:] = 1
-        return np.maximum(found, 1)
+            scales[:start] = scales[stop:] = 1
+        return np.maximum(scales, 1)
 
     @classmethod
     def checked(cls, given: Sampling | None, usual: Sampling) -> Sampling:
-        """What a caller gave; the usual one for None.
+        """The caller's sampling, or the usual one for None.
 
         Raises:
-            OptionError: something else than a Sampling.
+            OptionError: not a Sampling.
         """
         if given is not None and not isinstance(given, cls):
             raise OptionError(f"sampling must be an editar_rt.Sampling, got {type(given).__name__}")
         return given or usual
 
     def settings(self, count: int | None = None) -> dict[str, str | int | float | bool | list[int]]:
-        """The fields as JSON has them; `Sampling(**settings)` is the same again.
+        """The fields as JSON values; `Sampling(**settings)` restores them.
 
         Args:
-            count: N; a function as `cfg_scale` becomes the values that it gives for so many tokens.
+            count: N; a function given as `cfg_scale` is replaced by its values for this many tokens.
         """
-        found = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        settings = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         if isinstance(self.cfg_interval, tuple):
-            found["cfg_interval"] = list(self.cfg_interval)
+            settings["cfg_interval"] = list(self.cfg_interval)
         if callable(self.cfg_scale):
-            found["cfg_scale"] = str(Schedule("values", tuple(scales_of(self.cfg_scale, count or 0).tolist())))
+            settings["cfg_scale"] = str(Schedule("values", tuple(scales_of(self.cfg_scale, count or 0).tolist())))
         elif isinstance(self.cfg_scale, Schedule):
-            found["cfg_scale"] = str(self.cfg_scale)
-        return found
-
-
-def is_whole(value: object) -> TypeGuard[int]:
-    """Whether a value is a whole number, Python's or NumPy's; True and False are none."""
-    return isinstance(value, int | np.integer) and not isinstance(value, bool)
-
-
-def _finite(value: object) -> bool:
-    most = sys.float_info.max  # whole numbers may be larger
-    return isinstance(value, int | float | np.integer | np.floating) and bool(-most <= value <= most)
+            settings["cfg_scale"] = str(self.cfg_scale)
+        return settings
 
 
 def _require(good: object, name: str, allowed: str, value: object) -> None:
@@ -135,21 +124,21 @@ def _require(good: object, name: str, allowed: str, value: object) -> None:
 
 
 def guide(cond: Logits, uncond: Logits, scale: float | Logits) -> Logits:
-    """Classifier-free guidance of [..., V] logits; the scale is a number or broadcasts against them."""
+    """Classifier-free guidance of logits [..., V]; the scale is a number or broadcasts against them."""
     return uncond + np.asarray(scale, np.float32) * (cond - uncond)
 
 
 def largest_tokens(logits: Logits, count: int) -> NDArray[np.intp]:
-    """Indices of the `count` largest of one row [V], ascending; those tied with the last of them stay too.
+    """Indices of the `count` largest logits [V], ascending, with those equal to the last of them.
 
-    A partial sort of the whole row is what a draw would spend most of its time on. Of the maxima of disjoint groups,
-    the `count`-th largest is a lower bound of the row's own, so all that lies below it is gone before the sort.
+    Sorting all of them would dominate the time of sampling. The `count`-th largest maximum of disjoint groups is a
+    lower bound of the `count`-th largest logit, so everything smaller is dropped before the sort.
     """
     size = logits.shape[0]
     if not 0 < count < size:
         return np.arange(size)
     candidates: NDArray[np.intp] = np.arange(size)
-    groups = size // (2 * count)  # values a group; twice as many groups as are asked for keep the bound tight
+    groups = size // (2 * count)  # twice as many groups as `count` keep the bound tight
     if groups > 1:
         width = size // groups
         peaks = logits[: groups * width].reshape(groups, width).max(axis=0)
@@ -160,13 +149,13 @@ def largest_tokens(logits: Logits, count: int) -> NDArray[np.intp]:
 
 
 def distribution(logits: Logits, sampling: Sampling) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
-    """What one row [V] is drawn from: the tokens that top-k and then top-p leave, ascending, and their probabilities.
+    """The tokens that top-k and then top-p keep of logits [V], ascending, and their probabilities.
 
-    Top-k looks at the logits before the temperature, which does not change their order. Top-p drops a token when those
-    more likely than it already sum to more than `top_p`; the most likely one always stays.
+    Top-k looks at the logits before the temperature, which does not change their order. Top-p drops a token if the
+    more likely ones already sum to more than `top_p`; the most likely token always stays.
 
     Raises:
-        NotFiniteError: NaN or +∞ among the logits. −∞ is a token that is never drawn.
+        NotFiniteError: NaN or +∞ among the logits. −∞ marks a token that is never sampled.
     """
     peak = float(logits.max())
     if not math.isfinite(peak):
@@ -177,7 +166,7 @@ def distribution(logits: Logits, sampling: Sampling) -> tuple[NDArray[np.intp], 
     probabilities = softmax(logits[kept], sampling.temperature)
     if sampling.top_p < 1:
         order = np.argsort(-probabilities, kind="stable")
-        # Sums of the more likely ones, shifted rather than subtracted: exactly 0 for the first.
+        # The sum of the more likely tokens: shifted, not subtracted, so that it is exactly 0 for the first.
         before = np.concatenate([[0.0], np.cumsum(probabilities[order])[:-1]])
         stay = np.sort(order[before <= sampling.top_p])
         kept, probabilities = kept[stay], probabilities[stay] / probabilities[stay].sum()
@@ -187,22 +176,22 @@ def distribution(logits: Logits, sampling: Sampling) -> tuple[NDArray[np.intp], 
 def softmax(logits: Logits, temperature: float = 1.0) -> NDArray[np.float64]:
     """Probabilities of [K] logits.
 
-    In float64: a running sum of 16384 float32 terms drifts by more than the smallest of them, and any temperature
-    above 0 stays finite once the largest logit is taken off. After top-k it costs microseconds.
+    In float64: a running sum of 16384 float32 terms drifts by more than the smallest term, and any temperature
+    above 0 stays finite after the largest logit is subtracted. After top-k it costs microseconds.
     """
     weights = np.exp((logits.astype(np.float64) - logits.max()) / temperature)
     return np.asarray(weights / weights.sum())
 
 
 def uniform(seed: int, index: int, position: int) -> float:
-    """The random number in [0, 1) of one draw: a counter-based generator keyed by what is drawn.
+    """The random number in [0, 1) of one token, from a counter-based generator keyed by the arguments.
 
     Philox 4×64 with ten rounds (Salmon et al., 2011), as NumPy has it: key = seed, counter = (0, 0, index, position),
     the top 53 bits of the first word. In Python's integers it takes half the time of making a NumPy generator.
 
     Args:
         seed: 0 to 2⁶⁴ − 1.
-        index: which picture of several that share a seed; 0 for one alone.
+        index: of the picture among several that share a seed; 0 for a single one.
         position: of the target token, 0 to N − 1.
     """
     c0, c1, c2, c3 = 1, 0, index, position  # NumPy counts up before it draws
@@ -220,7 +209,7 @@ _WEYL = 0x9E3779B97F4A7C15, 0xBB67AE8584CAA73B
 
 
 def sample(logits: Logits, sampling: Sampling, number: float) -> int:
-    """One token from one row [V], by the inverse of the cumulative distribution at `number` in [0, 1).
+    """One token from logits [V]: the inverse of the cumulative distribution at `number` in [0, 1).
 
     Raises:
         NotFiniteError: NaN or +∞ among the logits.
@@ -232,28 +221,28 @@ def sample(logits: Logits, sampling: Sampling, number: float) -> int:
         return token
     kept, probabilities = distribution(logits, sampling)
     cumulative = np.cumsum(probabilities)
-    # Scaled by the last sum, which rounding may leave beside 1; side="right" never takes a probability of 0.
+    # Scaled by the last sum, which rounding may leave off 1; side="right" never selects a probability of 0.
     place = int(np.searchsorted(cumulative, number * cumulative[-1], side="right"))
     return int(kept[min(place, len(kept) - 1)])
 
 
 @dataclasses.dataclass(frozen=True)
 class Draw:
-    """The settings to draw tokens with, for P pictures of a batch: K positions of each, the last of its chunk."""
+    """The sampling of one batch: P pictures, at the last K positions of each one's chunk."""
 
     cond: NDArray[np.int32]
-    """[P], the place in the batch of each picture's row with the text."""
+    """[P], index in the batch of each picture's conditional row."""
     uncond: NDArray[np.int32]
-    """[P], the place of its row without the text; the same as `cond` where nothing is guided."""
+    """[P], index of its unconditional row; equal to `cond` without guidance."""
     settings: tuple[Sampling, ...]
-    """Of each picture."""
+    """Sampling settings of each picture."""
     scales: NDArray[np.float64]
-    """[P, K], guidance; 1 is none."""
+    """[P, K], guidance scales; 1 means no guidance."""
     numbers: NDArray[np.float64]
-    """[P, K], in [0, 1): the random number of each draw."""
+    """[P, K] in [0, 1): the random number of each token."""
 
     def guided(self, logits: Logits) -> Logits:
-        """Logits [R, K, V] of a batch's rows → those that are drawn from, [P, K, V]."""
+        """Logits [R, K, V] of a batch's rows → the guided logits of its pictures, [P, K, V]."""
         if len(self.settings) == 1:  # without copies
             with_text, without = (logits[int(at[0]) : int(at[0]) + 1] for at in (self.cond, self.uncond))
             scale = self.scales.astype(np.float32)[..., None]
@@ -271,7 +260,7 @@ class Draw:
         """Tokens int32 [P, K] from a batch's logits [R, K, V].
 
         Args:
-            drawn: tokens that a device has drawn already, [P, K]; negative ones are drawn here.
+            drawn: tokens that a device has sampled already, [P, K]; negative ones are sampled here.
         """
         if drawn is not None and (drawn >= 0).all():
             return drawn

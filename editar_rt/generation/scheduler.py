@@ -1,12 +1,12 @@
-"""Steps sequences together over one KV cache; they join and leave between any two steps.
+"""Steps sequences together over one KV cache. Sequences join and leave between any two steps.
 
-The order of work in one `step`: sequences that are behind (a prefill, a run of known tokens, an unconditional row that
-waited) are fed pieces, and all that are ready take one step in one run of the decoder. A picture's tokens are those
-that it has alone: its pieces are cut by its own positions, and rows do not touch each other.
+One `step` first feeds pieces to the sequences that lag (a prefill, a run of known tokens, an unconditional row that
+waited); then all sequences that are ready take one decode step in one run of the decoder. A picture's tokens are the
+same as without the others: its pieces are cut at its own positions, and rows do not affect each other.
 
 Rows are laid out from the middle: [cond 2, cond 1, cond 0 | uncond 0, uncond 1]. Guided pictures take the innermost
-places, so that the conditional rows, the unconditional rows and both together are neighbours in the cache, however many
-pictures there are. A picture that leaves is replaced by the outermost one.
+places, so that the conditional rows, the unconditional rows and both together are contiguous in the cache for any
+number of pictures. The outermost picture takes the place of one that leaves.
 """
 
 from __future__ import annotations
@@ -20,10 +20,11 @@ from editar_rt.backends.base import Backend, Batch, Output
 from editar_rt.errors import OptionError
 from editar_rt.generation.sampling import Draw, uniform
 from editar_rt.generation.sequence import Chunk, Context, Floats, Ints, Row, Sequence
+from editar_rt.generation.strategy import NOTHING, PLAIN, Strategy
 
 
 class Logits:
-    """The guided logits [P, V] of one run; computed when asked for, until the next run."""
+    """The guided logits [P, K, V] of one run, computed on demand; available until the next run."""
 
     def __init__(self, output: Output, draw: Draw) -> None:
         self._output, self._draw = output, draw
@@ -31,65 +32,84 @@ class Logits:
 
     def __call__(self) -> Floats:
         if self._values is None:
-            self._values = self._draw.guided(self._output.logits())[:, -1]
+            self._values = self._draw.guided(self._output.logits())
         return self._values
+
+    def keep(self) -> None:
+        """Compute and keep the logits, so that they stay available after the next run."""
+        self._values = self().copy()
 
 
 class Drawn(NamedTuple):
-    """A token that was drawn."""
+    """A token that was sampled."""
 
     sequence: Sequence
     position: int
     token: int
-    logits: Logits
+    source: Logits
     place: int
-    """Of the sequence among the pictures of `logits`."""
+    """Index of the sequence among the pictures of `source`."""
+    offset: int
+    """Index of the position among those of `source`."""
+
+    def logits(self) -> Floats:
+        """The guided logits [V] of this token."""
+        logits: Floats = self.source()[self.place, self.offset]
+        return logits
 
 
 class _Layout(NamedTuple):
-    """What stays the same while the same sequences step together."""
+    """The part of a batch that stays the same while the same sequences step together."""
 
     sequences: list[Sequence]
     guided: list[bool]
     rows: list[Row]  # ascending by slot
     slots: Ints
-    owner: Ints  # for each row, the place of its sequence
+    owner: Ints  # for each row, the index of its sequence
     cond: Ints
     uncond: Ints
     counts: Ints
 
 
 class Scheduler:
-    """The decoder's rows, and who uses them.
+    """The decoder's rows and the contexts that use them.
 
     Args:
-        pictures: contexts that there is room for.
-        guided: how many of them may have an unconditional row; as many as `pictures` when None.
-        prefix: positions of picture and text.
+        pictures: the largest number of contexts.
+        guided: how many of them may have an unconditional row; None means all.
+        prefix: number of positions of picture and text.
         count: N, target tokens; the last is never fed.
-        on_device: False draws on the host even where the device could.
+        on_device: False samples on the host even if the device can.
+        strategy: decides how many positions a step takes.
     """
 
     def __init__(
-        self, backend: Backend, pictures: int, guided: int | None, prefix: int, count: int, on_device: bool = True
+        self,
+        backend: Backend,
+        pictures: int,
+        guided: int | None,
+        prefix: int,
+        count: int,
+        on_device: bool = True,
+        strategy: Strategy = PLAIN,
     ) -> None:
         self.pictures, self.guided, self.count = pictures, pictures if guided is None else guided, count
         self.decoder = backend.make_decoder(self.pictures + self.guided, prefix + count - 1)
-        self._on_device = on_device
+        self._on_device, self._strategy = on_device, strategy
         self._contexts: list[Context] = []  # by place from the middle; guided ones first
         self._layout: _Layout | None = None
 
     # Contexts join and leave.
 
     def join(self, guided: bool) -> Context:
-        """Rows for a picture.
+        """Allocate the rows of a picture.
 
         Raises:
-            OptionError: there are none left.
+            OptionError: all are in use.
         """
         inner = sum(context.uncond is not None for context in self._contexts)
         if len(self._contexts) >= self.pictures or (guided and inner >= self.guided):
-            raise OptionError(f"there is room for {self.pictures} pictures, {self.guided} of them with guidance")
+            raise OptionError(f"the decoder has room for {self.pictures} pictures, {self.guided} of them with guidance")
         place = len(self._contexts)
         if guided and inner < place:
             self._move(self._contexts[inner], place)
@@ -102,19 +122,19 @@ class Scheduler:
         return context
 
     def leave(self, context: Context) -> None:
-        """Give a picture's rows back; nobody else's tokens change."""
+        """Free a picture's rows; no other picture's tokens change."""
         for row in context:
             self.decoder.release(row.slot)
         gap = self._contexts.index(context)
         inner = sum(each.uncond is not None for each in self._contexts)
-        if context.uncond is not None:  # the last guided picture closes the gap, and leaves one to those without
+        if context.uncond is not None:  # the last guided picture fills the gap; its own place goes to an unguided one
             gap = self._close(gap, inner - 1)
         self._close(gap, len(self._contexts) - 1)
         self._contexts.pop()
         self._layout = None
 
     def _close(self, gap: int, last: int) -> int:
-        """Move the context at place `last` to an empty place; the place that is empty then."""
+        """Move the context at place `last` to an empty place. Returns the place that is empty afterwards."""
         if gap != last:
             self._move(self._contexts[last], gap)
             self._contexts[gap] = self._contexts[last]
@@ -130,70 +150,81 @@ class Scheduler:
     # Steps.
 
     def step(self, sequences: Iterable[Sequence]) -> list[Drawn]:
-        """Advance sequences, each at a position of its own; those that are finished are passed over.
+        """Advance sequences, each at its own position; finished ones are skipped.
 
-        All that are behind are fed about one piece together (`Decoder.piece`), so that nobody's step waits for a whole
-        prefill. A call may draw nothing.
+        The lagging ones together are fed about one piece (`Decoder.piece`), so that no step waits for a whole prefill.
+        A call may sample no token.
 
         Raises:
-            BackendError.
+            BackendError: the engine failed, or its logits are not finite.
         """
+        # 1. Separate the sequences that need one token per row from those that need more.
         ready: list[Sequence] = []
-        behind: list[Sequence] = []
+        lagging: list[Sequence] = []
         for sequence in sequences:
             if not sequence.finished:
-                (ready if sequence.ready else behind).append(sequence)
+                (ready if sequence.ready else lagging).append(sequence)
         drawn: list[Drawn] = []
-        if behind:
+        # 2. Feed the lagging ones within the budget of one piece. One that has caught up samples from its last piece.
+        if lagging:
             budget = self.decoder.piece
-            waiting: list[Row] = []  # rows that others may copy when they are done
-            for sequence in behind:
+            waiting: list[Row] = []  # rows being prefilled, which later ones may copy instead of running the same
+            for sequence in lagging:
                 budget -= self._catch_up(sequence, budget, waiting)
                 if all(sequence.lacks(row) == 0 for row in sequence.rows()):
                     drawn.append(self._draw_after_chunks(sequence))
                     continue
                 waiting += [row for row in sequence.rows() if not row.has_prefix]
-        if ready:
-            drawn += self._step_together(ready)
+        # 3. Let the strategy draft tokens; sequences with the same number of drafts take one step in one run.
+        drafts: dict[int, list[tuple[Sequence, Ints]]] = {}  # by their number
+        for sequence in ready:
+            most = sequence.window(self._strategy.most + 1) - 1
+            tokens = self._strategy.draft(sequence, most) if most else NOTHING
+            drafts.setdefault(len(tokens), []).append((sequence, tokens))
+        for number, those in sorted(drafts.items()):
+            drawn += self._step_together([sequence for sequence, _ in those], [tokens for _, tokens in those], number)
         return drawn
 
     def prefill(self, sequence: Sequence) -> None:
-        """Feed picture and text, and draw nothing yet."""
+        """Feed picture and text without sampling a token."""
         for row in sequence.context:
             while not row.has_prefix:
                 self._feed(row, sequence.tokens, 0)
 
     def score(self, context: Context, picture: Chunk, text: Chunk, tokens: Ints) -> Floats:
-        """Logits [N, V] of every target position, the target tokens [N] being forced."""
+        """Logits [N, V] of every target position, with forced target tokens [N]."""
+        # Prefill picture and text; their last position predicts target token 0.
         row = context.cond
         row.begin(picture, text)
         row.filled = min(row.filled, row.start)
         while not row.has_prefix:
             self._feed(row, tokens, 0)
         assert row.first is not None  # the prefix has run
+        # Feed the target tokens; each predicts the next one, and the last one predicts nothing.
         pieces = [row.first[None]]
-        while row.filled < row.start + len(tokens) - 1:  # the last token predicts nothing
+        while row.filled < row.start + len(tokens) - 1:
             chunk = row.next_piece(tokens, len(tokens) - 1, self.decoder.piece)
             pieces.append(self._run_chunk(row, chunk, len(chunk)))
             row.advance(chunk)
         return np.concatenate(pieces)
 
     def _catch_up(self, sequence: Sequence, budget: int, waiting: list[Row]) -> int:
-        """Feed a sequence that is behind, until about `budget` positions were fed; how many were.
+        """Feed a lagging sequence about `budget` positions. Returns how many were fed.
 
         Args:
-            waiting: rows that are being filled for sequences before this one.
+            waiting: rows that earlier sequences are still prefilling.
         """
         fed = 0
         for row in sequence.rows():
             while sequence.lacks(row) > 0 or not row.has_prefix:
+                # Stop at the budget. If another row is computing the same prefix, wait and copy it.
                 if fed >= budget or (not row.has_prefix and any(_will_give(other, row) for other in waiting)):
                     return fed
                 fed += self._feed(row, sequence.tokens, sequence.position)
         return fed
 
     def _feed(self, row: Row, tokens: Ints, position: int) -> int:
-        """Feed a row's next piece, or copy it from a row that has the same; how many positions were run."""
+        """Feed a row's next piece, or copy the same prefix from another row. Returns how many positions were run."""
         if not row.has_prefix and self._copied(row):
             return 0
         chunk = row.next_piece(tokens, position, self.decoder.piece)
@@ -204,13 +235,13 @@ class Scheduler:
         return len(chunk)
 
     def _copied(self, row: Row) -> bool:
-        """Copy the picture, or the text after it, from a row that holds the same; whether there was one."""
+        """Copy the picture, or the text after it, from a row with the same contents. Returns whether there was one."""
         assert row.picture is not None
         end, others = len(row.picture), [other for context in self._contexts for other in context if other is not row]
         if row.filled == 0:
             for other in others:
                 if other.filled >= end and _same_picture(row, other):
-                    self.decoder.copy(other.slot, row.slot, 0, end, frozen=True)  # texts come after it
+                    self.decoder.copy(other.slot, row.slot, 0, end, frozen=True)  # later writes go after it
                     row.filled = end
                     return True
         if row.filled == end:
@@ -222,7 +253,7 @@ class Scheduler:
         return False
 
     def _run_chunk(self, row: Row, chunk: Chunk, outputs: int) -> Floats:
-        """Run a piece of one row; logits [outputs, V] of its last positions, an array of their own."""
+        """Run a piece of one row. Returns a copy of the logits [outputs, V] of its last positions."""
         states = None if chunk.states is None else chunk.states[None]
         numbers = np.asarray([row.slot, row.filled, len(chunk)], np.int32)
         batch = Batch(numbers[:1], numbers[1:2], numbers[2:], chunk.tokens[None], states, outputs)
@@ -230,7 +261,7 @@ class Scheduler:
         return logits
 
     def _draw_after_chunks(self, sequence: Sequence) -> Drawn:
-        """Draw on the host from the logits that each row's last piece gave."""
+        """Sample on the host from the logits of each row's last piece."""
         position = sequence.position
         logits = [row.first if position == 0 else row.logits for row in sequence.rows()]
         rows = np.stack([each for each in logits if each is not None])[:, None]
@@ -240,36 +271,47 @@ class Scheduler:
             places[len(rows) - 1 : len(rows)],
             (sequence.sampling,),
             sequence.scales[None, position : position + 1],
-            np.asarray([[_number(sequence)]]),
+            np.asarray([[_number(sequence, position)]]),
         )
         token = int(draw.on_host(rows)[0, 0])
         sequence.draw(token)
-        return Drawn(sequence, position, token, Logits(Output(lambda: rows), draw), 0)
+        return Drawn(sequence, position, token, Logits(Output(lambda: rows), draw), 0, 0)
 
-    def _step_together(self, ready: list[Sequence]) -> list[Drawn]:
-        """One token of every row, in one run."""
-        layout = self._layout_of(ready)
+    def _step_together(self, ready: list[Sequence], drafts: list[Ints], number: int) -> list[Drawn]:
+        """One run in which every picture takes one position, and `number` drafted ones after it."""
+        # Feed each row the last token of its sequence, then the drafts; both rows of a guided picture get the same.
+        layout, size = self._layout_of(ready), number + 1
         positions = [sequence.position for sequence in ready]
-        last = [sequence.tokens[position - 1] for sequence, position in zip(ready, positions)]
-        tokens = np.asarray(last, np.int32)[layout.owner]
+        # The token before the position gives its logits; a drafted one gives those of the next.
+        fed = np.asarray([[s.tokens[at - 1], *own] for s, at, own in zip(ready, positions, drafts)], np.int32)
+        tokens = fed[layout.owner]
         past = np.asarray([row.filled for row in layout.rows], np.int32)
+        # The settings and random numbers of each picture's next token.
         draw = Draw(
             layout.cond,
             layout.uncond,
             tuple(sequence.sampling for sequence in ready),
-            np.asarray([[sequence.scales[position]] for sequence, position in zip(ready, positions)]),
-            np.asarray([[_number(sequence)] for sequence in ready]),
+            np.asarray([sequence.scales[at : at + size] for sequence, at in zip(ready, positions)]),
+            np.asarray([[_number(s, at + k) for k in range(size)] for s, at in zip(ready, positions)]),
         )
-        batch = Batch(layout.slots, past, layout.counts, tokens[:, None], None, 1)
+        # Run the decoder, which samples if it can; otherwise sample here.
+        batch = Batch(layout.slots, past, layout.counts * np.int32(size), tokens, None, size)
         output = self.decoder.run(batch, draw if self._on_device else None)
         made = draw.on_host(output.logits()) if output.tokens is None else output.tokens
-        for row, token in zip(layout.rows, tokens.tolist()):
-            row.fed[row.filled - row.start] = token
-            row.filled += 1
-        logits, drawn = Logits(output, draw), []
-        for place, (sequence, position, token) in enumerate(zip(ready, positions, made[:, 0].tolist())):
-            sequence.draw(token)
-            drawn.append(Drawn(sequence, position, token, logits, place))
+        # Accept sampled tokens up to the first one that differs from its draft: the later ones followed a wrong token.
+        source, drawn, taken = Logits(output, draw), [], []
+        for place, (sequence, own) in enumerate(zip(ready, made.tolist())):
+            right = 1 + next((k for k in range(number) if own[k] != drafts[place][k]), number)
+            taken.append(right)
+            for offset, token in enumerate(own[:right]):
+                drawn.append(Drawn(sequence, sequence.position, token, source, place, offset))
+                sequence.draw(token)
+            self._strategy.saw(sequence, positions[place], made[place])
+        # Record the fed tokens that were right; the cache is rewound to them.
+        for row, place in zip(layout.rows, layout.owner.tolist()):
+            at = row.filled - row.start
+            row.fed[at : at + taken[place]] = fed[place, : taken[place]]
+            row.filled += taken[place]
         return drawn
 
     def _layout_of(self, ready: list[Sequence]) -> _Layout:
@@ -290,9 +332,9 @@ class Scheduler:
         return self._layout
 
 
-def _number(sequence: Sequence) -> float:
-    """The random number of a sequence's next draw."""
-    return 0.0 if sequence.sampling.greedy else uniform(sequence.seed, 0, sequence.position)
+def _number(sequence: Sequence, position: int) -> float:
+    """The random number of a sequence's token at a position."""
+    return 0.0 if sequence.sampling.greedy else uniform(sequence.seed, 0, position)
 
 
 def _same_picture(row: Row, other: Row) -> bool:
@@ -304,5 +346,5 @@ def _same_prefix(row: Row, other: Row) -> bool:
 
 
 def _will_give(other: Row, row: Row) -> bool:
-    """Whether a row that is being filled will hold what another one lacks next, so that it can be copied."""
+    """Whether `other` will contain the next part that `row` needs, so that `row` can copy it."""
     return _same_picture(row, other) if row.filled == 0 else _same_prefix(row, other)

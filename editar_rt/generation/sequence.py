@@ -1,4 +1,4 @@
-"""A picture on its way through the decoder: its rows of the KV cache, its tokens, its guidance and its seed.
+"""A picture being decoded: its rows of the KV cache, tokens, guidance and seed.
 
 The input of a row is [picture | text | target tokens]. The picture comes first and attention is causal, so its keys and
 values are the same with and without the text, and for every instruction.
@@ -19,12 +19,12 @@ Ints = NDArray[np.int32]
 
 
 class Chunk(NamedTuple):
-    """Positions of one row's input."""
+    """A run of positions of one row's input."""
 
     tokens: Ints
-    """[S]; negative where `states` is taken instead."""
+    """[S]; negative where the position takes its value from `states`."""
     states: Floats | None
-    """Hidden states [S, D]; None where all tokens are given."""
+    """Hidden states [S, D]; None if all tokens are given."""
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -34,7 +34,7 @@ class Chunk(NamedTuple):
         return Chunk(self.tokens[start:stop], None if self.states is None else self.states[start:stop])
 
     def same(self, other: Chunk) -> bool:
-        """Whether the decoder would compute the same."""
+        """Whether the decoder would compute the same for both."""
         if self is other:
             return True
         if (self.states is None) != (other.states is None) or not np.array_equal(self.tokens, other.tokens):
@@ -48,26 +48,26 @@ def token_chunk(tokens: Ints) -> Chunk:
 
 
 def state_chunk(states: Floats) -> Chunk:
-    """Hidden states [S, D] as input: a projected text, or the stand-in for a dropped picture."""
+    """Hidden states [S, D] as input: projected text, or the unconditional embedding of the picture."""
     return Chunk(np.full(len(states), -1, np.int32), states)
 
 
 class Inputs(NamedTuple):
-    """What the decoder reads of one picture before its target tokens."""
+    """The decoder's input for one picture before the target tokens."""
 
     picture: Chunk
-    """The condition's tokens, or the stand-in for a dropped picture."""
+    """The condition's tokens, or the unconditional embedding of the picture."""
     text: Chunk
     uncond_text: Chunk
-    """In place of the text, in the row without it."""
+    """Replaces the text in the unconditional row."""
 
 
 class Row:
-    """One row of the KV cache, and what it holds of an input.
+    """One row of the KV cache and its contents.
 
     Args:
-        slot: its place in the cache.
-        count: N, target tokens.
+        slot: its index in the cache.
+        count: N, the number of target tokens.
     """
 
     def __init__(self, slot: int, count: int) -> None:
@@ -75,18 +75,18 @@ class Row:
         self.picture: Chunk | None = None
         self.text: Chunk | None = None
         self.start = 0
-        """Where target tokens begin."""
+        """Position of the first target token."""
         self.filled = 0
-        """Positions of the input that are in the cache."""
+        """Number of cached positions."""
         self.fed = np.full(count, -1, np.int32)
-        """Target tokens that were fed, as far as `filled` says."""
+        """Target tokens that were fed; valid up to `filled`."""
         self.first: Floats | None = None
         """Logits [V] of target token 0, once picture and text are in the cache."""
         self.logits: Floats | None = None
-        """Logits [V] after what is filled, where a chunk gave them."""
+        """Logits [V] after the last cached position, if a chunk computed them."""
 
     def begin(self, picture: Chunk, text: Chunk) -> None:
-        """Set picture and text; what the cache holds of the same stays."""
+        """Set picture and text. The cached part that is the same is kept."""
         if self.picture is None or not self.picture.same(picture):
             self.picture, self.text, self.filled = picture, None, 0
         if self.text is None or not self.text.same(text):
@@ -95,9 +95,10 @@ class Row:
         self.logits = None
 
     def rewind(self, tokens: Ints, first_free: int) -> None:
-        """Keep the fed tokens that agree with `tokens` [N], but the last one before the first free position.
+        """Rewind so that decoding can continue with target tokens `tokens` [N], negative where they are sampled.
 
-        That one is fed again: it gives the logits of the next.
+        Cached tokens that match are kept, except the last one before the first free position: it is fed again for its
+        logits.
         """
         most = max(min(self.filled - self.start, first_free - 1), 0)
         same = self.fed[:most] == tokens[:most]
@@ -105,10 +106,10 @@ class Row:
         self.filled = min(self.filled, self.start + kept)
 
     def next_piece(self, tokens: Ints, position: int, limit: int) -> Chunk:
-        """The next positions to feed before target token `position` can be drawn; at most `limit`.
+        """The next positions to feed before target token `position` can be sampled; at most `limit`.
 
-        Picture, text and tokens go as chunks of their own, whoever else is decoding: the same pieces every time give
-        the same bits.
+        Picture, text and tokens are separate chunks, regardless of other sequences: the same pieces give the same
+        bits every time.
         """
         assert self.picture is not None and self.text is not None  # a sequence has begun here
         at = self.filled
@@ -119,7 +120,7 @@ class Row:
         return token_chunk(tokens[at : min(at + limit, position)])
 
     def advance(self, chunk: Chunk) -> None:
-        """Note that a piece is in the cache now."""
+        """Record that a piece is now cached."""
         at = self.filled - self.start
         self.filled += len(chunk)
         if at >= 0:
@@ -127,12 +128,12 @@ class Row:
 
     @property
     def has_prefix(self) -> bool:
-        """Whether picture and text are in the cache, and the logits after them are known."""
+        """Whether picture and text are cached and the logits after them are known."""
         return self.first is not None and self.filled >= self.start
 
 
 class Context:
-    """The rows of one picture: with the text, and without it where it is guided. It outlives its sequences."""
+    """The rows of one picture: conditional, and unconditional if it is guided. A context outlives its sequences."""
 
     def __init__(self, cond: Row, uncond: Row | None) -> None:
         self.cond, self.uncond = cond, uncond
@@ -145,13 +146,13 @@ class Sequence:
     """One picture being decoded over a context.
 
     Args:
-        context: with an unconditional row where the sampling is guided. One sequence at a time uses it.
-        seed: of the draws, in place of the sampling's.
-        known: int32 [N], negative where a token is to be drawn; None draws all.
+        context: has an unconditional row if and only if the sampling is guided. One sequence at a time uses it.
+        seed: replaces the seed of the sampling.
+        known: int32 [N], negative where a token is to be sampled; None samples all.
         count: N.
 
     Raises:
-        OptionError: a guidance schedule for another number of tokens.
+        OptionError: a guidance schedule of another length.
     """
 
     def __init__(
@@ -164,15 +165,15 @@ class Sequence:
         count: int,
     ) -> None:
         if sampling.guided != (context.uncond is not None):
-            raise ValueError("a context has an unconditional row with guidance, and only then")
+            raise ValueError("a context needs an unconditional row with guidance, and must not have one without")
         self.context, self.sampling, self.seed = context, sampling, seed
         self.scales = sampling.scales(count)
         self.tokens = np.full(count, -1, np.int32) if known is None else np.array(known, np.int32)
-        """[N]; negative where they are not drawn yet."""
+        """[N]; negative where they are not sampled yet."""
         free = np.flatnonzero(self.tokens < 0).tolist()
         self._next = iter([*free[1:], count])
         self.position: int = free[0] if free else count
-        """The target token to draw next; N when finished."""
+        """Index of the target token to sample next; N when finished."""
         self._guided: list[bool] = [*(self.scales > 1).tolist(), False]
         context.cond.begin(inputs.picture, inputs.text)
         if context.uncond is not None:
@@ -182,30 +183,41 @@ class Sequence:
 
     @property
     def finished(self) -> bool:
-        """Whether nothing is left to draw."""
+        """Whether all tokens are known."""
         return self.position == len(self.tokens)
 
     @property
     def guided(self) -> bool:
-        """Whether the next token is drawn with guidance."""
+        """Whether the next token is guided."""
         return self._guided[self.position]
 
     def rows(self) -> tuple[Row, ...]:
-        """The rows that the next token needs. An unconditional row waits while nothing is guided and catches up."""
+        """The rows that the next token needs. Without guidance the unconditional row waits; it catches up later."""
         context = self.context
         return (context.cond, context.uncond) if self.guided and context.uncond is not None else (context.cond,)
 
     def lacks(self, row: Row) -> int:
-        """Positions that a row must be fed before the next token can be drawn."""
+        """Number of positions to feed to a row before the next token can be sampled."""
         return row.start + self.position - row.filled
 
     @property
     def ready(self) -> bool:
-        """Whether one more token in each row is all that the next draw needs."""
+        """Whether one decode step is enough for the next token: each row lacks exactly one position."""
         position = self.position
         return position > 0 and all(row.start + position - row.filled == 1 for row in self.rows())
 
+    def window(self, most: int) -> int:
+        """The number of positions that one step may sample: consecutive free ones with the same guidance as the next.
+
+        Args:
+            most: largest number to return.
+        """
+        stop, end = self.position + 1, min(self.position + most, len(self.tokens))
+        while stop < end and self.tokens[stop] < 0 and self._guided[stop] == self.guided:
+            stop += 1
+        return stop - self.position
+
     def draw(self, token: int) -> None:
-        """Take the token at `position`, and go to the next free one."""
+        """Store the token sampled at `position`, and move on to the next free position."""
         self.tokens[self.position] = token
         self.position = next(self._next)

@@ -1,8 +1,8 @@
-"""Canny edges as EditAR's training made them: those of the kornia library at the thresholds 0.1 and 0.2.
+"""Canny edges as in EditAR's training: those of the kornia library with thresholds 0.1 and 0.2.
 
-The steps are kornia's (0.7, of the model's time), in NumPy: grey of 0 … 1, a Gaussian of 1 pixel cut to 5×5 over
-mirrored borders, Sobel gradients that are not divided by 8 over repeated ones, a maximum along the direction rounded to
-45°, and weak edges kept where they touch strong ones. scikit-image and OpenCV scale, round and cut otherwise, and put a
+The steps are those of kornia 0.7 (the version at the model's time), in NumPy: grey from 0 to 1, a Gaussian of 1 pixel
+cut to 5×5 with reflected borders, Sobel gradients not divided by 8 with repeated borders, non-maximum suppression along
+the direction rounded to 45°, and hysteresis. scikit-image and OpenCV scale, round and cut differently, and place a
 tenth of the edges elsewhere.
 """
 
@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-LOW, HIGH = 0.1, 0.2  # of the gradient's length, in 8 times grey levels of 0 … 1 a pixel
+LOW, HIGH = 0.1, 0.2  # of the gradient's length: 8 times the change of grey (0 to 1) per pixel
 GREY = np.asarray([0.299, 0.587, 0.114], np.float32)
 SOBEL = np.asarray([[-1, 0, 1], [-2, 0, 2], [-1, 0, 1]], np.float32)
 SIGMA, REACH = 1.0, 2  # pixels
-# (rows, columns) to the neighbour in direction k, k times 45° from right towards below.
+# (rows, columns) to the neighbour in direction k; 0 is right, and each step turns by 45° towards down.
 NEIGHBOURS = ((0, 1), (1, 1), (1, 0), (1, -1), (0, -1), (-1, -1), (-1, 0), (-1, 1))
 
 Array = NDArray[np.float32]
@@ -25,7 +25,7 @@ Mask = NDArray[np.bool_]
 
 
 def canny_edges(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """White edges on black, uint8 [H, W, 3], of a picture uint8 [H, W, 3]."""
+    """The edges of a picture uint8 [H, W, 3], white on black, uint8 [H, W, 3]."""
     red, green, blue = (picture[..., i].astype(np.float32) / 255 for i in range(3))
     grey = GREY[0] * red + GREY[1] * green + GREY[2] * blue
     down, right = _gradients(_blurred(grey))
@@ -48,20 +48,20 @@ def _blurred(grey: Array) -> Array:
 
 
 def _gradients(grey: Array) -> tuple[Array, Array]:
-    """Sobel's, downwards and to the right."""
+    """Sobel gradients, downwards and to the right."""
     padded, (height, width) = np.pad(grey, 1, mode="edge"), grey.shape
-    found = []
+    gradients = []
     for kernel in (SOBEL.T, SOBEL):
-        # One product after the other: where neighbours tie, the last bit of such a sum decides.
+        # Add the products in a fixed order: if neighbours are equal, the last bit of the sum decides.
         total = np.zeros_like(grey)
         for row, column in zip(*kernel.nonzero()):
             total += kernel[row, column] * padded[row : row + height, column : column + width]
-        found.append(total)
-    return found[0], found[1]
+        gradients.append(total)
+    return gradients[0], gradients[1]
 
 
 def _is_ridge(length: Array, angle: Array) -> Mask:
-    """Whether a pixel's gradient is longer than at both neighbours in its direction; beyond the border it is 0."""
+    """Whether a pixel's gradient is longer than at both neighbours in its direction; it is 0 beyond the border."""
     height, width = length.shape
     padded = np.pad(length, 1)
     direction = np.rint(angle * np.float32(4 / np.pi)).astype(np.int64) % 4
@@ -73,14 +73,14 @@ def _is_ridge(length: Array, angle: Array) -> Mask:
 
 
 def _reached(strong: Mask, weak: Mask) -> Mask:
-    """The strong pixels, and the weak ones that a chain of weak neighbours joins to them."""
+    """Hysteresis: the strong pixels, and the weak ones that a chain of weak neighbours connects to them."""
     waiting = np.pad(weak & ~strong, 1).ravel()
-    found = np.pad(strong, 1).ravel()
+    edges = np.pad(strong, 1).ravel()
     stride = strong.shape[1] + 2
     steps = np.asarray([row * stride + column for row, column in NEIGHBOURS])
-    front: NDArray[Any] = np.flatnonzero(found)
+    front: NDArray[Any] = np.flatnonzero(edges)
     while len(front):
         around = (front[:, None] + steps).ravel()
         front = np.unique(around[waiting[around]])
-        found[front], waiting[front] = True, False
-    return found.reshape(-1, stride)[1:-1, 1:-1]
+        edges[front], waiting[front] = True, False
+    return edges.reshape(-1, stride)[1:-1, 1:-1]

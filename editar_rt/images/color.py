@@ -1,7 +1,7 @@
-"""Colours by their ICC profile: any picture's, in sRGB.
+"""Converts colours to sRGB by their ICC profile.
 
-The models were trained on sRGB, and results are sRGB. What a file's numbers mean stands in its embedded profile: the
-same green is (60, 180, 60) in Display P3 and (0, 185, 22) here. Without a profile they are taken as sRGB.
+The models were trained on sRGB, and results are sRGB. The embedded profile defines the meaning of a file's numbers: the
+same green is (60, 180, 60) in Display P3 and (0, 185, 22) in sRGB. Without a profile, sRGB is assumed.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from editar_rt.errors import ColorProfileWarning
 # Flags of lcms2.h, for which Pillow 10.1 has no names.
 _BLACK_POINT_COMPENSATION = 0x2000
 _NO_OPTIMIZATION = (
-    0x0100  # of grey the shortcut is wrong in the shadows by up to 9 levels; of 256 values it saves nothing
+    0x0100  # the shortcut for grey is wrong in the shadows by up to 9 levels, and saves nothing for 256 values
 )
 _MODE_OF_SPACE = {"GRAY": "L", "RGB ": "RGB", "CMYK": "CMYK"}
 
@@ -28,24 +28,24 @@ Curves = NDArray[np.uint8]  # [256, 3]: the sRGB of every grey
 
 
 def to_srgb(colors: Image.Image | NDArray[np.float32], profile: bytes | None, name: str) -> Image.Image:
-    """Colours as their profile means them, in sRGB.
+    """Convert colours from their profile to sRGB.
 
     Args:
-        colors: an image of mode L, RGB or CMYK; or grey deeper than 8 bits as float32 [H, W] in 0 to 255.
-        profile: the embedded ICC profile. None is sRGB; empty is one that could not be read.
-        name: what a warning calls the picture.
+        colors: an image of mode L, RGB or CMYK, or grey of more than 8 bits as float32 [H, W] from 0 to 255.
+        profile: the embedded ICC profile. None means sRGB; empty means a profile that could not be read.
+        name: of the picture, for warnings.
 
     Returns:
-        an image of mode L or RGB. Where the profile is sRGB's own but for rounding, its pixels are those given.
+        an image of mode L or RGB. If the profile equals sRGB up to rounding, the pixels are unchanged.
 
     Warns:
-        ColorProfileWarning: the profile is damaged or not for such pictures; its colours are taken as sRGB.
+        ColorProfileWarning: the profile is damaged or for another mode; the colours are taken as sRGB.
     """
     if profile is not None:
         mode = colors.mode if isinstance(colors, Image.Image) else "L"
         try:
             conversion = _conversion(profile, mode)
-        except Exception as error:  # of ImageCms, which raises several kinds, or that it is not there
+        except Exception as error:  # ImageCms raises several kinds, or is missing
             reason = str(error) or type(error).__name__
             warnings.warn(
                 f"{name} has a colour profile that cannot be used ({reason}); its colours are taken as sRGB",
@@ -62,11 +62,11 @@ def to_srgb(colors: Image.Image | NDArray[np.float32], profile: bytes | None, na
 
 @functools.lru_cache(maxsize=16)
 def _conversion(profile: bytes, mode: str) -> Curves | ImageCms.ImageCmsTransform | None:
-    """What takes colours of a mode to sRGB: `Curves` for grey, a transform of ImageCms for others, None for nothing.
+    """The conversion of a mode to sRGB: `Curves` for grey, a transform of ImageCms for others, None if not needed.
 
     Raises:
-        ValueError: a profile for other pictures, or an empty one.
-        ImageCms.PyCMSError, OSError: a damaged one.
+        ValueError: the profile is for another mode, or empty.
+        ImageCms.PyCMSError, OSError: the profile is damaged.
         ImportError: Pillow was built without LittleCMS.
     """
     if not profile:
@@ -102,7 +102,7 @@ def _converted(
         return conversion.apply(colors)
     if isinstance(colors, Image.Image):
         return Image.fromarray(conversion[np.asarray(colors)])
-    # Between the 256 greys the curves are as good as straight, also where linear light is dark.
+    # Between the 256 greys the curves are practically straight, even in the shadows of linear profiles.
     channels = [_rounded(np.interp(colors, np.arange(256), curve)) for curve in conversion.T]
     return Image.fromarray(np.stack(channels, axis=-1))
 
@@ -112,7 +112,7 @@ def _greys() -> Image.Image:
 
 
 def _lattice() -> Image.Image:
-    """Colours from all over RGB, 9 steps a channel."""
+    """Colours spread over RGB, 9 per channel."""
     steps = np.linspace(0, 255, 9).astype(np.uint8)
     return Image.fromarray(np.stack(np.meshgrid(steps, steps, steps), axis=-1).reshape(1, -1, 3))
 

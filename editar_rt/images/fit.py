@@ -1,9 +1,9 @@
-"""Pictures of any shape and the model's square: how one is fitted to the other, and how a result goes back.
+"""Fits pictures of any shape to the model's square, and pastes results back.
 
 placement = Placement(picture.size, side=editor.image_size, how="pad")
 square = placement.fit(picture)
-...                                          # the square is edited
-whole = placement.restore(result, picture)   # of the picture's own size
+...                                          # edit the square
+whole = placement.restore(result, picture)   # at the picture's size
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageChops
 
-from editar_rt.arguments import as_one_of, as_whole, as_wholes
+from editar_rt.arguments import as_integer, as_integers, as_one_of
 from editar_rt.errors import OptionError, PictureError
 
 Bools = NDArray[np.bool_]
@@ -25,21 +25,21 @@ Fit = Literal["crop", "pad", "stretch"]
 FITS: tuple[Fit, ...] = get_args(Fit)
 
 LONG = 8
-"""Of pictures longer than this times their width only the middle is resized."""
+"""Only the middle of pictures with a larger aspect ratio is resized."""
 LANCZOS_SUPPORT = 3  # in pixels of the coarser side
 SEAM = 1 / 16
-"""Width of the seam where a cut-out square goes back into its picture, as a share of the square's side."""
+"""Width of the blended seam when a cropped square is pasted back, as a share of the square's side."""
 
 
 @dataclass(frozen=True)
 class Placement:
-    """Where a picture lies in the model's square, and the way there and back.
+    """Where a picture lies in the model's square, and the conversion in both directions.
 
-    `crop` takes the middle square: what lies outside of it the model does not see. `pad` shows it the whole picture,
-    smaller, its border continued up to the square. `stretch` shows it the whole picture distorted to a square.
+    `crop` takes the middle square; the model does not see the rest. `pad` shows the whole picture, scaled down and
+    extended to a square by repeating its border. `stretch` distorts the whole picture to a square.
 
     Raises:
-        OptionError: another word for `how`.
+        OptionError: an unknown value of `how`, or a size below 1.
     """
 
     size: Size
@@ -50,13 +50,13 @@ class Placement:
 
     def __post_init__(self) -> None:
         as_one_of("fit", self.how, FITS)
-        as_whole("side", self.side, 1)
-        if min(as_wholes("size", self.size, 2)) < 1:
+        as_integer("side", self.side, 1)
+        if min(as_integers("size", self.size, 2)) < 1:
             raise OptionError(f"size must be a width and a height of 1 or more, got {self.size}")
 
     @property
     def scaled(self) -> Size:
-        """Width and height of the whole picture at the square's scale; beyond the square for `crop`."""
+        """Width and height of the whole picture at the square's scale; larger than the square for `crop`."""
         if self.how == "crop":
             return fitted_size(self.size, self.side)
         if self.how == "stretch":
@@ -67,7 +67,7 @@ class Placement:
 
     @property
     def offset(self) -> tuple[int, int]:
-        """Where the scaled picture's left upper corner lies in the square; negative where it is cut off."""
+        """Position of the scaled picture's upper left corner in the square; negative if it is cut off there."""
         width, height = self.scaled
         return -((width - self.side) // 2), -((height - self.side) // 2)
 
@@ -78,7 +78,7 @@ class Placement:
         return max(left, 0), max(top, 0), min(left + width, self.side), min(top + height, self.side)
 
     def fit(self, picture: Image.Image) -> Image.Image:
-        """A picture of `size` as the model's square, [side, side], of the same mode.
+        """Convert a picture of `size` to the model's square, [side, side], in the same mode.
 
         Raises:
             PictureError: a picture of another size.
@@ -92,10 +92,10 @@ class Placement:
         return _padded(scaled, self.covered, self.side)
 
     def fit_mask(self, white: Bools) -> Bools:
-        """A mask [H, W] of the picture, in any size of its aspect, as a mask of the square, [side, side].
+        """Convert a mask [H, W] of the picture, in any size of its aspect ratio, to a mask of the square, [side, side].
 
-        A pixel is true if any white lies in it, so that fine strokes and lone points are not lost. What is not the
-        picture's is false.
+        A pixel is true if it contains any white, so that fine strokes and single points are not lost. Pixels outside
+        the picture are false.
         """
         height, width = white.shape
         (across, down), (x, y) = self.scaled, self.offset
@@ -113,18 +113,17 @@ class Placement:
         feather: bool = True,
         share: NDArray[np.float32] | None = None,
     ) -> Image.Image:
-        """An edited square put back into its picture, at the picture's own size.
+        """Paste an edited square back into its picture, at the picture's size.
 
         Args:
             square: the result, [side, side] pixels RGB.
-            original: the picture that was fitted, RGB.
-            feather: blend over a strip along the edges where `crop` cut; without it the edge is hard.
-            share: how much of the result each pixel of the square takes, [side, side] in 0 to 1, as
-                `masks.feather` gives it; all of it when None. Where it is 0 the original's pixels stay exactly, at
-                their full resolution.
+            original: the picture that the square was made of, RGB.
+            feather: blend over a strip along the edges where `crop` cut; otherwise the edge is hard.
+            share: weight of the result in each pixel of the square, [side, side] from 0 to 1, as returned by
+                `masks.feather`; None means 1. Where it is 0, the original's pixels stay exactly, at full resolution.
 
         Returns:
-            a new image of `size`. Outside of the square that was cut out it is the original, exactly.
+            a new image of `size`, which equals the original outside the square.
 
         Raises:
             PictureError: a picture of another size.
@@ -137,7 +136,9 @@ class Placement:
             share = seam if share is None else share * seam
         left, top, right, bottom = self._seen()
         (x, y), scale_x, scale_y = self.offset, self.scaled[0] / self.size[0], self.scaled[1] / self.size[1]
-        box = (left * scale_x + x, top * scale_y + y, right * scale_x + x, bottom * scale_y + y)
+        seen = (left * scale_x + x, top * scale_y + y, right * scale_x + x, bottom * scale_y + y)
+        # Of a picture one pixel high or wide the square may show half a pixel, which then takes what is there.
+        box = (max(0.0, seen[0]), max(0.0, seen[1]), min(self.side, seen[2]), min(self.side, seen[3]))
         size = (right - left, bottom - top)
         whole = original.copy()
         mask = None if share is None else _enlarged(share, size, box)
@@ -145,19 +146,19 @@ class Placement:
         return whole
 
     def _seen(self) -> tuple[int, int, int, int]:
-        """The picture's whole pixels that the square shows: left, top, right, bottom."""
+        """The complete pixels of the picture that the square shows: left, top, right, bottom."""
         ends: list[tuple[int, int]] = []
         for length, scaled, start in zip(self.size, self.scaled, self.offset, strict=True):
             first = max(0.0, -start * length / scaled)
             last = min(float(length), (self.side - start) * length / scaled)
-            # Rounding errors must not cost a pixel; of a single pixel more than half may be outside.
+            # Rounding errors must not lose a pixel; more than half of a single pixel may be outside.
             begin = min(math.ceil(first - 1e-6), length - 1)
             ends.append((begin, max(math.floor(last + 1e-6), begin + 1)))
         (left, right), (top, bottom) = ends
         return left, top, right, bottom
 
     def _seam(self) -> NDArray[np.float32]:
-        """1 in the square's middle, falling to 0 at the edges that were cut; [side, side]."""
+        """Weights [side, side]: 1 in the middle of the square, falling to 0 at the edges that were cut."""
         (width, height), place = self.scaled, np.arange(self.side) + 0.5
         depth = np.minimum(place, self.side - place) / max(1.0, self.side * SEAM)
         ramp, flat = np.minimum(depth, 1), np.ones(self.side)
@@ -168,21 +169,21 @@ class Placement:
         if picture.size != self.size:
             raise PictureError(
                 f"the picture has {picture.width}×{picture.height} pixels, "
-                f"and its placement was made for {self.size[0]}×{self.size[1]}"
+                f"but its placement was made for {self.size[0]}×{self.size[1]}"
             )
 
 
 def fitted_size(size: Size, side: int) -> Size:
-    """Width and height with the shorter side resized to `side`, aspect kept."""
+    """Width and height after the shorter side is resized to `side`, with the same aspect ratio."""
     scale = side / min(size)
     return max(side, round(size[0] * scale)), max(side, round(size[1] * scale))
 
 
 def fit_square(image: Image.Image, side: int) -> Image.Image:
-    """The shorter side resized to `side` (Lanczos, aspect kept), the centre square cut out."""
-    size = fitted_size(image.size, as_whole("side", side, 1))
+    """Resize the shorter side to `side` (Lanczos, same aspect ratio) and crop the centre square."""
+    size = fitted_size(image.size, as_integer("side", side, 1))
     if max(size) > LONG * side:
-        # The box keeps the resized picture from growing without bound.
+        # Resizing only the box bounds the size of the resized picture.
         (width, height), half = image.size, min(image.size) / 2
         box = (width / 2 - half, height / 2 - half, width / 2 + half, height / 2 + half)
         return resize(image, (side, side), box)
@@ -192,18 +193,18 @@ def fit_square(image: Image.Image, side: int) -> Image.Image:
 
 
 def resize(image: Image.Image, size: Size, box: tuple[float, float, float, float] | None = None) -> Image.Image:
-    """Lanczos, across and then down: the same pixels with every version of Pillow.
+    """Resize with Lanczos, horizontally and then vertically: the same pixels with every version of Pillow.
 
-    Pillow rounds between its two passes; which is the first depends on its version and on their cost.
+    Pillow rounds between its two passes, and their order depends on its version and on their cost.
 
     Args:
-        box: the part of the image to resize: left, top, right, bottom; all of it when None.
+        box: the part of the image to resize (left, top, right, bottom); None means all of it.
     """
     left, top, right, bottom = box or (0, 0, *image.size)
     reach = LANCZOS_SUPPORT * max(1.0, (bottom - top) / size[1])
     first, last = max(0, math.floor(top - reach)), min(image.height, math.ceil(bottom + reach))
     if (first, last) != (0, image.height):
-        image = image.crop((0, first, image.width, last))  # only these rows count
+        image = image.crop((0, first, image.width, last))  # only these rows contribute
     across = image.resize((size[0], image.height), Image.Resampling.LANCZOS, box=(left, 0, right, image.height))
     return across.resize(size, Image.Resampling.LANCZOS, box=(0, top - first, size[0], bottom - first))
 
@@ -216,20 +217,21 @@ def _padded(scaled: Image.Image, covered: tuple[int, int, int, int], side: int) 
 
 
 def _enlarged(share: NDArray[np.float32], size: Size, box: tuple[float, float, float, float]) -> Image.Image:
-    """A share of the square as an image of mode L for a part of the picture; 0 stays 0."""
-    # Rounded up: where there is a share there is one of 8 bits.
+    """Weights of the square, resized to a part of the picture, as an image of mode L; 0 stays 0."""
+    # Rounded up, so that a small weight does not become 0 in 8 bits.
     layer = Image.fromarray(np.ceil(np.clip(share, 0, 1) * 255).astype(np.uint8))
     any_share = layer.point(lambda value: 255 * (value > 0)).resize(size, Image.Resampling.NEAREST, box=box)
     return ImageChops.darker(layer.resize(size, Image.Resampling.BILINEAR, box=box), any_share)
 
 
 def _spans(edges: NDArray[np.int_], length: int, scaled: int) -> NDArray[np.int_]:
-    """Of `length` pixels resized to `scaled`, those whose centres lie in each new pixel: [first, last), [new, 2].
+    """For each new pixel, the range [first, last) of old pixels whose centres lie in it, [new, 2].
 
-    Of at least one: that in which the new pixel's centre lies. In whole numbers, so that no rounding decides.
+    At least one: the old pixel that contains the new pixel's centre. Integer arithmetic avoids rounding.
 
     Args:
-        edges: of the new pixels, in new pixels, [new + 1].
+        edges: of the new pixels, [new + 1], in units of new pixels.
+        length: number of old pixels, which are resized to `scaled`.
     """
     bounds = (2 * edges * length + scaled) // (2 * scaled)
     middle = (2 * edges[:-1] + 1) * length // (2 * scaled)
@@ -239,7 +241,7 @@ def _spans(edges: NDArray[np.int_], length: int, scaled: int) -> NDArray[np.int_
 
 
 def _any_in(white: Bools, spans: NDArray[np.int_], axis: int) -> Bools:
-    """Whether any is true in each of the spans along an axis."""
+    """Whether any value is true in each of the spans along an axis."""
     padding = [(0, 0), (0, 0)]
     padding[axis] = (0, 1)  # the last span's end must be an index too
     return np.logical_or.reduceat(np.pad(white, padding), spans.ravel(), axis=axis).take(

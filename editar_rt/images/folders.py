@@ -1,4 +1,4 @@
-"""Which files of a folder are pictures, and which are passed over."""
+"""Finds the pictures in a folder, and the files that are skipped."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from editar_rt.errors import PictureError
 from editar_rt.images.pixels import DATA_FORMATS, VECTOR_FORMATS
 
 NO_PICTURES = ("IPTC", "MPEG", *DATA_FORMATS, *VECTOR_FORMATS)
-"""Pillow knows their endings, but needs another program to read them, or reads no picture from them."""
-BEYOND = {".mpo": "MPO"}  # which Pillow opens as JPEG
-NAMED = 5  # of the files that are passed over
+"""Formats whose suffixes Pillow knows, but which need another program or do not contain a picture."""
+BEYOND = {".mpo": "MPO"}  # Pillow opens it as JPEG
+NAMED = 5  # skipped files that are listed by name
 
 
 @functools.cache
 def picture_endings(formats: tuple[str, ...] | None = None) -> tuple[str, ...]:
-    """The endings, in small letters, of the pictures that this Pillow reads.
+    """The suffixes, in lower case, of the pictures that this Pillow reads.
 
     Args:
-        formats: Pillow's names of those that count; all when None.
+        formats: Pillow's names of the formats to include; None means all.
     """
     Image.init()
     known = {**Image.registered_extensions(), **BEYOND}
@@ -34,14 +34,14 @@ def picture_endings(formats: tuple[str, ...] | None = None) -> tuple[str, ...]:
 
 
 def is_clutter(name: str | PurePath) -> bool:
-    """Whether a system keeps a file of this name beside those of users: macOS `._NAME` and `.DS_Store`."""
+    """Whether the operating system made the file: `._NAME` and `.DS_Store` of macOS."""
     base = PurePath(name).name
     return base.startswith("._") or base in (".DS_Store", "__MACOSX")
 
 
 @dataclass(frozen=True)
 class Listing:
-    """A folder's files, each list in the order of names."""
+    """The files of a folder, sorted by name."""
 
     folder: Path
     pictures: list[Path]
@@ -49,23 +49,22 @@ class Listing:
 
     @property
     def sentence(self) -> str | None:
-        """Which files are passed over, for people; None where there are none."""
+        """A sentence that names the skipped files; None if there are none."""
         count = len(self.passed_over)
         if not count:
             return None
         names = [str(path.relative_to(self.folder)) for path in self.passed_over[:NAMED]]
         more = f" and {count - NAMED} more" if count > NAMED else ""
-        return f"{self.folder}: passed over {count} that {'is no picture' if count == 1 else 'are no pictures'}: " + (
-            ", ".join(names) + more
-        )
+        kind = "file that is not a picture" if count == 1 else "files that are not pictures"
+        return f"{self.folder}: skipped {count} {kind}: {', '.join(names)}{more}"
 
 
 def list_pictures(folder: Path, deep: bool = False, formats: Sequence[str] | None = None) -> Listing:
-    """The pictures that lie in a folder, by their endings.
+    """List the pictures in a folder, by suffix.
 
     Args:
-        deep: those of its folders too, links to folders apart; else folders are passed over.
-        formats: Pillow's names of those that count; all that it reads when None.
+        deep: include its subfolders, except links to folders.
+        formats: Pillow's names of the formats to include; None means all that it reads.
 
     Raises:
         PictureError: the folder cannot be read.

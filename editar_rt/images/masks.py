@@ -1,6 +1,6 @@
-"""Masks: which pixels may change, the tokens that follow from them, and putting the result back into the picture.
+"""Masks: the pixels that may change, the tokens to sample, and compositing the result into the picture.
 
-White may change. A mask belongs to a picture and is fitted to the model's square as that is.
+White pixels may change. A mask is fitted to the model's square in the same way as its picture.
 """
 
 from __future__ import annotations
@@ -11,29 +11,29 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
-from editar_rt.arguments import as_wholes
+from editar_rt.arguments import as_integers
 from editar_rt.errors import OptionError, PictureError
 from editar_rt.images.fit import Bools, Fit, Placement
 from editar_rt.images.pixels import MAX_PIXELS, Picture, open_grey, open_picture
 
 Box = tuple[int, int, int, int]  # x, y, width, height in the picture's pixels
 Mask = Picture | Bools | Box
-THRESHOLD = 128  # grey from here on is white
+THRESHOLD = 128  # grey values from here on count as white
 
 
 def read_mask(mask: Mask, size: tuple[int, int], side: int, fit: Fit = "crop") -> Bools:
-    """A mask of a picture of `size` (width, height) pixels → bool [side, side], true where the square may change.
+    """Read the mask of a picture of `size` (width, height) as bool [side, side], true where the square may change.
 
-    A pixel of the square is true if any white lies in it, so that fine strokes and lone points are not lost.
+    A pixel of the square is true if it contains any white, so that fine strokes and single points are not lost.
 
     Args:
-        mask: a picture in any size of the same aspect, grey from 128 on and not transparent being white; an array of
+        mask: a picture in any size of the same aspect ratio, white where grey is at least 128 and opaque; an array of
             uint8 or bool [H, W]; or a box (x, y, width, height) in the picture's pixels.
-        fit: how the picture was fitted to the square: see `Placement`.
+        fit: how the picture is fitted to the square; see `Placement`.
 
     Raises:
-        PictureError: unreadable, or of another aspect.
-        OptionError: a box that does not lie in the picture.
+        PictureError: the mask cannot be read, or its aspect ratio differs from the picture's.
+        OptionError: the box does not lie in the picture.
     """
     if isinstance(mask, tuple):
         mask = box_mask(mask, size)
@@ -44,18 +44,18 @@ def read_mask(mask: Mask, size: tuple[int, int], side: int, fit: Fit = "crop") -
     if abs(grey.width - size[0] * scale) > 1 or abs(grey.height - size[1] * scale) > 1:
         raise PictureError(
             f"the mask has {grey.width}×{grey.height} pixels and the picture {size[0]}×{size[1]}: "
-            "a mask may have any size, but must have the picture's aspect"
+            "a mask may have any size, but must have the picture's aspect ratio"
         )
     return Placement(size, side, fit).fit_mask(np.asarray(grey) >= THRESHOLD)
 
 
 def box_mask(box: Box, size: tuple[int, int]) -> Bools:
-    """A box as a mask of its picture, bool [H, W].
+    """The mask of a box, bool [H, W].
 
     Raises:
-        OptionError: an empty box, or one that does not lie in the picture.
+        OptionError: the box is empty or does not lie in the picture.
     """
-    x, y, width, height = as_wholes("a box", box, 4)
+    x, y, width, height = as_integers("a box", box, 4)
     if min(x, y) < 0 or min(width, height) < 1 or x + width > size[0] or y + height > size[1]:
         raise OptionError(
             f"the box {x},{y},{width},{height} (x, y, width, height) must lie in the picture, "
@@ -67,27 +67,27 @@ def box_mask(box: Box, size: tuple[int, int]) -> Bools:
 
 
 def outpainted(picture: Picture, margins: tuple[int, int, int, int]) -> tuple[Image.Image, Bools]:
-    """A picture on a larger square, and the mask of what was added.
+    """Extend a picture to a larger square. Returns the square and the mask of the added pixels.
 
-    The border continues the picture's edge; it is what the model sees there before it paints it.
+    The added pixels repeat the picture's border; the model sees them there before it replaces them.
 
     Args:
-        margins: pixels to add at the left, top, right and bottom, 0 or more. What is then not square grows on both
-            of its short sides, so that zeros make a square of a picture that is not one.
+        margins: pixels to add at the left, top, right and bottom, 0 or more. If the result is not square, it is
+            extended equally on both of its long sides, so zeros turn any picture into a square.
 
     Raises:
-        OptionError: negative margins, or nothing to add.
+        OptionError: a margin is negative, or there is nothing to add.
         PictureError: the picture cannot be read, or the square is too large.
     """
     image = open_picture(picture)
-    left, top, right, bottom = margins = as_wholes("the margins", margins, 4)  # type: ignore[assignment]
+    left, top, right, bottom = margins = as_integers("the margins", margins, 4)  # type: ignore[assignment]
     if min(margins) < 0:
-        raise OptionError(f"the margins to paint must be 0 or more, got {','.join(map(str, margins))}")
+        raise OptionError(f"the margins must be 0 or more, got {','.join(map(str, margins))}")
     width, height = left + image.width + right, top + image.height + bottom
     side = max(width, height)
     left, top = left + (side - width) // 2, top + (side - height) // 2
     if image.size == (side, side):
-        raise OptionError("there is nothing to paint around a square picture with margins of 0; give some pixels")
+        raise OptionError("there is nothing to add to a square picture with margins of 0; give a larger margin")
     if side * side > MAX_PIXELS:
         raise PictureError(
             f"with its margins the picture would have {side}×{side} pixels; "
@@ -99,13 +99,13 @@ def outpainted(picture: Picture, margins: tuple[int, int, int, int]) -> tuple[Im
 
 
 def touched_cells(mask: Bools, grid: int) -> Bools:
-    """The tokens that a mask [H, W] touches, bool [grid, grid]; H and W are multiples of grid."""
+    """The cells (tokens) that a mask [H, W] touches, bool [grid, grid]; H and W are multiples of grid."""
     height, width = mask.shape
     return np.asarray(mask.reshape(grid, height // grid, grid, width // grid).any(axis=(1, 3)))
 
 
 def dilate(cells: Bools, margin: int) -> Bools:
-    """Cells [H, W] and all within `margin` cells of them, diagonals too."""
+    """Cells [H, W] and all cells within `margin` of them, including diagonals."""
     for axis in (0, 1):
         grown = cells.copy()
         for step in range(1, min(margin, cells.shape[axis] - 1) + 1):
@@ -118,10 +118,10 @@ def dilate(cells: Bools, margin: int) -> Bools:
 
 
 def feather(mask: Bools, grid: int) -> NDArray[np.float32]:
-    """How much of the edited picture each pixel takes, float32 [H, W]: 0 outside the mask, rising to 1 inside it.
+    """Weight of the edited picture in each pixel, float32 [H, W]: 0 outside the mask, rising to 1 inside.
 
-    It rises over a quarter of a token's cell from the mask's edge, and sooner where the mask is too narrow for that,
-    so that a fine stroke takes effect too; the picture's own edge is no edge of the mask.
+    It rises over a quarter of a token's cell from the mask's edge, or faster where the mask is narrow, so that a fine
+    stroke still takes effect. The picture's border is not an edge of the mask.
     """
     width = len(mask) // grid // 4
     layer = Image.fromarray(mask.astype(np.uint8))
@@ -134,6 +134,6 @@ def feather(mask: Bools, grid: int) -> NDArray[np.float32]:
 
 
 def composite(edited: NDArray[np.uint8], source: NDArray[np.uint8], share: NDArray[np.float32]) -> NDArray[np.uint8]:
-    """Edited pictures [..., H, W, 3] put into their source by `share` [H, W]; where that is 0 the source, exactly."""
+    """Blend edited pictures [..., H, W, 3] into their source by weights `share` [H, W]; 0 keeps the source exactly."""
     mixed = source + share[..., None] * (edited.astype(np.float32) - source)
     return (mixed + np.float32(0.5)).astype(np.uint8)

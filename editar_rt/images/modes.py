@@ -1,8 +1,8 @@
-"""What the numbers in a picture mean: which is white and which is transparent, in every mode that Pillow reads.
+"""Splits a picture of any of Pillow's modes into colours and transparency, with the correct white.
 
-Pillow's own conversions clip deep grey, compare transparent values with others than those in the file, and leave some
-TIFFs inverted. Here each picture becomes its colours and its transparency, each right within 1/255; what cannot
-be read right is refused. Of colours of 16 bits a channel Pillow reads the upper 8.
+Pillow's own conversions clip grey of more than 8 bits, compare transparent values with values other than the file's,
+and leave some TIFFs inverted. Here colours and transparency are correct within 1/255, and pictures that Pillow would
+read incorrectly are rejected. Pillow reads the upper 8 bits of colours with 16 bits per channel.
 """
 
 from __future__ import annotations
@@ -22,24 +22,24 @@ SIGNED = 2  # sample format
 
 _SPACES = {"1": "L", "YCbCr": "RGB", "HSV": "RGB", "LAB": "RGB", "RGBX": "RGB"}
 _WITH_ALPHA = {"LA": "L", "RGBA": "RGB"}
-_PLAIN = {"La": "LA", "RGBa": "RGBA", "PA": "RGBA"}  # modes with transparency that Pillow splits in one step more
+_PLAIN = {"La": "LA", "RGBa": "RGBA", "PA": "RGBA"}  # modes with transparency that need another conversion first
 
 
 @dataclass(frozen=True)
 class Planes:
-    """A picture's pixels without their encoding; both parts lie as in the file, not turned."""
+    """A picture's decoded pixels, in the orientation of the file."""
 
     colors: Image.Image | NDArray[np.float32]
-    """An image of mode L, RGB or CMYK; grey deeper than 8 bits as float32 [H, W] in 0 to 255."""
+    """An image of mode L, RGB or CMYK; grey of more than 8 bits as float32 [H, W] from 0 to 255."""
     alpha: Image.Image | None
-    """Mode L, 255 opaque; None where all is."""
+    """Mode L, 255 is opaque; None if all pixels are."""
 
 
 def read_planes(image: Image.Image, name: str) -> Planes:
-    """Decode a picture; what is decoded already is read by what Pillow still knows of its file.
+    """Decode a picture. If it was decoded before, the information that Pillow kept of its file is used.
 
     Raises:
-        PictureError: of a kind that says not which value is white, or that Pillow reads wrong.
+        PictureError: its format does not define which value is white, or Pillow reads it incorrectly.
     """
     raw = _raw_mode(image)
     _refuse_unreadable(image, name)
@@ -59,18 +59,18 @@ def read_planes(image: Image.Image, name: str) -> Planes:
 
 
 def _looked_up(image: Image.Image) -> Planes:
-    """A palette's colours."""
+    """The colours of a picture with a palette."""
     if image.has_transparency_data:
         both = image.convert("RGBA")
         return Planes(both.convert("RGB"), both.getchannel("A"))
     return Planes(image.convert("RGB"), None)
 
 
-# Transparency: one value or colour of the file is.
+# Transparency given as one value or colour.
 
 
 def _keyed_alpha(image: Image.Image, step: int) -> Image.Image | None:
-    """The transparency of a picture of mode 1, L, I;16, I or RGB in which one value stands for it."""
+    """The alpha of a picture of mode 1, L, I;16, I or RGB in which one value means transparent."""
     key: Any = image.info.get("transparency")
     if isinstance(key, int) and not image.mode.startswith("RGB"):
         values = np.asarray(image)
@@ -83,7 +83,7 @@ def _keyed_alpha(image: Image.Image, step: int) -> Image.Image | None:
 
 
 def _key_step(image: Image.Image, raw: str) -> int:
-    """What Pillow multiplies grey of 2 or 4 bits by, but not the transparent value."""
+    """The factor by which Pillow multiplies grey of 2 or 4 bits, but not the transparent value."""
     return {"L;2": 85, "L;4": 17}.get(raw, 1) if image.format == "PNG" else 1
 
 
@@ -91,10 +91,10 @@ def _key_step(image: Image.Image, raw: str) -> int:
 
 
 def _white(image: Image.Image, name: str) -> float | None:
-    """The value of white in deep grey; None where only its values tell.
+    """The value of white in grey of more than 8 bits; None if it must be guessed from the values.
 
     Raises:
-        PictureError: nothing says which value is white.
+        PictureError: the format does not define which value is white.
     """
     if image.mode.startswith("I;16"):
         return float(2 ** _bits(image) - 1) if image.format == "TIFF" else 65535.0
@@ -103,22 +103,21 @@ def _white(image: Image.Image, name: str) -> float | None:
     if image.mode == "I" and image.format is not None:
         if image.format not in ("PNG", "PPM"):
             raise PictureError(
-                f"{name} has whole numbers of 32 bits, of which {image.format} does not say which is white; "
-                "save it as a PNG first"
+                f"{name} has 32-bit integers, for which {image.format} does not define white; save it as a PNG first"
             )
         return 65535.0
     return None
 
 
 def _deep_grey(image: Image.Image, white: float | None, inverted: bool) -> NDArray[np.float32]:
-    """Grey of more than 8 bits, [H, W] in 0 to 255.
+    """Grey of more than 8 bits, [H, W] from 0 to 255.
 
-    Where nothing says which value is white, it is 1 for floats of at most 1, 65535 for values of which any is above
-    255, and 255 for others.
+    If the value of white is not known, it is 65535 if any value is above 255, 1 for floats of at most 1, and 255
+    otherwise.
     """
     values = np.asarray(image)
     if white == 2**32 - 1:
-        values = values.view(np.uint32)  # Pillow has no mode for it, and fills one of signed numbers
+        values = values.view(np.uint32)  # Pillow has no unsigned mode for it
     values = np.nan_to_num(values.astype(np.float32), nan=0.0)
     if white is None:
         largest = values.max(initial=0)
@@ -127,16 +126,16 @@ def _deep_grey(image: Image.Image, white: float | None, inverted: bool) -> NDArr
     return 255 - values if inverted else values
 
 
-# What Pillow reads wrong.
+# Pictures that Pillow reads incorrectly.
 
 
 def _refuse_unreadable(image: Image.Image, name: str) -> None:
-    """Say of what Pillow would read wrong that it cannot be read."""
+    """Reject pictures that Pillow would read incorrectly."""
     if image.format == "TIFF" and (wrong := _wrong_in_tiff(image)):
         raise PictureError(f"{name} has {wrong}; save it as a PNG, or as a plain TIFF of 8 bits")
     if image.format == "PNG" and _raw_mode(image) == "RGB;16B" and "transparency" in image.info:
         raise PictureError(
-            f"{name} marks one colour of 16 bits a channel as transparent, and is read by 8 of them; "
+            f"{name} marks a colour of 16 bits per channel as transparent, but only 8 bits are read; "
             "save it with an alpha channel instead"
         )
 
@@ -145,13 +144,13 @@ def _wrong_in_tiff(image: Image.Image) -> str | None:
     tags, photometric = _tags(image), _photometric(image)
     bits = tags.get(BITS_PER_SAMPLE, (1,))
     if SIGNED in tags.get(SAMPLE_FORMAT, (1,)):
-        return "signed numbers, of which TIFF does not say which is white"
+        return "signed numbers, for which TIFF does not define white"
     if tags.get(PLANAR, 1) == 2 and len(bits) > 1:
         if set(bits) != {8}:
             return f"separate planes of {max(bits)} bits"
         if photometric not in (TIFF_RGB, TIFF_CMYK):
-            return "separate planes that are not of RGB"
-    # Pillow takes uncompressed YCbCr as of full resolution, and older ones take some of it as RGB.
+            return "separate planes that are not RGB"
+    # Pillow reads uncompressed YCbCr as if it were of full resolution; older versions read some of it as RGB.
     full = image.mode != "RGB" and tags.get(SUBSAMPLING, (2, 2)) == (1, 1)
     if photometric == TIFF_YCBCR and len(bits) > 1 and tags.get(COMPRESSION, 1) == 1 and not full:
         return "YCbCr colours without compression"
@@ -161,7 +160,7 @@ def _wrong_in_tiff(image: Image.Image) -> str | None:
 
 
 def _left_inverted(image: Image.Image, raw: str) -> bool:
-    """Whether Pillow leaves black where the file means white."""
+    """Whether Pillow leaves black and white swapped."""
     if image.format == "TIFF":
         plain = image.mode.startswith("I") and "I" not in raw.partition(";")[2]
         return plain and _photometric(image) == WHITE_IS_ZERO
@@ -169,7 +168,7 @@ def _left_inverted(image: Image.Image, raw: str) -> bool:
 
 
 def _raw_mode(image: Image.Image) -> str:
-    """How the file stores its values, as Pillow's decoders name it; empty once it is decoded."""
+    """The raw mode of the file in Pillow's terms; empty after decoding."""
     tiles: list[Any] = getattr(image, "tile", None) or []
     arguments = tiles[0][3] if tiles else ""
     first = arguments[0] if isinstance(arguments, tuple) and arguments else arguments
@@ -177,7 +176,7 @@ def _raw_mode(image: Image.Image) -> str:
 
 
 def _tags(image: Image.Image) -> dict[int, Any]:
-    """A TIFF's tags, bits and sample formats always as tuples."""
+    """A TIFF's tags; bits and sample formats are always tuples."""
     return dict(getattr(image, "tag_v2", {}))
 
 

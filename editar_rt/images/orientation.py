@@ -1,4 +1,4 @@
-"""Which way a picture is turned: one tag of EXIF, whatever else stands there and however damaged that is."""
+"""Reads a picture's orientation from EXIF, even if other tags are damaged."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ _TURNS = {
 
 
 def turn_of(image: Image.Image) -> Image.Transpose | None:
-    """What makes a decoded picture upright; None where it is, or where nothing readable says otherwise.
+    """The transposition that makes a decoded picture upright; None if it is upright or has no readable orientation.
 
-    Not `ImageOps.exif_transpose`: that one writes all of EXIF anew, and fails at tags which Pillow reads but cannot
+    `ImageOps.exif_transpose` is not used: it writes all of EXIF again, and fails at tags that Pillow can read but not
     write.
     """
     content = image.info.get("exif")
@@ -32,7 +32,7 @@ def turn_of(image: Image.Image) -> Image.Transpose | None:
 
 
 def exif_orientation(content: bytes) -> int | None:
-    """The orientation in EXIF's first directory, read without its other tags; None where there is none."""
+    """The orientation in EXIF's first directory, read without the other tags; None if there is none."""
     content = content.removeprefix(b"Exif\0\0")
     order = {b"II": "<", b"MM": ">"}.get(content[:2])
     if order is None:
@@ -45,15 +45,15 @@ def exif_orientation(content: bytes) -> int | None:
             if tag == ORIENTATION:
                 form = _FORMS.get(kind)
                 return None if form is None else int(struct.unpack_from(f"{order}{form}", content, place + 8)[0])
-    except struct.error:  # cut off
+    except struct.error:  # truncated
         pass
     return None
 
 
 def _pillows(image: Image.Image) -> int:
-    """The orientation of files that have it in XMP or elsewhere; decoded TIFFs are turned already and say 1."""
+    """The orientation of files that store it in XMP or elsewhere; 1 for decoded TIFFs, which are upright already."""
     try:
         value = image.getexif().get(ORIENTATION)
-    except Exception:  # of damaged metadata, of which Pillow raises many kinds; the picture itself is whole
+    except Exception:  # Pillow raises many kinds on damaged metadata, although the picture is intact
         return 1
     return value if isinstance(value, int) else 1

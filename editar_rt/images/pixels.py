@@ -1,6 +1,6 @@
-"""Pictures to float32 arrays and back.
+"""Converts pictures to float32 arrays and back.
 
-Pictures come from strangers: their size is read from the header and bounded before anything is decoded.
+Pictures are untrusted: their size is read from the header and checked before anything is decoded.
 """
 
 from __future__ import annotations
@@ -23,43 +23,43 @@ from editar_rt.images.modes import read_planes
 from editar_rt.images.orientation import turn_of
 
 MAX_PIXELS = 64_000_000
-"""Larger pictures are refused; decoded they would take hundreds of megabytes for a result of a fraction of that."""
+"""Larger pictures are rejected: decoding them would take hundreds of megabytes for a much smaller result."""
 
 MAX_BYTES = 1 << 30
-"""More is not read from a file object or a pipe; it is twice what `MAX_PIXELS` take in the widest format."""
+"""Limit for file objects and pipes: twice the size of `MAX_PIXELS` in the widest format."""
 
 VECTOR_FORMATS = ("EPS", "WMF")
-"""Pillow hands these to other programs of the system; files from strangers are not passed on to those."""
+"""Pillow passes these to other programs, which must not receive untrusted files."""
 
 DATA_FORMATS = ("BUFR", "FITS", "GRIB", "HDF5", "MCIDAS", "SPIDER")
-"""These hold measurements, of which no value is white."""
+"""These contain measurements, in which no value means white."""
 
 Pixels = NDArray[np.float32]  # [B, 3, H, W] in [-1, 1]
 Picture = str | os.PathLike[str] | bytes | IO[bytes] | Image.Image | NDArray[np.uint8]
 
 
 def open_picture(picture: Picture) -> Image.Image:
-    """Any picture as upright 8-bit RGB in sRGB.
+    """Read any picture as upright 8-bit RGB in sRGB.
 
-    Its ICC profile is applied, transparency is blended on white, deep grey is scaled, palettes are looked up, and it
-    is turned as EXIF says. The image returned has nothing of the file's metadata.
+    The ICC profile is applied, transparency is blended with white, grey of more than 8 bits is scaled, palettes are
+    looked up, and EXIF's orientation is applied. The returned image has no metadata.
 
     Args:
-        picture: a path, a file's bytes, a binary file object (read from where it stands to its end, and left open), a
+        picture: a path, a file's bytes, a binary file object (read from its position to its end, and left open), a
             PIL image, or a uint8 array [H, W], [H, W, 1], [H, W, 3] or [H, W, 4].
 
     Raises:
-        PictureError: the file is missing, truncated or no picture, has more than `MAX_PIXELS` pixels, or is of a kind
-            that cannot be read right.
+        PictureError: the file is missing, truncated or not a picture, has more than `MAX_PIXELS` pixels, or is of a
+            kind that cannot be read correctly.
 
     Warns:
-        ColorProfileWarning: its ICC profile cannot be used; its colours are taken as sRGB.
+        ColorProfileWarning: the ICC profile cannot be used; the colours are taken as sRGB.
     """
     return _open(picture, "white").convert("RGB")
 
 
 def open_grey(picture: Picture) -> Image.Image:
-    """Any picture as upright 8-bit grey, transparency blended on black; arguments and errors as `open_picture`."""
+    """Read any picture as upright 8-bit grey, with transparency blended with black; otherwise as `open_picture`."""
     return _open(picture, "black").convert("L")
 
 
@@ -75,13 +75,13 @@ def _open(picture: Picture, ground: str) -> Image.Image:
 
 
 def _source(picture: Any) -> tuple[str, str | io.BytesIO]:
-    """What messages call a picture, and what Pillow is to open."""
+    """The name of a picture for messages, and the source for Pillow to open."""
     if isinstance(picture, str | os.PathLike):
         name = str(Path(picture))
         with _sentences(name):
             if not Path(name).exists() or Path(name).is_dir() or Path(name).is_file():
                 return name, name
-            with open(name, "rb") as stream:  # a pipe, in which Pillow cannot go back
+            with open(name, "rb") as stream:  # a pipe, in which Pillow cannot seek
                 return name, _whole(stream, name)
     if isinstance(picture, bytes | bytearray | memoryview):
         return "the picture", io.BytesIO(picture)
@@ -91,15 +91,15 @@ def _source(picture: Any) -> tuple[str, str | io.BytesIO]:
         with _sentences(name):
             return name, _whole(picture, name)
     raise PictureError(
-        f"a picture is a path, bytes, a binary file, a PIL image or a uint8 array, got {type(picture).__name__}"
+        f"a picture must be a path, bytes, a binary file, a PIL image or a uint8 array, got {type(picture).__name__}"
     )
 
 
 def _whole(stream: IO[bytes], name: str) -> io.BytesIO:
-    """All that a file object still holds."""
+    """The rest of a file object's content."""
     content = stream.read(MAX_BYTES + 1)
     if not isinstance(content, bytes):
-        raise PictureError(f"{name} is open as text; a picture's file must be opened in mode 'rb'")
+        raise PictureError(f"{name} is open in text mode; open a picture's file in mode 'rb'")
     if len(content) > MAX_BYTES:
         raise PictureError(f"{name} has more than {MAX_BYTES >> 20} MB; at most that much is read")
     return io.BytesIO(content)
@@ -107,10 +107,10 @@ def _whole(stream: IO[bytes], name: str) -> io.BytesIO:
 
 @contextlib.contextmanager
 def _sentences(path: str) -> Iterator[None]:
-    """Turns everything that goes wrong while a picture is read into a PictureError."""
+    """Convert every error while a picture is read to a PictureError."""
     try:
         yield
-    except (PictureError, EditarWarning):  # the latter where warnings are errors
+    except (PictureError, EditarWarning):  # the latter if warnings are errors
         raise
     except FileNotFoundError:
         raise PictureError(f"there is no picture {path}") from None
@@ -127,11 +127,11 @@ def _sentences(path: str) -> Iterator[None]:
 
 
 def _decoded(image: Image.Image, name: str, ground: str) -> Image.Image:
-    """Upright and in sRGB, of mode L or RGB, on a ground where it is transparent."""
+    """Decode to mode L or RGB, upright and in sRGB, with transparency blended with `ground`."""
     if image.format in VECTOR_FORMATS:
         raise PictureError(f"{name} is a drawing ({image.format}), not a picture; save it as a PNG first")
     if image.format in DATA_FORMATS:
-        raise PictureError(f"{name} holds measurements ({image.format}), not a picture; save it as a PNG first")
+        raise PictureError(f"{name} contains measurements ({image.format}), not a picture; save it as a PNG first")
     _check_size(image, name)
     planes = read_planes(image, name)
     profile = image.info.get("icc_profile", None) or (b"" if "icc_profile" in image.info else None)
@@ -141,7 +141,7 @@ def _decoded(image: Image.Image, name: str, ground: str) -> Image.Image:
         colors.putalpha(planes.alpha)
         colors = Image.alpha_composite(Image.new("RGBA", colors.size, ground), colors).convert("RGB")
     turn = turn_of(image)
-    # A new image in any case: neither the caller's own, nor one whose metadata would be applied a second time.
+    # Always a new image: not the caller's, and without metadata that could be applied a second time.
     upright = colors.copy() if turn is None else colors.transpose(turn)
     upright.info = {}
     return upright
@@ -177,5 +177,5 @@ def to_pictures(pixels: Pixels) -> NDArray[np.uint8]:
 
 
 def read_pixels(picture: Picture, side: int) -> Pixels:
-    """Any picture → the model's input, float32 [1, 3, side, side] in [-1, 1]."""
+    """Read any picture as the model's input, float32 [1, 3, side, side] in [-1, 1]."""
     return to_pixels(np.asarray(fit_square(open_picture(picture), side))[None])

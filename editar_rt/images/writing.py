@@ -1,7 +1,7 @@
-"""Pictures to files: the suffix decides the format, and what made a picture is written into it.
+"""Writes pictures in the format of the file's suffix, with metadata about how they were made.
 
-A PNG keeps its settings as text chunks `editar:NAME`. The other formats share EXIF: the image description is a JSON
-object `{"editar": {NAME: VALUE}}` in ASCII, which every viewer of metadata shows.
+A PNG stores it as text chunks `editar:NAME`. The other formats use EXIF: the image description is a JSON
+object `{"editar": {NAME: VALUE}}` in ASCII, which every metadata viewer shows.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any, BinaryIO
 
 from PIL import Image, PngImagePlugin
 
-from editar_rt.arguments import as_instance, as_path, as_whole
+from editar_rt.arguments import as_instance, as_integer, as_path
 from editar_rt.errors import EditarWarning, OptionError, PictureError
 from editar_rt.files import is_folder, is_stream, placing
 
@@ -29,7 +29,7 @@ FORMATS = {
     ".tif": "TIFF",
     ".tiff": "TIFF",
 }
-"""By suffix, in any case of its letters."""
+"""By suffix, in upper or lower case."""
 LOSSY = ("JPEG", "WEBP", "AVIF")
 DEFAULT_QUALITY = 95
 PREFIX = "editar:"  # of text chunks
@@ -46,18 +46,18 @@ def save_picture(
     quality: int | None = None,
     metadata: bool = True,
 ) -> None:
-    """Write a picture and how it was made. A file is written beside its place and renamed into it.
+    """Write a picture with metadata. Files are written atomically.
 
     Args:
-        path: its suffix decides the format, see `FORMATS`; without one, a device or a FIFO gets a PNG, as does a
+        path: its suffix determines the format, see `FORMATS`. A device or FIFO without suffix gets a PNG, and so does a
             binary file object.
-        parameters: what made it, by name.
-        quality: 1 to 100, of the formats that lose some; `DEFAULT_QUALITY` when None.
+        parameters: the metadata, by name.
+        quality: 1 to 100, for lossy formats; None means `DEFAULT_QUALITY`.
         metadata: False leaves the parameters out.
 
     Raises:
-        OptionError: another suffix, a format that this Pillow does not write, or a quality that is not for it.
-        PictureError: where the file cannot be written.
+        OptionError: an unknown suffix, a format that this Pillow cannot write, or a quality that it does not accept.
+        PictureError: the file cannot be written.
     """
     as_instance("image", image, Image.Image, "a Pillow image")
     if parameters is not None and not isinstance(parameters, Mapping):
@@ -73,7 +73,7 @@ def save_picture(
 
 
 def check_picture_name(path: Path, quality: int | None = None) -> str:
-    """The format that a name stands for.
+    """The format that belongs to a file's name.
 
     Raises:
         OptionError: as `save_picture`.
@@ -83,42 +83,40 @@ def check_picture_name(path: Path, quality: int | None = None) -> str:
     if name is None:
         if is_folder(path):
             raise PictureError(f"cannot write {path}: it is a folder")
-        raise OptionError(f"a picture must be named {', '.join(FORMATS)}, got {path.name!r}")
+        raise OptionError(f"a picture's name must end with {', '.join(FORMATS)}, got {path.name!r}")
     if not _is_written(name):
-        raise OptionError(f"this Pillow writes no {name}, which {path.name!r} asks for; choose .png, or update Pillow")
+        raise OptionError(f"this version of Pillow cannot write {name} ({path.name!r}); choose .png, or update Pillow")
     if quality is not None:
-        if not 1 <= as_whole("quality", quality) <= 100:
+        if not 1 <= as_integer("quality", quality) <= 100:
             raise OptionError(f"quality must be 1 to 100, got {quality!r}")
         if name not in LOSSY:
-            raise OptionError(
-                f"{name} loses nothing and takes no quality; leave it out, or choose .jpg, .webp or .avif"
-            )
+            raise OptionError(f"{name} is lossless and has no quality; leave it out, or choose .jpg, .webp or .avif")
     return name
 
 
 def _is_written(name: str) -> bool:
     if name not in Image.SAVE:
-        Image.init()  # loads the plugins that are not usual
+        Image.init()  # loads the less common plugins
     return name in Image.SAVE
 
 
 def picture_bytes(
     image: Image.Image, name: str = "PNG", parameters: Parameters | None = None, quality: int | None = None
 ) -> bytes:
-    """A picture as the bytes of a file.
+    """Encode a picture.
 
     Args:
         name: of the format, one of `FORMATS`.
-        parameters: none are written when None.
+        parameters: the metadata; None writes none.
 
     Raises:
-        PictureError: larger than the format takes.
+        PictureError: the picture is too large for the format.
     """
     options: dict[str, Any] = {}
     if name in LOSSY:
         options["quality"] = DEFAULT_QUALITY if quality is None else quality
     if name == "JPEG":
-        options["subsampling"] = "4:4:4"  # half the colours' resolution is seen at edges long before the quality is
+        options["subsampling"] = "4:4:4"  # subsampled colours are visible at edges before the quality is
     if parameters and name == "PNG":
         options["pnginfo"] = chunks = PngImagePlugin.PngInfo()
         for key, value in parameters.items():
@@ -128,7 +126,7 @@ def picture_bytes(
     buffer = io.BytesIO()
     try:
         image.save(buffer, format=name, **options)
-    except (ValueError, OSError) as e:  # a side that the format cannot count
+    except (ValueError, OSError) as e:  # a side that is too long for the format
         size = f"{image.width}×{image.height}"
         raise PictureError(f"a picture of {size} pixels cannot be written as {name} ({e}); choose .png") from None
     return buffer.getvalue()
@@ -139,14 +137,14 @@ def _exif(parameters: Parameters, name: str) -> bytes:
     exif[DESCRIPTION] = json.dumps({"editar": {key: str(value) for key, value in parameters.items()}})
     raw = exif.tobytes()
     if name == "JPEG" and len(raw) > MAX_EXIF_BYTES:
-        message = f"how the picture was made takes {len(raw)} bytes, more than a JPEG holds, and is left out"
+        message = f"the picture's metadata has {len(raw)} bytes, more than a JPEG can store, and is left out"
         warnings.warn(message, EditarWarning, stacklevel=4)
         return b""
     return raw
 
 
 def read_parameters(path: str | os.PathLike[str]) -> dict[str, str] | None:
-    """What `save_picture` wrote of how a picture was made; None where a file does not tell. No pixels are read."""
+    """Read the metadata that `save_picture` wrote; None if there is none. No pixels are decoded."""
     Image.init()
     try:
         with Image.open(path, formats=sorted(set(FORMATS.values()) & set(Image.OPEN))) as image:
@@ -156,7 +154,7 @@ def read_parameters(path: str | os.PathLike[str]) -> dict[str, str] | None:
             document = json.loads(image.getexif().get(DESCRIPTION, ""))
     except Exception:  # Pillow's readers raise many kinds on damaged files
         return None
-    told = document.get("editar") if isinstance(document, dict) else None
-    if not isinstance(told, dict) or not all(isinstance(value, str) for value in told.values()):
+    metadata = document.get("editar") if isinstance(document, dict) else None
+    if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
         return None
-    return told
+    return metadata

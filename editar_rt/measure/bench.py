@@ -1,11 +1,11 @@
-"""Measures how fast pictures are made: stage by stage, and a decode step beside what the memory allows.
+"""Benchmarks: the time of every stage of a picture, and a decode step compared with the memory bandwidth.
 
-A `Subject` is something that makes pictures: a bundle here, the PyTorch model in `export.reference_bench`. Several on
-one device are measured in turns, the order changing from repeat to repeat: what else the machine does then touches them
-alike, and their ratios can be believed where their milliseconds cannot.
+A `Subject` makes pictures: here a bundle, in `export.reference_bench` the PyTorch model. Several subjects on one device
+take turns, in an order that alternates between repeats. Other load on the machine then affects all of them equally, so
+their ratios are reliable even if their milliseconds are not.
 
-A step's time should follow from what it reads: all weights once, and the cache's filled positions of every row. The
-report gives these bytes, and the share of the machine's read bandwidth that they came at.
+The time of a decode step should follow from the bytes it reads: all weights once, and the cached positions of every
+row. The report has these bytes, and the achieved share of the machine's read bandwidth.
 """
 
 from __future__ import annotations
@@ -22,37 +22,35 @@ import numpy as np
 from numpy.typing import NDArray
 
 from editar_rt import names
-from editar_rt.backends.engines.cuda import memory_in_use
-from editar_rt.backends.ort.rows import bytes_counted_twice, peak_memory_bytes
 from editar_rt.editor import Editor
 from editar_rt.errors import OptionError
 from editar_rt.generation.decoding import decode
 from editar_rt.generation.sampling import Sampling
 from editar_rt.generation.scheduler import Scheduler
 from editar_rt.generation.sequence import Sequence
-from editar_rt.machine import description, peak_resident_bytes
+from editar_rt.machine import description, peak_memory_bytes, peak_resident_bytes
 from editar_rt.measure.memory import cache_bytes_per_position
 from editar_rt.version import __version__
 
 STEP = "step"
 DECODE = "decode"
-NEXT_PREFILL = "next_prefill"  # of a second instruction on the same picture; no part of one picture's time
+NEXT_PREFILL = "next_prefill"  # of a second instruction on the same picture; not included in the time of a picture
 Timing = tuple[str, float]  # a stage, or STEP, and its seconds
 Run = dict[str, list[float]]  # the timings of one repeat, by stage
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What is measured of a picture.
+    """The part of a picture to measure, and how often.
 
     Raises:
-        OptionError: for numbers that no picture has.
+        OptionError: a number is out of range.
     """
 
     repeats: int = 5
-    warmup: int = 1  # repeats before them that do not count
-    at: int | None = None  # filled positions of the cache where the steps begin; None is behind the prefill
-    steps: int | None = None  # decode steps a repeat; None is to the end of the picture
+    warmup: int = 1  # unmeasured runs before them
+    at: int | None = None  # cached positions at the first step; None means right after the prefill
+    steps: int | None = None  # decode steps per repeat; None means to the end of the picture
 
     def __post_init__(self) -> None:
         if self.repeats < 1 or self.warmup < 0 or (self.steps is not None and self.steps < 1):
@@ -62,43 +60,46 @@ class Plan:
             )
 
     def begin(self, prefix: int, picture: int) -> int:
-        """Filled positions where steps begin, for a prefix and a picture of so many positions."""
+        """Cached positions at the first step, for a prefix and a picture of the given numbers of positions."""
         last = prefix + picture - 1 - (self.steps or 1)
         if self.at is not None and not prefix <= self.at <= last:
             raise OptionError(f"with {self.steps or 1} steps, at must be {prefix} to {last} positions, got {self.at}")
         return self.at if self.at is not None else prefix
 
     def count(self, begin: int, prefix: int, picture: int) -> int:
-        """Steps a repeat."""
+        """Number of steps per repeat."""
         left = prefix + picture - 1 - begin
         return left if self.steps is None else min(self.steps, left)
 
 
 class Subject(Protocol):
-    """Something that makes pictures."""
+    """A model that makes pictures."""
 
     @property
     def picture_tokens(self) -> int:
         """N."""
 
     def describe(self) -> dict[str, Any]:
-        """What it is, for the report."""
+        """Its description for the report."""
 
     def run(self, plan: Plan) -> Iterator[Timing]:
-        """Make a picture, or the part of one that the plan says."""
+        """Make a picture, or the part of one given by the plan."""
 
     def bytes_per_step(self, plan: Plan) -> int | None:
-        """Bytes of weights and cache that a step of the plan reads, on average; None where that is not known."""
+        """Average bytes of weights and cache that a step of the plan reads; None if unknown."""
 
     def read_bandwidth(self) -> float | None:
-        """Bytes a second that they could come at; None where that cannot be measured."""
+        """Read bandwidth of the memory, bytes per second; None if it cannot be measured."""
+
+    def shared_bytes(self) -> int:
+        """As `Backend.shared_bytes`."""
 
 
 class BundleSubject:
-    """A bundle with random pictures and texts: what they show changes no time.
+    """A bundle with random pictures and texts; the content does not affect the time.
 
     Args:
-        on_device: False draws on the host where the device could.
+        on_device: False samples on the host even if the device can.
     """
 
     def __init__(self, editor: Editor, sampling: Sampling | None = None, on_device: bool = True) -> None:
@@ -113,7 +114,7 @@ class BundleSubject:
 
     @property
     def rows(self) -> int:
-        """Of the decoder."""
+        """Number of rows of the decoder."""
         return 2 if self.sampling.guided else 1
 
     def describe(self) -> dict[str, Any]:
@@ -124,9 +125,9 @@ class BundleSubject:
             "bundle": self.editor.bundle.fingerprint,
             "precision": manifest.precision,
             "kv_cache": manifest.kv_cache,
-            "spelling": manifest.spelling,
+            "dialect": manifest.dialect,
             "rows": self.rows,
-            "device_memory": None if self.editor.backend.device == "cpu" else memory_in_use(),
+            "device_memory": self.editor.backend.memory_in_use(),
             "sampling_head": self.on_device and names.SAMPLER in manifest.parts,
         }
 
@@ -142,6 +143,9 @@ class BundleSubject:
 
     def read_bandwidth(self) -> float | None:
         return self.editor.backend.read_bandwidth()
+
+    def shared_bytes(self) -> int:
+        return self.editor.backend.shared_bytes()
 
     def _prefix_length(self) -> int:
         return self.picture_tokens + (self.editor.model.text_tokens or 0)
@@ -164,7 +168,7 @@ class BundleSubject:
 
     def _decode(self, plan: Plan, states: NDArray[np.float32], picture: NDArray[np.int32]) -> Iterator[Timing]:
         editor, sampling, count = self.editor, self.sampling, self.picture_tokens
-        self._scheduler = None  # its memory goes before the next one is made
+        self._scheduler = None  # free its memory before the next one is allocated
         begun = time.perf_counter()
         ((inputs,), (other,)) = (editor.inputs(each, picture) for each in (states, -states))
         scheduler = self._scheduler = editor.scheduler(1, sampling.guided, self.on_device)
@@ -181,7 +185,7 @@ class BundleSubject:
         begun = time.perf_counter()
         for step in decode(scheduler, [sequence]):
             now = time.perf_counter()
-            if step.drawn and step.position > drawn:  # the first one's come from a chunk
+            if step.drawn and step.position > drawn:  # the first token comes from a chunk
                 yield STEP, now - begun
             begun = now
 
@@ -195,17 +199,17 @@ def measure(
     plan: Plan,
     on_repeat: Callable[[int, int], None] = lambda done, total: None,
 ) -> dict[str, Any]:
-    """Measure subjects in turns.
+    """Measure subjects alternately.
 
     Returns:
-        a JSON document of the first subject: `stages` (median, least and largest ms of each), `p50`, `p95` and `p99`
-        (ms a decode step, over all steps of all repeats), `tokens_per_second`, `time_to_first_token_ms`,
-        `seconds_per_picture`, `bytes_per_step`, `read_bandwidth` (bytes/s, measured), `percent_of_bandwidth`,
-        `peak_memory` (bytes, of the process, every page counted once) and `peak_resident` (as the system counts, a
-        shared page once a row), both of the host; `device_memory` (bytes, what is taken of the GPU's memory when the
-        runs are done, by all that uses it; None on a CPU, and where CUDA does not tell). With several subjects also
-        `others`, such documents of theirs, and `ratios`: how many times faster the first one is than each other, by
-        stage and a step, paired repeat by repeat.
+        a JSON document of the first subject: `stages` (median, minimum and maximum ms of each), `p50`, `p95` and `p99`
+        (ms per decode step, over all steps of all repeats), `tokens_per_second`, `time_to_first_token_ms`,
+        `seconds_per_picture`, `bytes_per_step`, `read_bandwidth` (bytes/s, measured), `percent_of_bandwidth`;
+        `peak_memory` (bytes of host memory of the process, every page counted once) and `peak_resident` (as reported by
+        the system, a shared page counted once per row); `device_memory` (bytes of GPU memory in use after the runs, by
+        all processes; None on a CPU, and if CUDA does not report it). With several subjects also `others`, the
+        documents of the other subjects, and `ratios`: how many times faster the first subject is than each other, by
+        stage and for a step, paired by repeat.
     """
     runs: list[list[Run]] = [[] for _ in subjects]
     twice = 0
@@ -215,11 +219,11 @@ def measure(
             stages: Run = {}
             for stage, seconds in subjects[n].run(plan):
                 stages.setdefault(stage, []).append(seconds)
-            twice = max(twice, bytes_counted_twice())  # the subject's cache is full now
+            twice = max(twice, subjects[n].shared_bytes())  # now the subject's cache is full
             if repeat >= plan.warmup:
                 runs[n].append(stages)
         on_repeat(repeat + 1, plan.warmup + plan.repeats)
-    # Before the bandwidth is measured, which takes memory too.
+    # Before the bandwidth is measured, which also takes memory.
     peak = {"peak_memory": peak_memory_bytes(twice), "peak_resident": peak_resident_bytes()}
     bandwidth = subjects[0].read_bandwidth()
     documents = [_document(subject, plan, own, bandwidth) for subject, own in zip(subjects, runs, strict=True)]
@@ -242,7 +246,7 @@ def _document(subject: Subject, plan: Plan, runs: list[Run], bandwidth: float | 
     }
     if steps:
         count = subject.picture_tokens - 1
-        # A picture's steps, from those measured where they are not all.
+        # All steps of a picture, extrapolated if only some were measured.
         stages[DECODE] = _spread([count * sum(run[STEP]) / len(run[STEP]) for run in runs])
         milliseconds = 1e3 * np.asarray(steps)
         document |= {f"p{q}": float(np.percentile(milliseconds, q)) for q in (50, 95, 99)}
@@ -268,13 +272,13 @@ def _spread(seconds: list[float]) -> dict[str, float]:
 
 
 def _ratios(first: list[Run], other: list[Run]) -> dict[str, dict[str, float]]:
-    """By stage, how many times as long the other took, over the repeats."""
-    found = {}
+    """By stage, the time of the other divided by the time of the first, over the repeats."""
+    ratios = {}
     for stage in first[0]:
         if stage in other[0]:
             pairs = [float(np.median(b[stage]) / np.median(a[stage])) for a, b in zip(first, other, strict=True)]
-            found[stage] = {"median": float(np.median(pairs)), "min": min(pairs), "max": max(pairs)}
-    return found
+            ratios[stage] = {"median": float(np.median(pairs)), "min": min(pairs), "max": max(pairs)}
+    return ratios
 
 
 def _timed(call: Callable[[], Any]) -> tuple[float, Any]:
@@ -284,7 +288,7 @@ def _timed(call: Callable[[], Any]) -> tuple[float, Any]:
 
 
 def printed(report: dict[str, Any], as_json: bool) -> str:
-    """The report as JSON in one line, or as a table; in a pipe, where programs read, that comes behind the table."""
+    """The report as one line of JSON, or as a table; in a pipe, the JSON follows the table."""
     document = json.dumps(report)
     if as_json:
         return document
@@ -292,11 +296,11 @@ def printed(report: dict[str, Any], as_json: bool) -> str:
 
 
 def lines(report: dict[str, Any]) -> Iterator[str]:
-    """A report for people."""
+    """The report as text for users."""
     for n, document in enumerate([report, *report.get("others", [])]):
         yield "" if n else report["machine"]
         what = "  ".join(str(document[key]) for key in ("name", "backend", "precision") if key in document)
-        yield f"{what}  {document['repeats']} runs after {document['warmup']} to warm up"
+        yield f"{what}  {document['repeats']} runs after {document['warmup']} warm-up runs"
         for stage, spread in document["stages"].items():
             yield f"{stage:>12} {spread['median_ms']:10.2f} ms   ({spread['min_ms']:.2f} to {spread['max_ms']:.2f})"
         yield f"{'picture':>12} {1e3 * document['seconds_per_picture']:10.2f} ms"
@@ -307,16 +311,14 @@ def lines(report: dict[str, Any]) -> Iterator[str]:
                 f"first token after {document['time_to_first_token_ms']:.1f} ms"
             )
             if document["percent_of_bandwidth"] is not None:
-                yield (
-                    f"a step reads {document['bytes_per_step'] / 1e6:.1f} MB: {document['percent_of_bandwidth']:.0f} % "
-                    f"of what {document['read_bandwidth'] / 1e9:.1f} GB/s allow"
-                )
+                bandwidth = f"{document['percent_of_bandwidth']:.0f} % of {document['read_bandwidth'] / 1e9:.1f} GB/s"
+                yield f"a step reads {document['bytes_per_step'] / 1e6:.1f} MB at {bandwidth}, the measured bandwidth"
     for document, ratios in zip(report.get("others", []), report.get("ratios", [])):
-        yield f"{report['name']} against {document['name']}, paired:"
+        yield f"{report['name']} compared with {document['name']}, paired by run:"
         for stage, ratio in ratios.items():
             yield f"{stage:>12} {ratio['median']:8.2f} times as fast   ({ratio['min']:.2f} to {ratio['max']:.2f})"
     if report["peak_memory"] is not None:
         yield (
             f"peak memory of the process {report['peak_memory'] / 2**20:.0f} MiB "
-            f"({report['peak_resident'] / 2**20:.0f} MiB as the system counts pages that rows share)"
+            f"({report['peak_resident'] / 2**20:.0f} MiB if pages that rows share are counted per row)"
         )

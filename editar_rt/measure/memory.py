@@ -1,7 +1,7 @@
-"""How much memory a bundle needs while it runs, from the manifest alone: nothing is loaded.
+"""Estimates the memory that a bundle needs from its manifest and the sizes of its files; nothing is loaded.
 
-Estimates, for choosing a device: weights and cache are exact but for what engines pad and pack; activations are the
-largest that one operation reads and writes.
+The estimates help to choose a device. Weights and cache are exact except for padding and prepacking; activations are
+the most that one operator reads and writes.
 """
 
 from __future__ import annotations
@@ -11,10 +11,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from editar_rt import names
+from editar_rt.bundle.folder import Bundle
 from editar_rt.bundle.manifest import Manifest
+from editar_rt.bundle.words import PRECISIONS
 
 FLOAT32 = 4
-DECODER_WIDTHS = 13  # a position's largest working set in the decoder, in widths of the model: SwiGLU's two and more
+DECODER_WIDTHS = 13  # largest working set of a position in the decoder, as a multiple of the model's width
 
 
 @dataclass(frozen=True)
@@ -31,7 +33,7 @@ class Need:
 
 
 def cache_bytes_per_position(manifest: Manifest) -> int:
-    """Bytes that keys and values of one position of one row take, in all layers; 0 without a decoder."""
+    """Bytes of the keys and values of one position of one row in all layers; 0 without a decoder."""
     model = manifest.model
     cache_type = next(
         (t.dtype for part in manifest.parts.values() for t in part.inputs if t.name == names.past_key(0)), None
@@ -42,20 +44,24 @@ def cache_bytes_per_position(manifest: Manifest) -> int:
     return 2 * (model.layers or 0) * (model.dim or 0) * element
 
 
-def memory_needs(manifest: Manifest, rows: int = 2) -> dict[str, Need]:
-    """By device, `cpu` and `cuda`, with every part loaded.
+def memory_needs(bundle: Bundle, rows: int = 2) -> dict[str, Need]:
+    """The memory needed on each device, `cpu` and `cuda`, with every part loaded.
 
     Args:
-        rows: rows of the decoder; two with guidance.
+        rows: number of rows of the decoder; two with guidance.
+
+    Raises:
+        BundleError: a part's graph cannot be read, or reads what it may not.
     """
-    model, needs = manifest.model, {}
+    manifest, needs = bundle.manifest, {}
+    model = manifest.model
     positions = 2 * (model.picture_tokens or 0) + (model.text_tokens or 0)
     cache = rows * positions * cache_bytes_per_position(manifest)
     chunk = rows * (positions - (model.picture_tokens or 0)) * (model.dim or 0) * DECODER_WIDTHS * FLOAT32
     activations = max([*model.activations.values(), chunk if names.DECODER in manifest.parts else 0], default=0)
-    stored = sum(f.bytes for name, f in manifest.files.items() if name.endswith((".onnx", ".onnx.data")))
-    # CPUs have no 16-bit products: ONNX Runtime widens such weights when it loads them.
-    widened = FLOAT32 * sum(model.parameters.values()) if manifest.precision in ("fp16", "bf16") else stored
+    stored = bundle.stored_bytes(*manifest.parts)
+    # CPUs have no 16-bit matmuls: ONNX Runtime converts such weights to float32 when it loads them.
+    widened = FLOAT32 * sum(model.parameters.values()) if PRECISIONS[manifest.precision].is_half else stored
     for device, weights in (("cpu", widened), ("cuda", stored)):
         needs[device] = Need(weights, cache, activations)
     return needs

@@ -1,4 +1,4 @@
-"""Where a decode step's time goes, by kind of operation, and a chart of it; from ONNX Runtime's profiler."""
+"""The time of a decode step by kind of operator, from ONNX Runtime's profiler, and a chart of it."""
 
 from __future__ import annotations
 
@@ -10,9 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from editar_rt import names
-from editar_rt.backends.engines.plan import DELTA
-from editar_rt.backends.ort.backend import OnnxRuntimeBackend
+from editar_rt.backends import Settings, make_backend
 from editar_rt.bundle.folder import Bundle
 from editar_rt.editor import Editor
 from editar_rt.errors import BackendError, PictureError
@@ -36,15 +34,15 @@ FORMATS = (".png", ".svg")
 def profile_steps(
     bundle: Bundle, device: str, threads: int | None, plan: Plan, sampling: Sampling | None = None
 ) -> dict[str, float]:
-    """Milliseconds of a step, by kind.
+    """Milliseconds of a step by kind of operator: the median over a plan's steps.
 
-    The median over a plan's steps. Profiling costs some microseconds an operation, which "sampling, calls" holds too.
+    Profiling adds some microseconds per operator, which are included in "sampling, calls".
     """
     with tempfile.TemporaryDirectory() as folder:
-        backend = OnnxRuntimeBackend(bundle, device, threads, profile=Path(folder))
+        backend = make_backend(bundle, device, Settings(threads, profile=Path(folder)))
         subject = BundleSubject(Editor(bundle, backend), sampling)
         seconds = [s for stage, s in subject.run(plan) if stage == STEP]
-        events = json.loads(Path(backend.session(names.DECODER).end_profiling()).read_text(encoding="utf-8"))
+        events = json.loads(backend.end_profile().read_text(encoding="utf-8"))
     runs = sorted((e["ts"], e["ts"] + e["dur"]) for e in events if e["name"] == "model_run")[-len(seconds) :]
     nodes = [e for e in events if e["cat"] == "Node" and e["ts"] >= runs[0][0]]
     sums = [dict.fromkeys(KINDS, 0.0) for _ in runs]
@@ -66,40 +64,39 @@ def _kind(node: dict[str, Any]) -> str:
 
 
 def limit_ms(document: dict[str, Any]) -> float | None:
-    """The least that a step's reading takes, from a benchmark's report."""
+    """The minimum time of a step at the measured bandwidth, from a benchmark's report; None if unknown."""
     if document.get("percent_of_bandwidth") is None:
         return None
     return 1e3 * float(document["bytes_per_step"]) / float(document["read_bandwidth"])
 
 
 def check_chart(path: Path, bundles: Iterable[Bundle] = ()) -> None:
-    """Say before the measurement, not after it, that a chart cannot be drawn.
+    """Check, before the measurement, that a chart can be drawn.
 
     Args:
-        bundles: whose steps it is to show.
+        bundles: the bundles whose steps the chart shows.
 
     Raises:
-        PictureError: a name that ends in neither .png nor .svg.
-        BackendError: no matplotlib, or steps that ONNX Runtime does not run whole.
+        PictureError: the name ends neither with .png nor with .svg.
+        BackendError: matplotlib is missing, or ONNX Runtime does not run complete steps of a bundle.
     """
     if path.suffix not in FORMATS:
-        raise PictureError(f"a chart is written as {' or '.join(FORMATS)}, got {path}")
+        raise PictureError(f"a chart's name must end with {' or '.join(FORMATS)}, got {path}")
     try:
         import matplotlib  # noqa: F401
     except ImportError:
-        raise BackendError(
-            "charts are drawn by matplotlib, which is not installed; run: pip install matplotlib"
-        ) from None
+        raise BackendError("charts need matplotlib, which is not installed; run: pip install matplotlib") from None
     for bundle in bundles:
-        if bundle.manifest.spelling == DELTA:
+        if bundle.manifest.operators.has_fixed_shapes:
             raise BackendError(
                 f"a chart is drawn from ONNX Runtime's profile of a decode step, which {bundle.folder} has not (its "
-                f"spelling is {DELTA}); leave --chart out, or give the bundle that it was converted from"
+                f"dialect is {bundle.manifest.dialect}); leave --chart out, or give the bundle that it was "
+                "converted from"
             )
 
 
 def draw_chart(reports: list[tuple[str, dict[str, float], float | None]], path: Path) -> None:
-    """A bar for every (name, milliseconds by kind, limit of the bandwidth in ms or None); renamed into place."""
+    """Write a chart with a bar for every (name, milliseconds by kind, bandwidth limit in ms or None), atomically."""
     check_chart(path)
     from matplotlib.figure import Figure
 
@@ -117,10 +114,10 @@ def draw_chart(reports: list[tuple[str, dict[str, float], float | None]], path: 
         left += widths
     for n, (_, _, limit) in enumerate(reports):
         if limit is not None:
-            label = "reading its bytes at the measured bandwidth" if n == 0 else None
+            label = "limit by the measured bandwidth" if n == 0 else None
             axes.plot([limit, limit], [n - 0.4, n + 0.4], color="black", linewidth=2, label=label)
     axes.invert_yaxis()
-    axes.set_xlabel("ms a decode step")
+    axes.set_xlabel("ms per decode step")
     figure.legend(loc="outside upper center", ncols=3, fontsize=8, frameon=False)
     with placing(path, PictureError) as partial:
         figure.savefig(partial, dpi=150, format=path.suffix[1:])

@@ -1,4 +1,4 @@
-"""A trace's uncertainty, cell by cell, painted over its picture."""
+"""Draws the uncertainty of a trace's tokens over its picture."""
 
 from __future__ import annotations
 
@@ -8,43 +8,43 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from editar_rt.arguments import as_instance, as_one_of, as_whole
+from editar_rt.arguments import as_instance, as_integer, as_one_of
 from editar_rt.errors import OptionError, TraceError
 from editar_rt.observe.trace import Trace
 
-MEASURES = {"entropy": "entropy of what was drawn from, nats", "surprise": "−log probability of the token drawn, nats"}
+MEASURES = {"entropy": "entropy of the distribution, nats", "surprise": "−log probability of the sampled token, nats"}
 OPACITY = 0.65
-# Dark to bright through blue, red and yellow, so that it is ordered in grey too.
+# Dark to bright through blue, red and yellow; monotonic in luminance.
 COLOURS = np.asarray([(8, 8, 40), (60, 20, 130), (160, 30, 110), (225, 80, 60), (250, 170, 50), (255, 250, 160)])
 
 
 def colour(share: NDArray[np.floating]) -> NDArray[np.float64]:
-    """Shares 0 to 1 → colours [..., 3], 0 to 255."""
-    places = np.linspace(0, 1, len(COLOURS))
-    return np.stack([np.interp(share, places, COLOURS[:, channel]) for channel in range(3)], axis=-1)
+    """Map shares from 0 to 1 to colours [..., 3], 0 to 255."""
+    stops = np.linspace(0, 1, len(COLOURS))
+    return np.stack([np.interp(share, stops, COLOURS[:, channel]) for channel in range(3)], axis=-1)
 
 
 def heatmap(trace: Trace, variant: int = 0, measure: str = "entropy", side: int = 384) -> Image.Image:
-    """The picture, and beside it the same under its cells' uncertainty, with a legend. Known cells stay clear.
+    """The picture, and next to it the same picture under its cells' uncertainty. Known cells stay clear.
 
     Args:
-        variant: which of several.
-        measure: `entropy`, or `surprise`: minus the log-probability of the token that was drawn.
+        variant: index of the variant.
+        measure: `entropy`, or `surprise`: minus the log-probability of the sampled token.
         side: of each picture, pixels.
 
     Raises:
-        OptionError: another measure, or a variant that there is not.
-        TraceError: a trace without pictures, or in which nothing was drawn.
+        OptionError: an unknown measure or variant.
+        TraceError: the trace has no picture, or no token in it was sampled.
     """
     as_instance("trace", trace, Trace, "a Trace, see Trace.load")
     as_one_of("measure", measure, MEASURES)
-    as_whole("side", side, 1)
-    if not 0 <= as_whole("variant", variant) < len(trace.tokens):
+    as_integer("side", side, 1)
+    if not 0 <= as_integer("variant", variant) < len(trace.tokens):
         raise OptionError(f"variant must be 0 to {len(trace.tokens) - 1}, got {variant}")
     if variant >= len(trace.pictures):
-        raise TraceError("the trace holds no picture to paint on")
+        raise TraceError("the trace contains no picture to draw on")
     if not trace.drawn.any():
-        raise TraceError("nothing was drawn in this trace, so there is no uncertainty to paint")
+        raise TraceError("no token was sampled in this trace, so it has no uncertainty to show")
     values = trace.entropy[variant] if measure == "entropy" else -trace.log_probabilities[variant]
     grid = math.isqrt(values.size)
     largest = max(float(values[trace.drawn].max()), 1e-6)
@@ -58,13 +58,13 @@ def heatmap(trace: Trace, variant: int = 0, measure: str = "entropy", side: int 
     sheet.paste(picture, (gap, gap))
     sheet.paste(painted, (side + 2 * gap, gap))
     _legend(sheet, (side + 2 * gap, side + gap + 6), side, largest, MEASURES[measure])
-    words = f"{trace.header.instruction}\nseed {trace.header.seeds[variant]}, {int(trace.drawn.sum())} tokens drawn"
+    words = f"{trace.header.instruction}\nseed {trace.header.seeds[variant]}, {int(trace.drawn.sum())} tokens sampled"
     ImageDraw.Draw(sheet).multiline_text((gap, side + gap + 4), words, fill="black", font=_font(), spacing=4)
     return sheet
 
 
 def _legend(sheet: Image.Image, place: tuple[int, int], width: int, largest: float, words: str) -> None:
-    """A bar of the colours with its ends named."""
+    """Draw a colour bar with labels at its ends."""
     x, y = place
     bar = colour(np.linspace(0, 1, width))[None].repeat(14, axis=0)
     sheet.paste(Image.fromarray(bar.astype(np.uint8)), (x, y))

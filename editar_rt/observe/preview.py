@@ -1,4 +1,4 @@
-"""The picture while it is being made: previews within a time budget, in a terminal, and as an animation."""
+"""Pictures in progress: previews within a time budget, in a terminal, and as an animation."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ FRAME_MS, LAST_FRAME_MS = 120, 1500
 
 
 class Previewer:
-    """A watcher of the loop that shows the tokens so far after a row of them, as often as its budget allows.
+    """A watcher of the loop that shows the tokens so far after each line of them, within its time budget.
 
     Args:
-        show: decodes tokens [B, N], the source's where none are done yet, and shows them; called with the number done.
-        share: of the time spent on steps, that previews may take; rows are skipped to keep it.
-        expected: seconds that the first one may take; later ones are expected to take what the last one took.
-        row: tokens in a row.
-        clock: seconds; for tests.
+        show: decodes and shows tokens [B, N], completed with the source's; called with them and the number done.
+        share: largest ratio of the time for previews to the time for steps; lines are skipped to stay below it.
+        expected: estimated seconds of the first preview; later ones are estimated by the last one.
+        row: number of tokens in a line.
+        clock: a function that returns seconds; for tests.
     """
 
     def __init__(
@@ -46,10 +46,10 @@ class Previewer:
         self.begin()
         self._drawn = False  # whether there is something new to show
         self.seconds = 0.0
-        """Spent on previews so far."""
+        """Seconds spent on previews so far."""
 
     def begin(self) -> None:
-        """Start the clock: the steps begin now."""
+        """Start the clock, just before the first step."""
         self._begun = self._clock()
 
     def __call__(self, step: Step, tokens: NDArray[np.int32]) -> None:
@@ -67,7 +67,7 @@ class Previewer:
 
 
 def half_blocks(picture: Image.Image, columns: int) -> Text:
-    """A picture in characters of two pixels each, one above the other, for a terminal of 24-bit colour."""
+    """A picture as text for a terminal with 24-bit colour; each character shows two pixels, one above the other."""
     from rich.color import Color
     from rich.style import Style
     from rich.text import Text
@@ -83,17 +83,17 @@ def half_blocks(picture: Image.Image, columns: int) -> Text:
 
 
 def check_animation(path: Path) -> None:
-    """Refuse a name whose suffix is none of an animated format."""
+    """Reject a name whose suffix is not an animated format."""
     if as_path("where an animation is written", path).suffix.lower() not in ANIMATIONS:
         raise OptionError(f"an animation must be named .png or .gif, got {path.name}")
 
 
 def save_animation(frames: Sequence[Image.Image], path: Path) -> None:
-    """Write an animated PNG or GIF that is repeated for ever, its last frame held; beside and renamed into place.
+    """Write an animated PNG or GIF atomically. It loops forever and holds its last frame longer.
 
     Raises:
-        OptionError: for another suffix.
-        PictureError: where the file cannot be written.
+        OptionError: the suffix is neither .png nor .gif.
+        PictureError: the file cannot be written.
     """
     frames = as_list("frames", frames, Image.Image, "Pillow images")
     path = as_path("where an animation is written", path)

@@ -1,4 +1,4 @@
-"""Runs a trace again: the same tokens must be drawn, or the first that differs is named."""
+"""Runs a trace again and reports the first token that differs, if any."""
 
 from __future__ import annotations
 
@@ -19,24 +19,24 @@ from editar_rt.observe.trace import Trace, states_digest, uncertainty
 
 @dataclass(frozen=True)
 class Difference:
-    """Where a replay first draws another token than the trace has."""
+    """The first token of a replay that differs from the trace."""
 
     variant: int
     position: int
     traced: int
     found: int
     margin: float
-    """Guided logit of the token found, less that of the one traced: how close the call was."""
+    """Guided logit of the token found minus that of the traced token: a small margin means a near tie."""
 
 
 @dataclass(frozen=True)
 class Replay:
-    """What became of running a trace again."""
+    """The outcome of running a trace again."""
 
-    backend: str  # here
-    compared: int  # positions that were drawn, up to the first difference
+    backend: str  # that ran the replay
+    compared: int  # sampled positions that are equal, up to the first difference
     difference: Difference | None
-    largest_error: float  # of the log-probabilities of equal tokens
+    largest_error: float  # largest difference of log-probabilities among equal tokens
     seconds: float
 
 
@@ -46,13 +46,13 @@ def replay(
     text_states: NDArray[np.float32] | None = None,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> Replay:
-    """Draw a trace's tokens again, up to the first that differs.
+    """Sample a trace's tokens again, up to the first difference.
 
     Args:
-        text_states: [1, T, C], where those of the edit came from elsewhere.
+        text_states: [1, T, C], if the edit was given text states.
 
     Raises:
-        TraceError: the trace is another bundle's, or was made with other text states.
+        TraceError: the trace was made with another bundle or with other text states.
         MissingPartError, BackendError.
     """
     header = trace.header
@@ -62,7 +62,7 @@ def replay(
             f"({model.bundle.fingerprint[:12]}…); replay it on the bundle that made it"
         )
     if header.text_states is not None and (text_states is None or states_digest(text_states) != header.text_states):
-        raise TraceError("the trace was made with text states from elsewhere; give the same with --text-states")
+        raise TraceError("the trace was made with a file of text states; give the same file with --text-states")
     sampling, count = Sampling(**header.sampling), trace.tokens.shape[1]
     states = model.encode_text([header.instruction], header.task) if text_states is None else text_states
     begun = time.perf_counter()
@@ -81,13 +81,13 @@ def replay(
             on_progress(step.stop, count)
         if step.logits is None:
             continue
-        traced, found = trace.tokens[:, step.position], step.tokens[:, 0]
-        for row in np.flatnonzero(traced != found).tolist():
-            margin = float(step.logits[row, found[row]] - step.logits[row, traced[row]])
-            difference = Difference(row, step.position, int(traced[row]), int(found[row]), margin)
+        traced, sampled = trace.tokens[:, step.position], step.tokens[:, 0]
+        for row in np.flatnonzero(traced != sampled).tolist():
+            margin = float(step.logits[row, sampled[row]] - step.logits[row, traced[row]])
+            difference = Difference(row, step.position, int(traced[row]), int(sampled[row]), margin)
             return Replay(model.backend.name, compared, difference, error, time.perf_counter() - begun)
         compared += 1
-        for row, token in enumerate(found.tolist()):
+        for row, token in enumerate(sampled.tolist()):
             here, _ = uncertainty(step.logits[row], token, sampling)
             error = max(error, abs(here - float(trace.log_probabilities[row, step.position])))
     return Replay(model.backend.name, compared, None, error, time.perf_counter() - begun)

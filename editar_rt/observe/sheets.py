@@ -1,4 +1,4 @@
-"""Contact sheets: pictures side by side with words below, to look at."""
+"""Contact sheets: pictures side by side with captions."""
 
 from __future__ import annotations
 
@@ -7,21 +7,21 @@ from dataclasses import dataclass
 
 from PIL import Image, ImageDraw, ImageFont
 
-from editar_rt.arguments import as_list, as_whole
+from editar_rt.arguments import as_integer, as_list
 
 
 @dataclass(frozen=True)
 class Cell:
-    """A few pictures in a row, and what they show."""
+    """A few pictures in a row with one caption."""
 
     pictures: list[Image.Image]
     caption: str
 
 
 def contact_sheet(cells: list[Cell], columns: int = 3, side: int = 160) -> Image.Image:
-    """All cells in rows of `columns`, every picture `side` pixels high and wide."""
+    """Arrange cells in rows of `columns`; each picture is `side` pixels wide and high."""
     cells = as_list("cells", cells, Cell, "cells")
-    columns, side = as_whole("columns", columns, 1), as_whole("side", side, 1)
+    columns, side = as_integer("columns", columns, 1), as_integer("side", side, 1)
     gap, lines, line_height = 14, 3, 16
     font = ImageFont.load_default(size=13)
     most = max(len(cell.pictures) for cell in cells)

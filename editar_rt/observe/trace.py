@@ -1,6 +1,6 @@
-"""Traces: what was drawn, from what, and how long it took; and running them again.
+"""Traces: the sampled tokens of an edit, their probabilities and times.
 
-A file is JSON lines (a header, a line a target position, an end) or, named `.npz`, the same as arrays.
+A file is JSON lines (a header, one line per target position, an end) or, if named `.npz`, the same data as arrays.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ MAX_TOKENS = 1 << 16
 
 @dataclass(frozen=True)
 class Header:
-    """How the tokens came about."""
+    """How the tokens were made."""
 
     bundle: str  # fingerprint
     backend: str
@@ -46,37 +46,37 @@ class Header:
     instruction: str
     task: str
     sampling: dict[str, Any]  # `Sampling.settings`
-    seeds: list[int]  # of the R variants
+    seeds: list[int]  # one per variant, R
     condition_tokens: list[int]  # [N]
-    done: int  # target positions; N unless cancelled
+    done: int  # number of target positions that were reached; N unless cancelled
     timings: dict[str, float]  # seconds by stage
-    text_states: str | None = None  # SHA-256 of states that came from elsewhere
+    text_states: str | None = None  # SHA-256 of the text states that the edit was given
     format: str = FORMAT
     format_version: int = FORMAT_VERSION
 
 
 @dataclass(frozen=True)
 class Trace:
-    """An edit's header, arrays over its N target positions, and its pictures.
+    """A header, arrays over the N target positions, and the resulting pictures of an edit.
 
-    Log-probabilities and entropies (nats) are of the distribution that was drawn from, after guidance, temperature,
-    top-k and top-p; with `greedy` of the softmax of the guided logits.
+    Log-probabilities and entropies (nats) are those of the distribution that was sampled, after guidance, temperature,
+    top-k and top-p; with `greedy`, those of the softmax of the guided logits.
     """
 
     header: Header
     tokens: NDArray[np.int32]  # [R, N]
     drawn: NDArray[np.bool_]  # [N], false where known
-    log_probabilities: NDArray[np.float32]  # [R, N], NaN where nothing was drawn
+    log_probabilities: NDArray[np.float32]  # [R, N], NaN where no token was sampled
     entropy: NDArray[np.float32]  # [R, N], likewise
-    seconds: NDArray[np.float32]  # [N]; of a run of known tokens at its first
-    pictures: list[Image.Image] = field(default_factory=list)  # of the R variants
+    seconds: NDArray[np.float32]  # [N]; the time of a run of known tokens is at its first position
+    pictures: list[Image.Image] = field(default_factory=list)  # one per variant
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write `.jsonl` or `.npz`; beside and renamed into place.
+        """Write `.jsonl` or `.npz` atomically.
 
         Raises:
-            OptionError: for another suffix.
-            TraceError: where the file cannot be written.
+            OptionError: another suffix.
+            TraceError: the file cannot be written.
         """
         final = as_path("where a trace is written", path)
         check_name(final)
@@ -85,10 +85,10 @@ class Trace:
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Trace:
-        """Read what `save` wrote. Nothing pickled is read.
+        """Read a file that `save` wrote. Pickled data is rejected.
 
         Raises:
-            TraceError: no such file, or one that holds something else.
+            TraceError: the file does not exist or is not a trace.
         """
         path = as_path("a trace", path)
         try:
@@ -100,7 +100,7 @@ class Trace:
         try:
             trace = _from_npz(raw) if raw[:2] == b"PK" else _from_lines(raw)
             _check(trace)
-        except Exception as e:  # what JSON, NumPy, zip files and Pillow raise on damaged input is a dozen classes
+        except Exception as e:  # JSON, NumPy, zipfile and Pillow raise a dozen classes on damaged input
             raise TraceError(
                 f"{path} is not a trace ({str(e) or type(e).__name__:.100}); make one with: editar edit --trace"
             ) from None
@@ -108,16 +108,16 @@ class Trace:
 
 
 def check_name(path: Path) -> None:
-    """Refuse a name whose suffix says no format."""
+    """Reject a name whose suffix is not a trace format."""
     if path.suffix not in SUFFIXES:
         raise OptionError(f"a trace must be named .jsonl or .npz, got {path.name}")
 
 
 class Recorder:
-    """A watcher of the loop that keeps what a trace needs.
+    """A watcher of the loop that records a trace's arrays.
 
     Args:
-        rows: R.
+        rows: R, the number of variants.
         count: N.
     """
 
@@ -144,7 +144,7 @@ class Recorder:
 
 
 def uncertainty(logits: NDArray[np.float32], token: int, sampling: Sampling) -> tuple[float, float]:
-    """(log-probability of a token, entropy) in nats of what one row [V] of guided logits is drawn from."""
+    """(log-probability of a token, entropy), in nats, of the distribution given by guided logits [V]."""
     if sampling.greedy:
         kept, probabilities = np.arange(len(logits)), softmax(logits)
     else:
@@ -229,12 +229,12 @@ def _header(raw: Any) -> Header:
         raise ValueError(f"its header has unknown fields: {', '.join(unknown)}")
     header: Header = decode_json(Header, raw, "header")
     if not 1 <= len(header.seeds) <= MAX_VARIANTS or not 1 <= len(header.condition_tokens) <= MAX_TOKENS:
-        raise ValueError(f"it must have 1 to {MAX_VARIANTS} seeds and 1 to {MAX_TOKENS} tokens a picture")
+        raise ValueError(f"it must have 1 to {MAX_VARIANTS} seeds and 1 to {MAX_TOKENS} tokens per picture")
     return header
 
 
 def _check(trace: Trace) -> None:
-    """Refuse a trace whose parts do not fit each other."""
+    """Reject a trace whose fields contradict each other."""
     header = trace.header
     Sampling(**header.sampling)
     shape = (len(header.seeds), len(header.condition_tokens))

@@ -1,4 +1,4 @@
-"""The prompt of every task, exactly as EditAR was trained with them."""
+"""The prompt of every task, exactly as in EditAR's training."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import re
 from editar_rt.arguments import as_instance, as_one_of
 from editar_rt.errors import OptionError
 
-_NO_CHARACTER = re.compile("[\ud800-\udfff]")  # lone surrogates: what is left of bytes that are not UTF-8
+_NO_CHARACTER = re.compile("[\ud800-\udfff]")  # lone surrogates, which stand for bytes that are not UTF-8
 _FOLLOWING = "generate an image following the description: "
 
 TASK_PREFIXES: dict[str, str] = {
@@ -20,17 +20,17 @@ TASKS = tuple(TASK_PREFIXES)
 
 
 def as_text(instruction: str) -> str:
-    """An instruction that every file and stream takes: U+FFFD stands where a character could not be read.
+    """An instruction that can be encoded as UTF-8: U+FFFD replaces characters that could not be read.
 
     Raises:
-        OptionError: it is no text.
+        OptionError: it is not text.
     """
     if not isinstance(instruction, str):
-        raise OptionError(f"an instruction is text, got {type(instruction).__name__}")
+        raise OptionError(f"an instruction must be text, got {type(instruction).__name__}")
     return _NO_CHARACTER.sub("\ufffd", instruction)
 
 
 def build_prompt(task: str, text: str) -> str:
-    """The text the encoder reads: an instruction as it is, or a description behind its task's words."""
+    """The text encoder's input: an instruction as it is, or a description after its task's prefix."""
     as_instance("a text", text, str, "text")
     return TASK_PREFIXES[as_one_of("task", task, TASKS)] + text

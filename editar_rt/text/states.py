@@ -1,6 +1,6 @@
-"""Text states on disk: the text encoder's output computed once, for devices that need not hold the encoder.
+"""Text states on disk: the text encoder's output, computed once for devices without room for the encoder.
 
-A file is an `.npz` with `states` float32 [1, T, C] and `prompt`, the whole prompt they came from.
+A file is an `.npz` with `states` float32 [1, T, C] and `prompt`, the complete prompt that they were computed from.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from editar_rt.errors import TextStatesError
 from editar_rt.files import placing, read_regular
 from editar_rt.npz import read_arrays
 
-MAX_BYTES = 64 << 20  # packed or not; T5-XL's states of 120 tokens take 1 MB
+MAX_BYTES = 64 << 20  # compressed and uncompressed; T5-XL's states of 120 tokens take 1 MB
 
 
 def save_states(path: Path, states: NDArray[np.float32], prompt: str) -> None:
-    """Write states [1, T, C]; beside and renamed into place.
+    """Write states [1, T, C] atomically.
 
     Raises:
-        TextStatesError: where the file cannot be written.
+        TextStatesError: the file cannot be written.
     """
     path = as_path("where text states are written", path)
     with placing(path, TextStatesError) as partial, open(partial, "wb") as f:
@@ -33,19 +33,19 @@ def save_states(path: Path, states: NDArray[np.float32], prompt: str) -> None:
 
 
 class TextStates(NamedTuple):
-    """The text encoder's output, and the prompt that it came from."""
+    """The text encoder's output and the prompt that it was computed from."""
 
     states: NDArray[np.float32]
     """[1, T, C]"""
     prompt: str
-    """The whole prompt: a task's words and the instruction."""
+    """The complete prompt: a task's prefix and the instruction."""
 
 
 def load_states(path: Path) -> TextStates:
-    """Read a file that `save_states` wrote. Nothing pickled is read.
+    """Read a file that `save_states` wrote. Pickled data is rejected.
 
     Raises:
-        TextStatesError: no such file, or one that holds something else.
+        TextStatesError: the file does not exist or is not a file of text states.
     """
     path = as_path("a file of text states", path)
     try:

@@ -1,4 +1,4 @@
-"""Prompts to token ids, through the `tokenizers` library and the bundle's `tokenizer.json`."""
+"""Prompts to token ids, with the `tokenizers` library and the bundle's `tokenizer.json`."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Encoded(NamedTuple):
 
     ids: NDArray[np.int32]  # [B, T]
     mask: NDArray[np.int32]  # [B, T], 1 for text and 0 for padding
-    tokens: list[int]  # how many tokens each prompt has before truncation, its end token included
+    tokens: list[int]  # number of tokens of each prompt before truncation, including its end token
 
     @property
     def truncated(self) -> list[bool]:
@@ -33,8 +33,8 @@ class TextTokenizer:
     """The tokenizer of a bundle.
 
     Args:
-        tokenizer: its post-processor adds the end token.
-        length: T, tokens of every encoded prompt.
+        tokenizer: its post-processor must add the end token.
+        length: T, the number of tokens of every encoded prompt.
     """
 
     def __init__(self, tokenizer: Tokenizer, length: int) -> None:
@@ -43,7 +43,7 @@ class TextTokenizer:
         padding = self._tokenizer.padding or {}
         pad = padding.get("pad_id", self._tokenizer.token_to_id("<pad>"))
         self._pad_id = 0 if pad is None else int(pad)  # T5's
-        # Both are done here: the file's own settings are those of whoever saved it, not of the exported graph.
+        # Both are done here, because the file's settings may differ from those of the exported graph.
         self._tokenizer.no_padding()
         self._tokenizer.no_truncation()
 
@@ -52,7 +52,7 @@ class TextTokenizer:
         """From a `tokenizer.json`.
 
         Raises:
-            BundleError: the file is missing or no tokenizer.
+            BundleError: the file is missing or is not a tokenizer.
         """
         from tokenizers import Tokenizer
 
@@ -62,17 +62,17 @@ class TextTokenizer:
             raise BundleError(f"{path} is not a tokenizer ({e}); export the bundle again") from None
 
     def encode(self, prompts: Sequence[str]) -> Encoded:
-        """Prompts as they are, without cleaning or lower-casing. A truncated one keeps its end token."""
+        """Encode prompts as they are, without cleaning or lower-casing. A truncated prompt keeps its end token."""
         ids = np.full((len(prompts), self.length), self._pad_id, np.int32)
         mask = np.zeros((len(prompts), self.length), np.int32)
         counts = []
         readable = [as_text(prompt) for prompt in prompts]
         for row, encoding in enumerate(self._tokenizer.encode_batch(readable)):
-            found = encoding.ids
-            counts.append(len(found))
-            if len(found) > self.length:
-                end = [found[-1]] if encoding.special_tokens_mask[-1] else []
-                found = found[: self.length - len(end)] + end
-            ids[row, : len(found)] = found
-            mask[row, : len(found)] = 1
+            token_ids = encoding.ids
+            counts.append(len(token_ids))
+            if len(token_ids) > self.length:
+                end = [token_ids[-1]] if encoding.special_tokens_mask[-1] else []
+                token_ids = token_ids[: self.length - len(end)] + end
+            ids[row, : len(token_ids)] = token_ids
+            mask[row, : len(token_ids)] = 1
         return Encoded(ids, mask, counts)

@@ -12,16 +12,19 @@ import onnx
 import pytest
 import torch
 
+import editar_rt
 from editar_rt import names
 from editar_rt.bundle.folder import Bundle
 from editar_rt.errors import BundleError, OptionError
+from editar_rt.measure import selftest
 from export import parity
 from export.bundle_writer import Options, ParityError, Sources, model_info, write_bundle
-from export.checkpoint_reader import Checkpoint
+from export.checkpoint_reader import Checkpoint, read_transformer
 from export.decoder_graph import decoder_graph
 from export.precision import Storage
 from tests.conftest import GPT_TINY_HEADS
 from training.config import TransformerConfig
+from training.models.transformer import Transformer
 
 
 def changed(checkpoint: Checkpoint[Any], **values: Any) -> Checkpoint[Any]:
@@ -36,7 +39,7 @@ def test_the_manifest_describes_the_bundle(tiny_bundle: Path) -> None:
     assert (model.vocab_size, model.codebook_size, model.text_tokens, model.text_dim) == (256, 256, 120, 64)
     assert (model.dim, model.layers, model.heads, model.head_dim) == (128, 3, GPT_TINY_HEADS, 32)
     assert [*manifest.parts, names.SAMPLER] == list(names.PARTS)
-    assert (manifest.precision, manifest.spelling, manifest.tokenizer) == ("fp32", "ort", "tokenizer.json")
+    assert (manifest.precision, manifest.dialect, manifest.tokenizer) == ("fp32", "ort", "tokenizer.json")
     listed = {path.relative_to(tiny_bundle).as_posix() for path in tiny_bundle.rglob("*") if path.is_file()}
     assert set(manifest.files) | {"bundle.json"} == listed
     assert manifest.made_by["torch"] == torch.__version__
@@ -106,7 +109,7 @@ def test_samples_and_sampling_defaults_travel_along(tiny_sources: Sources, tmp_p
 
 
 def test_samples_without_their_list_are_refused(tiny_sources: Sources, tmp_path: Path) -> None:
-    with pytest.raises(OptionError, match=r"holds no samples\.json"):
+    with pytest.raises(OptionError, match=r"contains no samples\.json"):
         write_bundle(tmp_path / "bundle", tiny_sources, Options(samples=tmp_path))
 
 
@@ -116,8 +119,8 @@ def test_a_graph_that_answers_otherwise_is_not_published(
     def with_another_epsilon(config: TransformerConfig, *arguments: Any) -> Any:
         return decoder_graph(dataclasses.replace(config, norm_eps=0.01), *arguments)
 
-    monkeypatch.setattr("export.bundle_writer.decoder_graph", with_another_epsilon)
-    with pytest.raises(ParityError, match=r"decoder does not answer as PyTorch does .*nothing was written"):
+    monkeypatch.setattr("export.part_graphs.decoder_graph", with_another_epsilon)
+    with pytest.raises(ParityError, match=r"the outputs of decoder differ from PyTorch's .*nothing was written"):
         write_bundle(tmp_path / "bundle", Sources(transformer=tiny_sources.transformer), Options())
     assert list(tmp_path.iterdir()) == []
 
@@ -126,7 +129,7 @@ def test_an_existing_bundle_is_replaced_only_when_asked(tiny_sources: Sources, t
     sources, folder = Sources(transformer=tiny_sources.transformer), tmp_path / "bundle"
     write_bundle(folder, sources, Options())
     before = (folder / "bundle.json").read_text()
-    with pytest.raises(BundleError, match="exists; choose another folder or replace it with --force"):
+    with pytest.raises(BundleError, match="exists; choose another folder, or replace it with --force"):
         write_bundle(folder, sources, Options())
     assert (folder / "bundle.json").read_text() == before
     write_bundle(folder, sources, Options(storage=Storage("fp16")), force=True)
@@ -143,12 +146,12 @@ def test_parts_that_were_not_trained_together_are_refused(tiny_sources: Sources)
         (
             Sources(changed(transformer, caption_dim=2048), None, tiny_sources.text_encoder),
             Options(),
-            "text states of width 2048 and the text encoder gives 64",
+            "text states of width 2048, but the text encoder's have width 64",
         ),
         (Sources(transformer, vq), Options(image_size=64), "4×4 tokens, which is 32 pixels a side .* not 64"),
         (Sources(transformer), Options(text_tokens=40), "reads 120 text positions, not 40"),
-        (Sources(changed(transformer, n_head=32)), Options(), r"multiple of 8; .* 4 wide \(128 / 32 heads\)"),
-        (Sources(vq=vq), Options(), "say which with --image-size"),
+        (Sources(changed(transformer, n_head=32)), Options(), r"multiple of 16; .* 4 wide \(128 / 32 heads\)"),
+        (Sources(vq=vq), Options(), "choose one with --image-size"),
         (Sources(vq=vq), Options(image_size=100), "must be a multiple of 8, .* got 100"),
     ):
         with pytest.raises(OptionError, match=message):
@@ -170,3 +173,29 @@ def test_parity_tells_a_wrong_answer_from_a_right_one(tiny_bundle: Path) -> None
     (found,) = parity.compare(path, [parity.Case(names.PREFIX_GRAPH, "", inputs, {names.TEXT_PREFIX: nothing})], 1.0)
     assert not found.holds  # NaN is never near
     assert "TOO FAR" in str(found)
+
+
+@pytest.mark.parametrize("dialect", ["ort", "standard", "delta"])
+@pytest.mark.parametrize(("grid", "text_tokens"), [(1, 1), (4, 10), (4, 11)])  # sequences of 3, 42 and 43 positions
+def test_transformers_of_few_positions_are_exported_and_tested(
+    tmp_path: Path, grid: int, text_tokens: int, dialect: str
+) -> None:
+    config = TransformerConfig(
+        dim=32,
+        n_layer=1,
+        n_head=2,
+        vocab_size=16,
+        block_size=grid**2,
+        cls_token_num=text_tokens,
+        caption_dim=8,
+        multiple_of=8,
+    )
+    torch.manual_seed(0)
+    model = Transformer(config)
+    for weight in model.parameters():
+        torch.nn.init.normal_(weight, std=0.2)
+    torch.save({"model": model.state_dict(), "config": config.to_dict()}, tmp_path / "a.pt")
+    sources = Sources(transformer=read_transformer(tmp_path / "a.pt"))
+    manifest = write_bundle(tmp_path / "bundle", sources, Options(storage=Storage(dialect=dialect)))
+    assert manifest.self_test is not None and names.DECODER in manifest.self_test
+    assert all(check.holds for check in selftest.verify(editar_rt.load(tmp_path / "bundle", "cpu")))

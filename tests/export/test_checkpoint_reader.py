@@ -4,21 +4,28 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import datetime
 import os
-from collections import OrderedDict
+import re
+import types
+import zipfile
+from collections import OrderedDict, defaultdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import safetensors.torch
 import torch
 
 from export.checkpoint_reader import build_transformer, build_vq, read_transformer, read_vq
 from tests.conftest import GPT_TINY_HEADS, golden_weights
-from training.checkpoints import CheckpointError
+from training.checkpoints import open_vq
 from training.config import TRANSFORMER_PRESETS, VQ_PRESETS, TransformerConfig, VQConfig
 from training.models.transformer import Transformer
 from training.models.vq import VQModel
+from training.sizes import transformer_config, vq_config
+from training.weights_file import CheckpointError
 
 Weights = dict[str, torch.Tensor]
 
@@ -79,26 +86,21 @@ def test_the_old_file_format(weights: Weights, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", list(TRANSFORMER_PRESETS))
-def test_published_transformers_are_known_by_their_shapes(name: str, tmp_path: Path) -> None:
+def test_published_transformers_are_known_by_their_shapes(name: str) -> None:
     config = TRANSFORMER_PRESETS[name]
     with torch.device("meta"):
         state = Transformer(config).state_dict()
-    found = read_transformer(save_shapes(state, tmp_path)).config
+    found = transformer_config(Path("a.pt"), state)
     assert found.hidden_dim == config.hidden_dim
     # Several roundings can give one hidden width.
     assert dataclasses.replace(found, multiple_of=config.multiple_of) == config
 
 
 @pytest.mark.parametrize("name", ["VQ-16", "VQ-8"])
-def test_published_vq_tokenizers_are_known_by_their_shapes(name: str, tmp_path: Path) -> None:
+def test_published_vq_tokenizers_are_known_by_their_shapes(name: str) -> None:
     with torch.device("meta"):
         state = VQModel(VQ_PRESETS[name]).state_dict()
-    assert read_vq(save_shapes(state, tmp_path)).config == VQ_PRESETS[name]
-
-
-def save_shapes(state: dict[str, torch.Tensor], folder: Path) -> Path:
-    """A checkpoint of zeros with the shapes of `state`, in a file of a few kilobytes."""
-    return save({name: torch.zeros(1).expand(tensor.shape) for name, tensor in state.items()}, folder / "a.pt")
+    assert vq_config(Path("a.pt"), state) == VQ_PRESETS[name]
 
 
 def test_a_stored_configuration_says_what_shapes_do_not(tmp_path: Path) -> None:
@@ -186,6 +188,143 @@ def test_a_truncated_file(weights: Weights, tmp_path: Path) -> None:
 def test_files_without_a_model(tmp_path: Path, content: Any) -> None:
     with pytest.raises(CheckpointError, match=r"not a dictionary of tensors|lacks tok_embeddings\.weight"):
         read_transformer(save(content, tmp_path / "a.pt"))
+
+
+class Settings:
+    """Some other program's class."""
+
+    def __init__(self) -> None:
+        self.width = 128
+
+
+class Table(dict[str, int]):
+    """Some other program's dictionary."""
+
+
+PASSED_OVER = {
+    "numpy scalar": np.float64(0.5),
+    "numpy array": np.arange(3),
+    "path": Path("runs/one"),
+    "namespace": types.SimpleNamespace(lr=1e-4, out=Path("x")),
+    "class": Settings(),
+    "dictionary": Table(steps=3),
+    "default dictionary": defaultdict(list, a=[1]),
+    "date": datetime.datetime(2026, 1, 1, tzinfo=datetime.timezone.utc),
+}
+
+
+@pytest.mark.parametrize("kind", PASSED_OVER)
+@pytest.mark.parametrize("new_format", [True, False])
+def test_other_programs_objects_beside_the_weights_are_passed_over_and_named(
+    weights: Weights, tmp_path: Path, kind: str, new_format: bool
+) -> None:
+    content = {"args": {"value": PASSED_OVER[kind]}, "model": weights, "config": {"lr": 1e-4, "model": "large"}}
+    path = tmp_path / "a.pt"
+    torch.save(content, path, _use_new_zipfile_serialization=new_format)
+    checkpoint = read_transformer(path, heads=GPT_TINY_HEADS)
+    assert all(torch.equal(checkpoint.tensors[name], weights[name]) for name in weights)
+    assert re.search(r"objects of [\w.]+(, [\w.]+)* were passed over", checkpoint.notes[0])
+    assert "config is another program's and was passed over" in checkpoint.notes[-1]
+
+
+@pytest.mark.parametrize(
+    "config",
+    [types.SimpleNamespace(dim=1), {"dim": np.int64(128), "n_head": 4}, {"dim": 128, "lr": 0.1}, [1, 2], {}, "GPT-B"],
+    ids=repr,
+)
+def test_sizes_are_read_off_the_weights_where_the_config_is_not_ours(
+    weights: Weights, tmp_path: Path, config: Any
+) -> None:
+    path = save({"model": weights, "config": config}, tmp_path / "a.pt")
+    assert read_transformer(path, heads=GPT_TINY_HEADS).config.n_layer == 3
+
+
+def test_the_moving_average_is_taken_and_said_unless_chosen_otherwise(weights: Weights, tmp_path: Path) -> None:
+    average = {name: tensor / 2 for name, tensor in weights.items()}
+    path = save({"model": weights, "ema": average}, tmp_path / "a.pt")
+    for chosen, expected, told in ((None, average, 1), ("ema", average, 0), ("model", weights, 0)):
+        checkpoint = read_transformer(path, GPT_TINY_HEADS, chosen)
+        assert torch.equal(checkpoint.tensors["norm.weight"], expected["norm.weight"])
+        assert len(checkpoint.notes) == told
+    assert "holds model and ema: ema, the moving average, is taken" in read_transformer(path, 4).notes[0]
+    with pytest.raises(
+        CheckpointError, match="holds no averaged weights; take those that it has, with --weights model"
+    ):
+        read_transformer(save(weights, tmp_path / "b.pt"), GPT_TINY_HEADS, "ema")
+
+
+CONFIG = TransformerConfig(
+    dim=128, n_layer=3, n_head=4, vocab_size=256, block_size=16, cls_token_num=120, caption_dim=64, multiple_of=32
+).to_dict()
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"n_layer": 10**8}, "other sizes than its config says: n_layer 3 instead of 100000000"),
+        ({"block_size": 10**8}, "block_size 16 instead of 100000000"),
+        ({"n_layer": 10**20}, "n_layer must be an integer from 1 to 2147483647, got 1000"),
+        ({"n_head": 0}, "n_head must be an integer from 1"),
+        ({"n_head": 4.0}, r"n_head must be an integer from 1 to 2147483647, got 4\.0"),
+        ({"dim": "zz"}, "dim must be an integer .* got 'zz'"),
+        ({"dim": [128]}, r"dim must be an integer .* got \(128,\)"),
+        ({"norm_eps": float("nan")}, "norm_eps must be a number above 0, got nan"),
+        ({"rope_base": -1}, "rope_base must be a number above 0, got -1"),
+        ({"rope_base": True}, "rope_base must be a number above 0, got True"),
+    ],
+)
+def test_a_config_that_claims_what_the_weights_are_not_is_refused(
+    weights: Weights, tmp_path: Path, changed: dict[str, Any], message: str
+) -> None:
+    path = save({"model": weights, "config": CONFIG | changed}, tmp_path / "a.pt")
+    with pytest.raises(CheckpointError, match=message):
+        read_transformer(path)
+
+
+@pytest.mark.parametrize("changed", [{"channel_multipliers": [1] * 99}, {"channel_multipliers": 1}, {"norm_groups": 0}])
+def test_a_tokenizers_config_is_held_against_its_weights_too(tmp_path: Path, changed: dict[str, Any]) -> None:
+    config = VQConfig(channels=16, channel_multipliers=(1, 2), res_blocks=1, z_channels=16, norm_groups=4)
+    content = {"model": VQModel(config).state_dict(), "config": config.to_dict() | changed}
+    for read in (read_vq, open_vq):
+        with pytest.raises(CheckpointError, match=f"config cannot be: {next(iter(changed))} must be"):
+            read(save(content, tmp_path / "a.pt"))
+    content["config"] = config.to_dict() | {"res_blocks": 10**8}
+    for read in (read_vq, open_vq):
+        with pytest.raises(CheckpointError, match="res_blocks 1 instead of 100000000"):
+            read(save(content, tmp_path / "a.pt"))
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("layers.99999999.norm.weight", torch.zeros(1), "holds layers up to number 99999999 and lacks number 3"),
+        (f"layers.{'9' * 5000}.norm.weight", torch.zeros(1), "unexpected: layers.9{70,80}…"),
+        ("\x1b[31mred", torch.zeros(1), r"unexpected: '\\x1b\[31mred'"),
+        ("norm.weight", torch.zeros(128, dtype=torch.complex64), r"norm.weight is complex \(complex64\)"),
+        ("norm.weight", torch.zeros(128, dtype=torch.int8), "norm.weight is of the type int8"),
+        ("norm.weight", torch.zeros(128).to_sparse(), "norm.weight is not a plain tensor"),
+        ("norm.weight", torch.zeros(128, device="meta"), "norm.weight has no values"),
+        ("norm.weight", torch.zeros(1).expand(128), r"norm.weight has the shape \[128\], and fewer values than that"),
+        (
+            "img_uncond_embedding",
+            torch.zeros(10**12, 0),
+            r"img_uncond_embedding must have 2 dimensions, none of them 0",
+        ),
+    ],
+)
+def test_names_and_tensors_that_are_no_weights_are_refused_by_name(
+    weights: Weights, tmp_path: Path, name: str, value: torch.Tensor, message: str
+) -> None:
+    with pytest.raises(CheckpointError, match=message):
+        read_transformer(save(weights | {name: value}, tmp_path / "a.pt"), heads=GPT_TINY_HEADS)
+
+
+def test_a_compressed_archive_is_not_unpacked(tmp_path: Path) -> None:
+    path = tmp_path / "a.pt"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("a/data.pkl", bytes(10 << 20))
+    with pytest.raises(CheckpointError, match="is a compressed archive of 10485760 bytes"):
+        read_transformer(path)
 
 
 def test_a_missing_file(tmp_path: Path) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -14,6 +16,8 @@ from editar_rt.errors import OptionError
 from export import cli
 from tests.commands import Command
 from tests.conftest import golden_weights
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +55,7 @@ def test_a_checkpoint_becomes_a_bundle(exporter: Command, checkpoint: Path, tmp_
         (["onnx", "-o", "{out}", "--vq", "{checkpoint}"], 1, "lacks encoder.conv_in.weight"),
         (["onnx", "-o", "{out}", "--text-encoder", "{out}"], 1, "holds no readable config.json"),
         (["onnx", "-o", "{out}", "--default", "seed=1"], 2, "a name of cfg_scale, .*, top_p; got 'seed=1'"),
-        (["onnx", "-o", "{out}", "--default", "top_k=many"], 2, "top_k must be a whole number, got 'many'"),
+        (["onnx", "-o", "{out}", "--default", "top_k=many"], 2, "top_k must be an integer, got 'many'"),
         (["onnx", "-o", "{out}", "--default", "top_p=1.5"], 2, r"top_p must be in \(0, 1\], got 1.5"),
     ],
 )
@@ -72,14 +76,53 @@ def test_nowhere_to_write(exporter: Command, checkpoint: Path, tmp_path: Path) -
     done = exporter(*common, tmp_path / "file" / "bundle")
     assert done.code == 1 and "cannot write to" in done.stderr
     done = exporter(*common, tmp_path / "holiday")
-    assert done.code == 1 and "holds something that is no bundle; it is not replaced" in done.stderr
+    assert done.code == 1 and "is not a bundle, so it is not replaced" in done.stderr
     assert (tmp_path / "holiday" / "photo.jpg").exists()
+
+
+def test_a_library_that_is_not_installed_is_named_with_what_a_clone_runs(
+    exporter: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    monkeypatch.delitem(sys.modules, "export.official", raising=False)
+    done = exporter("official", "--only-look")
+    assert done.code == 1
+    assert done.stderr.startswith(
+        "export: huggingface_hub is not installed; run in the clone: pip install -c constraints.txt"
+    )
+
+
+@pytest.mark.parametrize(("command", "precision"), [("onnx", "fp32"), ("convert", "fp32"), ("official", "fp16")])
+def test_help_says_one_precision(command: str, precision: str) -> None:
+    text = " ".join(CliRunner().invoke(cli.cli, [command, "--help"]).output.split())
+    assert f"Weight precision (default {precision})." in text
+
+
+def test_the_weights_of_a_file_with_both_are_chosen(exporter: Command, tmp_path: Path) -> None:
+    weights = golden_weights("gpt_tiny")
+    torch.save({"model": weights, "ema": {**weights, "norm.weight": torch.zeros(3)}}, tmp_path / "a.pt")
+    common = ["onnx", "--transformer", str(tmp_path / "a.pt"), "--heads", "4", "-o", str(tmp_path / "b")]
+    done = exporter(*common)
+    assert done.code == 1 and "norm.weight has shape [3]" in done.stderr
+    assert exporter(*common, "--weights", "model").code == 0
 
 
 def test_help_names_every_option() -> None:
     text = CliRunner().invoke(cli.cli, ["onnx", "--help"]).output
     for option in ("--transformer", "--vq", "--text-encoder", "--heads", "--image-size", "--precision", "--default"):
         assert option in text
+
+
+def test_help_loads_neither_pytorch_nor_onnx() -> None:
+    program = (
+        "import sys\n"
+        "from export.cli import cli\n"
+        "cli.main(['onnx', '--help'], standalone_mode=False)\n"
+        "heavy = {'torch', 'onnx', 'onnx_ir', 'onnxruntime', 'transformers', 'huggingface_hub'} & sys.modules.keys()\n"
+        "print('imported:', *heavy)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "imported:"
 
 
 @pytest.mark.parametrize("text", ["temperature", "temperature=", "=1"])

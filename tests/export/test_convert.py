@@ -59,14 +59,14 @@ def test_int4_and_a_sampling_head_for_tensorrt(exporter: Command, golden_gpt_bun
     done = exporter("convert", golden_gpt_bundle, *target, "-o", tmp_path / "int4")
     assert done.code == 0, done.stderr
     manifest = Bundle.open(tmp_path / "int4").manifest
-    assert (manifest.precision, manifest.spelling, manifest.sampler_top_k) == ("int4", "delta", 256)
+    assert (manifest.precision, manifest.dialect, manifest.sampler_top_k) == ("int4", "delta", 256)
     assert list(manifest.parts) == [names.PREFIX_GRAPH, names.DECODER, names.SAMPLER]
     for options, sentence in (
         (
             ("--target", "jetson-orin-jp5", "--precision", "int4"),
-            "does not read precision int4; take --precision fp32 or",
+            "cannot read precision int4; use --precision fp32 or",
         ),
-        (("--sampling-head",), "the sampling head goes with the spelling delta"),
+        (("--sampling-head",), "the sampling head needs the dialect delta"),
     ):
         done = exporter("convert", golden_gpt_bundle, *options, "-o", tmp_path / "none")
         assert done.code == 2 and sentence in done.stderr and len(done.stderr.splitlines()) == 1
@@ -77,13 +77,13 @@ def test_what_rounding_took_away_is_not_made_up(
 ) -> None:
     done = exporter("convert", golden_gpt_bundle_fp16, "-o", tmp_path / "out")
     assert done.code == 1
-    assert "holds its weights in fp16; only an fp32 bundle still has them all" in done.stderr
+    assert "stores its weights in fp16; only an fp32 bundle can be converted" in done.stderr
     assert len(done.stderr.splitlines()) == 1
     assert not (tmp_path / "out").exists()
 
 
 def test_a_bundle_without_a_transformer_is_refused(golden_vq_bundle: Path) -> None:
-    with pytest.raises(MissingPartError, match="no transformer to take weights from"):
+    with pytest.raises(MissingPartError, match="it has no transformer to read"):
         transformer_tensors(golden_vq_bundle)
 
 

@@ -20,7 +20,7 @@ FP16_BOUND = 5e-3  # likewise; 3e-4 was measured with these 3 layers, and nearly
 
 @pytest.fixture(scope="module", params=["ort", "standard"])
 def gpt(request: pytest.FixtureRequest, golden_gpt_bundle: Path, golden_gpt_bundle_standard: Path) -> Editor:
-    """The golden transformer in every spelling that ONNX Runtime runs."""
+    """The golden transformer in every dialect that ONNX Runtime runs."""
     bundle = golden_gpt_bundle if request.param == "ort" else golden_gpt_bundle_standard
     return editar_rt.load(bundle, device="cpu")
 
@@ -88,7 +88,7 @@ def test_tokens_to_picture(vq: Editor, vq_golden: dict[str, np.ndarray]) -> None
 def test_a_bundle_without_a_part_says_so(gpt: Editor, vq: Editor) -> None:
     with pytest.raises(MissingPartError, match="has no VQ tokenizer"):
         _ = gpt.image_size
-    with pytest.raises(MissingPartError, match="no part prefix; it holds vq_encoder, vq_decoder"):
+    with pytest.raises(MissingPartError, match="no part prefix; its parts are vq_encoder, vq_decoder"):
         vq.generate(np.zeros((1, 120, 64), np.float32), None)
 
 

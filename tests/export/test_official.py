@@ -79,19 +79,19 @@ def test_one_command_fetches_and_exports_and_a_stopped_download_goes_on(
     first = export_official(hub.endpoint, home, "-o", bundle, "--precision", "fp32")
     # The library may try again by itself; where it gives up, the next run goes on.
     if first.code:
-        assert first.code == 1 and "run the command again to go on" in first.stderr, first.stderr
+        assert first.code == 1 and "run the command again to resume" in first.stderr, first.stderr
         assert not bundle.exists()
         first = export_official(hub.endpoint, home, "-o", bundle, "--precision", "fp32")
     assert first.code == 0, first.stderr
     assert any(not r.startswith("bytes=0-") for r in hub.ranges)  # it went on in the middle
     assert "flax_model.msgpack" not in hub.fetched
-    assert "licence apache-2.0" in first.stdout and "to fetch" in first.stdout
+    assert "licence apache-2.0" in first.stdout and "to download" in first.stdout
     assert set(Bundle.open(bundle).manifest.parts) >= {"vq_encoder", "vq_decoder", "text_encoder", "decoder"}
     hub.fetched.clear()
     again = export_official(hub.endpoint, home, "-o", tmp_path / "again", "--precision", "fp16")
     assert again.code == 0, again.stderr
     assert hub.fetched == []  # all of it was there
-    assert "to fetch: 0.00" in again.stdout
+    assert "to download: 0.00" in again.stdout
 
 
 def test_a_bundle_needs_a_name(export_official: Command, hub: Hub, tmp_path: Path) -> None:
@@ -121,7 +121,7 @@ def test_a_wrong_name_is_named(
     assert done.code == 1 and f"no model repository {vq.name}" in done.stderr
     hub.files |= {(vq.kind, vq.name, "README.md"): next(iter(published.values()))}
     done = export_official(hub.endpoint, tmp_path, "-o", tmp_path / "bundle")
-    assert done.code == 1 and "holds no file vq_ds16_t2i.pt" in done.stderr
+    assert done.code == 1 and "contains no file vq_ds16_t2i.pt" in done.stderr
 
 
 def test_a_full_disk_is_seen_before_the_first_byte(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

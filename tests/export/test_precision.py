@@ -16,14 +16,15 @@ from PIL import Image
 import editar_rt
 from editar_rt import Sampling, names
 from editar_rt.bundle.folder import Bundle
-from editar_rt.errors import BackendError, OptionError
+from editar_rt.bundle.words import Blocks
+from editar_rt.errors import BackendError, EditarError, OptionError
 from editar_rt.measure import selftest
-from export import calibration, parity, targets
+from export import calibration, parity
 from export.bundle_writer import Options, Sources, write_bundle
 from export.checkpoint_reader import build_transformer, read_transformer
-from export.decoder_graph import spelling_of
+from export.decoder_graph import dialect_of
 from export.parity import round_activations
-from export.precision import Blocks, Storage, dequantize, whole_numbers
+from export.precision import Storage, dequantize, integers_of, quantize
 from tests.conftest import GPT_TINY_HEADS, golden_arrays
 from training.config import TRANSFORMER_PRESETS
 from training.models.transformer import Transformer
@@ -33,9 +34,9 @@ LOWERED = [
     Storage("int8", kv_cache="int8"),
     Storage("int4", kv_cache="int8"),
     Storage("fp32", kv_cache="int8"),
-    Storage("fp16", spelling="standard"),
+    Storage("fp16", dialect="standard"),
     Storage("int8", provider="cuda"),
-    Storage("int4", spelling="delta"),
+    Storage("int4", dialect="delta"),
 ]
 
 
@@ -45,7 +46,7 @@ def test_blocks_are_what_the_operator_multiplies_with(bits: int, block: int, inp
     """Rows of the identity give the weights back; quantized to 8 bits they are exact."""
     weight = np.random.default_rng(0).standard_normal((inputs, 48)).astype(np.float32)
     blocks = Blocks(bits, block)
-    packed, scales = blocks.quantize(weight)
+    packed, scales = quantize(weight, blocks)
     back = dequantize(packed, scales, bits, inputs)
     steps = np.repeat(np.abs(scales), block, axis=1)[:, :inputs]
     assert (
@@ -137,7 +138,7 @@ def test_whole_numbers_take_their_bytes(tiny_sources: Sources, golden_gpt_bundle
 def test_int4_of_tensorrt_is_its_dequantized_weights(
     tiny_sources: Sources, golden_gpt_bundle_delta_int4: Path, tmp_path: Path
 ) -> None:
-    """The same whole numbers as the spelling ort's in such blocks; beside them only float16's rounding is lost."""
+    """The same whole numbers as the dialect ort's in such blocks; beside them only float16's rounding is lost."""
     checkpoint = tiny_sources.transformer
     assert checkpoint is not None
     stored = {
@@ -148,15 +149,15 @@ def test_int4_of_tensorrt_is_its_dequantized_weights(
     for name, tensor in checkpoint.tensors.items():
         if f"{name}.scales" not in stored:
             continue
-        packed, scales = Blocks(4, 64).quantize(tensor.float().t().contiguous().numpy())
-        whole = whole_numbers(packed, 4).reshape(len(packed), -1).T
+        packed, scales = quantize(tensor.float().t().contiguous().numpy(), Blocks(4, 64))
+        whole = integers_of(packed, 4).reshape(len(packed), -1).T
         assert np.array_equal(stored[name].numpy().astype(np.int8), whole)  # type: ignore[union-attr]
         tensors[name] = torch.from_numpy(dequantize(packed, scales, 4, tensor.shape[1]))
         changed += 1
     assert changed == 4 * checkpoint.config.n_layer
     torch.save({"model": tensors}, tmp_path / "dequantized.pt")
     sources = Sources(transformer=read_transformer(tmp_path / "dequantized.pt", heads=GPT_TINY_HEADS))
-    write_bundle(tmp_path / "full", sources, Options(storage=Storage(spelling="delta")))
+    write_bundle(tmp_path / "full", sources, Options(storage=Storage(dialect="delta")))
     golden = golden_arrays("gpt_tiny")
     int4, full = (editar_rt.load(f, device="emulated") for f in (golden_gpt_bundle_delta_int4, tmp_path / "full"))
     arguments = golden["text"], golden["image_tokens"], golden["forced_tokens"]
@@ -186,38 +187,47 @@ def test_int4_of_tensorrt_takes_its_bytes(
 def test_a_transformer_that_blocks_do_not_fit_is_refused(tiny_sources: Sources) -> None:
     assert tiny_sources.transformer is not None
     narrow = dataclasses.replace(tiny_sources.transformer.config, dim=96)
-    with pytest.raises(OptionError, match="in blocks of 64, and this transformer is 96 wide.*--precision fp16"):
-        spelling_of(Storage("int4", spelling="delta")).check(narrow)
+    with pytest.raises(OptionError, match="a multiple of 64, but this transformer's is 96.*--precision fp16"):
+        dialect_of(Storage("int4", dialect="delta")).check(narrow)
 
 
-def test_bfloat16_is_compared_through_a_twin_and_refused_where_it_cannot_run(
-    tiny_sources: Sources, tmp_path: Path
+@pytest.mark.parametrize(
+    "storage",
+    [Storage("bf16", provider="cuda"), Storage("bf16", dialect="delta", provider="cuda", sampling_head=True)],
+    ids=str,
+)
+def test_bfloat16_is_compared_and_self_tested_through_a_twin(
+    tiny_sources: Sources, tmp_path: Path, storage: Storage
 ) -> None:
     reported: list[str] = []
     sources = Sources(transformer=tiny_sources.transformer)
-    write_bundle(tmp_path / "b", sources, Options(storage=Storage("bf16", provider="cuda")), report=reported.append)
+    write_bundle(tmp_path / "b", sources, Options(storage=storage), report=reported.append)
     compared = [line for line in reported if line.startswith(names.DECODER)]
     assert len(compared) == 2 and all(line.endswith("ok") for line in compared)
     bundle = Bundle.open(tmp_path / "b")
-    assert bundle.manifest.providers == ["cuda"]
-    assert bundle.manifest.self_test is not None and names.DECODER not in bundle.manifest.self_test
+    bundle.check()
+    assert (bundle.manifest.precision, bundle.manifest.providers) == ("bf16", ["cuda"])
+    assert bundle.manifest.self_test is not None and bundle.manifest.self_test.keys() == bundle.manifest.parts.keys()
     assert not list((tmp_path / "b").glob("*twin*"))
+
+
+def test_bfloat16_is_refused_where_it_cannot_run(golden_gpt_bundle_bf16: Path) -> None:
     # Types are inferred before kernels are looked for: the graph is right, and the CPU has no kernel for it.
     with pytest.raises(onnxruntime.capi.onnxruntime_pybind11_state.NotImplemented):
-        onnxruntime.InferenceSession(tmp_path / "b" / "decoder.onnx", providers=["CPUExecutionProvider"])
+        onnxruntime.InferenceSession(golden_gpt_bundle_bf16 / "decoder.onnx", providers=["CPUExecutionProvider"])
     golden = golden_arrays("gpt_tiny")
     with pytest.raises(BackendError, match=r"precision bf16.*is for cuda.*--provider cpu"):
-        editar_rt.load(tmp_path / "b", device="cpu").generate(golden["text"], golden["image_tokens"])
+        editar_rt.load(golden_gpt_bundle_bf16, device="cpu").generate(golden["text"], golden["image_tokens"])
 
 
 @pytest.mark.parametrize(
     ("fields", "reason"),
     [
-        ({"precision": "bf16"}, "no bfloat16 products or attention for CPUs"),
+        ({"precision": "bf16"}, "no bfloat16 matmuls or attention for CPUs"),
         ({"provider": "cuda"}, "16-bit types on CUDA"),
-        ({"spelling": "standard", "kv_cache": "int8"}, "only GroupQueryAttention .* int8 cache"),
-        ({"spelling": "standard", "precision": "int8"}, "MatMulNBits"),
-        ({"spelling": "delta", "precision": "int8"}, "TensorRT documents no 8-bit weights .* take int4 or fp16"),
+        ({"dialect": "standard", "kv_cache": "int8"}, "only GroupQueryAttention .* int8 cache"),
+        ({"dialect": "standard", "precision": "int8"}, "MatMulNBits"),
+        ({"dialect": "delta", "precision": "int8"}, "TensorRT documents no 8-bit weights .* use int4 or fp16"),
     ],
 )
 def test_what_no_provider_runs_is_refused_with_the_reason(fields: dict[str, str], reason: str) -> None:
@@ -251,50 +261,45 @@ def test_calibration_on_pictures(tiny_sources: Sources, tmp_path: Path) -> None:
     reported: list[str] = []
     options = Options(storage=Storage(kv_cache="int8"), calibration=folder)
     write_bundle(tmp_path / "b", tiny_sources, options, report=reported.append)
-    assert "calibrating the cache on 1 pictures of pictures" in reported
+    assert "calibrating the cache with 1 pictures of pictures" in reported
     assert tiny_sources.transformer is not None
     layers = tiny_sources.transformer.config.n_layer
     by_pictures = parity.cache_scales_of(tmp_path / "b" / "decoder.onnx", layers)
     assert len(by_pictures) == layers
     transformer = build_transformer(tiny_sources.transformer)
     assert by_pictures != calibration.cache_scales(transformer, calibration.random_examples(transformer.config))
-    (folder / "samples.json").write_text("[]")
-    with pytest.raises(OptionError, match="not a list of pictures"):
-        write_bundle(tmp_path / "c", tiny_sources, options)
-    with pytest.raises(OptionError, match="need --vq and --text-encoder too"):
-        write_bundle(tmp_path / "c", Sources(transformer=tiny_sources.transformer), options)
 
 
-@pytest.mark.parametrize("name", targets.target_names())
-def test_every_recipe_can_be_exported(name: str) -> None:
-    stored = targets.storage(name)
-    assert stored.provider in stored.providers
+@pytest.mark.parametrize(
+    ("listed", "message"),
+    [
+        (None, r"samples.json cannot be read \(No such file"),
+        ("[]", "not a list of samples"),
+        ("[" * 100_000, "not a list of samples"),
+        ('{"samples": []}', "at least one"),
+        ('{"samples": [{"picture": 5, "task": "edit", "instruction": "x"}]}', "not a list of samples"),
+        ('{"samples": [{"picture": "none.png", "task": "edit", "instruction": "x"}]}', "none.png"),
+        ('{"samples": [{"picture": "samples.json", "task": "edit", "instruction": "x"}]}', "samples.json"),
+    ],
+)
+def test_pictures_to_calibrate_on_are_looked_through_before_the_work(
+    tiny_sources: Sources, tmp_path: Path, listed: str | None, message: str
+) -> None:
+    if listed is not None:
+        (tmp_path / "samples.json").write_text(listed)
+    reported: list[str] = []
+    options = Options(storage=Storage(kv_cache="int8"), calibration=tmp_path)
+    with pytest.raises(EditarError, match=message):
+        write_bundle(tmp_path / "c", tiny_sources, options, report=reported.append)
+    assert not reported and not (tmp_path / "c").exists()
 
 
-def test_options_take_the_place_of_the_recipes(tmp_path: Path) -> None:
-    assert targets.storage("cpu", precision="fp32", kv_cache=None) == Storage("fp32", kv_cache="int8")
-    recipe = tmp_path / "mine.toml"
-    recipe.write_text('[onnx]\nspelling = "standard"\n')
-    assert targets.storage(str(recipe)) == Storage(spelling="standard")
-    recipe.write_text('[onnx]\nspelling = "delta"\nsampling_head = true\nprecisions = ["fp32", "fp16"]\n')
-    assert targets.storage(str(recipe)) == Storage(spelling="delta", sampling_head=True)
-    assert not targets.storage(str(recipe), sampling_head=False).sampling_head
-    for name in (str(recipe), "jetson-orin-jp5"):
-        with pytest.raises(OptionError, match="does not read precision int4; take --precision fp32 or fp16"):
-            targets.storage(name, precision="int4")
-    assert targets.storage("jetson-thor-jp7", precision="int4").numbers.blocks is not None
-    for text, message in (
-        ("[onnx", "is not TOML"),
-        ("", r"no table \[onnx\]"),
-        ("[onnx]\nprecision = 8", "allowed: fp32"),
-        ("[onnx]\nsampling_head = 1", "sampling_head = 1; allowed: true, false"),
-        ('[onnx]\nprecisions = "int4"', "precisions = 'int4'; allowed: not among precision"),
-    ):
-        recipe.write_text(text)
-        with pytest.raises(OptionError, match=message):
-            targets.storage(str(recipe))
-    with pytest.raises(OptionError, match="cannot be read .* there are: cpu, cuda"):
-        targets.storage("toaster")
+def test_pictures_to_calibrate_on_that_nothing_reads_are_refused(tiny_sources: Sources, tmp_path: Path) -> None:
+    transformer = Sources(transformer=tiny_sources.transformer)
+    with pytest.raises(OptionError, match="also needs --vq and --text-encoder"):
+        write_bundle(tmp_path / "c", transformer, Options(storage=Storage(kv_cache="int8"), calibration=tmp_path))
+    with pytest.raises(OptionError, match="only an int8 cache needs calibration; give --kv-cache int8"):
+        write_bundle(tmp_path / "c", tiny_sources, Options(calibration=tmp_path))
 
 
 def test_pytorch_rounds_keys_and_values_as_an_int8_cache_does() -> None:

@@ -137,15 +137,26 @@ def drop_a_weight(folder: Path) -> None:
     safetensors.torch.save_file(weights, path, metadata={"format": "pt"})
 
 
+def outside_of_the_folder(folder: Path) -> None:
+    (folder / "model.safetensors").rename(folder.parent / "model.safetensors")
+    index = {"metadata": {}, "weight_map": {"shared.weight": "../model.safetensors"}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+
+
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
         (lambda f: (f / "config.json").unlink(), "holds no readable config.json"),
         (edit_json("config.json", model_type="bert"), "of type 'bert'; the text encoder must be a T5"),
         (lambda f: (f / "model.safetensors").unlink(), "the text encoder cannot be loaded"),
-        (lambda f: (f / "model.safetensors").write_bytes(b"1234"), "the text encoder cannot be loaded"),
+        (lambda f: (f / "model.safetensors").write_bytes(b"1234"), "model.safetensors is not a whole safetensors file"),
+        (lambda f: (f / "config.json").write_text("[" * 100_000), "holds no readable config.json"),
+        (lambda f: (f / "config.json").write_text(f'{{"model_type": "t5", "x": "{" " * (2 << 20)}"}}'), "no readable"),
+        (edit_json("config.json", num_layers=10**8), "claims num_layers = 100000000, and its weights are 21 tensors"),
+        (edit_json("config.json", d_ff=10**9), "its config.json claims a model of "),
+        (outside_of_the_folder, "names weights outside of its folder"),
         (drop_a_weight, "lacks weights of the text encoder: encoder.block.1.layer.0.SelfAttention.q.weight"),
-        (lambda f: (f / "tokenizer.json").unlink(), "holds no tokenizer: neither tokenizer.json nor spiece.model"),
+        (lambda f: (f / "tokenizer.json").unlink(), "contains no tokenizer: neither tokenizer.json nor spiece.model"),
         (lambda f: (f / "tokenizer.json").write_text("{"), "the tokenizer cannot be read"),
         (edit_json("tokenizer.json", post_processor=None), "does not end texts with the end token, id 1"),
     ],
@@ -163,7 +174,7 @@ def test_a_tokenizer_with_more_tokens_than_the_encoder_embeds(folder: Path, tmp_
     size = len(tokenizer["model"]["vocab"])
     tokenizer["model"]["vocab"]["zzz"] = size
     (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
-    with pytest.raises(CheckpointError, match=f"has {size + 1} tokens, the encoder embeds only {size}"):
+    with pytest.raises(CheckpointError, match=f"has {size + 1} tokens, but the encoder embeds only {size}"):
         read_text_encoder(folder)
 
 

@@ -1,4 +1,4 @@
-"""One suite for every backend and spelling: what the loop relies on, and the reference's numbers through it."""
+"""One suite for every backend and dialect: what the loop relies on, and the reference's numbers through it."""
 
 from __future__ import annotations
 

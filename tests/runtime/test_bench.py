@@ -9,11 +9,10 @@ from typing import Any
 import pytest
 
 import editar_rt
+from editar_rt import machine
 from editar_rt.backends.engines.decoder import EngineDecoder
-from editar_rt.backends.ort import rows
 from editar_rt.errors import OptionError
 from editar_rt.generation.sampling import Sampling
-from editar_rt.measure import bench
 from editar_rt.measure.bench import STEP, BundleSubject, Plan, Timing, measure
 
 
@@ -39,6 +38,9 @@ class Known:
 
     def read_bandwidth(self) -> float | None:
         return 10_000.0
+
+    def shared_bytes(self) -> int:
+        return 0
 
 
 def test_steps_rates_and_the_share_of_the_bandwidth() -> None:
@@ -69,9 +71,9 @@ def test_a_bundle_decodes_where_the_plan_says(golden_gpt_bundle: Path) -> None:
 
 
 def test_pages_that_rows_share_are_counted_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rows._Pages, "peak_before", None)
+    monkeypatch.setattr(machine, "_peak_before_sharing", None)
     shared = iter([1 << 20, 3 << 20])  # after each run, its cache being full
-    monkeypatch.setattr(bench, "bytes_counted_twice", lambda: next(shared))
+    monkeypatch.setattr(Known, "shared_bytes", lambda subject: next(shared))
     report = measure([Known(0.1, [])], Plan(repeats=1, warmup=1))
     assert report["peak_resident"] - report["peak_memory"] == 3 << 20
 

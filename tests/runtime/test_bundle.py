@@ -18,7 +18,7 @@ import editar_rt
 from editar_rt.bundle import folder as bundle_module
 from editar_rt.bundle.folder import Bundle, file_digest, publishing
 from editar_rt.bundle.manifest import FORMAT_VERSION, MAX_MANIFEST_BYTES, Manifest
-from editar_rt.cli.demo import read_samples
+from editar_rt.bundle.samples import read_samples
 from editar_rt.errors import BackendError, BundleError
 from tests.runtime import crafted
 from tests.runtime.filled_rows import FilledRows
@@ -57,7 +57,7 @@ def test_a_missing_file_is_named(bundle: Path) -> None:
 def test_a_truncated_file_is_named(bundle: Path) -> None:
     path = bundle / "vq_decoder.onnx"
     path.write_bytes(path.read_bytes()[:-10])
-    with pytest.raises(BundleError, match=r"vq_decoder\.onnx has \d+ bytes where the manifest says \d+"):
+    with pytest.raises(BundleError, match=r"vq_decoder\.onnx has \d+ bytes, but the manifest says \d+"):
         Bundle.open(bundle)
 
 
@@ -100,7 +100,7 @@ def test_links_that_leave_the_bundle_are_refused(bundle: Path, tmp_path: Path) -
 
 def test_a_part_without_a_hash_is_refused(bundle: Path) -> None:
     rewrite(bundle, lambda m: m["files"].pop("decoder.onnx"))
-    with pytest.raises(BundleError, match="lists no size and hash"):
+    with pytest.raises(BundleError, match="has no size and hash"):
         Bundle.open(bundle)
 
 
@@ -108,7 +108,7 @@ def test_a_part_without_a_hash_is_refused(bundle: Path) -> None:
     ("content", "says"),
     [
         ("{", "not JSON"),
-        ("[]", "no EditAR bundle"),
+        ("[]", "not an EditAR bundle"),
         ('{"format": "editar-bundle"}', "format_version None"),
         ('{"format": "editar-bundle", "format_version": 1}', "lacks files, model, parts"),
         ('{"format": "editar-bundle", "format_version": 1, "model": 3, "parts": {}, "files": {}}', "must be an object"),
@@ -140,23 +140,23 @@ def test_a_damaged_manifest_is_one_sentence(tmp_path: Path, content: str, says: 
         (lambda m: m["files"]["decoder.onnx"].update(bytes=-1), "gives decoder.onnx no valid size and SHA-256"),
         (lambda m: m["sampling"].update(top_p=10**400), "sampling: top_p is a number of 401 digits"),
         (lambda m: m["model"].pop("layers"), "decoder needs the size layers, which model lacks"),
-        (lambda m: m["model"].update(layers=1), "keys and values of 1 layers as model says, got 6 tensors"),
-        (lambda m: m["model"].update(layers=1000), "keys and values of 1000 layers as model says"),
+        (lambda m: m["model"].update(layers=1), "keys and values of 1 layers, as in model, but has 6 such tensors"),
+        (lambda m: m["model"].update(layers=1000), "keys and values of 1000 layers, as in model"),
         (lambda m: m["model"].update(layers=10**8), "layers must be 1 to 1024, got 100000000"),
         (lambda m: m["model"].update(image_size=65536, downsampling=16384), "image_size must be 1 to 4096, got 65536"),
         (lambda m: m["model"].update(text_tokens=2**31 - 1), "text_tokens must be 1 to 8192, got 2147483647"),
         (
             lambda m: m["model"].update(layers=1000, text_tokens=8000, dim=65536, heads=64, head_dim=1024),
-            "keys and values of one row would be .* numbers",
+            "keys and values of one row would have .* elements",
         ),
         (
             lambda m: m["model"].update(heads=2, head_dim=64),
-            r"past_key_0 must be \[any, 2, any, 64\] as model says, got \['rows', 4, 'capacity', 32\]",
+            r"past_key_0 must be \[any, 2, any, 64\], as in model, got \['rows', 4, 'capacity', 32\]",
         ),
         (lambda m: m["model"].update(vocab_size=10), "codebook_size and vocab_size must be equal, got 256 and 10"),
         (lambda m: m["model"].update(vocab_size=10, codebook_size=10), r"logits must be \[any, any, 10\]"),
         (lambda m: m["model"].update(text_tokens=None), "text_encoder needs the size text_tokens"),
-        (lambda m: m["model"].update(text_tokens=7), r"input_ids must be \[any, 7\] as model says"),
+        (lambda m: m["model"].update(text_tokens=7), r"input_ids must be \[any, 7\], as in model"),
         (lambda m: m["model"].update(image_size=64, downsampling=16), r"pixels must be \[any, 3, 64, 64\]"),
         (
             lambda m: m["parts"].update(vq_encoder=m["parts"]["vq_decoder"], vq_decoder=m["parts"]["vq_encoder"]),
@@ -314,7 +314,7 @@ def test_the_fingerprint_changes_with_anything_in_the_manifest(bundle: Path) -> 
 def test_folders_that_are_no_bundle_are_refused(tmp_path: Path) -> None:
     with pytest.raises(BundleError, match="is not a folder"):
         Bundle.open(tmp_path / "none")
-    with pytest.raises(BundleError, match=r"holds no bundle\.json"):
+    with pytest.raises(BundleError, match=r"contains no bundle\.json"):
         Bundle.open(tmp_path)
 
 
@@ -334,7 +334,7 @@ def test_publishing_replaces_a_bundle_only_when_forced_and_nothing_else_ever(tmp
     with publishing(final) as folder:
         (folder / "bundle.json").write_text("1")
     with (
-        pytest.raises(BundleError, match="exists; choose another folder or replace it with --force"),
+        pytest.raises(BundleError, match="exists; choose another folder, or replace it with --force"),
         publishing(final),
     ):
         pass
@@ -389,13 +389,13 @@ def test_a_graph_that_fails_while_it_runs_is_one_sentence(bundle: Path) -> None:
         editor.encode_pixels(np.zeros((1, 3, 32, 32), np.float32))
 
 
-@pytest.mark.parametrize("spelling", ["", "_delta"])
+@pytest.mark.parametrize(("dialect", "device"), [("", "cpu"), ("_delta", "emulated")])
 def test_a_decoder_that_fails_in_a_step_is_one_sentence(
-    request: pytest.FixtureRequest, tmp_path: Path, spelling: str
+    request: pytest.FixtureRequest, tmp_path: Path, dialect: str, device: str
 ) -> None:
-    bundle = Path(shutil.copytree(request.getfixturevalue(f"golden_gpt_bundle{spelling}"), tmp_path / "bundle"))
+    bundle = Path(shutil.copytree(request.getfixturevalue(f"golden_gpt_bundle{dialect}"), tmp_path / "bundle"))
     put_failing(bundle, "decoder")
-    editor = editar_rt.load(bundle, "cpu", 1)
+    editor = editar_rt.load(bundle, device, 1)
     rows = FilledRows(editor.backend, 1, 16)
     with pytest.raises(BackendError, match="ONNX Runtime failed in the part decoder"):
         rows.forward(np.zeros((1, 1), np.int32))
@@ -405,7 +405,7 @@ def test_a_decoder_that_fails_in_a_step_is_one_sentence(
     ("content", "says"),
     [
         ('{"samples": []}', "at least one"),
-        ('{"samples": [{"picture": "a.png", "task": "knit", "instruction": "x"}]}', "of the tasks edit"),
+        ('{"samples": [{"picture": "a.png", "task": "knit", "instruction": "x"}]}', "of tasks among edit"),
         ("[" * 100_000, "not a list of samples"),
         ('{"samples": ' + "[" * 99 + "]" * 99 + "}", "nested more than"),
         ('{"samples": [{"picture": "\\u001b.png"}]}', "control characters"),

@@ -224,6 +224,8 @@ def test_bench_refuses_what_it_cannot_measure_or_draw(
     editar: Command, tiny_bundle: Path, golden_gpt_bundle_delta: Path, tmp_path: Path
 ) -> None:
     refused(editar("bench", tiny_bundle, "--steps", 4, "--at", 150), 2, "at must be 136 to 147 positions, got 150")
-    refused(editar("bench", tiny_bundle, "--chart", tmp_path / "chart.jpg"), 1, "a chart is written as .png or .svg")
+    refused(
+        editar("bench", tiny_bundle, "--chart", tmp_path / "chart.jpg"), 1, "a chart's name must end with .png or .svg"
+    )
     compared = ("--compare", golden_gpt_bundle_delta, "--chart", tmp_path / "chart.png")
-    refused(editar("bench", tiny_bundle, *compared), 1, "its spelling is delta); leave --chart out")
+    refused(editar("bench", tiny_bundle, *compared), 1, "its dialect is delta); leave --chart out")

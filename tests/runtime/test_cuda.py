@@ -44,9 +44,7 @@ def test_no_gpu_and_an_old_driver_are_said(library: ctypes.CDLL) -> None:
     with pytest.raises(BackendError, match="CUDA finds no GPU on this machine; run the bundle with --device cpu"):
         Device(CtypesRuntime(library))
     library.set_driver(11040)
-    with pytest.raises(
-        BackendError, match=r"driver is for CUDA 11.4 and older, and this is CUDA 12.6; install a newer"
-    ):
+    with pytest.raises(BackendError, match=r"driver supports CUDA up to 11.4, but this is CUDA 12.6; install a newer"):
         Device(CtypesRuntime(library))
     library.set_driver(0)
     with pytest.raises(BackendError, match="no NVIDIA driver on this machine"):
@@ -101,7 +99,9 @@ def test_data_goes_there_and_back(memory: CudaMemory) -> None:
 
 def test_too_much_memory_says_what_is_needed_and_what_there_is(library: ctypes.CDLL, memory: CudaMemory) -> None:
     block = memory.allocate(512 << 10)
-    with pytest.raises(BackendError, match="1 MiB are needed and 0 MiB of 1 are free; close what else uses it"):
+    with pytest.raises(
+        BackendError, match="1 MiB are needed, but only 0 of 1 MiB are free; close other programs that use it"
+    ):
         memory.allocate(1 << 20)
     memory.free(block)
     assert library.held_bytes() == 0

@@ -12,7 +12,7 @@ import pytest
 from onnx import TensorProto, helper
 
 import editar_rt
-from editar_rt import names
+from editar_rt import machine, names
 from editar_rt.backends.engines.cuda import CAPABILITY
 from editar_rt.backends.ort import backend, cuda_provider
 from editar_rt.backends.ort import decoder as ort_decoder
@@ -138,7 +138,7 @@ def test_an_int8_cache_is_refused_by_versions_that_fail_on_it(
     backend.OnnxRuntimeBackend(bundle, "cpu").session(names.DECODER)
     opened = backend.OnnxRuntimeBackend(int8, "cpu")
     if refused:
-        with pytest.raises(BackendError, match=r"reads from 1.27 on, and this is 1.26.0; run pip install -U"):
+        with pytest.raises(BackendError, match=r"ONNX Runtime 1.27 or newer, but this is 1.26.0; run pip install -U"):
             opened.session(names.DECODER)
     else:
         opened.session(names.DECODER)
@@ -182,7 +182,7 @@ def test_the_graph_that_copies_is_what_onnx_writes() -> None:
 
 
 def test_the_bandwidth_is_measured_by_copies(provider: Provider, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cuda_provider, "COPIED_BYTES", 8 << 20)
+    monkeypatch.setattr(machine, "COPIED_BYTES", 8 << 20)
     found = CudaProvider.find(provider)
     assert found is not None
     speed = found.read_bandwidth()

@@ -138,11 +138,11 @@ def test_steps_that_cannot_be_recorded_run_and_the_name_says_so(
 
 
 def test_a_full_cache_is_said(backend: DeltaBackend) -> None:
-    with pytest.raises(OptionError, match="room for 152 positions, not for 153"):
+    with pytest.raises(OptionError, match="room for 152 positions, but 153 are needed"):
         backend.make_decoder(1, 153)
     cache = FilledRows(backend, 1, 152)
     cache.lengths[:] = 150
-    with pytest.raises(OptionError, match="room for 152 positions, and 153 would be filled"):
+    with pytest.raises(OptionError, match="room for 152 positions, but 153 are needed"):
         cache.forward(np.ones((1, 3), np.int32))
 
 
@@ -158,14 +158,14 @@ def test_the_stand_in_for_device_memory_refuses_what_lies_outside() -> None:
     memory = NumpyMemory()
     block, other = memory.allocate(1024), memory.allocate(1024)
     assert block % 256 == other % 256 == 0
-    with pytest.raises(BackendError, match="outside of what was allocated"):
+    with pytest.raises(BackendError, match="not inside an allocated block"):
         memory.copy_2d(block, 512, other, 256, 256, 3)
-    with pytest.raises(BackendError, match="outside of what was allocated"):
+    with pytest.raises(BackendError, match="not inside an allocated block"):
         memory.zero(block, 1025)
     with pytest.raises(BackendError, match="do not fit a pitch"):
         memory.copy_2d(block, 100, other, 256, 128, 2)
     memory.free(block)
-    with pytest.raises(BackendError, match="outside of what was allocated"):
+    with pytest.raises(BackendError, match="not inside an allocated block"):
         memory.zero(block, 1)
 
 
@@ -182,16 +182,19 @@ def test_two_dimensional_copies() -> None:
     assert np.array_equal(target, expected)
 
 
-def test_devices_and_spellings_that_do_not_fit(golden_gpt_bundle: Path, golden_gpt_bundle_delta: Path) -> None:
+def test_devices_and_dialects_that_do_not_fit(golden_gpt_bundle: Path, golden_gpt_bundle_delta: Path) -> None:
     for device in ("tensorrt", "emulated"):
-        with pytest.raises(BackendError, match=r"python -m export convert .* --spelling delta -o OUT"):
+        with pytest.raises(BackendError, match=r"python -m export convert .* --dialect delta -o OUT"):
             editar_rt.load(golden_gpt_bundle, device=device)
-    with pytest.raises(BackendError, match="which runs on tensorrt or cpu, not on cuda"):
-        editar_rt.load(golden_gpt_bundle_delta, device="cuda")
-    assert "in TensorRT's place" in editar_rt.load(golden_gpt_bundle_delta, device="cpu").backend.name
+    for device in ("cpu", "cuda"):
+        with pytest.raises(BackendError, match=f"which runs on tensorrt, not on {device}; .* --device emulated"):
+            editar_rt.load(golden_gpt_bundle_delta, device=device)
+    with pytest.raises(BackendError, match="has no engines; build .* python -m export tensorrt .* --device emulated"):
+        editar_rt.load(golden_gpt_bundle_delta)
+    assert "emulating TensorRT" in editar_rt.load(golden_gpt_bundle_delta, device="emulated").backend.name
 
 
 def test_a_part_that_is_missing_is_said(backend: DeltaBackend) -> None:
-    with pytest.raises(MissingPartError, match="no part vq_encoder; it holds prefix, decoder"):
+    with pytest.raises(MissingPartError, match="no part vq_encoder; its parts are prefix, decoder"):
         backend.run(names.VQ_ENCODER, {names.PIXELS: np.zeros((1, 3, 8, 8), np.float32)})
     assert Shape(names.VQ_ENCODER).name == "vq_encoder"

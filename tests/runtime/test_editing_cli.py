@@ -151,7 +151,7 @@ def test_a_folder_is_edited_and_what_is_there_is_skipped(
     out = tmp_path / "out"
     first = editar("edit", BUNDLE, folder, WORDS, "-o", out, "--json")
     assert first.code == 0 and len(first.document["pictures"]) == 2, first.stderr
-    assert "passed over 1 that is no picture: notes.txt" in first.stderr
+    assert "skipped 1 file that is not a picture: notes.txt" in first.stderr
     (out / "b.png").unlink()
     again = editar("edit", BUNDLE, folder, WORDS, "-o", out, "--json")
     assert [Path(p["output"]).name for p in again.document["pictures"]] == ["b.png"]
@@ -199,7 +199,7 @@ def test_folders_that_cannot_be_edited_are_refused(editar: Callable[..., Done], 
     assert done.code == 1 and "would both become" in done.stderr
     (tmp_path / "empty").mkdir()
     done = editar("edit", BUNDLE, tmp_path / "empty", WORDS, "-o", tmp_path / "out")
-    assert done.code == 1 and "holds no pictures" in done.stderr
+    assert done.code == 1 and "contains no pictures" in done.stderr
     (folder / "a.jpg").unlink()
     done = editar("edit", BUNDLE, folder, WORDS, "-o", folder)
     assert done.code == 1 and "give another folder for the results" in done.stderr
@@ -212,10 +212,10 @@ def test_folders_that_cannot_be_edited_are_refused(editar: Callable[..., Done], 
     ("arguments", "code", "says"),
     [
         (("--box", f"{SIDE - 4},{SIDE - 4},9,9"), 2, "must lie in the picture"),
-        (("--box", "1,2,3"), 2, "must be 4 whole numbers with commas between them"),
+        (("--box", "1,2,3"), 2, "must be 4 integers separated by commas"),
         (("--mask", "none.png"), 1, "there is no picture none.png"),
         (("--box", "1,1,9,9", "--outpaint", "1,1,1,1"), 2, "give one of --mask, --box and --outpaint"),
-        (("--outpaint", "0,0,0,0"), 2, "there is nothing to paint"),
+        (("--outpaint", "0,0,0,0"), 2, "there is nothing to add"),
         (("--mask-margin", "-1"), 2, "mask_margin must be 0 or more"),
         (("--box", "1,1,9,9", "--task", "depth"), 2, "masks are for task edit"),
         (("--preview", "previews", "--preview-share", "2"), 2, "preview_share must be 0 to 1"),
@@ -223,10 +223,14 @@ def test_folders_that_cannot_be_edited_are_refused(editar: Callable[..., Done], 
         (("-n", "2", "--then", "x"), 2, "-n makes variants of one instruction"),
         (("--trace", "t.txt"), 2, "a trace must be named .jsonl or .npz"),
         (("--animate", "a.mp4"), 2, "an animation must be named .png or .gif"),
-        (("--trace", "t.npz", "--then", "x"), 2, "--trace: one picture and one instruction at a time"),
+        (("--trace", "t.npz", "--then", "x"), 2, "--trace can be used with one picture and one instruction only"),
         (("--preview", "terminal"), 2, "needs a terminal"),
-        (("-o", "out.png", "--animate", "./out.png"), 2, "would be written twice"),
-        (("-n", "2", "--seed", "5", "-o", "out.png", "--animate", "out-6.png"), 2, "would be written twice"),
+        (("-o", "out.png", "--animate", "./out.png"), 2, "two of the outputs would be written to"),
+        (
+            ("-n", "2", "--seed", "5", "-o", "out.png", "--animate", "out-6.png"),
+            2,
+            "two of the outputs would be written to",
+        ),
         (("-o", "n" * 300 + ".png"), 1, "File name too long"),
         (("--trace", "n" * 300 + ".npz"), 1, "File name too long"),
         (("--text-states", "n" * 300), 1, "File name too long"),
@@ -261,7 +265,7 @@ def test_the_longest_name_that_a_disk_takes_is_written(editar: Callable[..., Don
 
 def test_an_instruction_is_needed(editar: Callable[..., Done], tmp_path: Path) -> None:
     done = editar("edit", BUNDLE, PICTURE, "-o", tmp_path / "out.png")
-    assert done.code == 2 and "there is no instruction" in done.stderr
+    assert done.code == 2 and "no instruction was given" in done.stderr
 
 
 def test_a_trace_of_another_bundle_is_not_replayed(

@@ -45,16 +45,16 @@ def test_an_edit_is_its_parts_put_together(editor: editar_rt.Editor) -> None:
 
 
 def test_what_is_no_text_is_refused(editor: editar_rt.Editor) -> None:
-    with pytest.raises(OptionError, match="an instruction is text, got NoneType"):
+    with pytest.raises(OptionError, match="an instruction must be text, got NoneType"):
         editor.edit(Image.new("RGB", (32, 32)), None)  # type: ignore[call-overload]
     with pytest.raises(OptionError, match="texts must be a sequence of texts, got '"):
         editor.encode_text("make the ball red")
-    with pytest.raises(OptionError, match="an instruction is text, got int"):
+    with pytest.raises(OptionError, match="an instruction must be text, got int"):
         editar_rt.Request(Image.new("RGB", (32, 32)), 3)  # type: ignore[arg-type]
 
 
 def test_what_is_no_picture_and_no_sampling_is_refused(editor: editar_rt.Editor) -> None:
-    with pytest.raises(PictureError, match="a picture is a path, bytes, a binary file, .* array, got NoneType"):
+    with pytest.raises(PictureError, match="a picture must be a path, bytes, a binary file, .* array, got NoneType"):
         editor.edit(None, "x")  # type: ignore[call-overload]
     given: Any = {"seed": 1}
     picture = Image.new("RGB", (32, 32))
@@ -161,8 +161,8 @@ def test_a_very_long_instruction_is_truncated_with_a_warning(editor: editar_rt.E
             lambda e: e.encode_pixels(np.zeros((1, 3, 32, 32), np.uint8)),
             "must be floats of -1 to 1, .*got uint8",
         ),
-        (lambda e: e.encode_pixels(np.zeros((0, 3, 32, 32), np.float32)), "pixels must be of at least one picture"),
-        (lambda e: e.decode_tokens(np.zeros((0, 16), np.int32)), "tokens must be of at least one picture"),
+        (lambda e: e.encode_pixels(np.zeros((0, 3, 32, 32), np.float32)), "pixels must contain at least one picture"),
+        (lambda e: e.decode_tokens(np.zeros((0, 16), np.int32)), "tokens must contain at least one picture"),
         (lambda e: e.decode_tokens([[0.5] * 16]), r"tokens must be integers \[B, 16\], got float64"),
         (lambda e: e.decode_tokens(np.zeros((1, 15), np.int32)), r"tokens must be integers \[B, 16\]"),
         (lambda e: e.decode_tokens(np.full((1, 16), 256)), "tokens must be 0 to 255, got 256 to 256"),
@@ -183,7 +183,7 @@ def test_a_bundle_with_the_vq_alone_encodes_and_decodes_and_says_what_it_lacks(g
     assert editor.decode_tokens(np.zeros((1, 16), np.int32)).shape == (1, 3, 64, 64)
     with pytest.raises(MissingPartError, match="has no text encoder; give text_states"):
         editor.edit(Image.new("RGB", (64, 64)), "x")
-    with pytest.raises(MissingPartError, match="has no part prefix; it holds vq_encoder, vq_decoder"):
+    with pytest.raises(MissingPartError, match="has no part prefix; its parts are vq_encoder, vq_decoder"):
         editor.generate(np.zeros((1, 4, 4), np.float32), None)
 
 
@@ -205,5 +205,5 @@ def test_unknown_and_absent_devices_are_named(tiny_bundle: Path) -> None:
     for threads in (0, "2", True, 10**6):
         with pytest.raises(OptionError, match=f"threads must be 1 to [0-9]+, .*got {threads!r}"):
             editar_rt.load(tiny_bundle, device="cpu", threads=threads)  # type: ignore[arg-type]
-    with pytest.raises(BackendError, match="tensorrt runs bundles of the spelling delta"):
+    with pytest.raises(BackendError, match="tensorrt runs bundles of the dialect delta"):
         editar_rt.load(tiny_bundle, device="tensorrt")

@@ -27,7 +27,7 @@ def test_pictures_are_listed_by_name_and_the_rest_is_named(tmp_path: Path) -> No
     listing = list_pictures(tmp_path)
     assert [path.name for path in listing.pictures] == ["a.jfif", "b.JPG"]
     assert listing.sentence == (
-        f"{tmp_path}: passed over 5 that are no pictures: .DS_Store, ._a.jfif, deep, film.mpg, notes.txt"
+        f"{tmp_path}: skipped 5 files that are not pictures: .DS_Store, ._a.jfif, deep, film.mpg, notes.txt"
     )
     deep = list_pictures(tmp_path, deep=True)
     assert [path.name for path in deep.pictures] == ["a.jfif", "b.JPG", "c.png"] and len(deep.passed_over) == 4

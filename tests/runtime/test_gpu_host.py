@@ -12,7 +12,7 @@ import pytest
 
 from editar_rt.bundle.folder import Bundle
 from editar_rt.errors import BundleError
-from tests.gpu_host import measure, seeds
+from tests.benchmarks.gpu_host import measure, seeds
 
 ROOT = Path(__file__).parents[2]
 
@@ -27,7 +27,7 @@ def test_seeded_weights_shrink_to_names_and_grow_again(golden_gpt_bundle_delta_f
     assert sum(path.stat().st_size for path in folder.glob("*.seeds.json")) < before / 10
     with pytest.raises(BundleError, match="lacks"):
         Bundle.open(folder)
-    command = [sys.executable, str(ROOT / "tests/gpu_host/seeds.py"), "grow", str(folder)]
+    command = [sys.executable, str(ROOT / "tests/benchmarks/gpu_host/seeds.py"), "grow", str(folder)]
     subprocess.run(command, check=True, cwd=tmp_path)
     Bundle.open(folder).check()  # the same bytes
 
@@ -73,5 +73,5 @@ def test_both_ways_of_sampling_are_measured_and_int4_comes_last(
 
 
 def test_the_scripts_are_valid_shell() -> None:
-    for script in (ROOT / "tests/gpu_host").glob("*.sh"):
+    for script in (ROOT / "tests/benchmarks/gpu_host").glob("*.sh"):
         subprocess.run(["bash", "-n", script], check=True)

@@ -155,7 +155,7 @@ def test_weights_that_no_manifest_lists_are_refused(tmp_path: Path) -> None:
     bundle.mkdir()
     (bundle / crafted.DATA).write_bytes(crafted.WEIGHTS.tobytes())
     crafted.write_bundle(bundle, plain(crafted.DATA), lambda m: crafted.without(m, crafted.DATA))
-    with pytest.raises(BundleError, match=r"'vq_decoder\.onnx\.data', for which bundle\.json lists no size and hash"):
+    with pytest.raises(BundleError, match=r"'vq_decoder\.onnx\.data', for which bundle\.json has no size and hash"):
         opened(bundle)
 
 
@@ -173,7 +173,7 @@ def test_weights_behind_the_end_of_their_file_are_refused(tmp_path: Path, tensor
     bundle.mkdir()
     (bundle / crafted.DATA).write_bytes(crafted.WEIGHTS.tobytes())
     crafted.write_bundle(bundle, crafted.model(weights=tensor))
-    with pytest.raises(BundleError, match=r"up to byte \d+, and that has 768 bytes"):
+    with pytest.raises(BundleError, match=r"up to byte \d+, but it has 768 bytes"):
         opened(bundle)
 
 
@@ -239,7 +239,7 @@ def nested(levels: int) -> bytes:
         (b"\0" * 100, "a field of number 0"),
         (b"not a graph at all", "."),
         (message(8, b""), "it has no graph"),
-        (message(7, b"")[:-1] + b"\x7f", "a length in it is greater"),
+        (message(7, b"")[:-1] + b"\x7f", "a length in it exceeds"),
         (b"\x3a\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01", "a number of too many bytes"),
         (b"\xba\x80\x80\x80\x80\x01" + b"\x00", "a number of too many bytes"),
         (b"\xba\x80\x80\x80\x10\x00", "a field of number"),

@@ -113,7 +113,7 @@ def test_what_is_no_schedule_is_refused_with_what_is(scale: object) -> None:
 def test_values_and_functions_that_do_not_fit_are_refused() -> None:
     with pytest.raises(OptionError, match="cfg_scale has 3 values, but a picture has 4 tokens"):
         Sampling(cfg_scale="values:3,1,2").scales(4)
-    with pytest.raises(OptionError, match="must give a number of 0 to 1e[+]06"):
+    with pytest.raises(OptionError, match="must return a number from 0 to 1e[+]06"):
         Sampling(cfg_scale=lambda position, count: float("nan")).scales(4)
 
 

@@ -121,7 +121,7 @@ def test_rows_with_masks_of_their_own_have_the_tokens_they_have_alone(demo_edito
 
 @pytest.mark.parametrize("bundle", ["golden_gpt_bundle", "golden_gpt_bundle_standard"])
 @pytest.mark.parametrize("rows", [1, 2])
-def test_chunks_of_known_tokens_are_exact_in_every_spelling(
+def test_chunks_of_known_tokens_are_exact_in_every_dialect(
     request: pytest.FixtureRequest, bundle: str, rows: int
 ) -> None:
     editor = editar_rt.load(request.getfixturevalue(bundle), device="cpu", threads=1)
@@ -263,15 +263,13 @@ def test_an_unreadable_mask_is_refused(demo_editor: editar_rt.Editor, tmp_path: 
 
 
 def test_masks_are_for_edits_alone(demo_editor: editar_rt.Editor) -> None:
-    with pytest.raises(OptionError, match="task depth does not"):
+    with pytest.raises(OptionError, match="task depth cannot do"):
         demo_editor.edit(PICTURE, "a ball", task="depth", mask=(0, 0, 9, 9))
     with pytest.raises(OptionError, match="mask_margin must be 0 or more, got -1"):
         demo_editor.edit(PICTURE, WORDS, mask=(0, 0, 9, 9), mask_margin=-1)
 
 
-@pytest.mark.parametrize(
-    ("margins", "says"), [((-1, 0, 0, 0), "must be 0 or more"), ((0, 0, 0, 0), "nothing to paint")]
-)
+@pytest.mark.parametrize(("margins", "says"), [((-1, 0, 0, 0), "must be 0 or more"), ((0, 0, 0, 0), "nothing to add")])
 def test_bad_margins_are_refused(margins: tuple[int, int, int, int], says: str) -> None:
     with pytest.raises(OptionError, match=says):
         outpainted(Image.new("RGB", (8, 8)), margins)

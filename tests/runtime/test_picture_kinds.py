@@ -58,7 +58,7 @@ def pngs() -> Iterator[Kind]:
         colours, key = codes(COLOURS, bits), codes(COLOURS, bits)[1, 3]
         keyed = np.where((colours == key).all(axis=-1, keepdims=True), 1, colours / (2**bits - 1))
         yield f"png-rgb-{bits}", png(colours, bits, RGB), shown(COLOURS, bits)
-        refused = "marks one colour of 16 bits a channel as transparent"
+        refused = "marks a colour of 16 bits per channel as transparent"
         yield f"png-rgb-{bits}-transparent", png(colours, bits, RGB, key), keyed if bits == 8 else refused
         for colour, shares in ((GREY_ALPHA, RAMP), (RGB_ALPHA, COLOURS)):
             content = png(codes(with_alpha(shares), bits), bits, colour)
@@ -139,7 +139,7 @@ def others() -> Iterator[Kind]:
     dark = np.round(RAMP * 200).astype(">u2")
     yield "pgm-65535-dark", b"P5 8 4 65535\n" + dark.tobytes(), dark / 65535
     yield "pfm", b"Pf\n8 4\n-1.0\n" + RAMP[::-1].astype("<f4").tobytes(), RAMP
-    yield "fits", fits(), r"holds measurements \(FITS\)"
+    yield "fits", fits(), r"contains measurements \(FITS\)"
     yield "psd-1", psd(1, 0, np.packbits(codes(RAMP, 1).astype(np.uint8) ^ 1, axis=1).tobytes(), 1), shown(RAMP, 1)
     yield "psd-rgb", psd(8, 3, codes(np.moveaxis(COLOURS, 2, 0), 8).astype(np.uint8).tobytes(), 3), COLOURS
 

@@ -147,7 +147,7 @@ def test_bad_files_in_memory_are_refused_by_their_name(tmp_path: Path) -> None:
         open_picture(file)
     with (
         open(tmp_path / "notes.txt", encoding="utf-8") as text,
-        pytest.raises(PictureError, match="must be opened in mode 'rb'"),
+        pytest.raises(PictureError, match="open a picture's file in mode 'rb'"),
     ):
         open_picture(text)  # type: ignore[arg-type]
     with pytest.raises(PictureError, match="a path, bytes, a binary file, a PIL image or a uint8 array, got int"):

@@ -226,10 +226,12 @@ def test_an_editor_makes_variants_too(demo_editor: editar_rt.Editor) -> None:
 
 def test_bad_rewinding_is_refused_in_one_sentence(demo_editor: editar_rt.Editor) -> None:
     session = demo_editor.session(PICTURE)
-    with pytest.raises(OptionError, match="nothing to go on from"):
+    with pytest.raises(OptionError, match="nothing to continue"):
         session.resume(0)
     session.edit(WORDS)
-    with pytest.raises(OptionError, match="row must be 0 to 8, which is what the last edit has done, got 9"):
+    with pytest.raises(
+        OptionError, match="row must be 0 to 8, the number of lines that the last edit completed, got 9"
+    ):
         session.resume(9)
     with pytest.raises(OptionError, match="variant must be 0 to 0, got 1"):
         session.resume(3, variant=1)

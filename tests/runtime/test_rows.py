@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from editar_rt import machine
 from editar_rt.backends.ort import rows
-from editar_rt.backends.ort.rows import PAGE, RowBuffers, bytes_counted_twice, peak_memory_bytes
+from editar_rt.backends.ort.rows import PAGE, RowBuffers, bytes_counted_twice
 from editar_rt.machine import peak_resident_bytes
 
 WIDTH = 32  # float32: 128 bytes a position
@@ -126,8 +127,8 @@ def test_what_rows_share_is_counted_twice_once_both_have_read_it() -> None:
 def test_the_peak_counts_a_page_once_and_is_no_less_than_before_any_was_shared(monkeypatch: pytest.MonkeyPatch) -> None:
     peak = peak_resident_bytes()
     assert peak is not None
-    monkeypatch.setattr(rows._Pages, "peak_before", None)
-    assert peak_memory_bytes(1 << 20) == peak_resident_bytes() - (1 << 20)
+    monkeypatch.setattr(machine, "_peak_before_sharing", None)
+    assert machine.peak_memory_bytes(1 << 20) == peak_resident_bytes() - (1 << 20)
     filled().copy(0, 1, 0, A_PAGE, frozen=True)
-    assert rows._Pages.peak_before >= peak
-    assert peak_memory_bytes(1 << 20) >= peak
+    assert machine._peak_before_sharing >= peak
+    assert machine.peak_memory_bytes(1 << 20) >= peak

@@ -19,7 +19,7 @@ from editar_rt.backends.engines.backend import DeltaBackend
 from editar_rt.backends.engines.decoder import EngineDecoder
 from editar_rt.backends.engines.emulated import EmulatedEngines, NumpyMemory
 from editar_rt.backends.engines.plan import Plan, Shape
-from editar_rt.backends.engines.sampler import SamplerInputs
+from editar_rt.backends.sampler import SamplerInputs
 from editar_rt.bundle.folder import Bundle
 from editar_rt.editor import Editor
 from editar_rt.errors import BackendError, OptionError
@@ -235,7 +235,7 @@ def test_logits_that_are_asked_for_are_the_hosts(editor: Editor) -> None:
 
 def test_logits_that_were_written_over_are_not_given(editor: Editor) -> None:
     kept: list[Step] = list(steps(editor, Sampling(greedy=True)))
-    with pytest.raises(ValueError, match="ask for them before the next step"):
+    with pytest.raises(ValueError, match="read them before the next step"):
         _ = kept[3].logits
     assert kept[0].logits is not None  # of the prefill, on the host
 
@@ -252,7 +252,7 @@ def test_known_tokens_and_rewinding(editor: Editor, drawn: Drawn) -> None:
 def whole(tiny_sources: Sources, tmp_path_factory: pytest.TempPathFactory) -> Editor:
     """All parts."""
     folder = tmp_path_factory.mktemp("head") / "bundle"
-    write_bundle(folder, tiny_sources, Options(storage=Storage(spelling="delta", sampling_head=True)))
+    write_bundle(folder, tiny_sources, Options(storage=Storage(dialect="delta", sampling_head=True)))
     return editar_rt.load(folder, device="emulated", threads=1)
 
 
@@ -349,8 +349,8 @@ def test_faulty_logits_are_refused_as_on_the_host(editor: Editor, monkeypatch: p
         next(made)
 
 
-def test_only_the_delta_spelling_has_a_head(editor: Editor, golden_gpt_bundle_delta: Path) -> None:
-    with pytest.raises(OptionError, match="the sampling head goes with the spelling delta"):
+def test_only_the_dialect_delta_has_a_head(editor: Editor, golden_gpt_bundle_delta: Path) -> None:
+    with pytest.raises(OptionError, match="the sampling head needs the dialect delta"):
         Storage(sampling_head=True)
     without = Bundle.open(golden_gpt_bundle_delta)
     assert without.manifest.sampler_top_k is None and editor.bundle.manifest.sampler_top_k == 256

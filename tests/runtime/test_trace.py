@@ -113,7 +113,7 @@ def test_a_trace_of_states_from_elsewhere_wants_the_same_again(demo_editor: edit
     trace = Trace.load(tmp_path / "t.npz")
     assert replay(demo_editor, trace, states).difference is None
     for other in (None, states + 1):
-        with pytest.raises(TraceError, match="give the same with --text-states"):
+        with pytest.raises(TraceError, match="give the same file with --text-states"):
             replay(demo_editor, trace, other)
 
 
@@ -197,9 +197,9 @@ def test_what_cannot_be_painted_is_refused(traced: tuple[Path, Trace]) -> None:
         heatmap(trace, variant=2)
     with pytest.raises(OptionError, match="measure must be one of entropy, surprise"):
         heatmap(trace, measure="beauty")
-    with pytest.raises(TraceError, match="holds no picture"):
+    with pytest.raises(TraceError, match="contains no picture"):
         heatmap(dataclasses.replace(trace, pictures=[]))
-    with pytest.raises(TraceError, match="nothing was drawn"):
+    with pytest.raises(TraceError, match="no token was sampled"):
         heatmap(dataclasses.replace(trace, drawn=np.zeros(COUNT, bool)))
 
 

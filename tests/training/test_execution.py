@@ -17,13 +17,13 @@ from tests.training.data_sets import world_samples  # noqa: E402
 from tests.training.tiny import EVERY_STEP, RECIPE, SIZE, Parts, make, read_log  # noqa: E402
 from training import engine, train_transformer  # noqa: E402
 from training.batches import _epoch_order, draw  # noqa: E402
-from training.checkpoints import read_tensors  # noqa: E402
 from training.data.folder import write_folder  # noqa: E402
 from training.engine import Execution, tensor_cores  # noqa: E402
 from training.errors import TrainingError  # noqa: E402
 from training.loop import RunFolder  # noqa: E402
 from training.prefetch import Coming, pinned  # noqa: E402
 from training.recipes.fields import changed  # noqa: E402
+from training.weights_file import read_weights  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +78,8 @@ def test_the_log_has_the_mean_loss_since_its_last_line(parts: Parts, tmp_path: P
 
 def test_a_run_hands_on_safetensors_with_a_card(parts: Parts, tmp_path: Path) -> None:
     made = train(tmp_path / "name", parts, until=1)
-    tensors, config = read_tensors(tmp_path / "name/transformer.safetensors")
+    file = read_weights(tmp_path / "name/transformer.safetensors")
+    tensors, config = file.tensors, file.config
     published = torch.load(made, weights_only=True)
     assert config == published["config"] and tensors.keys() == published["model"].keys()
     assert all(torch.equal(tensor, published["model"][name]) for name, tensor in tensors.items())
@@ -117,7 +118,7 @@ def test_counts_of_nothing_are_refused(field: str) -> None:
 
 
 def test_an_unknown_precision_of_shards_is_refused() -> None:
-    with pytest.raises(TrainingError, match="fsdp_precision is float32 or bfloat16, got float16"):
+    with pytest.raises(TrainingError, match="fsdp_precision is one of float32, bfloat16, got 'float16'"):
         Execution(fsdp_precision="float16")
 
 

@@ -17,7 +17,7 @@ from tests.training.metric_networks import write_dinov2
 from tests.training.tiny import EVERY_STEP, RECIPE, VQ, Parts, make
 from training import train_transformer, train_vq
 from training.batches import TokenShards
-from training.checkpoints import CheckpointError, load_transformer, read_tensors
+from training.checkpoints import CheckpointError, load_transformer
 from training.config import TRANSFORMER_PRESETS, VQ_PRESETS, TransformerConfig
 from training.data.features import PatchFeatures, read_settings
 from training.distillation import FeatureDistillation
@@ -27,6 +27,7 @@ from training.models.transformer import Transformer
 from training.models.vq import VQModel
 from training.recipes.fields import Ema, changed
 from training.student import Frozen, build_student
+from training.weights_file import read_weights
 
 CONFIG = TRANSFORMER_PRESETS["GPT-tiny"]
 NULLS = ("img_uncond_embedding", "cls_embedding.uncond_embedding")
@@ -214,7 +215,7 @@ def test_without_an_average_the_file_holds_what_was_trained_alone(parts: Parts, 
     assert all(torch.equal(found["model"][name], value) for name, value in last["model"].items())
     assert not last["average"]
     with pytest.raises(CheckpointError, match="holds no averaged weights; take those that it has"):
-        read_tensors(tmp_path / "transformer.pt", "ema")
+        read_weights(tmp_path / "transformer.pt", "ema")
 
 
 def test_with_an_average_the_file_holds_both_and_says_so(parts: Parts, tmp_path: Path) -> None:
@@ -222,7 +223,7 @@ def test_with_an_average_the_file_holds_both_and_says_so(parts: Parts, tmp_path:
     assert found["weights"] == ["model", "ema"] and found["step"] == RECIPE.schedule.steps
     path = tmp_path / "transformer.pt"
     for asked, held in (("model", "model"), ("ema", "ema"), (None, "ema")):
-        tensors, _ = read_tensors(path, asked)
+        tensors = read_weights(path, asked).tensors
         assert all(torch.equal(tensors[name], value) for name, value in found[held].items())
     assert not torch.equal(found["model"]["output.weight"], found["ema"]["output.weight"])
     assert torch.equal(load_transformer(path).output.weight, found["ema"]["output.weight"])

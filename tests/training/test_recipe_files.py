@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -156,11 +157,21 @@ def test_recipes_that_say_something_else_are_refused(tmp_path: Path, content: st
         combined(tmp_path / "r.toml")
 
 
-def test_precisions_and_compilers_that_do_not_exist_are_refused() -> None:
-    with pytest.raises(TrainingError, match="precision is one of float32, bfloat16, float16, got int8"):
-        Execution(precision="int8")
-    with pytest.raises(TrainingError, match="compile is a backend of torch.compile, one of .*inductor.*; got fast"):
-        Execution(compile="fast")
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"precision": "int8"}, "precision is one of float32, bfloat16, float16, got 'int8'"),
+        ({"compile": "fast"}, "compile is a backend of torch.compile, one of .*inductor.*; got fast"),
+        ({"parallel": "zz"}, "execution.parallel is one of auto, none, ddp, fsdp, got 'zz'"),
+        ({"device": "gpu"}, "execution.device is one of auto, cpu, cuda, got 'gpu'"),
+        ({"until": -1}, "execution.until must be at least 0, got -1"),
+        ({"sample_every": -1}, "execution.sample_every must be at least 0, got -1"),
+        ({"log_every": 0}, "execution.log_every must be at least 1, got 0"),
+    ],
+)  # fmt: skip
+def test_executions_that_cannot_be_are_refused(fields: dict[str, Any], message: str) -> None:
+    with pytest.raises(TrainingError, match=message):
+        Execution(**fields)
 
 
 @pytest.mark.parametrize(
@@ -173,6 +184,9 @@ def test_precisions_and_compilers_that_do_not_exist_are_refused() -> None:
         ({"optimizer.lr": float("nan")}, "optimizer.lr must be at least 0, got nan"),
         ({"schedule.decay": 0.0}, "schedule.decay is a share above 0 and up to 1, got 0.0"),
         ({"ema.decay": 1.0}, "ema.decay must be below 1, got 1.0; 0 keeps no average"),
+        ({"ema.decay": 2.0}, "ema.decay must be below 1, got 2.0; 0 keeps no average"),
+        ({"model.resid_dropout": 1.5}, "model.resid_dropout is a share, from 0 to 1, got 1.5"),
+        ({"optimizer.clip": float("inf")}, "optimizer.clip must be at least 0, got inf"),
         ({"model.lora_rank": -1}, "model.lora_rank must be at least 0, got -1"),
         ({"model.lora_rank": 2, "optimizer.name": "muon"}, "LoRA's adapters are trained with optimizer.name = adamw"),
     ],
@@ -236,3 +250,20 @@ def test_modules_do_not_import_what_stands_above_them(module: str, strangers: tu
             del sys.modules[name]
         sys.modules.update(kept)
     assert module in found and not [name for name in found if name.startswith(strangers)]
+
+
+def test_files_nested_without_end_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(TrainingError, match="is not TOML: its values are nested too deeply"):
+        combined(write(tmp_path / "r.toml", "a = " + "[" * 5000 + "]" * 5000))
+
+
+def test_help_loads_no_pytorch() -> None:
+    program = (
+        "import sys\n"
+        "from training.cli import cli\n"
+        "cli.main(['transformer', '--help'], standalone_mode=False)\n"
+        "print('imported:', *({'torch', 'onnx', 'transformers', 'datasets', 'matplotlib'} & sys.modules.keys()))"
+    )
+    root = Path(__file__).parents[2]
+    done = subprocess.run([sys.executable, "-c", program], cwd=root, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "imported:"

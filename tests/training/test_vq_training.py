@@ -189,7 +189,7 @@ def test_what_is_no_picture_in_a_folder_is_passed_over_and_named(pictures: Path,
         shutil.copy(pictures / f"{place}.png", tmp_path / name)
     source = FolderPictures(tmp_path, seed=0, batch=2, size=32, report=told.append)
     assert [path.name for path in (*source.paths, *source.held)] == ["a.jfif", "c.ppm", "b.PNG"]
-    assert len(told) == 1 and "passed over 3 that are no pictures: .DS_Store, deep/._b.PNG, notes.txt" in told[0]
+    assert len(told) == 1 and "skipped 3 files that are not pictures: .DS_Store, deep/._b.PNG, notes.txt" in told[0]
 
 
 def test_the_command_names_pictures_that_cannot_be_read_and_goes_on(pictures: Path, tmp_path: Path) -> None:

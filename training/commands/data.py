@@ -8,11 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import click
-import torch
 
+from training.choices import VIEWS
 from training.commands import FILE, FOLDER, OUTPUT_FILE, PRESENT_FOLDER
 from training.config import VQ_PRESETS
-from training.data.features import VIEWS
 from training.errors import first_line
 
 
@@ -56,6 +55,8 @@ format_option = click.option("--format", "layout", help="Of a data set that its 
 
 
 def _checked_device(ctx: click.Context, parameter: click.Parameter, value: str) -> str:
+    import torch
+
     try:
         torch.empty(0, device=value)
     except (RuntimeError, AssertionError) as error:

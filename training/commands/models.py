@@ -9,29 +9,27 @@ from typing import Any
 
 import click
 
+from training.choices import DEVICES, FSDP_PRECISIONS, PRECISIONS, WAYS
 from training.commands import FILE, FOLDER, OUTPUT_FILE, PRESENT_FOLDER, replaced
-from training.config import TRANSFORMER_PRESETS, VQ_PRESETS
-from training.distributed import WAYS
-from training.engine import PRECISIONS
-from training.models.vision_encoder import VISION_PRESETS
+from training.config import TRANSFORMER_PRESETS, VISION_PRESETS, VQ_PRESETS
 from training.recipes.transformer import TEACHERS
 
 
 def execution_options(command: Callable[..., None]) -> Callable[..., None]:
     """How a recipe is carried out, see `training.engine.Execution`."""
     options = [
-        click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), help="A GPU where there is one: auto."),
+        click.option("--device", type=click.Choice(DEVICES), help="A GPU where there is one: auto."),
         click.option("--parallel", type=click.Choice(WAYS), help="Under torchrun: ddp (auto) or fsdp."),
-        click.option("--precision", type=click.Choice(list(PRECISIONS)), help="Of products; weights stay float32."),
+        click.option("--precision", type=click.Choice(PRECISIONS), help="Of products; weights stay float32."),
         click.option("--accumulate", type=click.IntRange(1), help="Pieces that a process takes its batch in."),
-        click.option("--recompute/--keep", default=None, help="Run layers twice to save memory."),
+        click.option("--recompute/--no-recompute", default=None, help="Run layers twice to save memory."),
         click.option("--compile", help="Backend of torch.compile, such as inductor."),
         click.option("--prefetch", type=click.IntRange(0), help="Batches prepared ahead; 0: each when it is needed."),
         click.option("--workers", type=click.IntRange(1), help="Threads that prepare batches ahead."),
         click.option("--tf32/--no-tf32", default=None, help="Round float32 products on a GPU to TF32."),
         click.option(
             "--fsdp-precision",
-            type=click.Choice(["float32", "bfloat16"]),
+            type=click.Choice(FSDP_PRECISIONS),
             help="In which sharded layers are put together; their shares stay float32.",
         ),
         click.option("--until", type=click.IntRange(1), help="Stop after this step, with a checkpoint."),
@@ -245,7 +243,7 @@ def plot(runs: tuple[Path, ...], output: Path) -> None:
 @click.option("--workers", type=click.IntRange(1), default=2, show_default=True, help="Processes that draw pictures.")
 @click.option(
     "--precision",
-    type=click.Choice(list(PRECISIONS)),
+    type=click.Choice(PRECISIONS),
     default="float32",
     show_default=True,
     help="Of the transformer's products; bfloat16 saves a third of the time where the processor has it.",

@@ -16,7 +16,6 @@ from training.data.records import DataError
 from training.local_networks import blank, load_network, model_type
 
 SIDE, RESIZED = 224, 256  # pixels, where the folder says nothing else: DINOv2's own preprocessing
-VIEWS = ("reference", "whole")
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 USUAL = {"mean": IMAGENET_MEAN, "std": IMAGENET_STD}
 

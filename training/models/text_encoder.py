@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from training.checkpoints import CheckpointError
 from training.errors import first_line
+from training.model_folder import check_folder
 
 PAD = "<pad>"  # id 0
 
@@ -49,6 +50,7 @@ def load_text_encoder(folder: Path | str) -> nn.Module:
     """
     from transformers import T5EncoderModel
 
+    check_folder(Path(folder), T5EncoderModel)
     try:
         model: nn.Module = T5EncoderModel.from_pretrained(str(folder), dtype=torch.float32, local_files_only=True)
     except Exception as error:  # whatever the library raises, the folder is not usable

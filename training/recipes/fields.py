@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import math
 import typing
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any
@@ -31,15 +32,22 @@ class Ema:
 
 
 def check_fields(
-    section: Any, prefix: str = "", choices: Mapping[str, Collection[str]] = {}, at_least_one: Collection[str] = ()
+    section: Any,
+    prefix: str = "",
+    choices: Mapping[str, Collection[str]] = {},
+    at_least_one: Collection[str] = (),
+    shares: Collection[str] = (),
+    any_sign: Collection[str] = (),
 ) -> None:
-    """Names are among their choices, counts and rates are not negative.
+    """Names are among their choices, counts and rates are finite and not negative.
 
     Args:
         section: a dataclass; fields that are sections of their own are passed over.
         prefix: of its fields' dotted names, for messages.
         choices: the values that a field of text may have, by its name.
         at_least_one: fields that count something without which nothing is trained.
+        shares: fields of at most 1.
+        any_sign: fields that may be negative.
 
     Raises:
         TrainingError: naming the field, what is allowed and what was found.
@@ -48,9 +56,14 @@ def check_fields(
         if getattr(section, name) not in values:
             raise TrainingError(f"{prefix}{name} is one of {', '.join(values)}, got {getattr(section, name)!r}")
     for field in dataclasses.fields(section):
-        value, least = getattr(section, field.name), int(field.name in at_least_one)
-        if isinstance(value, int | float) and not value >= least:  # which NaN is not
-            raise TrainingError(f"{prefix}{field.name} must be at least {least}, got {value}")
+        name, value = field.name, getattr(section, field.name)
+        if not isinstance(value, int | float) or name in any_sign:
+            continue
+        least = int(name in at_least_one)
+        if not least <= value < math.inf:  # which NaN is not
+            raise TrainingError(f"{prefix}{name} must be at least {least}, got {value}")
+        if name in shares and value > 1:
+            raise TrainingError(f"{prefix}{name} is a share, from 0 to 1, got {value}")
 
 
 def types(kind: type, prefix: str = "") -> dict[str, Any]:

@@ -73,8 +73,10 @@ def _content(path: Path, name: str) -> dict[str, Any]:
         hint = "" if name.endswith(".toml") else f"; the nearest recipe is {nearest(name, names())}"
         known = ", ".join(names())
         raise TrainingError(f"the recipe {path} cannot be read ({error.strerror}){hint}; there are: {known}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except ValueError as error:  # of TOML and of UTF-8; and of names that no disk has
         raise TrainingError(f"{path} is not TOML: {error}") from None
+    except RecursionError:
+        raise TrainingError(f"{path} is not TOML: its values are nested too deeply") from None
     if "recipe" in content:
         raise TrainingError(
             f"{path} has a table [recipe], as earlier versions had it; give each field in the section it belongs to, "
@@ -96,7 +98,7 @@ def assignments(texts: Iterable[str]) -> dict[str, Any]:
             raise TrainingError(f"--set takes section.field=value, such as optimizer.lr=3e-4, got {text!r}")
         try:
             found[name] = tomllib.loads(f"value = {value}")["value"]
-        except tomllib.TOMLDecodeError:
+        except (tomllib.TOMLDecodeError, RecursionError):
             found[name] = value
     return found
 

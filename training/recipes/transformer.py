@@ -9,8 +9,8 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+from training.choices import VIEWS
 from training.config import TRANSFORMER_PRESETS
-from training.data.features import VIEWS
 from training.errors import TrainingError
 from training.recipes.fields import Ema, check_fields
 
@@ -37,7 +37,7 @@ class Model:
             "token_dropout_on": ("text", "all"),
             "null_embeddings": ("fixed", "trained"),
         }
-        check_fields(self, "model.", choices)
+        check_fields(self, "model.", choices, shares=("token_dropout", "resid_dropout", "ffn_dropout"))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,6 +105,9 @@ class Stage:
     groups: int = 0  # only the first so many are drawn from; 0 is all of them
     restarts: bool = False  # the learning rate, fallen to zero, starts again
 
+    def __post_init__(self) -> None:
+        check_fields(self, "demo.stages: ", shares=("translation_share",), any_sign=("translation_share",))
+
 
 @dataclasses.dataclass(frozen=True)
 class Demo:
@@ -117,7 +120,7 @@ class Demo:
     stages: tuple[Stage, ...] = ()  # in their order; none: all groups as the shards share them
 
     def __post_init__(self) -> None:
-        check_fields(self, "demo.")
+        check_fields(self, "demo.", shares=("blindfolded",))
         begins = [stage.begins for stage in self.stages]
         if begins[:1] not in ([], [0]) or begins != sorted(set(begins)):
             raise TrainingError(f"demo.stages begin at step 0 and then later and later, got {begins}")

@@ -1,10 +1,11 @@
-"""Runs bundles of the spelling delta through engines of fixed shapes. `decoder` steps the decoder's.
+"""Runs bundles of the dialect delta through engines of fixed shapes. `decoder` steps the decoder's.
 
-The device is behind `device`'s interfaces: TensorRT on a GPU, or its emulation.
+The device, TensorRT on a GPU or its emulation, implements the interfaces in `device`.
 """
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,11 +13,12 @@ from numpy.typing import NDArray
 
 from editar_rt import names
 from editar_rt.backends.base import Arrays
+from editar_rt.backends.engines.cuda import memory_in_use
 from editar_rt.backends.engines.decoder import EngineDecoder
 from editar_rt.backends.engines.device import Engines
 from editar_rt.backends.engines.plan import Plan, Shape, fixed
 from editar_rt.backends.engines.program import Program
-from editar_rt.backends.engines.sampler import SamplerInputs
+from editar_rt.backends.sampler import SamplerInputs
 from editar_rt.bundle.folder import Bundle
 from editar_rt.bundle.manifest import Part
 from editar_rt.errors import BackendError, MissingPartError
@@ -28,7 +30,7 @@ class DeltaBackend:
     def __init__(self, bundle: Bundle, engines: Engines, plan: Plan) -> None:
         self.bundle, self.engines, self.plan = bundle, engines, plan
         self.uncaptured: str | None = None
-        """Why steps are queued piece by piece; None where they are recorded, or none has run."""
+        """Why steps are not recorded; None if they are, or if none has run yet."""
         self._programs: dict[Shape, Program] = {}
         self._closed = False
 
@@ -44,20 +46,33 @@ class DeltaBackend:
     def read_bandwidth(self) -> float | None:
         return self.engines.read_bandwidth()
 
+    def memory_in_use(self) -> int | None:
+        return None if self.device == "cpu" else memory_in_use()
+
+    def shared_bytes(self) -> int:
+        return 0
+
+    @property
+    def sampler_rows(self) -> tuple[int, ...]:
+        return self.plan.rows if names.SAMPLER in self.bundle.manifest.parts else ()
+
+    def end_profile(self) -> Path:
+        raise BackendError(f"{self.engines.name} makes no profile of a decode step")
+
     def part(self, name: str) -> Part:
-        """What the manifest says of a part.
+        """The manifest's description of a part.
 
         Raises:
-            MissingPartError: the bundle lacks it.
+            MissingPartError: the bundle lacks the part.
         """
         parts = self.bundle.manifest.parts
         if name not in parts:
             held = ", ".join(parts) or "nothing"
-            raise MissingPartError(f"the bundle {self.bundle.folder} has no part {name}; it holds {held}")
+            raise MissingPartError(f"the bundle {self.bundle.folder} has no part {name}; its parts are {held}")
         return parts[name]
 
     def program(self, shape: Shape) -> Program:
-        """An engine with its buffers, made when first needed."""
+        """An engine with its buffers, created on first use."""
         if self._closed:
             raise BackendError("the editor is closed; load the bundle again")
         self.part(shape.part)
@@ -69,14 +84,6 @@ class DeltaBackend:
         return self._programs[shape]
 
     def sample(self, logits: NDArray[np.float32], inputs: SamplerInputs) -> NDArray[np.int32]:
-        """The sampler alone, on logits [R, V] as of a step of R rows; R must be the rows of an engine.
-
-        Returns:
-            tokens [R], negative where the host must draw.
-
-        Raises:
-            MissingPartError: the bundle has no sampler.
-        """
         memory, sampler = self.engines.memory, self.program(Shape(names.SAMPLER, rows=len(logits)))
         sent = memory.host_array(logits.nbytes)
         sent[:] = np.ascontiguousarray(logits, np.float32).reshape(-1).view(np.uint8)
@@ -92,7 +99,7 @@ class DeltaBackend:
         program = self.program(Shape(part))
         rows = len(next(iter(inputs.values())))
         described = self.part(part).outputs
-        found = {
+        results = {
             tensor.name: np.empty(fixed(tensor.shape, {names.ROWS_DIM: rows}), tensor.dtype) for tensor in described
         }
         for row in range(rows):
@@ -102,9 +109,9 @@ class DeltaBackend:
             program.engine.enqueue()
             program.download()
             program.memory.synchronize()
-            for name, values in found.items():
-                values[min(row, len(values) - 1)] = program.outputs[name][0]  # some are the same for all rows
-        return found
+            for name, values in results.items():
+                values[min(row, len(values) - 1)] = program.outputs[name][0]  # some outputs are the same for all rows
+        return results
 
     def make_decoder(self, rows: int, capacity: int) -> EngineDecoder:
         return EngineDecoder(self, rows, capacity)

@@ -1,6 +1,6 @@
-"""CUDA for `device.DeviceMemory`: memory, one stream, graphs. Through cuda-bindings, else libcudart by ctypes.
+"""CUDA for `device.DeviceMemory`: memory, one stream, graphs; with cuda-bindings, or libcudart and ctypes.
 
-Only the runtime's C functions are used, by their names, so that both ways are one list of calls.
+Only C functions of the runtime are called, by name, so that both variants share one list of calls.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ TO_DEVICE, TO_HOST, ON_DEVICE = 1, 2, 3
 NON_BLOCKING = 1  # a stream that does not wait for the default one
 RELAXED = 2  # capture lets other threads allocate
 CAPABILITY = (75, 76)  # attributes: major, minor
-# Results of each function that has some; they are the first arguments in C, but for `RESULT_LAST`.
+# Number of results of each function. In C they are the first arguments, except for `RESULT_LAST`.
 RESULTS = {
     "cudaDriverGetVersion": 1,
     "cudaRuntimeGetVersion": 1,
@@ -44,7 +44,7 @@ RESULT_LAST = {"cudaStreamEndCapture"}
 
 
 class CudaError(BackendError):
-    """A CUDA function that failed."""
+    """A CUDA function failed."""
 
     def __init__(self, function: str, code: int, text: str) -> None:
         super().__init__(f"CUDA: {function} failed with error {code} ({text})")
@@ -55,10 +55,10 @@ class Runtime(Protocol):
     """CUDA's runtime functions."""
 
     def call(self, function: str, *arguments: int) -> Any:
-        """What a function gives, None, one number or a tuple; its arguments are numbers and addresses.
+        """Call a function with numbers and addresses. Returns None, a number or a tuple of numbers.
 
         Raises:
-            CudaError: it failed.
+            CudaError: the function failed.
         """
 
     def device_name(self, device: int) -> str: ...
@@ -81,7 +81,7 @@ class CtypesRuntime:
         return values[0] if len(values) == 1 else values or None
 
     def device_name(self, device: int) -> str:
-        properties = ctypes.create_string_buffer(8192)  # a structure that grows with versions and begins with the name
+        properties = ctypes.create_string_buffer(8192)  # a structure that begins with the name and grows with versions
         names = ("cudaGetDeviceProperties_v2", "cudaGetDeviceProperties")
         function = next(name for name in names if hasattr(self._library, name))
         self._check(function, getattr(self._library, function)(properties, ctypes.c_int(device)))
@@ -96,8 +96,8 @@ class CtypesRuntime:
 class BindingsRuntime:
     """The cuda-bindings package."""
 
-    NAMES: ClassVar = {"cudaGraphInstantiateWithFlags": "cudaGraphInstantiate"}  # what it calls the same function
-    ENUMS: ClassVar = {  # arguments that it wants as members of an enumeration, by place
+    NAMES: ClassVar = {"cudaGraphInstantiateWithFlags": "cudaGraphInstantiate"}  # its names of these functions
+    ENUMS: ClassVar = {  # arguments that must be members of an enumeration, by index
         "cudaMemcpyAsync": (3, "cudaMemcpyKind"),
         "cudaMemcpy2DAsync": (6, "cudaMemcpyKind"),
         "cudaStreamBeginCapture": (1, "cudaStreamCaptureMode"),
@@ -110,8 +110,8 @@ class BindingsRuntime:
     def call(self, function: str, *arguments: int) -> Any:
         given: list[Any] = list(arguments)
         if function in self.ENUMS:
-            place, enumeration = self.ENUMS[function]
-            given[place] = getattr(self._module, enumeration)(given[place])
+            index, enumeration = self.ENUMS[function]
+            given[index] = getattr(self._module, enumeration)(given[index])
         code, *values = getattr(self._module, self.NAMES.get(function, function))(*given)
         self._check(function, code)
         numbers = tuple(int(value) for value in values)
@@ -130,10 +130,10 @@ class BindingsRuntime:
 
 
 def find_runtime() -> Runtime:
-    """CUDA's runtime on this machine.
+    """Find CUDA's runtime on this machine.
 
     Raises:
-        BackendError: there is none.
+        BackendError: it is not installed.
     """
     for name in ("cuda.bindings.runtime", "cuda.cudart"):
         try:
@@ -148,27 +148,27 @@ def find_runtime() -> Runtime:
         except OSError:
             continue
         except CudaError as error:
-            if error.code == INSUFFICIENT_DRIVER:  # an older one may lie beside it
+            if error.code == INSUFFICIENT_DRIVER:  # there may also be an older one
                 too_new = too_new or runtime
                 continue
         return runtime
     if too_new is not None:
         return too_new
     raise BackendError(
-        "neither the package cuda-bindings nor CUDA's libcudart is here; run: pip install cuda-bindings, or put the "
-        "folder of libcudart.so into LD_LIBRARY_PATH"
+        "neither the package cuda-bindings nor CUDA's libcudart is installed; run: pip install cuda-bindings, or add "
+        "the folder of libcudart.so to LD_LIBRARY_PATH"
     )
 
 
 def _libraries() -> Iterator[str]:
     yield from LIBRARIES
-    spec = importlib.util.find_spec("nvidia")  # where pip puts NVIDIA's libraries
+    spec = importlib.util.find_spec("nvidia")  # where pip installs NVIDIA's libraries
     for folder in spec.submodule_search_locations or () if spec is not None else ():
         yield from sorted(str(path) for path in Path(folder).glob("*/lib/libcudart.so.*"))
 
 
 def memory_in_use() -> int | None:
-    """Bytes of the GPU's memory that are taken now, by all that runs on it; None where CUDA does not tell."""
+    """Bytes of GPU memory that all processes use now; None if CUDA does not report it."""
     try:
         free, total = find_runtime().call("cudaMemGetInfo")
     except BackendError:
@@ -207,7 +207,7 @@ def _old_driver(runtime: Runtime) -> str:
     if not driver:
         return "there is no NVIDIA driver on this machine; install one, or run the bundle with --device cpu"
     return (
-        f"the NVIDIA driver is for CUDA {_version(driver)} and older, and this is CUDA {wanted}; install a newer "
+        f"the NVIDIA driver supports CUDA up to {_version(driver)}, but this is CUDA {wanted}; install a newer "
         "driver, or packages for the older CUDA"
     )
 
@@ -225,14 +225,14 @@ class CudaMemory:
 
     def allocate(self, size: int) -> int:
         try:
-            return int(self._runtime.call("cudaMalloc", size))  # at multiples of 256 and more
+            return int(self._runtime.call("cudaMalloc", size))  # at multiples of at least 256
         except CudaError as error:
             if error.code != OUT_OF_MEMORY:
                 raise
             free, total = self._runtime.call("cudaMemGetInfo")
             raise BackendError(
-                f"out of memory on the GPU: {size >> 20} MiB are needed and {free >> 20} MiB of {total >> 20} are "
-                "free; close what else uses it, edit fewer pictures at once, or take a smaller bundle"
+                f"out of memory on the GPU: {size >> 20} MiB are needed, but only {free >> 20} of {total >> 20} MiB "
+                "are free; close other programs that use it, edit fewer pictures at once, or use a smaller bundle"
             ) from None
 
     def free(self, address: int) -> None:
@@ -240,9 +240,9 @@ class CudaMemory:
 
     def host_array(self, size: int) -> NDArray[Any]:
         address = self._runtime.call("cudaHostAlloc", max(size, 1), 0)
-        # The array is written over before the first copy of it, but for what stays zero.
+        # Zero the array: not every part is written before the first copy.
         buffer = (ctypes.c_uint8 * size).from_address(address)
-        weakref.finalize(buffer, self._runtime.call, "cudaFreeHost", address)  # arrays of it keep the buffer
+        weakref.finalize(buffer, self._runtime.call, "cudaFreeHost", address)  # arrays over it keep the buffer alive
         array = np.ctypeslib.as_array(buffer)
         array[:] = 0
         return array
@@ -267,7 +267,7 @@ class CudaMemory:
             try:
                 work()
             finally:
-                graph = call("cudaStreamEndCapture", self.stream)  # also ends one that failed
+                graph = call("cudaStreamEndCapture", self.stream)  # also after a failure
             executable = call("cudaGraphInstantiateWithFlags", graph, 0)
         except BackendError as error:
             raise CaptureError(str(error)) from None
@@ -281,7 +281,7 @@ class CudaMemory:
 
 
 class Recorded:
-    """A CUDA graph that is launched by calling it."""
+    """A CUDA graph; calling it launches the graph."""
 
     def __init__(self, runtime: Runtime, executable: int, stream: int) -> None:
         self._runtime, self._executable, self._stream = runtime, executable, stream

@@ -1,10 +1,11 @@
-"""The decoder as engines of fixed shapes, and the KV cache between them.
+"""The decoder as engines of fixed shapes, with a KV cache that they share.
 
-The cache of all layers is one block, zeroed once, [2 · layers, rows, heads, capacity, head_dim]. An engine reads it
-where it lies and gives the new keys and values, [2 · layers, rows, heads, positions, head_dim], which are placed by one
-2-D copy where the engine's rows are all of the cache's, else by one for every layer's keys and one for its values.
-A step is recorded (CUDA: in a graph) when it comes for the second time; inputs and logits cross in page-locked memory.
-Where the bundle has a sampler, it is queued after the step and reads the logits where they lie: tokens cross instead.
+The cache of all layers is one block, zeroed once, [2 · layers, rows, heads, capacity, head_dim]. An engine reads it in
+place and returns the new keys and values, [2 · layers, rows, heads, positions, head_dim]. They are written to the cache
+by one 2-D copy if the engine's rows are all rows of the cache, otherwise by one per layer for keys and one for values.
+A step is recorded (with CUDA, in a graph) when it runs for the second time; inputs and logits are copied through pinned
+memory. If the bundle has a sampler, it is queued after the step and reads the logits on the device, so that only tokens
+are copied.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from editar_rt.backends.base import Batch, Floats, Output
 from editar_rt.backends.engines.device import CaptureError, Engines
 from editar_rt.backends.engines.plan import Plan, Shape, fixed
 from editar_rt.backends.engines.program import Program
-from editar_rt.backends.engines.sampler import SamplerInputs
+from editar_rt.backends.sampler import SamplerInputs
 from editar_rt.bundle.folder import Bundle
 from editar_rt.bundle.manifest import Part
 from editar_rt.errors import OptionError
@@ -31,7 +32,7 @@ Ints = NDArray[np.int32]
 
 
 class Programs(Protocol):
-    """What the decoder needs of its backend."""
+    """The part of the backend that the decoder uses."""
 
     bundle: Bundle
     engines: Engines
@@ -51,11 +52,11 @@ class EngineDecoder:
         tensor = next(t for t in backend.part(names.DECODER).inputs if t.name == names.past_key(0))
         _, heads, self._room, width = fixed(tensor.shape, {names.ROWS_DIM: rows})
         if capacity > self._room:
-            raise OptionError(f"the decoder's cache has room for {self._room} positions, not for {capacity}")
+            raise OptionError(f"the decoder's cache has room for {self._room} positions, but {capacity} are needed")
         manifest = backend.bundle.manifest
         self._vocab, self._dim = manifest.model.vocab_size or 0, manifest.model.dim or 0
         self._sampler_top_k = manifest.sampler_top_k or 0
-        self._rows = max(rows, self._plan.rows[0])  # an engine's rows must all be there
+        self._rows = max(rows, self._plan.rows[0])  # all rows of an engine must exist
         self._kinds, self._heads = 2 * (manifest.model.layers or 0), heads
         self._position = width * np.dtype(tensor.dtype).itemsize  # bytes of one position in one head
         self._head = self._room * self._position
@@ -64,13 +65,12 @@ class EngineDecoder:
         self._address = self._memory.allocate(size)
         weakref.finalize(self, self._memory.free, self._address)
         self._memory.zero(self._address, size)
-        # Of steps by their first row, rows, and whether tokens are drawn: what queues them at once; None after the
-        # first, which warms up.
+        # Recorded steps by first row, number of rows, and whether they sample; None after the first run, a warm-up.
         self._recorded: dict[tuple[int, int, bool], Callable[[], None] | None] = {}
 
     @property
     def draws(self) -> bool:
-        """Whether the device can draw tokens itself."""
+        """Whether the device can sample tokens."""
         return names.SAMPLER in self._backend.bundle.manifest.parts
 
     @property
@@ -80,7 +80,7 @@ class EngineDecoder:
     def run(self, batch: Batch, draw: Draw | None = None) -> Output:
         end = int((batch.past + batch.counts).max())
         if end > self._room:
-            raise OptionError(f"the decoder's cache has room for {self._room} positions, and {end} would be filled")
+            raise OptionError(f"the decoder's cache has room for {self._room} positions, but {end} are needed")
         if batch.tokens.shape[1] > 1:
             logits = np.stack([self._chunk(batch, row) for row in range(len(batch.rows))])
         else:
@@ -92,8 +92,8 @@ class EngineDecoder:
         return Output(lambda: logits, None if draw is None else draw.on_host(logits))
 
     def _step(self, batch: Batch) -> Floats:
-        """One position in every row → logits [R, 1, V]."""
-        found = []
+        """Run one position of every row → logits [R, 1, V]."""
+        parts = []
         done, rows = 0, len(batch.rows)
         while done < rows:
             start, size, taken = self._engine_for(batch.rows[done:])
@@ -111,13 +111,13 @@ class EngineDecoder:
             self._memory.synchronize()
             done += count
             logits = program.outputs[names.LOGITS][taken]
-            found.append(logits if count == rows else logits.copy())
-        return found[0] if len(found) == 1 else np.concatenate(found)
+            parts.append(logits if count == rows else logits.copy())
+        return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
     def _engine_for(self, rows: Ints) -> tuple[int, int, slice]:
-        """For the first of some rows: where in the cache an engine begins, its rows, and those that are taken.
+        """The engine for the first of `rows`: its first row in the cache, its number of rows, and the rows used.
 
-        An engine with more rows than there are neighbours runs some before them too, whose results nobody takes.
+        An engine with more rows than there are contiguous ones also runs rows before them, whose results are ignored.
         """
         gaps = np.flatnonzero(np.diff(rows) != 1)
         together = int(gaps[0]) + 1 if len(gaps) else len(rows)
@@ -127,11 +127,11 @@ class EngineDecoder:
         return start, size, slice(skipped, skipped + min(size - skipped, together))
 
     def _step_and_draw(self, batch: Batch, draw: Draw) -> Output | None:
-        """A step whose tokens are drawn by the device; None, and nothing has run, where the host must draw."""
+        """A step whose tokens the device samples; None, before anything has run, if the host must sample."""
         rows = len(batch.rows)
         start, size, taken = self._engine_for(batch.rows)
         inputs = SamplerInputs.of(draw, rows, self._sampler_top_k, self._vocab) if self.draws else None
-        # Rows of one picture must go through one engine together.
+        # All rows of a picture must be in the same run.
         if inputs is None or taken.stop - taken.start < rows or (batch.tokens < 0).any():
             return None
         program = self._backend.program(Shape(names.DECODER, rows=size))
@@ -145,7 +145,7 @@ class EngineDecoder:
 
         def logits() -> Floats:
             if program.passes != pass_:
-                raise ValueError("these logits have been written over; ask for them before the next step")
+                raise ValueError("these logits have been overwritten; read them before the next step")
             program.download()
             self._memory.synchronize()
             read: Floats = program.outputs[names.LOGITS][taken]
@@ -158,7 +158,7 @@ class EngineDecoder:
 
     @staticmethod
     def _fill_step(program: Program, taken: slice, tokens: Ints, past: Ints) -> None:
-        """A step's inputs in some rows of an engine; the others get harmless ones."""
+        """Set a step's inputs in some rows of an engine, and harmless values in the others."""
         program.passes += 1
         inputs = program.inputs
         for name in (names.TOKENS, names.POSITIONS, names.PAST_LENGTH):
@@ -168,8 +168,8 @@ class EngineDecoder:
         inputs[names.POSITIONS][taken, 0] = past
 
     def _chunk(self, batch: Batch, place: int) -> Floats:
-        """Several positions of one row → logits [K, V]."""
-        found = np.empty((batch.outputs, self._vocab), np.float32)
+        """Run several positions of one row → logits [K, V]."""
+        logits_of_chunk = np.empty((batch.outputs, self._vocab), np.float32)
         row, count = int(batch.rows[place]), int(batch.counts[place])
         tokens, first_output = batch.tokens[place, :count], count - batch.outputs
         states = None
@@ -190,24 +190,24 @@ class EngineDecoder:
             inputs[names.POSITIONS][0, taken:] = self._room
             if states is not None:
                 inputs[names.PREFIX][0, :taken] = states[piece]
-            begin = max(done, first_output)  # of the logits that are wanted
+            begin = max(done, first_output)  # first position whose logits are wanted
             self._pass(program, row, prefix=bool((tokens[piece] < 0).any()), logits=begin < piece.stop)
             self._place(program, 1, size, 0, row, past, taken)
             self._memory.synchronize()
             if begin < piece.stop:
                 logits = program.outputs[names.LOGITS][0, begin - done : taken]
-                found[begin - first_output : piece.stop - first_output] = logits
+                logits_of_chunk[begin - first_output : piece.stop - first_output] = logits
             done += taken
-        return found
+        return logits_of_chunk
 
     def _pass(
         self, program: Program, start: int, prefix: bool = False, logits: bool = True, sampler: Program | None = None
     ) -> None:
-        """Queue one pass over the rows from `start` on.
+        """Queue one run over the rows from `start` on.
 
         Args:
-            logits: whether they are read.
-            sampler: draws from them; its tokens are read instead.
+            logits: whether logits are copied to the host.
+            sampler: samples from the logits; its tokens are copied to the host instead.
         """
         tensor = self._rows * self._row
         addresses = {}
@@ -225,7 +225,7 @@ class EngineDecoder:
             program.download()
 
     def _pass_recorded(self, program: Program, start: int, rows: int, sampler: Program | None = None) -> None:
-        """A step, all at once where it has been recorded."""
+        """Queue a step; from the second run on, as a recorded step."""
         key = (start, rows, sampler is not None)
 
         def step() -> None:
@@ -257,11 +257,11 @@ class EngineDecoder:
         """Queue the copy of new keys and values into the cache.
 
         Args:
-            rows, positions: of the engine.
-            skipped: rows of its results that are not taken.
-            first_row: of the cache, where the first row taken goes.
-            past: positions filled in the rows taken.
-            count: positions taken.
+            rows, positions: shape of the engine.
+            skipped: number of first rows of its results to ignore.
+            first_row: row of the cache for the first row used.
+            past: number of cached positions in each row used.
+            count: number of positions to copy.
         """
         source_pitch = positions * self._position
         source_row = self._heads * source_pitch
@@ -271,7 +271,7 @@ class EngineDecoder:
             target = self._address + (first_row + row) * self._row + int(past[row]) * self._position
             source = program.addresses[names.NEW_ROWS] + (skipped + row) * source_row
             width = count * self._position
-            whole = together == rows == self._rows  # then the kinds follow each other as the heads do
+            whole = together == rows == self._rows  # then keys and values of all layers follow each other like heads
             height = together * self._heads * (self._kinds if whole else 1)
             for kind in range(1 if whole else self._kinds):
                 self._memory.copy_2d(
@@ -291,4 +291,4 @@ class EngineDecoder:
         self._memory.synchronize()
 
     def release(self, row: int) -> None:
-        """Rows share nothing here."""
+        """Rows do not share memory here."""

@@ -1,7 +1,7 @@
-"""What `delta` needs of a device: memory at addresses, one stream of work, and engines that read and write there.
+"""The device interface of this package: memory at addresses, one stream of work, and engines that use both.
 
-Everything is queued on the one stream and done in order; `synchronize` waits for it. There are two of each: CUDA and
-TensorRT's (`cuda`, `tensorrt`), and NumPy's and ONNX Runtime's stand-ins for them (`emulated`).
+All work is queued on one stream and done in order; `synchronize` waits for it. There are two implementations: CUDA and
+TensorRT (`cuda`, `tensorrt`), and their emulation with NumPy and ONNX Runtime (`emulated`).
 """
 
 from __future__ import annotations
@@ -18,56 +18,56 @@ ALIGNMENT = 256  # bytes, of every tensor's address
 
 
 def aligned(size: int) -> int:
-    """The size rounded up, so that what lies behind begins at a good address."""
+    """A size rounded up, so that the next tensor is aligned."""
     return -(-size // ALIGNMENT) * ALIGNMENT
 
 
 class CaptureError(BackendError):
-    """Work that cannot be recorded; it can still be queued."""
+    """The work cannot be recorded; it can still be queued."""
 
 
 class DeviceMemory(Protocol):
-    """Addresses and the stream."""
+    """Memory and the stream of a device."""
 
     def allocate(self, size: int) -> int:
-        """The address of so many bytes, a multiple of `ALIGNMENT`.
+        """Allocate `size` bytes at a multiple of `ALIGNMENT`. Returns the address.
 
         Raises:
-            BackendError: what was asked for and what there is, where it is not enough.
+            BackendError: there is not enough memory.
         """
 
     def free(self, address: int) -> None: ...
 
     def host_array(self, size: int) -> NDArray[Any]:
-        """uint8 [size], zeros, in host memory that a device copies from and to without a stop."""
+        """uint8 [size], zeros, in host memory that the device can copy asynchronously."""
 
     def zero(self, address: int, size: int) -> None: ...
 
     def to_device(self, address: int, source: NDArray[Any]) -> None:
-        """Copy an array, which must lie in one piece and stay until it is done."""
+        """Queue a copy of an array, which must be contiguous and stay alive until the copy is done."""
 
     def to_host(self, target: NDArray[Any], address: int) -> None:
-        """Fill an array, likewise."""
+        """Queue a copy into an array, under the same conditions."""
 
     def copy_2d(self, target: int, target_pitch: int, source: int, source_pitch: int, width: int, height: int) -> None:
-        """`height` lines of `width` bytes; line i lies i · pitch bytes behind the first."""
+        """Queue a copy of `height` lines of `width` bytes; line i begins i · pitch bytes after line 0."""
 
     def capture(self, work: Callable[[], None]) -> Callable[[], None]:
-        """Record what `work` queues, instead of doing it; calling the result queues all of it at once.
+        """Record the work that `work` queues instead of doing it. Calling the result queues all of it at once.
 
         Raises:
-            CaptureError: the reason.
+            CaptureError: it cannot be recorded, with the reason.
         """
 
     def synchronize(self) -> None:
-        """Wait until all is done."""
+        """Wait until all queued work is done."""
 
 
 class Engine(Protocol):
     """One part with fixed shapes."""
 
     def bind(self, addresses: Mapping[str, int]) -> None:
-        """Where tensors lie, by name; those that are not named stay where they are."""
+        """Set addresses of tensors by name; the others stay unchanged."""
 
     def enqueue(self) -> None:
         """Queue one pass."""
@@ -78,7 +78,7 @@ class Engines(Protocol):
 
     @property
     def name(self) -> str:
-        """What runs them, for people: `TensorRT 10.3 (Orin)`."""
+        """The name of the engine library for users: `TensorRT 10.3 (Orin)`."""
 
     @property
     def device(self) -> str:
@@ -88,11 +88,11 @@ class Engines(Protocol):
     def memory(self) -> DeviceMemory: ...
 
     def read_bandwidth(self) -> float | None:
-        """As `base.Backend.read_bandwidth`."""
+        """See `base.Backend.read_bandwidth`."""
 
     def open(self, shape: Shape) -> Engine:
-        """An engine, loaded when first asked for.
+        """An engine, loaded on first use.
 
         Raises:
-            BackendError: it is not there or does not run here.
+            BackendError: the engine is missing or does not run here.
         """

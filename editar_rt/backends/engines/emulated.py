@@ -1,7 +1,7 @@
-"""A device of NumPy arrays and ONNX Runtime on the CPU, in place of CUDA and TensorRT.
+"""An emulated device: NumPy arrays and ONNX Runtime on the CPU, in place of CUDA and TensorRT.
 
-`device="emulated"` runs `delta`'s loop with the same offsets, copies and recorded steps as on a GPU, so that all but
-the engines themselves can be tried without one. Addresses are the arrays' own; what touches any other is refused.
+`device="emulated"` runs `decoder` with the same offsets, copies and recorded steps as on a GPU, so that everything
+except the engines can be tested without one. Addresses are those of the arrays; any other address is rejected.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ Work = Callable[[], None]
 
 
 class NumpyMemory:
-    """`device.DeviceMemory` in host memory. Work is done when it is queued."""
+    """`device.DeviceMemory` in host memory. Work is done immediately when it is queued."""
 
     def __init__(self) -> None:
         self._blocks: dict[int, NDArray[np.uint8]] = {}  # by address
@@ -35,9 +35,9 @@ class NumpyMemory:
 
     def allocate(self, size: int) -> int:
         try:
-            block = np.full(size + ALIGNMENT, 0xFF, np.uint8)  # NaN: what is to be zero must be made so
-        except (MemoryError, ValueError):  # the second for more than any array may have
-            raise BackendError(f"out of memory: {size >> 20} MiB were asked for") from None
+            block = np.full(size + ALIGNMENT, 0xFF, np.uint8)  # NaN, to detect memory that should have been zeroed
+        except (MemoryError, ValueError):  # ValueError if it exceeds the largest array
+            raise BackendError(f"out of memory: {size >> 20} MiB were requested") from None
         address = -(-block.ctypes.data // ALIGNMENT) * ALIGNMENT
         self._blocks[address], self._sizes[address] = block, size
         bisect.insort(self._starts, address)
@@ -51,7 +51,7 @@ class NumpyMemory:
         return np.zeros(size, np.uint8)
 
     def submit(self, work: Work) -> None:
-        """Do it, or record it."""
+        """Do the work, or record it."""
         if self._record is None:
             work()
         else:
@@ -95,10 +95,10 @@ class NumpyMemory:
             raise CaptureError("waiting cannot be recorded")
 
     def check(self, address: int, size: int) -> None:
-        """Refuse what does not lie in one allocated block."""
+        """Reject a range that is not inside one allocated block."""
         place = bisect.bisect_right(self._starts, address) - 1
         if place < 0 or address + size > self._starts[place] + self._sizes[self._starts[place]]:
-            raise BackendError(f"{size} bytes at {address:#x} lie outside of what was allocated")
+            raise BackendError(f"{size} bytes at {address:#x} are not inside an allocated block")
 
     def _bytes(self, address: int, size: int) -> NDArray[np.uint8]:
         self.check(address, size)
@@ -107,7 +107,7 @@ class NumpyMemory:
 
 def _flat(array: NDArray[Any]) -> NDArray[np.uint8]:
     if not array.flags.c_contiguous:
-        raise BackendError("an array that is copied must lie in one piece")
+        raise BackendError("an array to copy must be contiguous")
     return array.reshape(-1).view(np.uint8)
 
 
@@ -127,7 +127,7 @@ class OnnxRuntimeEngine:
             dtype, shape = (self._inputs | self._outputs)[name]
             self._memory.check(address, int(np.prod(shape)) * dtype.itemsize)
             if address % ALIGNMENT:
-                raise BackendError(f"{name} lies at {address:#x}, which is no multiple of {ALIGNMENT}")
+                raise BackendError(f"{name} is at {address:#x}, which is not a multiple of {ALIGNMENT}")
             self._addresses[name] = address
         self._binding = None
 
@@ -140,7 +140,7 @@ class OnnxRuntimeEngine:
                 for name, (dtype, shape) in self._outputs.items():
                     binding.bind_output(name, "cpu", 0, dtype, shape, self._addresses[name])
             self._binding = binding
-        binding = self._binding  # what is recorded keeps its addresses
+        binding = self._binding  # recorded work keeps its addresses
         run = running(self._part)(self._session.run_with_iobinding)
         self._memory.submit(lambda: run(binding))
 
@@ -157,7 +157,7 @@ class EmulatedEngines:
 
     @property
     def name(self) -> str:
-        return f"{self._sessions.name}, in TensorRT's place"
+        return f"{self._sessions.name}, emulating TensorRT"
 
     def read_bandwidth(self) -> float | None:
         return self._sessions.read_bandwidth()

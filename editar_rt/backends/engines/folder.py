@@ -1,7 +1,7 @@
-"""Built engines on disk: a folder in the bundle's own, with a `build.json` that says where they run.
+"""Built engines on disk: a folder inside the bundle, with a `build.json` that says where they run.
 
-An engine is native code for one GPU and one version of TensorRT. It is built on the device by `python -m export
-tensorrt` and loaded from nowhere else; what does not fit is refused with the command that builds it again.
+An engine is native code for one GPU and one version of TensorRT, built on the device by `python -m export
+tensorrt`. Engines that do not match are rejected with the command that builds them again.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ class EngineInfo:
 
     file: str
     profile: int = 0
-    """Which of the file's profiles, where several engines share one."""
+    """Index of the file's profile, if several engines share a file."""
     scratch_bytes: int = 0
-    """Device memory that a pass needs besides weights, inputs and outputs."""
+    """Device memory that a run needs besides weights, inputs and outputs."""
 
 
 @dataclass(frozen=True)
@@ -57,11 +57,11 @@ class BuildInfo:
     graphs: dict[str, str]
     """SHA-256 of the ONNX files, by name."""
     flags: dict[str, Any] = field(default_factory=dict)
-    """How the builder was set."""
+    """The builder's settings."""
     seconds: dict[str, float] = field(default_factory=dict)
-    """What building took, by file."""
+    """Build time, by file."""
     parity: list[dict[str, Any]] = field(default_factory=list)
-    """What the gate compared."""
+    """The comparisons of the gate."""
     made_by: dict[str, str] = field(default_factory=dict)
     format: str = FORMAT
     format_version: int = FORMAT_VERSION
@@ -75,21 +75,21 @@ class BuildInfo:
 
 
 def rebuild_command(bundle: Bundle, target: str) -> str:
-    """What builds a bundle's engines anew."""
+    """The command that builds a bundle's engines again."""
     return shlex.join(["python", "-m", "export", "tensorrt", str(bundle.folder), "--target", target, "--force"])
 
 
 def find_folders(bundle: Bundle) -> list[Path]:
-    """The folders of engines in a bundle, by name; not those that are links out of it."""
-    found = bundle.folder.glob(f"*/{BUILD_NAME}")
-    return sorted(path.parent for path in found if is_kept_inside(path, bundle.folder))
+    """The folders of engines in a bundle, sorted by name, without links that leave it."""
+    builds = bundle.folder.glob(f"*/{BUILD_NAME}")
+    return sorted(path.parent for path in builds if is_kept_inside(path, bundle.folder))
 
 
 def read_build(folder: Path) -> BuildInfo:
-    """Read a `build.json`; nothing of TensorRT is needed.
+    """Read a `build.json`; TensorRT is not needed.
 
     Raises:
-        BackendError: not one, or of a newer format.
+        BackendError: the file is not a build.json, or is of a newer format.
     """
     path = folder / BUILD_NAME
     try:
@@ -100,7 +100,7 @@ def read_build(folder: Path) -> BuildInfo:
         raise BackendError(f"{path} is not JSON ({error}); build the engines again") from None
     if not isinstance(raw, dict) or raw.get("format") != FORMAT or raw.get("format_version") != FORMAT_VERSION:
         raise BackendError(
-            f'{path} does not say "format": "{FORMAT}" in version {FORMAT_VERSION}; build the engines again'
+            f'{path} does not say "format": "{FORMAT}" of version {FORMAT_VERSION}; build the engines again'
         )
     try:
         info: BuildInfo = decode_json(BuildInfo, raw, BUILD_NAME)
@@ -116,10 +116,10 @@ def read_build(folder: Path) -> BuildInfo:
 
 
 def check_build(info: BuildInfo, folder: Path, bundle: Bundle, tensorrt: str, gpu: str, capability: str) -> None:
-    """Refuse engines that were built from or for something else.
+    """Reject engines that were built from another bundle or for another machine.
 
     Raises:
-        BackendError: what they are for, what is here, and the command that builds them.
+        BackendError: they do not match, with the command that builds them.
     """
     command = rebuild_command(bundle, info.target)
     if info.bundle != bundle.fingerprint:
@@ -129,15 +129,15 @@ def check_build(info: BuildInfo, folder: Path, bundle: Bundle, tensorrt: str, gp
     for what, value in here.items():
         if there[what] != value:
             raise BackendError(
-                f"the engines in {folder} are for {what} {there[what]}, and here is {value}; run: {command}"
+                f"the engines in {folder} are for {what} {there[what]}, but this machine has {value}; run: {command}"
             )
 
 
 def read_engine(folder: Path, info: BuildInfo, name: str, bundle: Bundle) -> bytes:
-    """An engine's file, compared with its size and hash.
+    """Read an engine's file, and compare its size and hash.
 
     Raises:
-        BackendError: it is missing, truncated or altered.
+        BackendError: the file is missing, truncated or altered.
     """
     path, command = folder / name, rebuild_command(bundle, info.target)
     expected = info.files.get(name)
@@ -149,12 +149,12 @@ def read_engine(folder: Path, info: BuildInfo, name: str, bundle: Bundle) -> byt
         size = path.stat().st_size
         if size != expected.bytes:
             raise BackendError(
-                f"the engine {path} has {size} bytes where {BUILD_NAME} says {expected.bytes}: truncated or altered; "
-                f"run: {command}"
+                f"the engine {path} has {size} bytes, but {BUILD_NAME} says {expected.bytes}: it was truncated or "
+                f"altered; run: {command}"
             )
         content = read_regular(path, expected.bytes)
     except OSError as error:
         raise BackendError(f"the engine {path} cannot be read: {error.strerror or error}") from None
-    if hashlib.sha256(content).hexdigest() != expected.sha256:  # of what is loaded, not of what it is read from again
+    if hashlib.sha256(content).hexdigest() != expected.sha256:  # hash the content that is loaded
         raise BackendError(f"the engine {path} was altered (its SHA-256 differs); run: {command}")
     return content

@@ -1,8 +1,8 @@
-"""Which engines a bundle is run by: engines have fixed shapes, calls do not.
+"""The set of engines that runs a bundle: engines have fixed shapes, calls do not.
 
-A decoder's engine runs either one position in some rows (a step) or some positions of one row (a chunk). `Plan` says
-which there are; `delta` cuts what is asked for into what they do. A sampler's engine goes with each of the steps'.
-Builder, runtime and emulation read them from here.
+A decoder engine runs either one position in several rows (a step) or several positions of one row (a chunk). `Plan`
+lists the engines; `decoder` splits each call accordingly. Each step engine has a sampler engine. Builder, runtime and
+emulation share this module.
 """
 
 from __future__ import annotations
@@ -12,8 +12,6 @@ from dataclasses import dataclass
 
 from editar_rt import names
 from editar_rt.bundle.manifest import ModelInfo, TensorInfo
-
-DELTA = "delta"  # the spelling of decoders that are run so
 
 
 @dataclass(frozen=True)
@@ -26,14 +24,14 @@ class Shape:
 
     @property
     def name(self) -> str:
-        """Of its file, without the ending."""
+        """Name of the engine's file, without suffix."""
         if self.part == names.SAMPLER:
             return f"{self.part}-{self.rows}"
         return f"{self.part}-{self.rows}x{self.positions}" if self.part == names.DECODER else self.part
 
     @property
     def sizes(self) -> dict[str, int]:
-        """By symbolic dimension. A chunk's engine may give logits of all positions."""
+        """Size of each symbolic dimension. A chunk engine can return logits of all positions."""
         return {
             names.ROWS_DIM: self.rows,
             names.POSITIONS_DIM: self.positions,
@@ -48,7 +46,7 @@ class Shape:
 
 
 def fixed(shape: Collection[int | str], sizes: Mapping[str, int]) -> tuple[int, ...]:
-    """A shape with sizes in place of its symbolic dimensions."""
+    """A shape whose symbolic dimensions are replaced by sizes."""
     return tuple(d if isinstance(d, int) else sizes[d] for d in shape)
 
 
@@ -57,13 +55,13 @@ class Plan:
     """The decoder's engines."""
 
     rows: tuple[int, ...]
-    """Of the steps' engines, ascending."""
+    """Numbers of rows of the step engines, ascending."""
     chunks: tuple[int, ...]
-    """Positions of the chunks' engines, ascending."""
+    """Numbers of positions of the chunk engines, ascending."""
 
     @classmethod
     def usual(cls, model: ModelInfo) -> Plan:
-        """Steps with and without guidance, and one chunk for a picture and one for a text."""
+        """Steps with and without guidance, a chunk for a picture and a chunk for a text."""
         chunks = {model.picture_tokens or 1, model.text_tokens or 1}
         return cls((1, 2), tuple(sorted(chunks)))
 
@@ -79,9 +77,9 @@ class Plan:
         return shapes
 
     def step(self, rows: int) -> int:
-        """Rows of the engine that takes the first of `rows` rows: as many as fit, else the fewest there are."""
+        """Rows of the engine for the first of `rows` rows: the most that fit, otherwise the smallest engine."""
         return max((r for r in self.rows if r <= rows), default=self.rows[0])
 
     def chunk(self, positions: int) -> int:
-        """Positions of the engine that takes the first of `positions`: all of them if one can, else the most."""
+        """Positions of the engine for the first of `positions`: the smallest that takes all, otherwise the largest."""
         return min((c for c in self.chunks if c >= positions), default=self.chunks[-1])

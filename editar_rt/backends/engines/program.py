@@ -1,4 +1,4 @@
-"""An engine with its buffers on both sides, for `delta`."""
+"""An engine with its buffers on host and device."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from numpy.typing import NDArray
 from editar_rt import names
 from editar_rt.backends.engines.device import Engines, aligned
 from editar_rt.backends.engines.plan import Shape
-from editar_rt.backends.engines.sampler import SamplerInputs
+from editar_rt.backends.sampler import SamplerInputs
 from editar_rt.bundle.folder import Bundle
 from editar_rt.bundle.manifest import TensorInfo
 
 
 class Program:
-    """An engine, and buffers for all its tensors but the cache, at addresses that stay.
+    """An engine with buffers at fixed addresses for all its tensors except the cache.
 
-    Inputs lie in one block on both sides and cross in one copy, the decoder's prefix last: a step leaves it out.
+    On each side, the inputs form one block and are copied together. The decoder's prefix is last: a step omits it.
 
     Args:
         lent: addresses of inputs that are another program's outputs.
@@ -29,7 +29,7 @@ class Program:
     def __init__(self, bundle: Bundle, engines: Engines, shape: Shape, lent: Mapping[str, int]) -> None:
         part, self.memory = bundle.manifest.parts[shape.part], engines.memory
         self.passes = 0
-        """How often inputs were set for a step."""
+        """Number of times that inputs were set for a step."""
         self.engine = engines.open(shape)
         own = [t for t in part.inputs if t.name not in lent and not t.name.startswith(names.PAST_BEGINNINGS)]
         own.sort(key=lambda tensor: tensor.name == names.PREFIX)
@@ -47,7 +47,7 @@ class Program:
         self.memory.synchronize()
 
     def set_inputs(self, inputs: SamplerInputs) -> None:
-        """A sampler's inputs, for all of its rows."""
+        """Set a sampler's inputs, for all of its rows."""
         for name, array in inputs.arrays().items():
             self.inputs[name][:] = array
 
@@ -55,19 +55,19 @@ class Program:
         """Queue the inputs' copy to the device.
 
         Args:
-            prefix: the decoder's too; without it the device's stays what it was.
+            prefix: include the decoder's prefix; otherwise its value on the device stays unchanged.
         """
         end = self._in.size if prefix else self._in.offsets.get(names.PREFIX, self._in.size)
         self.memory.to_device(self._in_address, self._sent[:end])
 
     def download(self) -> None:
-        """Queue the outputs' copy to the host, but for the new rows'."""
+        """Queue the copy of the outputs to the host, except the new keys and values."""
         for name, array in self.outputs.items():
             self.memory.to_host(array, self.addresses[name])
 
 
 class Block:
-    """Where tensors lie in one block of bytes, each at a good address."""
+    """The layout of tensors in one block of bytes, each at an aligned offset."""
 
     def __init__(self, shape: Shape, tensors: Sequence[TensorInfo]) -> None:
         self.tensors = {tensor.name: (shape.of(tensor), np.dtype(tensor.dtype)) for tensor in tensors}

@@ -1,16 +1,16 @@
-"""TensorRT for `device.Engines`: the engines that `python -m export tensorrt` built on this device.
+"""TensorRT for `device.Engines`: runs the engines that `python -m export tensorrt` built on this device.
 
-Every engine has one context; all contexts share one block of scratch memory, since they run one after the other on one
-stream. What differs between versions is in `tensorrt_compat`, and what is on disk in `engine_folder`.
+Every engine has one context. All contexts share one block of scratch memory, because they run one after the other on
+one stream. `tensorrt_compat` handles differences between versions, and `folder` the files.
 """
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from editar_rt import machine as machines
 from editar_rt.backends.engines.device import DeviceMemory
 from editar_rt.backends.engines.folder import (
     BuildInfo,
@@ -25,11 +25,9 @@ from editar_rt.backends.engines.tensorrt_compat import TensorRT, import_tensorrt
 from editar_rt.bundle.folder import Bundle
 from editar_rt.errors import BackendError
 
-COPIED_BYTES, COPIES = 256 << 20, 5  # far more than any cache holds
-
 
 class Machine:
-    """A GPU with TensorRT; `stream` is the handle of that on which `memory` queues."""
+    """A GPU with TensorRT; `stream` is the handle of the stream that `memory` uses."""
 
     def __init__(
         self, tensorrt: TensorRT, memory: DeviceMemory, stream: int, gpu: str, capability: str, cuda: str
@@ -45,7 +43,7 @@ class Machine:
 def this_machine() -> Machine:
     """
     Raises:
-        BackendError: TensorRT or CUDA is not there, no GPU, or a driver that is too old.
+        BackendError: TensorRT, CUDA or a GPU is missing, or the driver is too old.
     """
     from editar_rt.backends.engines.cuda import CudaMemory, Device, find_runtime
 
@@ -79,7 +77,7 @@ class TensorRTEngines:
         self.info, self._bundle, self._folder, self._machine = info, bundle, folder, machine
         self._runtime = machine.tensorrt.make_runtime()
         self._loaded: dict[str, Any] = {}  # by file
-        # For the largest, before any is loaded: recorded steps keep the address.
+        # Allocated for the largest engine before any is loaded, because recorded steps keep the address.
         self._scratch_bytes = max((engine.scratch_bytes for engine in info.engines.values()), default=0)
         self._scratch = machine.memory.allocate(self._scratch_bytes) if self._scratch_bytes else 0
 
@@ -90,19 +88,18 @@ class TensorRTEngines:
         return self._machine.name
 
     def read_bandwidth(self) -> float | None:
-        """From copies on the device, which read every byte and write it: both count."""
-        memory, seconds = self.memory, []
-        block = memory.allocate(2 * COPIED_BYTES)
+        """Measured with copies on the device."""
+        memory = self.memory
+        block = memory.allocate(2 * machines.COPIED_BYTES)
+
+        def copy(size: int) -> None:
+            memory.copy_2d(block + machines.COPIED_BYTES, size, block, size, size, 1)
+            memory.synchronize()
+
         try:
-            for _ in range(COPIES):
-                memory.synchronize()
-                begun = time.perf_counter()
-                memory.copy_2d(block + COPIED_BYTES, COPIED_BYTES, block, COPIED_BYTES, COPIED_BYTES, 1)
-                memory.synchronize()
-                seconds.append(time.perf_counter() - begun)
+            return machines.copy_bandwidth(copy)
         finally:
             memory.free(block)
-        return 2 * COPIED_BYTES / min(seconds)
 
     @property
     def memory(self) -> DeviceMemory:
@@ -110,44 +107,45 @@ class TensorRTEngines:
 
     def open(self, shape: Shape) -> TensorRTEngine:
         tensorrt, command = self._machine.tensorrt, rebuild_command(self._bundle, self.info.target)
-        found = self.info.engines.get(shape.name)
-        if found is None:
+        info = self.info.engines.get(shape.name)
+        if info is None:
             raise BackendError(f"{self._folder} has no engine {shape.name}; run: {command}")
-        if found.file not in self._loaded:
-            data = read_engine(self._folder, self.info, found.file, self._bundle)
+        if info.file not in self._loaded:
+            data = read_engine(self._folder, self.info, info.file, self._bundle)
             try:
-                self._loaded[found.file] = tensorrt.load(self._runtime, data)
+                self._loaded[info.file] = tensorrt.load(self._runtime, data)
             except BackendError as error:
-                raise BackendError(f"the engine {self._folder / found.file}: {error}; run: {command}") from None
-        engine = self._loaded[found.file]
+                raise BackendError(f"the engine {self._folder / info.file}: {error}; run: {command}") from None
+        engine = self._loaded[info.file]
         if tensorrt.scratch_bytes(engine) > self._scratch_bytes:
-            raise BackendError(f"the engine {found.file} needs more memory than its build.json says; run: {command}")
+            raise BackendError(f"the engine {info.file} needs more memory than its build.json says; run: {command}")
         context = tensorrt.make_context(engine)
         if self._scratch:
             tensorrt.use_scratch(context, self._scratch, self._scratch_bytes)
         if engine.num_optimization_profiles > 1:
-            context.set_optimization_profile_async(found.profile, self._machine.stream)
+            context.set_optimization_profile_async(info.profile, self._machine.stream)
         part = self._bundle.manifest.parts[shape.part]
         if any(d < 0 for tensor in part.inputs for d in engine.get_tensor_shape(tensor.name)):
             for tensor in part.inputs:
                 context.set_input_shape(tensor.name, shape.of(tensor))
-        return TensorRTEngine(self._machine, context, found.file)
+        return TensorRTEngine(self._machine, context, info.file)
 
 
 def open_engines(bundle: Bundle, machine: Machine | None = None) -> TensorRTEngines:
-    """The engines in a bundle's folder that are for this machine.
+    """Open the engines in a bundle that were built for this machine.
 
     Args:
-        machine: `this_machine()` when None.
+        machine: None means `this_machine()`.
 
     Raises:
-        BackendError: there are none, or none for this machine: what is there and the command that builds them.
+        BackendError: there are none for this machine, with the command that builds them.
     """
     folders = find_folders(bundle)
     if not folders:
         raise BackendError(
             f"the bundle {bundle.folder} has no engines; build them on this device with: "
-            f"{rebuild_command(bundle, 'TARGET').removesuffix(' --force')}, TARGET being a recipe in engines/"
+            f"{rebuild_command(bundle, 'TARGET').removesuffix(' --force')}, where TARGET is a recipe in engines/; to "
+            "check the bundle on the CPU, slowly and without TensorRT, choose --device emulated"
         )
     machine = machine or this_machine()
     reasons = []

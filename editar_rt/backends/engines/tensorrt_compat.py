@@ -1,7 +1,7 @@
-"""TensorRT 8.5 to 11, as one interface: what differs between versions is asked for by name, here and nowhere else.
+"""TensorRT 8.5 to 11 as one interface; all differences between versions are handled here.
 
-Names instead of version numbers, because vendors carry features back and integer values of enumerations were changed.
-The builder (`export.tensorrt_builder`) and the runtime (`tensorrt`) share it. Tests hold it against the real Python
+Features are detected by name, not by version, because vendors backport them and values of enumerations have changed.
+The builder (`export.tensorrt_builder`) and the runtime (`tensorrt`) share this module. Tests compare it with the Python
 bindings of 8.5, 8.6, 10 and 11.
 """
 
@@ -19,10 +19,10 @@ Progress = Callable[[str, int, int], None]  # (phase, steps done, steps in all)
 
 
 def import_tensorrt() -> Any:
-    """The tensorrt module.
+    """Import the tensorrt module.
 
     Raises:
-        BackendError: it is not installed, or does not load.
+        BackendError: the module is not installed or does not load.
     """
     try:
         return importlib.import_module("tensorrt")
@@ -38,11 +38,11 @@ def _has(holder: Any, name: str) -> bool:
 
 
 class TensorRT:
-    """The module with its differences evened out.
+    """The tensorrt module with one interface for all versions.
 
     Args:
         module: the tensorrt module.
-        report: is called with each warning and error that TensorRT logs.
+        report: called with each warning and error that TensorRT logs.
     """
 
     def __init__(self, module: Any, report: Callable[[str], None] = lambda line: None) -> None:
@@ -70,51 +70,51 @@ class TensorRT:
 
     @property
     def is_strongly_typed(self) -> bool:
-        """Whether a network can take its types from the graph; else the builder is told layer by layer."""
+        """Whether a network takes its types from the graph; otherwise the types are set layer by layer."""
         return _has(self.module.NetworkDefinitionCreationFlag, "STRONGLY_TYPED")
 
     @property
     def reads_int4(self) -> bool:
-        """Whether it has 4-bit weights that are multiplied with 16-bit numbers: from TensorRT 10 on."""
+        """Whether matmuls with 4-bit weights and 16-bit activations are supported: from TensorRT 10 on."""
         return self.is_strongly_typed and _has(self.module.DataType, "INT4")
 
     @property
     def shares_engines(self) -> bool:
-        """Whether several contexts over one engine with several profiles give right results: not in TensorRT 8."""
+        """Whether several contexts of one engine with several profiles give correct results: not in TensorRT 8."""
         return self.is_strongly_typed
 
     def take_errors(self) -> str:
-        """What was logged since the last call, in one line: errors, else the last warnings.
+        """The messages logged since the last call, in one line: errors, or the last warnings if there are none.
 
-        A GPU that is missing is only warned about, by 8.5.
+        8.5 only warns that there is no GPU.
         """
-        found = "; ".join((self._errors or self._warnings)[-3:])
+        messages = "; ".join((self._errors or self._warnings)[-3:])
         self._errors.clear()
         self._warnings.clear()
-        return found or "it gives no reason"
+        return messages or "no reason given"
 
     # Building.
 
     def make_builder(self) -> Any:
         """
         Raises:
-            BackendError: it cannot be made, which is where a missing GPU or driver shows.
+            BackendError: it cannot be created, for example because a GPU or driver is missing.
         """
         return self._start(self.module.Builder)
 
     def make_runtime(self) -> Any:
-        """What loads engines; errors as of `make_builder`."""
+        """The object that loads engines; errors as for `make_builder`."""
         return self._start(self.module.Runtime)
 
     def _start(self, kind: Any) -> Any:
         try:
             return kind(self.logger)
-        except TypeError:  # of pybind, where TensorRT returned nothing
+        except TypeError:  # pybind raises it if TensorRT returned a null pointer
             raise BackendError(f"TensorRT {self.version} cannot start: {self.take_errors()}") from None
 
     def make_network(self, builder: Any) -> Any:
         flags = 0
-        for name in ("EXPLICIT_BATCH", "STRONGLY_TYPED"):  # the first is needed in 8 and gone in 11
+        for name in ("EXPLICIT_BATCH", "STRONGLY_TYPED"):  # the first is required in 8 and removed in 11
             if _has(self.module.NetworkDefinitionCreationFlag, name):
                 flags |= 1 << int(getattr(self.module.NetworkDefinitionCreationFlag, name))
         return builder.create_network(flags)
@@ -123,29 +123,29 @@ class TensorRT:
         """Read an ONNX file into a network.
 
         Returns:
-            the parser, which must live as long as the network: it holds the weights.
+            the parser, which owns the weights and must live as long as the network.
 
         Raises:
-            BackendError: what the parser says of it.
+            BackendError: the parser's errors.
         """
         parser = self.module.OnnxParser(network, self.logger)
         if not parser.parse_from_file(str(path)):
             said = "; ".join(parser.get_error(i).desc() for i in range(min(parser.num_errors, 3)))
-            raise BackendError(f"TensorRT {self.version} does not read {path.name}: {said or self.take_errors()}")
+            raise BackendError(f"TensorRT {self.version} could not read {path.name}: {said or self.take_errors()}")
         return parser
 
     def keep_types(self, network: Any, config: Any) -> bool:
-        """Make the builder compute every layer in the type that its node has in the graph.
+        """Make the builder compute every layer in the type of its node in the graph.
 
-        A strongly typed network does so by itself. For a weakly typed one the names of nodes say it (`names.FP16_NODE`,
-        `names.FP32_NODE`); those of helper layers, which the parser makes up, say nothing and are left to the builder.
+        A strongly typed network does so by itself. In a weakly typed one, prefixes of the nodes' names give the type
+        (`names.FP16_NODE`, `names.FP32_NODE`); helper layers that the parser adds have none; the builder decides.
 
         Returns:
-            whether there are layers of float16.
+            whether there are float16 layers.
         """
         halves = False
         types = {names.FP16_NODE: self.module.float16, names.FP32_NODE: self.module.float32}
-        whole = (self.module.int32, self.module.bool)
+        not_floats = (self.module.int32, self.module.bool)
         for layer in (network.get_layer(i) for i in range(network.num_layers)):
             for mark, dtype in types.items():
                 if not layer.name.startswith(mark):
@@ -154,7 +154,7 @@ class TensorRT:
                 if self.is_strongly_typed:
                     continue
                 outputs = [layer.get_output(i) for i in range(layer.num_outputs)]
-                if any(output.dtype in whole for output in outputs):
+                if any(output.dtype in not_floats for output in outputs):
                     continue  # a helper that computes a shape
                 layer.precision = dtype
                 for i in range(len(outputs)):
@@ -168,10 +168,10 @@ class TensorRT:
         """A builder's configuration.
 
         Args:
-            workspace: bytes of scratch memory that layers may use.
-            level: of optimization, 0 to 5; the builder's own when None, and where it knows none.
-            tf32: whether float32 products may round their factors to 10 bits.
-            external: whether cuBLAS and cuDNN may be used, where the version has them.
+            workspace: scratch memory that layers may use, bytes.
+            level: optimization level, 0 to 5; None, and versions without levels, use the builder's default.
+            tf32: whether float32 matmuls may round their inputs to 10 bits of mantissa.
+            external: whether cuBLAS and cuDNN may be used, in versions that can.
         """
         config, module = builder.create_builder_config(), self.module
         config.set_memory_pool_limit(module.MemoryPoolType.WORKSPACE, workspace)
@@ -190,10 +190,10 @@ class TensorRT:
         return config
 
     def watch(self, config: Any, progress: Progress) -> Any:
-        """Have the builder tell how far it is, where it can.
+        """Report the builder's progress, if the version supports it.
 
         Returns:
-            what must live as long as the configuration.
+            an object that must live as long as the configuration.
         """
         if not _has(self.module, "IProgressMonitor") or not _has(config, "progress_monitor"):
             return None
@@ -219,7 +219,7 @@ class TensorRT:
         return monitor
 
     def use_timings(self, config: Any, saved: bytes) -> Any:
-        """Let the builder use timings that `timings` gave on this machine, or none; returns its cache."""
+        """Let the builder reuse timings that `timings` returned on this machine (may be empty). Returns its cache."""
         cache = config.create_timing_cache(saved)
         config.set_timing_cache(cache, False)
         return cache
@@ -242,11 +242,11 @@ class TensorRT:
         """The engine, serialized.
 
         Raises:
-            BackendError: what TensorRT says.
+            BackendError: TensorRT's errors.
         """
         built = builder.build_serialized_network(network, config)
         if built is None:
-            raise BackendError(f"TensorRT {self.version} built no engine: {self.take_errors()}")
+            raise BackendError(f"TensorRT {self.version} could not build the engine: {self.take_errors()}")
         return memoryview(built)
 
     # Running.
@@ -254,11 +254,11 @@ class TensorRT:
     def load(self, runtime: Any, engine: bytes) -> Any:
         """
         Raises:
-            BackendError: what TensorRT says.
+            BackendError: TensorRT's errors.
         """
         loaded = runtime.deserialize_cuda_engine(engine)
         if loaded is None:
-            raise BackendError(f"TensorRT {self.version} does not load it: {self.take_errors()}")
+            raise BackendError(f"TensorRT {self.version} could not load it: {self.take_errors()}")
         return loaded
 
     @staticmethod
@@ -268,14 +268,14 @@ class TensorRT:
         return int(getattr(engine, name))
 
     def make_context(self, engine: Any) -> Any:
-        """A context without memory of its own; `use_scratch` gives it some."""
+        """A context without scratch memory; `use_scratch` sets it."""
         if _has(engine, "create_execution_context_without_device_memory"):
             context = engine.create_execution_context_without_device_memory()
         else:
             strategy = self.module.ExecutionContextAllocationStrategy.USER_MANAGED
             context = engine.create_execution_context(strategy)
         if context is None:
-            raise BackendError(f"TensorRT {self.version} makes no context: {self.take_errors()}")
+            raise BackendError(f"TensorRT {self.version} could not create a context: {self.take_errors()}")
         return context
 
     @staticmethod

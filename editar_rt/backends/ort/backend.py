@@ -1,4 +1,4 @@
-"""ONNX Runtime, on the CPU or a CUDA device: sessions of a bundle's graphs. `decoder` steps the decoder's."""
+"""ONNX Runtime on the CPU or a CUDA device: one session per part. `decoder` runs the decoder's."""
 
 from __future__ import annotations
 
@@ -6,10 +6,12 @@ import itertools
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from editar_rt import machine, names
 from editar_rt.backends.base import Arrays
+from editar_rt.backends.engines.cuda import memory_in_use
 from editar_rt.backends.failures import running
 from editar_rt.backends.ort.captured_steps import ENABLE, why_not
 from editar_rt.backends.ort.cuda_provider import CudaProvider, open_session
@@ -17,23 +19,26 @@ from editar_rt.backends.ort.decoder import OnnxRuntimeDecoder
 from editar_rt.backends.ort.library import import_onnxruntime
 from editar_rt.backends.ort.pages import drop_file_pages, trim_heap
 from editar_rt.backends.ort.prepacked import forget, prepacked
+from editar_rt.backends.ort.rows import bytes_counted_twice
 from editar_rt.backends.ort.threads import set_threads
 from editar_rt.backends.process import Process
+from editar_rt.backends.sampler import SamplerInputs
 from editar_rt.bundle.folder import Bundle
+from editar_rt.bundle.words import INT8
 from editar_rt.errors import BackendError, MissingPartError
 
-# Products with weights that a graph dequantizes (INT4 for TensorRT): in float32, and not with rounded activations.
+# Matmuls with dequantized weights (INT4 for TensorRT) run in float32, without rounded activations.
 WEIGHT_ONLY = ("session.qdq_matmulnbits_accuracy_level", "1")
-ONCE_AN_EDIT = {names.PREFIX_GRAPH}  # parts whose weights need not stay beside a full cache
-READS_INT8 = (1, 27)  # the version from which on attention reads an int8 cache; those before fail in the first run
+ONCE_AN_EDIT = {names.PREFIX_GRAPH}  # parts whose weights need not stay in memory
+READS_INT8 = (1, 27)  # first version whose attention reads an int8 cache; earlier ones fail in the first run
 
 
 class OnnxRuntimeBackend:
     """See the module's docstring and `base.Backend`.
 
     Args:
-        cache: keep weights as this machine's processor wants them (`backends.prepacked`).
-        profile: a folder that ONNX Runtime's profile of the decoder is written to.
+        cache: store weights prepacked for this machine's CPU on disk (see `prepacked`).
+        profile: folder for ONNX Runtime's profile of the decoder.
     """
 
     def __init__(
@@ -47,7 +52,7 @@ class OnnxRuntimeBackend:
         self.ort = import_onnxruntime()
         self.cuda: CudaProvider | None = None
         """None on the CPU."""
-        self._why_cpu = ""  # where CUDA was meant to be taken
+        self._why_cpu = ""  # why CUDA is not used, if it should be
         if device == "cuda" or (device == "auto" and "cuda" in bundle.manifest.providers):
             try:
                 self.cuda = CudaProvider.find(self.ort)
@@ -65,17 +70,16 @@ class OnnxRuntimeBackend:
         self._threads = threads
         self._cache, self._profile = cache, profile
         self.prepack = True
-        """Whether sessions opened from now on rearrange weights: faster products, twice the memory while they open."""
+        """Whether new sessions prepack weights: faster matmuls, but twice the memory while they open."""
         self.capture = profile is None
-        """Whether decode steps on CUDA may become CUDA graphs, in sessions opened from now on: not where operators are
-        to be measured one by one."""
+        """Whether new sessions may run decode steps on CUDA as CUDA graphs; not while operators are profiled."""
         self.uncaptured: str | None = None
-        """Why steps on CUDA are plain runs; None where they are captured, or no decoder is open."""
+        """Why steps on CUDA are ordinary runs; None if they are captured, or if no decoder is open."""
         self.graph_ids = itertools.count(1)
         self._closed = False
         self._process = Process()
         self._sessions: dict[str, Any] = {}
-        self._graphs: dict[str, Path] = {}  # that they are of
+        self._graphs: dict[str, Path] = {}  # the graph of each session
 
     @property
     def name(self) -> str:
@@ -91,8 +95,24 @@ class OnnxRuntimeBackend:
     def read_bandwidth(self) -> float | None:
         return machine.read_bandwidth(self._threads) if self.cuda is None else self.cuda.read_bandwidth()
 
+    def memory_in_use(self) -> int | None:
+        return None if self.cuda is None else memory_in_use()
+
+    def shared_bytes(self) -> int:
+        return bytes_counted_twice()
+
+    @property
+    def sampler_rows(self) -> tuple[int, ...]:
+        return ()
+
+    def sample(self, logits: NDArray[np.float32], inputs: SamplerInputs) -> NDArray[np.int32]:
+        raise MissingPartError(f"{self.name} draws tokens on the host")
+
+    def end_profile(self) -> Path:
+        return Path(self.session(names.DECODER).end_profiling())
+
     def session(self, part: str) -> Any:
-        """The session of a part, made when first needed; in a forked process, made there."""
+        """The session of a part, created on first use, and again in a forked process."""
         if self._process.is_left:
             self._enter_fork()
         if self._closed:
@@ -100,21 +120,21 @@ class OnnxRuntimeBackend:
         if part not in self._sessions:
             if part not in self._bundle.manifest.parts:
                 held = ", ".join(self._bundle.manifest.parts) or "nothing"
-                raise MissingPartError(f"the bundle {self._bundle.folder} has no part {part}; it holds {held}")
+                raise MissingPartError(f"the bundle {self._bundle.folder} has no part {part}; its parts are {held}")
             if part == names.DECODER and self.device not in self._bundle.manifest.providers:
                 manifest = self._bundle.manifest
                 raise BackendError(
                     f"ONNX Runtime does not run {self._bundle.folder} on {self.device}: its decoder (precision "
-                    f"{manifest.precision}, spelling {manifest.spelling}) is for {', '.join(manifest.providers)}; "
+                    f"{manifest.precision}, dialect {manifest.dialect}) is for {', '.join(manifest.providers)}; "
                     f"export it again with --provider {self.device}" + (f" ({self._why_cpu})" if self._why_cpu else "")
                 )
-            if part == names.DECODER and self._bundle.manifest.kv_cache == "int8":
+            if part == names.DECODER and self._bundle.manifest.kv_cache == INT8:
                 self._check_version()
             options = self.ort.SessionOptions()
             if self._profile is not None and part == names.DECODER:
                 options.enable_profiling, options.profile_file_prefix = True, str(self._profile / part)
             if part in ONCE_AN_EDIT:
-                options.enable_cpu_mem_arena = False  # it would keep what one run took
+                options.enable_cpu_mem_arena = False  # the arena would keep the memory of a run
             kept = self._cache and self.device == "cpu" and prepacked(self._bundle, part, self.ort, self._open)
             self._graphs[part] = kept or self._bundle.part_path(part)
             try:
@@ -125,12 +145,12 @@ class OnnxRuntimeBackend:
                 forget(kept)
                 self._graphs[part] = self._bundle.part_path(part)
                 self._sessions[part] = self._open_part(part, options)
-            drop_file_pages(self._graphs[part])  # opening reads more than running
+            drop_file_pages(self._graphs[part])  # opening reads more than running needs
             trim_heap()
         return self._sessions[part]
 
     def _enter_fork(self) -> None:
-        """Leave what the parent opened to the parent: its threads have stayed there.
+        """Drop the parent's sessions, whose threads do not exist in the fork.
 
         Raises:
             BackendError: the device is a GPU, which a fork cannot use.
@@ -143,9 +163,9 @@ class OnnxRuntimeBackend:
         version: str = self.ort.__version__
         if tuple(map(int, version.split(".")[:2])) < READS_INT8:
             raise BackendError(
-                f"the cache of {self._bundle.folder} is int8, which ONNX Runtime reads from "
-                f"{'.'.join(map(str, READS_INT8))} on, and this is {version}; run pip install -U onnxruntime, which "
-                "takes Python 3.11, or export the bundle again with --kv-cache same"
+                f"the cache of {self._bundle.folder} is int8, which needs ONNX Runtime "
+                f"{'.'.join(map(str, READS_INT8))} or newer, but this is {version}; run pip install -U onnxruntime "
+                "(with Python 3.11 or newer), or export the bundle again with --kv-cache same"
             )
 
     def _open_part(self, part: str, options: Any) -> Any:
@@ -161,16 +181,16 @@ class OnnxRuntimeBackend:
         return self._open(self._graphs[part], options)
 
     def give_up_capture(self, reason: str) -> Any:
-        """Open the decoder again for plain runs: a stream whose capture failed cannot be used."""
+        """Open the decoder again for ordinary runs: a stream whose capture failed cannot be used any more."""
         self.uncaptured = reason
         self._sessions.pop(names.DECODER, None)
         return self.session(names.DECODER)
 
     def _open(self, path: Path, options: Any, cuda: dict[str, str] | None = None) -> Any:
-        """A session of a graph on the device.
+        """Open a session of a graph on the device.
 
         Args:
-            cuda: options of the CUDA provider, where that is the device.
+            cuda: options of the CUDA provider, if that is the device.
         """
         options.log_severity_level = 3
         options.add_session_config_entry(*WEIGHT_ONLY)
@@ -181,17 +201,17 @@ class OnnxRuntimeBackend:
             return open_session(self.ort, str(path), options, None if self.device == "cpu" else cuda or {})
         except BackendError:
             raise
-        except Exception as e:  # the binding raises its own classes, all of them direct Exceptions
+        except Exception as e:  # the binding's own classes derive directly from Exception
             raise BackendError(f"ONNX Runtime {self.ort.__version__} cannot load {path}: {e}") from None
 
     def run(self, part: str, inputs: Arrays) -> dict[str, NDArray[Any]]:
         session = self.session(part)
         wanted = [o.name for o in session.get_outputs()]
         with running(part):
-            found = dict(zip(wanted, session.run(wanted, dict(inputs)), strict=True))
+            outputs = dict(zip(wanted, session.run(wanted, dict(inputs)), strict=True))
         if part in ONCE_AN_EDIT:
             drop_file_pages(self._graphs[part])
-        return found
+        return outputs
 
     def make_decoder(self, rows: int, capacity: int) -> OnnxRuntimeDecoder:
         return OnnxRuntimeDecoder(self, self._bundle, rows, capacity)

@@ -1,14 +1,13 @@
-"""Decode steps through ONNX Runtime's CUDA provider as CUDA graphs: one launch a step instead of hundreds.
+"""Decode steps on ONNX Runtime's CUDA provider as CUDA graphs: one launch per step instead of hundreds.
 
-A graph replays kernels with the addresses and the numbers from the host that it was captured with. So everything that
-changes from step to step lies on the device, in buffers that stay, and is written over before each replay; the one
-number that GroupQueryAttention reads on the host, `total_length`, is held at the cache's capacity: the operator sizes
-its launches by it and takes how far each row is filled from `last_row`, on the device.
+A graph replays kernels with the addresses and host values of its capture. So everything that changes from step to step
+is in fixed buffers on the device, which are overwritten before each replay. `total_length`, the only value that
+GroupQueryAttention reads on the host, is fixed to the cache's capacity: the operator uses it only for the sizes of its
+launches, and takes the length of each row from `last_row` on the device.
 
-A graph is captured one place further than its first step, where the cache holds nothing yet; then a replay of the step
-itself must give what an ordinary step gives, whose `total_length` is what is filled. If not, something was frozen, or
-the number held changes what is attended to. Where capture fails, at opening, at the first step or in that comparison,
-steps go on as plain runs, and `OnnxRuntimeBackend.name` says why.
+To detect values frozen into the graph, it is captured at the next position, where the cache is still empty; a replay at
+the real position must then match an ordinary step, whose `total_length` is the real one. If capture fails, at opening,
+at the first step or in this comparison, steps continue as ordinary runs; `OnnxRuntimeBackend.name` says why.
 """
 
 from __future__ import annotations
@@ -23,33 +22,29 @@ from numpy.typing import NDArray
 
 from editar_rt import names
 from editar_rt.backends.engines.device import CaptureError
-from editar_rt.bundle.manifest import Manifest
+from editar_rt.bundle.compare import largest_difference, relative_error
 
 GRAPH_ID = "gpu_graph_id"  # of ONNX Runtime's run options; 0 is its own
 NO_GRAPH = "-1"
 ENABLE = {"enable_cuda_graph": "1"}  # of the CUDA provider's options
-# How far a replay may be from an ordinary step, as a share of the largest logit, by the type computed in: about ten
-# roundings. Attention splits its sums by `total_length`; another place in the sequence is further away.
-CLOSE = {"float16": 1e-2, "bfloat16": 8e-2}
-INT8_CACHE = 2  # times as far: what differs by a rounding may be stored as the next whole number
 
 
 def run_options(ort: Any, graph: str) -> Any:
-    """Options of a run that belongs to a graph."""
+    """Options of a run that captures or replays a graph."""
     options = ort.RunOptions()
     options.add_run_config_entry(GRAPH_ID, graph)
     return options
 
 
 class Graph(NamedTuple):
-    """The step of some rows, bound to buffers that stay."""
+    """A step of contiguous rows, bound to fixed buffers."""
 
     binding: Any
     options: Any
     tokens: Any  # int32 [R, 1], on the device
     last_row: Any  # int32 [R], on the device
     logits: Any  # float32 [R, 1, V], on the device
-    held: list[Any]  # what else is bound
+    held: list[Any]  # other bound values, to keep them alive
 
 
 class CapturedSteps:
@@ -57,8 +52,8 @@ class CapturedSteps:
 
     Args:
         ort: the onnxruntime module.
-        ids: of graphs, unused so far.
-        capacity: positions that a row of the cache has room for.
+        ids: unused ids of graphs.
+        capacity: number of positions of a row of the cache.
         width: of hidden states.
         close: how far a replay may be from an ordinary step, as a share of the largest logit.
     """
@@ -80,15 +75,15 @@ class CapturedSteps:
         tokens: NDArray[np.int32],
         past: NDArray[np.int32],
     ) -> NDArray[np.float32]:
-        """One step, [R, 1] -> logits [R, 1, V], an array of their own.
+        """One step, [R, 1] -> a new array of logits [R, 1, V].
 
         Args:
-            bind: makes a binding with the rows' cache bound, when they come for the first time.
-            ordinary: the same step without this class; called then too.
-            past: positions filled, [R].
+            bind: creates a binding of the rows' cache, for their first step.
+            ordinary: the same step without this class, for the comparison at the first step.
+            past: numbers of cached positions, [R].
 
         Raises:
-            CaptureError: it cannot be captured. What the cache held is as it was.
+            CaptureError: the step cannot be captured. The contents of the cache are unchanged.
         """
         key = first_row, len(tokens)
         try:
@@ -99,7 +94,7 @@ class CapturedSteps:
             return self._launch(self._graphs[key], tokens, past)
         except CaptureError:
             raise
-        except Exception as e:  # the binding raises its own classes, all of them direct Exceptions
+        except Exception as e:  # the binding's own classes derive directly from Exception
             raise CaptureError(str(e)) from None
 
     def _bind(self, binding: Any, rows: int) -> Graph:
@@ -127,47 +122,41 @@ class CapturedSteps:
 
     def _launch(self, graph: Graph, tokens: NDArray[np.int32], past: NDArray[np.int32]) -> NDArray[np.float32]:
         graph.tokens.update_inplace(np.ascontiguousarray(tokens))
-        graph.last_row.update_inplace(past.copy())  # of one position: the last row is the one behind those filled
+        graph.last_row.update_inplace(past.copy())  # of one position, so last_row equals past_length
         self._session.run_with_iobinding(graph.binding, graph.options)
         logits: NDArray[np.float32] = graph.logits.numpy()
         return logits
 
     def _check(self, found: NDArray[np.float32], expected: NDArray[np.float32]) -> None:
-        """Compare a replay's logits with those of an ordinary step."""
-        error = float(np.abs(found - expected).max() / max(float(np.abs(expected).max()), 1e-9))
+        """Compare the logits of a replay with those of an ordinary step."""
+        error = relative_error(largest_difference(found, expected), float(np.abs(expected).max()))
         if not error <= self._close:
             raise CaptureError(
-                f"a replay differs from an ordinary step by {error:.1e} of the largest logit, and {self._close:g} is "
-                "allowed"
+                f"a replay differs from an ordinary step by {error:.1e} of the largest logit, but at most "
+                f"{self._close:g} is allowed"
             )
 
 
 def _release(session: Any, ids: list[int]) -> None:
-    """Let a cache's graphs go; older versions keep them as long as the session."""
+    """Release a cache's graphs; older versions keep them as long as the session."""
     if hasattr(session, "release_captured_graph"):
         for graph in ids:
-            with suppress(Exception):  # where capture failed there is none
+            with suppress(Exception):  # there is no graph if capture failed
                 session.release_captured_graph(graph)
 
 
-def closeness(manifest: Manifest) -> float:
-    """How far a replay may be from an ordinary step, as a share of the largest logit."""
-    computed = "bfloat16" if manifest.precision == "bf16" else "float16"
-    return CLOSE[computed] * (INT8_CACHE if manifest.kv_cache == "int8" else 1)
-
-
 def why_not(wanted: bool, inputs: Iterator[str]) -> str | None:
-    """Why a decoder's steps cannot be captured, without asking the provider.
+    """Why a decoder's steps cannot be captured, as far as is known without the provider; None if they may be.
 
     Args:
-        wanted: whether they may.
-        inputs: the graph's, by name.
+        wanted: whether capture is enabled.
+        inputs: names of the graph's inputs.
     """
     if not wanted:
-        return "it was not asked for"
+        return "CUDA graphs are disabled"
     if names.LAST_ROW not in inputs:
         return (
             "its graph computes lengths on the host, which a CUDA graph would freeze; export it with --provider cuda "
-            "and the spelling ort"
+            "and the dialect ort"
         )
     return None

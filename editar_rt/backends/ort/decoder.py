@@ -1,10 +1,10 @@
-"""The decoder on ONNX Runtime, with its KV cache in buffers that the graph updates in place.
+"""The decoder on ONNX Runtime, with a KV cache that the graph updates in place.
 
-It runs through an IOBinding: past and present of the cache are bound to one buffer. On the CPU a step's inputs and
-logits are arrays that stay bound.
+The graph runs through an IOBinding, with past and present of the cache bound to the same buffer. On the CPU, the inputs
+and logits of a step are arrays that stay bound.
 
-A step of several rows is one run where they are neighbours in the cache. GroupQueryAttention takes chunks after a past
-in one row at a time, so chunks go row by row.
+A step of several contiguous rows is one run. GroupQueryAttention accepts chunks after a past for one row only, so
+chunks run row by row.
 """
 
 from __future__ import annotations
@@ -19,25 +19,26 @@ from editar_rt import names
 from editar_rt.backends.base import Batch, Floats, Output
 from editar_rt.backends.engines.device import CaptureError
 from editar_rt.backends.failures import running
-from editar_rt.backends.ort.captured_steps import NO_GRAPH, CapturedSteps, closeness, run_options
+from editar_rt.backends.ort.captured_steps import NO_GRAPH, CapturedSteps, run_options
 from editar_rt.backends.ort.cuda_provider import CudaProvider
 from editar_rt.backends.ort.pages import trim_heap
 from editar_rt.backends.ort.rows import RowBuffers
 from editar_rt.bundle.folder import Bundle
+from editar_rt.bundle.words import PRECISIONS, replay_bound
 from editar_rt.errors import OptionError
 from editar_rt.generation.sampling import Draw
 
 Ints = NDArray[np.int32]
 
-GROWTH = 256  # positions by which a cache grows where its size costs time
-CHUNK = 256  # positions that go through the decoder at once on a CPU: more is not faster, and takes more memory
-LONG = 64  # positions from which on what they took besides the cache is given back: it would lie beside a full cache
-# NumPy has no bfloat16: values lie in arrays of uint16, and are bound by ONNX's number for the type.
+GROWTH = 256  # positions by which a cache grows if its size costs time
+CHUNK = 256  # positions per run on a CPU: more are not faster, but take more memory
+LONG = 64  # positions from which on a run's temporary memory is returned to the system
+# NumPy has no bfloat16: values are stored as uint16, and bound with ONNX's number of the type.
 BFLOAT16, BFLOAT16_BITS = 16, np.dtype(np.uint16)
 
 
 class Sessions(Protocol):
-    """What the decoder needs of its backend."""
+    """The part of the backend that the decoder uses."""
 
     cuda: CudaProvider | None
     uncaptured: str | None
@@ -59,8 +60,8 @@ class Sessions(Protocol):
 class OnnxRuntimeDecoder:
     """See the module's docstring and `base.Decoder`.
 
-    Keys and values of every layer are [rows, heads, capacity, head_dim] on the device. Where a step's work grows with
-    the capacity (the spelling standard), the buffers grow with what is filled.
+    Keys and values of every layer are [rows, heads, capacity, head_dim] on the device. In the dialect standard, a
+    step's work grows with the capacity, so the buffers grow with the number of cached positions.
     """
 
     def __init__(self, backend: Sessions, bundle: Bundle, rows: int, capacity: int) -> None:
@@ -72,15 +73,15 @@ class OnnxRuntimeDecoder:
         dtype = next(t.dtype for t in part.inputs if t.name == names.past_key(0))
         self._dtype = BFLOAT16_BITS if dtype == "bfloat16" else np.dtype(dtype)
         self._bound_as = BFLOAT16 if dtype == "bfloat16" else self._dtype
-        # ONNX Runtime multiplies quantized weights with rows in pairs: an odd last row would go through a kernel that
-        # rounds otherwise, and a picture's tokens would depend on its batch. A spare row at each end makes pairs.
-        self._pairs = manifest.precision in ("int8", "int4") and self._device == "cpu"
+        # ONNX Runtime multiplies quantized weights with pairs of rows. An odd last row would run in a kernel that
+        # rounds differently, and a picture's tokens would depend on its batch. A spare row at each end completes pairs.
+        self._pairs = PRECISIONS[manifest.precision].is_quantized and self._device == "cpu"
         self._spare = 1 if self._pairs else 0
         self._rows, self._capacity = rows + 2 * self._spare, capacity
-        self._room = capacity + self._spare  # a full row beside an odd number of others is written once more
-        self._filled = np.zeros(self._rows, np.int32)  # a row's contents end here; 0: nobody needs them
+        self._room = capacity + self._spare  # a full row that completes a pair gets one more position
+        self._filled = np.zeros(self._rows, np.int32)  # end of each row's contents; 0 if they are not needed
         self._shape = (model.heads or 0, 0, model.head_dim or 0)  # of a row as allocated
-        self._growth = GROWTH if manifest.spelling == "standard" else self._room
+        self._growth = GROWTH if manifest.operators.reads_whole_cache else self._room
         self._buffers: list[Any] = []
         self._row_buffers: RowBuffers | None = None  # the memory of the buffers, on the CPU
         self._wanted = {tensor.name for tensor in part.inputs}
@@ -92,7 +93,7 @@ class OnnxRuntimeDecoder:
         self._plain = run_options(backend.ort, NO_GRAPH) if self._device == "cuda" else None
         self._captured: CapturedSteps | None = None
         if self._device == "cuda" and backend.uncaptured is None:
-            close = closeness(manifest)
+            close = replay_bound(manifest.precision, manifest.kv_cache)
             self._captured = CapturedSteps(
                 backend.ort, backend.graph_ids, self._session, capacity, model.dim or 0, self._vocab, close
             )
@@ -107,17 +108,17 @@ class OnnxRuntimeDecoder:
         ends = past + batch.counts
         end = int(ends.max())
         if end > self._capacity:
-            raise OptionError(f"the decoder's cache has room for {self._capacity} positions, and {end} would be filled")
+            raise OptionError(f"the decoder's cache has room for {self._capacity} positions, but {end} are needed")
         self._reserve(end + self._spare)
         self._follow()
         if self._row_buffers is not None:
             for row, position in zip(rows.tolist(), past.tolist()):
                 self._row_buffers.prepare_write(row, position)
         if batch.tokens.shape[1] == 1:
-            found = [self._step(rows[span], batch, span) for span in neighbours(rows)]
+            parts = [self._step(rows[span], batch, span) for span in neighbours(rows)]
         else:
-            found = [self._chunk(int(row), batch, place) for place, row in enumerate(rows)]
-        logits = found[0] if len(found) == 1 else np.concatenate(found)
+            parts = [self._chunk(int(row), batch, place) for place, row in enumerate(rows)]
+        logits = parts[0] if len(parts) == 1 else np.concatenate(parts)
         self._filled[rows] = ends
         return Output(lambda: logits, None if draw is None else draw.on_host(logits))
 
@@ -125,7 +126,7 @@ class OnnxRuntimeDecoder:
         source, target = source + self._spare, target + self._spare
         if self._row_buffers is not None:
             self._row_buffers.copy(source, target, start, stop, frozen)
-        elif self._cuda is not None:  # whole rows: what follows `stop` is written before it is read
+        elif self._cuda is not None:  # whole rows: positions after `stop` are written before they are read
             for buffer in self._buffers:
                 place = buffer.data_ptr()
                 self._cuda.copy(place + source * self._row_bytes, place + target * self._row_bytes, self._row_bytes)
@@ -150,8 +151,8 @@ class OnnxRuntimeDecoder:
         for n, row_buffer in enumerate(memory.buffers):
             if old:
                 row_buffer.array[:, :, :allocated] = old[n].numpy()
-                old[n] = None  # its memory goes before the next one is filled
-            # On the CPU an OrtValue keeps using the array that it is made from.
+                old[n] = None  # free its memory before the next one is filled
+            # On the CPU, an OrtValue uses the memory of its array.
             self._buffers.append(make(row_buffer.array, self._device, 0))
         self._row_buffers = memory if self._device == "cpu" else None
         row = memory.buffers[0].array[0] if memory.buffers else np.empty((heads, target, width), self._dtype)
@@ -163,7 +164,7 @@ class OnnxRuntimeDecoder:
         return self._bindings[first_row, rows]
 
     def _bind(self, first_row: int, rows: int) -> Any:
-        """Past and present bound to the same memory: the rows of a buffer follow each other."""
+        """Bind past and present of contiguous rows to the same memory."""
         binding = self._session.io_binding()
         shape, offset = [rows, *self._shape], first_row * self._row_bytes
         for layer in range(self._layers):
@@ -180,30 +181,30 @@ class OnnxRuntimeDecoder:
     # Steps: one position of each row.
 
     def _step(self, rows: Ints, batch: Batch, span: slice) -> Floats:
-        """Rows that are neighbours → logits [R, 1, V], until the next step of as many rows."""
+        """Step contiguous rows → logits [R, 1, V], valid until the next step of the same number of rows."""
         tokens, past, states = batch.tokens[span], batch.past[span], rows_of(batch.states, span)
         first, count = int(rows[0]), len(rows)
         if not (self._pairs and count % 2):
             return self._step_of(first, tokens, past, states)
-        beside = self._neighbour(first, count)
+        extra = self._adjacent(first, count)
         if self._row_buffers is not None:
-            self._row_buffers.prepare_write(beside, int(self._filled[beside]))
-        place = 0 if beside < first else count
+            self._row_buffers.prepare_write(extra, int(self._filled[extra]))
+        place = 0 if extra < first else count
         logits = self._step_of(
-            min(beside, first),
+            min(extra, first),
             np.insert(tokens, place, 0, axis=0),
-            np.insert(past, place, self._filled[beside]),
+            np.insert(past, place, self._filled[extra]),
             states if states is None or len(states) == 1 else np.insert(states, place, 0, axis=0),
         )
         return logits[1:] if place == 0 else logits[:-1]
 
-    def _neighbour(self, first: int, count: int) -> int:
-        """A row next to some, to make their number even: an empty one if there is one.
+    def _adjacent(self, first: int, count: int) -> int:
+        """An adjacent row that makes the number of rows even; an unneeded one if possible.
 
-        The row is written at the position after its contents, where nobody reads.
+        That row is written at the position after its contents, which nothing reads.
         """
-        beside = [row for row in (first - 1, first + count) if 0 <= row < self._rows]
-        return min(beside, key=lambda row: int(self._filled[row]))
+        adjacent = [row for row in (first - 1, first + count) if 0 <= row < self._rows]
+        return min(adjacent, key=lambda row: int(self._filled[row]))
 
     def _step_of(self, first_row: int, tokens: Ints, past: Ints, states: Floats | None) -> Floats:
         rows = len(tokens)
@@ -218,7 +219,7 @@ class OnnxRuntimeDecoder:
                 return self._captured.run(lambda: self._bind(first_row, rows), ordinary, first_row, tokens, past)
             except CaptureError as e:
                 reason = str(e)
-            self._captured = self._session = None  # its memory goes before it is opened again
+            self._captured = self._session = None  # free the memory before the session is opened again
             self._bindings.clear()
             self._session = self._backend.give_up_capture(reason)
         return ordinary()
@@ -230,7 +231,7 @@ class OnnxRuntimeDecoder:
         return self._steps[key]
 
     def _follow(self) -> None:
-        """Go on with plain runs where another cache gave capture up."""
+        """Switch to ordinary runs if another cache gave up capture."""
         if self._captured is not None and self._backend.uncaptured is not None:
             self._captured, self._session = None, self._backend.session(names.DECODER)
             self._bindings.clear()
@@ -238,27 +239,27 @@ class OnnxRuntimeDecoder:
     # Chunks: several positions of one row.
 
     def _chunk(self, row: int, batch: Batch, place: int) -> Floats:
-        """One row, in pieces: the memory that a piece takes besides the cache grows with its length.
+        """Run one row in pieces, because temporary memory grows with the length of a piece.
 
         Returns:
             logits [1, K, V].
         """
         count, past = int(batch.counts[place]), int(batch.past[place])
         tokens, states = batch.tokens[place : place + 1, :count], rows_of(batch.states, slice(place, place + 1))
-        found, first_output = [], count - batch.outputs
+        parts, first_output = [], count - batch.outputs
         for start in range(0, count, self.piece):
             stop = min(start + self.piece, count)
             own = states if states is None or states.shape[1] == 1 else states[:, start:stop]
-            # The graph gives logits of at least one position.
+            # The graph returns logits of at least one position.
             wanted = max(stop - max(start, first_output), 1)
             logits = self._run(tokens[:, start:stop], own, row, np.asarray([past + start], np.int32), wanted)
             if stop > first_output:
-                found.append(logits)
-        return found[0] if len(found) == 1 else np.concatenate(found, axis=1)
+                parts.append(logits)
+        return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
 
     @running(names.DECODER)
     def _run(self, tokens: Ints, states: Floats | None, first_row: int, past: Ints, outputs: int) -> Floats:
-        """One run of the graph over neighbours; logits [R, outputs, V] of the last positions."""
+        """One run of the graph over contiguous rows → logits [R, outputs, V] of the last positions."""
         rows, positions = tokens.shape
         binding, logits = self._binding(first_row, rows), np.empty((rows, outputs, self._vocab), np.float32)
         inputs = {
@@ -270,7 +271,7 @@ class OnnxRuntimeDecoder:
             names.TOTAL_LENGTH: np.asarray(past.max() + positions, np.int32),
         }
         for name, array in inputs.items():
-            if name in self._wanted:  # spellings differ
+            if name in self._wanted:  # dialects differ
                 binding.bind_cpu_input(name, array)
         binding.bind_output(names.LOGITS, "cpu", 0, np.float32, logits.shape, logits.ctypes.data)
         gives_back = self._device == "cpu" and positions >= LONG
@@ -281,18 +282,18 @@ class OnnxRuntimeDecoder:
 
 
 class BoundStep:
-    """A step of some neighbours on the CPU: arrays that stay bound and are written over, so that nothing is allocated.
+    """A step of contiguous rows on the CPU, with arrays that stay bound and are overwritten: nothing is allocated.
 
     Args:
-        binding: with the rows' cache bound.
-        wanted: the graph's inputs; spellings differ.
+        binding: a binding of the rows' cache.
+        wanted: the graph's inputs; dialects differ.
     """
 
     def __init__(self, binding: Any, rows: int, no_states: Floats, vocab: int, wanted: set[str]) -> None:
         self._binding = binding
         self._tokens, self._past = np.zeros((rows, 1), np.int32), np.zeros(rows, np.int32)
         self._total, self._logits = np.zeros((), np.int32), np.zeros((rows, 1, vocab), np.float32)
-        self._bound = {  # of one position: the last row is the one after those that are filled
+        self._bound = {  # of one position, so last_row equals past_length
             names.TOKENS: self._tokens,
             names.PREFIX: no_states,
             names.LOGIT_POSITIONS: np.zeros(1, np.int32),
@@ -307,7 +308,7 @@ class BoundStep:
 
     @running(names.DECODER)
     def run(self, session: Any, tokens: Ints, past: Ints) -> Floats:
-        """Tokens [R, 1] after `past` [R] positions → logits [R, 1, V], until the next run."""
+        """Tokens [R, 1] after `past` [R] positions → logits [R, 1, V], valid until the next run."""
         self._tokens[:], self._past[:] = tokens, past
         self._total[...] = max(past.tolist()) + 1
         session.run_with_iobinding(self._binding)
@@ -315,7 +316,7 @@ class BoundStep:
 
 
 def neighbours(rows: Ints) -> list[slice]:
-    """Ascending rows as runs of neighbours."""
+    """Split ascending rows into contiguous runs."""
     if int(rows[-1]) - int(rows[0]) == len(rows) - 1:
         return [slice(0, len(rows))]
     ends = np.flatnonzero(np.diff(rows) != 1) + 1
@@ -323,5 +324,5 @@ def neighbours(rows: Ints) -> list[slice]:
 
 
 def rows_of(states: Floats | None, rows: slice) -> Floats | None:
-    """Some rows of hidden states that may be one row for all."""
+    """Some rows of hidden states, which may be one row that is shared by all."""
     return states if states is None or len(states) == 1 else states[rows]

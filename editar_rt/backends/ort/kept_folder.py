@@ -1,9 +1,8 @@
-"""Folders of a cache that are whole or not there: sealed when they are made, checked when they are used.
+"""Folders of a disk cache that are either complete or absent: sealed when written, checked when used.
 
-A file that was only renamed into place may be zeros after a power cut, a disk may lose pages, and a process may be
-killed while it writes. So a folder is sealed with the hash of every file, synced, and only then renamed. Whoever opens
-it compares the file's times and a sample of its pages, which costs next to nothing; where the times are others than
-when it was sealed, the whole file is hashed.
+After a power failure, a renamed file may contain zeros; a disk may lose pages; and a process may be killed while it
+writes. Therefore a folder is sealed with the hash of every file, synced, and only then renamed. Before use, the times
+of its files and a sample of their pages are compared, which is cheap; if the times differ, the complete file is hashed.
 """
 
 from __future__ import annotations
@@ -30,18 +29,18 @@ except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
 SEAL, LOCK, PARTIAL = "seal.json", "lock", ".partial-"
-SAMPLED, PAGE = 64, 4096  # pages of a file that are looked at each time, and their bytes
-ABANDONED_SECONDS = 3600  # without a lock to ask: what nobody has written to for so long
+SAMPLED, PAGE = 64, 4096  # number of sampled pages of a file, and their size in bytes
+ABANDONED_SECONDS = 3600  # without a lock, a folder not written to for this long is abandoned
 
 
 @contextmanager
 def making(folder: Path) -> Iterator[Path]:
-    """A folder to write files into; sealed and renamed to `folder` when the block ends well, removed when not.
+    """A temporary folder to write files to. If the block succeeds, it is sealed and renamed; otherwise it is removed.
 
-    Where another process was faster, its folder stays.
+    If another process was faster, its folder stays.
 
     Raises:
-        OSError: it cannot be written.
+        OSError: the folder cannot be written.
     """
     partial = folder.with_name(f"{folder.name}{PARTIAL}{os.getpid()}-{secrets.token_hex(4)}")
     partial.mkdir(mode=0o700, parents=True)
@@ -62,28 +61,28 @@ def making(folder: Path) -> Iterator[Path]:
 
 
 def is_whole(folder: Path) -> bool:
-    """Whether a folder's files are those that were sealed."""
+    """Whether a folder's files are unchanged since it was sealed."""
     try:
         seal = json.loads((folder / SEAL).read_text(encoding="utf-8"))
         restamped = False
-        for name, said in seal.items():
+        for name, sealed in seal.items():
             path = folder / name
-            if path.stat().st_size != said["bytes"] or _sample(path) != said["sample"]:
+            if path.stat().st_size != sealed["bytes"] or _sample(path) != sealed["sample"]:
                 return False
-            if _times(path) != said["times"]:  # copied, or written to
-                if file_digest(path).sha256 != said["sha256"]:
+            if _times(path) != sealed["times"]:  # copied, or written to
+                if file_digest(path).sha256 != sealed["sha256"]:
                     return False
-                said["times"], restamped = _times(path), True
+                sealed["times"], restamped = _times(path), True
         if restamped:
-            with contextlib.suppress(EditarError):  # the cache may be of another user
+            with contextlib.suppress(EditarError):  # the cache may belong to another user
                 _write_seal(folder, seal)
         return bool(seal)
-    except (OSError, ValueError, AttributeError, TypeError, KeyError):  # what damaged JSON leads to
+    except (OSError, ValueError, AttributeError, TypeError, KeyError):  # damaged JSON
         return False
 
 
 def remove_abandoned(root: Path) -> None:
-    """Remove what killed processes have left half-made."""
+    """Remove the temporary folders of killed processes."""
     with contextlib.suppress(OSError):
         for partial in root.glob(f"*{PARTIAL}*"):
             if _is_abandoned(partial):
@@ -111,13 +110,13 @@ def _write_seal(folder: Path, seal: dict[str, Any]) -> None:
 
 
 def _times(path: Path) -> list[int]:
-    """What changes when a file is written to or replaced; the second cannot be set back."""
-    found = path.stat()
-    return [found.st_mtime_ns, found.st_ctime_ns]
+    """Times that change when a file is written or replaced; the second cannot be set by programs."""
+    status = path.stat()
+    return [status.st_mtime_ns, status.st_ctime_ns]
 
 
 def _sample(path: Path) -> str:
-    """SHA-256 of pages all over a file, the first and the last among them."""
+    """SHA-256 of pages spread over a file, including the first and the last."""
     digest, last = hashlib.sha256(), max(path.stat().st_size - PAGE, 0)
     with open(path, "rb") as file:
         for n in range(SAMPLED):
@@ -127,9 +126,9 @@ def _sample(path: Path) -> str:
 
 
 def _sync(path: Path) -> None:
-    """Wait until a file or folder is on the disk, where the system can."""
+    """Wait until a file or folder is on the disk, if the system supports it."""
     if os.name == "nt":
-        return  # has no such call for folders, and wants files open for writing
+        return  # Windows cannot sync folders, and files only if open for writing
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -139,10 +138,10 @@ def _sync(path: Path) -> None:
 
 @contextmanager
 def _locked(path: Path) -> Iterator[None]:
-    """Hold a lock that goes with the process, however that ends."""
+    """Hold a lock that is released when the process ends, even if it is killed."""
     with open(path, "wb") as file:
         if fcntl is not None:
-            with contextlib.suppress(OSError):  # not every network's file system has locks
+            with contextlib.suppress(OSError):  # not every network file system has locks
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield
 

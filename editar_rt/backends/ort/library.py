@@ -1,4 +1,4 @@
-"""The onnxruntime module: imported without its usage data, its sessions safe to carry through a fork."""
+"""Imports onnxruntime without its telemetry, and makes its sessions safe in forks."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ _sessions: weakref.WeakSet[Any] = weakref.WeakSet()
 
 
 def import_onnxruntime() -> Any:
-    """The onnxruntime module; it comes in two packages of which one must be chosen.
+    """Import the onnxruntime module, which two packages provide.
 
     Raises:
-        BackendError: it is not installed, or cannot be loaded.
-        KeyboardInterrupt: Ctrl-C came while it loaded.
+        BackendError: the module is not installed or cannot be loaded.
+        KeyboardInterrupt: Ctrl-C was pressed while the module loaded.
     """
     refuse_telemetry()
     try:
         return importlib.import_module("onnxruntime")
     except ImportError as e:
-        if any(isinstance(cause, KeyboardInterrupt) for cause in _causes(e)):  # compiled modules wrap it
+        if any(isinstance(cause, KeyboardInterrupt) for cause in _causes(e)):  # compiled modules wrap KeyboardInterrupt
             raise KeyboardInterrupt from None
         is_missing = isinstance(e, ModuleNotFoundError) and e.name == "onnxruntime"
         raise BackendError(
@@ -36,17 +36,17 @@ def import_onnxruntime() -> Any:
 
 
 def keep_through_forks(session: Any) -> Any:
-    """Have forked processes never destroy a session of this one.
+    """Prevent forked processes from destroying this process's session.
 
-    The end of a session waits for its threads, and a fork has none of them: it would wait for ever. Its memory goes
-    when the process does.
+    Destroying a session waits for its threads, which do not exist in a fork, so it would wait forever. The system frees
+    the memory when the process ends.
     """
     _sessions.add(session)
     return session
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:
-    """What led to an error, the nearest first."""
+    """The causes of an error, the nearest first."""
     seen: set[int] = set()
     cause = error.__cause__ or error.__context__
     while cause is not None and id(cause) not in seen:
@@ -56,7 +56,7 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
 
 
 def _hold_sessions() -> None:
-    """Give every session one reference that nothing takes back, not even the interpreter's end."""
+    """Add a reference to every session that is never released, not even at interpreter exit."""
     for session in list(_sessions):
         ctypes.pythonapi.Py_IncRef(ctypes.py_object(session))
 

@@ -1,7 +1,7 @@
-"""Memory that a process holds and does not need, given back to the system; Linux alone, elsewhere nothing happens.
+"""Returns memory that the process no longer needs to the system (Linux; a no-op elsewhere).
 
-Opening a graph reads weights that no product reads again (plain ones beside rearranged ones), and a long prefill leaves
-freed blocks behind that the C library keeps. Neither is wrong, but both count while the cache grows behind them.
+Opening a graph reads weights that no matmul reads again (the original ones besides the prepacked ones), and a long
+prefill leaves freed blocks in the C library's heap. Both would add to the peak while the cache grows.
 """
 
 from __future__ import annotations
@@ -14,25 +14,25 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 SMAPS = Path("/proc/self/smaps")
-WORTH = 16 << 20  # bytes of a file below which looking for its pages takes longer than they are worth
+WORTH = 16 << 20  # file size in bytes below which searching its pages is not worthwhile
 
 
 class Mapping(NamedTuple):
-    """A range of the process's addresses; sizes in bytes."""
+    """A range of the process's address space; sizes in bytes."""
 
     start: int
     size: int
     file: str
-    """What is mapped there; empty for plain memory."""
+    """The mapped file; empty for anonymous memory."""
     resident: int
     share: int
-    """What is resident, every page over the number of times that it is mapped, here and in other processes."""
+    """Resident bytes, with every page divided by its number of mappings in all processes (PSS)."""
     own: int
-    """What the process has written and no file holds."""
+    """Anonymous bytes, which the process has written."""
 
 
 def mappings() -> Iterator[Mapping]:
-    """The process's mappings as the system tells them; none where it does not."""
+    """The process's mappings as reported by the system; none if it does not report them."""
     try:
         lines = SMAPS.read_text(encoding="utf-8", errors="surrogateescape").splitlines()
     except OSError:
@@ -52,10 +52,10 @@ def mappings() -> Iterator[Mapping]:
 
 
 def drop_file_pages(graph: Path) -> int:
-    """Let go of what is resident of the files beside a graph that are named after it, its weights.
+    """Drop the resident pages of a graph's weights: the files next to it whose names begin with its name.
 
-    Pages come back when they are read: from the system's own copy of the file while it holds one, else from the disk.
-    Mappings that the process has written to are left alone.
+    Pages are loaded again when they are read, from the page cache or the disk. Mappings that the process has written to
+    are not touched.
 
     Returns:
         bytes that were resident.
@@ -74,14 +74,14 @@ def drop_file_pages(graph: Path) -> int:
 
 
 def trim_heap() -> None:
-    """Give freed blocks of the C library's heap back; glibc alone keeps them."""
+    """Return freed blocks of the C library's heap to the system; only glibc keeps them."""
     libc = _libc("malloc_trim")
     if libc is not None:
         libc.malloc_trim(ctypes.c_size_t(0))
 
 
 def _libc(function: str) -> Any:
-    """The C library; None where it lacks a function or the system is not Linux."""
+    """The C library; None if it lacks a function or the system is not Linux."""
     if sys.platform != "linux":
         return None
     try:

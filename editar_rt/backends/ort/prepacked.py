@@ -1,11 +1,11 @@
-"""Weights as a processor's kernels want them, kept on disk: a large decoder opens in seconds, its weights in files.
+"""Weights prepacked for a CPU's kernels and stored on disk, so that a large decoder opens in seconds.
 
-ONNX Runtime rearranges the weights of products when it opens a graph, which takes most of that time and puts them into
-memory of the process alone. Here the rearranged graph is written once a machine, beside and renamed into place, and
-opened from there ever after: its weights are mapped, so that processes share them and the system may drop them.
+ONNX Runtime prepacks the weights of matmuls when it opens a graph. This takes most of the loading time, and the result
+is private memory of the process. Here, the prepacked graph is written once per machine and then always opened from
+disk: its weights are mapped, so that processes share them and the system may drop them.
 
-`EDITAR_CACHE` names the folder (`~/.cache/editar_rt` when not set); `off` refuses it. What lies there is a copy: it may
-be deleted at any time. A graph takes about twice its weights as float32, the plain ones and the rearranged.
+`EDITAR_CACHE` names the folder (default `~/.cache/editar_rt`); `off` disables it. The folder contains copies only and
+may be deleted at any time. A graph takes about twice the size of its float32 weights: original and prepacked ones.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ from editar_rt.bundle.graph_file import read_graph
 from editar_rt.errors import BackendError, BundleError
 
 VARIABLE, OFF = "EDITAR_CACHE", "off"
-PAYS_FROM = 16 << 20  # bytes of weights: below, a graph opens at once anyway and takes little memory
-ROOM = 4  # times the weights that must be free on the disk
+PAYS_FROM = 16 << 20  # size of weights in bytes; smaller graphs open quickly and take little memory anyway
+ROOM = 4  # required free disk space, as a multiple of the weights
 GRAPH = "graph.onnx"
 log = logging.getLogger("editar_rt")
 
 
 def cache_folder() -> Path | None:
-    """Where graphs are kept; None where that was refused, or there is no home to keep them in."""
+    """The folder for prepacked graphs; None if it is disabled or there is no home folder."""
     named = os.environ.get(VARIABLE, "")
     if named == OFF:
         return None
@@ -41,19 +41,19 @@ def cache_folder() -> Path | None:
         if named:
             return Path(named).absolute()
         return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "editar_rt"
-    except (RuntimeError, OSError):  # a user whom the system does not know; a current folder that is gone
+    except (RuntimeError, OSError):  # an unknown user, or a current folder that was removed
         return None
 
 
 def prepacked(bundle: Bundle, part: str, ort: Any, open_session: Callable[[Path, Any], Any]) -> Path | None:
-    """The graph of a part with its weights rearranged for this machine; made where there is none yet.
+    """The graph of a part with weights prepacked for this machine; it is written if it does not exist yet.
 
     Args:
         ort: the onnxruntime module.
-        open_session: opens a session of a graph with `SessionOptions`.
+        open_session: opens a session of a graph with given `SessionOptions`.
 
     Returns:
-        None where it does not pay, was refused, or cannot be written: the reason is logged.
+        None if it is not worthwhile, disabled, or cannot be written (the reason is logged).
     """
     root = cache_folder()
     files = [bundle.manifest.files[name] for name in bundle.part_files(part)]
@@ -68,27 +68,27 @@ def prepacked(bundle: Bundle, part: str, ort: Any, open_session: Callable[[Path,
     try:
         root.mkdir(mode=0o700, parents=True, exist_ok=True)
         if shutil.disk_usage(root).free < ROOM * size:
-            log.info("%s has no room for rearranged weights (%d MB); opening goes on without", root, 2 * size // 10**6)
+            log.info("%s has no room for prepacked weights (%d MB); continuing without them", root, 2 * size // 10**6)
             return None
-        log.info("rearranging the weights of %s for this machine, once (%s)", part, folder)
+        log.info("prepacking the weights of %s for this machine, once (%s)", part, folder)
         with making(folder) as partial:
             open_session(bundle.part_path(part), _options(ort, partial))
             _check_written(partial)
     except (OSError, BackendError, BundleError) as e:  # a full disk is ONNX Runtime's own error
         reason = getattr(e, "strerror", None) or e
-        log.info("rearranged weights cannot be kept in %s (%s); opening goes on without", root, reason)
+        log.info("prepacked weights cannot be stored in %s (%s); continuing without them", root, reason)
         return None
     return folder / GRAPH
 
 
 def forget(graph: Path) -> None:
-    """Remove a kept graph that does not open."""
-    log.info("the rearranged weights in %s do not open; opening goes on without", graph.parent)
+    """Remove a stored graph that does not open."""
+    log.info("the prepacked weights in %s cannot be opened; continuing without them", graph.parent)
     shutil.rmtree(graph.parent, ignore_errors=True)
 
 
 def _options(ort: Any, folder: Path) -> Any:
-    """Of a session that writes its graph and weights, rearranged, into a folder."""
+    """Options of a session that writes its graph and its prepacked weights to a folder."""
     options = ort.SessionOptions()
     options.optimized_model_filepath = str(folder / GRAPH)
     for name, value in (
@@ -103,15 +103,15 @@ def _options(ort: Any, folder: Path) -> Any:
 def _check_written(folder: Path) -> None:
     """
     Raises:
-        OSError, BundleError: what was written is cut off.
+        OSError, BundleError: a written file is truncated.
     """
     for each in read_graph(folder / GRAPH).external:
         if each.stop > (folder / each.location).stat().st_size:
-            raise OSError(f"{each.location} is cut off")
+            raise OSError(f"{each.location} is truncated")
 
 
 def _processor() -> str:
-    """What the arrangement depends on: the processor's instruction sets, where the system tells."""
+    """The CPU's instruction sets, on which prepacking depends, if the system reports them."""
     try:
         text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
     except OSError:

@@ -1,9 +1,9 @@
 """CPU memory of a KV cache in which rows with equal contents share pages.
 
-The picture's keys and values are the same in every row of a picture. Here the pages of such a row are mapped to those
-of the row that computed them: they take no memory of their own, and attention finds them in the processor's cache when
-it has read them for the other row. Kernels see a plain array. Only Linux can do this; elsewhere, and where the system
-refuses, rows are copied.
+The picture's keys and values are the same in every row of a picture. Here, the pages of such a row are mapped to those
+of the row that computed them: they take no additional memory, and attention finds them in the CPU's cache after it has
+read them for the other row. Kernels see an ordinary array. On systems other than Linux, and if the system refuses the
+mapping, rows are copied.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from numpy.typing import DTypeLike, NDArray
 from editar_rt.backends.ort.pages import mappings
 from editar_rt.backends.process import Process
 from editar_rt.errors import BackendError
-from editar_rt.machine import peak_resident_bytes
+from editar_rt.machine import note_sharing
 
 PAGE = mmap.PAGESIZE
-MEMORY = "editar-kv-cache"  # its name, in the system's list of mappings too
+MEMORY = "editar-kv-cache"  # also its name in the system's list of mappings
 MAP_FIXED, MAP_FAILED = 0x10, ctypes.c_void_p(-1).value  # of Linux; Python's mmap does not name them
 
 
@@ -33,7 +33,7 @@ class RowBuffer:
     """An array [rows, heads, positions, width] of zeros, `array`.
 
     Args:
-        positions: at least this many; more where heads then begin at pages.
+        positions: minimum number; it is rounded up so that heads begin at page boundaries.
     """
 
     def __init__(self, rows: int, heads: int, positions: int, width: int, dtype: DTypeLike) -> None:
@@ -48,35 +48,35 @@ class RowBuffer:
             self.array = self._pages.array.view(dtype).reshape(shape)
 
     def map(self, source: int, target: int, size: int) -> bool:
-        """Make the first `size` bytes, whole pages, of every head of row `target` the memory of row `source`.
+        """Map the first `size` bytes (whole pages) of every head of row `target` to the memory of row `source`.
 
-        A row mapped to itself has its own memory again, with whatever that held. False where the system refuses.
+        A row mapped to itself gets its own memory back, with its old contents. Returns False if the system refuses.
         """
         if self._pages is None:
             return False
         if source != target:
-            _Pages.peak_before = _Pages.peak_before or peak_resident_bytes()
+            note_sharing()
         heads, head = self.array.shape[1], self.array[0, 0].nbytes
         pairs = [((source * heads + h) * head, (target * heads + h) * head) for h in range(heads)]
         return all(self._pages.alias(*pair, size) for pair in pairs)
 
 
 class RowBuffers:
-    """Several `RowBuffer`s, one for each tensor of a cache, whose rows share their pages alike.
+    """Several `RowBuffer`s, one per tensor of a cache, whose rows share pages in the same way.
 
-    A row that shares pages gets its own back before either row is written there: neither changes by the other.
+    A row that shares pages gets its own back before either row is written there, so neither row changes the other.
     """
 
     def __init__(self, count: int, rows: int, heads: int, positions: int, width: int, dtype: DTypeLike) -> None:
-        self._process = Process()  # a fork has the same memory, not a copy
+        self._process = Process()  # a fork shares this memory instead of copying it
         self.buffers = [RowBuffer(rows, heads, positions, width, dtype) for _ in range(count)]
         self._position = self.buffers[0].position_bytes if count else 1
-        self._root = list(range(rows))  # the row that each one's first pages belong to
-        self._shared = [0] * rows  # positions that lie in the root's pages
-        self._frozen = [0] * rows  # positions below which a write would touch pages that two rows share
+        self._root = list(range(rows))  # the row that owns each row's first pages
+        self._shared = [0] * rows  # number of positions in the root's pages
+        self._frozen = [0] * rows  # a write below this position would touch shared pages
 
     def copy(self, source: int, target: int, start: int, stop: int, frozen: bool) -> None:
-        """Give a row positions of another one; see `base.Decoder.copy`."""
+        """Copy positions of a row to another one; see `base.Decoder.copy`."""
         self.prepare_write(target, start)
         done = start
         if frozen and start == 0:
@@ -87,10 +87,10 @@ class RowBuffers:
             buffer.array[target, :, done:stop] = buffer.array[source, :, done:stop]
 
     def prepare_write(self, row: int, position: int) -> None:
-        """Make sure that writing a row from `position` on changes no other row.
+        """Make sure that writing to a row from `position` on does not change other rows.
 
         Raises:
-            BackendError: this is a fork of the process whose memory it is.
+            BackendError: this is a fork of the process that owns the memory.
         """
         self._process.check("this picture", "open it again in the new one, with editor.session(...)")
         if position >= self._frozen[row]:
@@ -103,20 +103,20 @@ class RowBuffers:
         self._note_shares()
 
     def _share(self, root: int, target: int, positions: int) -> int:
-        """Map as many whole pages as hold at most these positions; how many positions they hold."""
+        """Map as many whole pages as these positions fill. Returns the number of positions in them."""
         size = positions * self._position // PAGE * PAGE
         if not size or root == target:
             return 0
         if not all(buffer.map(root, target, size) for buffer in self.buffers):
             for buffer in self.buffers:
-                buffer.map(target, target, size)  # undo those that were mapped
+                buffer.map(target, target, size)  # undo the mappings that succeeded
             return 0
         self._root[target], self._shared[target] = root, -(-size // self._position)
         self._note_shares()
         return size // self._position
 
     def _take_back(self, row: int, keep: int) -> None:
-        """Give a row memory of its own again, with its first `keep` positions."""
+        """Give a row its own memory back, with its first `keep` positions."""
         size = -(-self._shared[row] * self._position // PAGE) * PAGE
         for buffer in self.buffers:
             held = buffer.array[row, :, :keep].copy()
@@ -132,21 +132,18 @@ class RowBuffers:
 
 
 class _Pages:
-    """Zeros in a file that lies in memory, mapped; parts of it can be mapped in place of others."""
-
-    peak_before: int | None = None
-    """The process's peak resident memory when pages were mapped a second time for the first time."""
+    """A mapped in-memory file of zeros, parts of which can be mapped in place of others."""
 
     def __init__(self, libc: Any, descriptor: int, address: int, size: int) -> None:
         self._libc, self._descriptor, self._address = libc, descriptor, address
         block = (ctypes.c_char * size).from_address(address)
         self.array: NDArray[np.uint8] = np.ctypeslib.as_array(block).view(np.uint8)
-        # Whatever looks into the memory holds the block: it is let go when nothing does.
+        # Every array over the memory references the block; it is released with the last of them.
         weakref.finalize(block, _release, libc, descriptor, address, size)
 
     @classmethod
     def make(cls, size: int) -> _Pages | None:
-        """None where the system cannot."""
+        """Allocate; None if the system cannot."""
         if sys.platform != "linux":
             return None
         try:
@@ -168,29 +165,16 @@ class _Pages:
         return cls(libc, descriptor, address, size)
 
     def alias(self, source: int, target: int, size: int) -> bool:
-        """Make `size` bytes at `target` those at `source`, whole pages all; False where the system refuses."""
+        """Map `size` bytes (whole pages) at `target` to those at `source`. Returns False if the system refuses."""
         protection, flags = mmap.PROT_READ | mmap.PROT_WRITE, mmap.MAP_SHARED | MAP_FIXED
-        found = self._libc.mmap(self._address + target, size, protection, flags, self._descriptor, source)
-        return bool(found != MAP_FAILED)
+        mapped = self._libc.mmap(self._address + target, size, protection, flags, self._descriptor, source)
+        return bool(mapped != MAP_FAILED)
 
 
 def bytes_counted_twice() -> int:
-    """What the system counts too much in this process's resident memory now: pages of rows in the place of others."""
+    """Bytes that RSS now counts more than once because rows share pages."""
     own = [m for m in mappings() if m.file.startswith(f"/memfd:{MEMORY}")]
     return sum(m.resident - m.share for m in own)
-
-
-def peak_memory_bytes(counted_twice: int) -> int | None:
-    """Peak resident memory of this process with every page counted once; None where the system does not tell.
-
-    The system's own peak counts a page of rows once a row. Before pages were shared for the first time it was exact;
-    since then the peak is where the cache was fullest, so that what is counted twice there is what is too much.
-
-    Args:
-        counted_twice: `bytes_counted_twice` when the cache was fullest.
-    """
-    peak = peak_resident_bytes()
-    return None if peak is None else max(peak - counted_twice, min(peak, _Pages.peak_before or 0))
 
 
 def _release(libc: Any, descriptor: int, address: int, size: int) -> None:

@@ -1,6 +1,6 @@
 """Weights that follow from their names, carried as names: gigabytes shrink to a list.
 
-    python -m tests.gpu_host.seeds shrink BUNDLE PREFIX    # replaces each .data file by a .seeds.json
+    python -m tests.benchmarks.gpu_host.seeds shrink BUNDLE PREFIX    # replaces each .data file by a .seeds.json
     python seeds.py grow BUNDLE                            # on the host, with NumPy alone: the same bytes again
 
 A seeded checkpoint's tensors are functions of their names (`tests/golden/seeded_checkpoint.py`, carried along). Of
@@ -67,7 +67,7 @@ def grow(bundle: Path) -> None:
 
 
 def _arrays(described: dict[str, Any]) -> Iterator[tuple[int, np.ndarray]]:
-    sys.path.insert(0, str(Path(__file__).parents[2]))
+    sys.path.insert(0, str(Path(__file__).parents[3]))
     from tests.golden.seeded_checkpoint import value
 
     for piece in described["pieces"]:

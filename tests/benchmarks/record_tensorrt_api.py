@@ -1,6 +1,6 @@
 """Writes down what TensorRT's Python bindings have: classes and their attributes, of several versions.
 
-    python tests/record_tensorrt_api.py FOLDER…  > tests/runtime/tensorrt_api.json
+    python tests/benchmarks/record_tensorrt_api.py FOLDER…  > tests/runtime/tensorrt_api.json
 
 Each FOLDER is an unpacked wheel of a version (tensorrt_bindings, tensorrt_cu12_bindings, …, or tensorrt up to 8.5) for
 the Python that runs this. The libraries behind the bindings need not be there: empty ones, made with gcc, satisfy the

@@ -1,6 +1,6 @@
 """What `run.sh` does once all is unpacked: engines of every bundle at hand, their parity, and how fast they are.
 
-    python -m tests.gpu_host.measure RESULTS SECONDS
+    python -m tests.benchmarks.gpu_host.measure RESULTS SECONDS
 
 Each stage is a process of its own with what is left of the time as its limit. Written to RESULTS/results.json after
 each: the command, its exit code, wall time, the JSON document it printed, the end of what it said.
@@ -54,7 +54,7 @@ def stages(project: Path) -> list[tuple[str, list[str]]]:
         found += [build(demo), bench(demo)]
     if seeded.is_dir():
         found += [
-            ("grow seeded", ["tests.gpu_host.seeds", "grow", str(seeded)]),
+            ("grow seeded", ["tests.benchmarks.gpu_host.seeds", "grow", str(seeded)]),
             ("check seeded", ["editar_rt", "info", str(seeded), "--check"]),
             build(seeded),
             bench(seeded, "--repeats", "3"),

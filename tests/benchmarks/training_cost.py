@@ -1,6 +1,6 @@
 """What training's shortcuts save: each beside what it replaced, in turns, in one process.
 
-OMP_NUM_THREADS=1 python -m tests.training_cost
+OMP_NUM_THREADS=1 python -m tests.benchmarks.training_cost
 
 A line a comparison: the median of the seconds before and after, and their ratio. Turns are taken one after the other,
 so that what else the machine does meanwhile falls on both; seconds are the processor's, but for what waits or runs on
@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import click
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -46,7 +47,7 @@ def compare(
             work()
             taken.append(clock() - begun)
     old, new = map(statistics.median, seconds)
-    print(f"{name:<60} {old:9.4f} s {new:9.4f} s  {old / new:8.2f} times", flush=True)
+    click.echo(f"{name:<60} {old:9.4f} s {new:9.4f} s  {old / new:8.2f} times")
 
 
 def shuffled_anew(seed: int, first: int, count: int, size: int) -> np.ndarray:
@@ -121,9 +122,10 @@ def resumed(path: Path, mapped: bool) -> None:
         tensor.clone()
 
 
+@click.command(help=__doc__)
 def main() -> None:
     torch.manual_seed(0)
-    print(f"{torch.get_num_threads()} thread(s), PyTorch {torch.__version__}; before, after, ratio")
+    click.echo(f"{torch.get_num_threads()} thread(s), PyTorch {torch.__version__}; before, after, ratio")
     places = iter(range(0, RECORDS, 64))
     compare(
         "64 of 3 million records: an order a step, an order an epoch",

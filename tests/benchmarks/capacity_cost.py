@@ -1,6 +1,8 @@
-"""A decode step's time at several capacities of the cache, filled alike: python -m tests.capacity_cost BUNDLE
+"""A decode step's time at several capacities of the cache, filled alike.
 
-In the spelling ort a step should take what is filled, not what there is room for; in the spelling standard the cache
+    python -m tests.benchmarks.capacity_cost BUNDLE
+
+In the dialect ort a step should take what is filled, not what there is room for; in the dialect standard the cache
 grows with what is filled instead. Needs a bundle's transformer alone; weights may be random. Capacities take turns, so
 that what else the machine does touches them alike. Not a test: pytest does not collect it.
 """

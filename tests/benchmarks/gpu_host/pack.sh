@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
 # Packs all that a GPU host without a network needs to build and measure engines, in pieces of at most 55 MiB.
 #
-#   tests/gpu_host/pack.sh OUT DEMO_BUNDLE [SEEDED_BUNDLE SEEDED_PREFIX [INT4_BUNDLE]]
+#   tests/benchmarks/gpu_host/pack.sh OUT DEMO_BUNDLE [SEEDED_BUNDLE SEEDED_PREFIX [INT4_BUNDLE]]
 #
-# All bundles have the spelling delta; export with --sampling-head to measure that too. The second has seeded weights,
+# All bundles have the dialect delta; export with --sampling-head to measure that too. The second has seeded weights,
 # which are carried as a list (seeds.py); for GPT-XL:
-#   python -c "from pathlib import Path; from tests.full_size import make_weights as m; m(Path('WORK'), 'transformer')"
+#   python -c "from pathlib import Path; from tests.benchmarks.full_size import make_weights as make; \
+#       make(Path('WORK'), 'transformer')"
 #   python -m export onnx --transformer WORK/editar_release.pt --target h200 --sampling-head -o WORK/gpt-xl     # prefix: full_size/
 # The third, the same with --precision int4, is carried as it is. TensorRT 8.5.3 refuses to build it, and the results say
 # so: for its figures put TensorRT 10 into the tree's site folder instead.
@@ -18,8 +19,8 @@
 # its own; empty stand-ins satisfy the loader, and the recipe h200 leaves them out as sources of kernels.
 set -euo pipefail
 out=$(mkdir -p "${1:?output folder}" && cd "$1" && pwd)
-demo=${2:?a bundle of the spelling delta}; seeded=${3:-}; prefix=${4:-}; int4=${5:-}
-root=$(cd "$(dirname "$0")/../.." && pwd)
+demo=${2:?a bundle of the dialect delta}; seeded=${3:-}; prefix=${4:-}; int4=${5:-}
+root=$(cd "$(dirname "$0")/../../.." && pwd)
 work=$(mktemp -d); trap 'rm -rf "$work"' EXIT
 python310=${PYTHON310:-$(python3.10 -c 'import sys; print(sys.base_prefix)' 2>/dev/null || true)}
 [ -d "$python310" ] || { echo "a CPython 3.10 prefix is needed: set PYTHON310" >&2; exit 1; }
@@ -42,19 +43,21 @@ rm -rf "$work"/tree/python/lib/python3.10/{site-packages,test,idlelib,tkinter,en
 
 cp -a "$root/editar_rt" "$root/export" "$root/engines" "$work/tree/project/"
 find "$work/tree/project/engines" -mindepth 1 -maxdepth 1 -type d -exec rm -rf {} +
-mkdir -p "$work/tree/project/tests/golden" "$work/tree/project/tests/gpu_host"
+mkdir -p "$work/tree/project/tests/golden" "$work/tree/project/tests/benchmarks/gpu_host"
 cp "$root/tests/__init__.py" "$work/tree/project/tests/"
+cp "$root/tests/benchmarks/__init__.py" "$work/tree/project/tests/benchmarks/"
 cp "$root"/tests/golden/{__init__,seeded_checkpoint}.py "$work/tree/project/tests/golden/"
-cp "$root"/tests/gpu_host/{__init__.py,seeds.py,measure.py,measured.toml} "$work/tree/project/tests/gpu_host/"
+cp "$root"/tests/benchmarks/gpu_host/{__init__.py,seeds.py,measure.py,measured.toml} \
+    "$work/tree/project/tests/benchmarks/gpu_host/"
 cp -a "$demo" "$work/tree/project/demo"
 if [ -n "$seeded" ]; then
     cp -a "$seeded" "$work/tree/project/seeded"
-    (cd "$root" && python3 -m tests.gpu_host.seeds shrink "$work/tree/project/seeded" "$prefix")
+    (cd "$root" && python3 -m tests.benchmarks.gpu_host.seeds shrink "$work/tree/project/seeded" "$prefix")
 fi
 if [ -n "$int4" ]; then cp -a "$int4" "$work/tree/project/int4"; fi
 find "$work/tree" -name __pycache__ -prune -exec rm -rf {} +
 tar c -C "$work/tree" . | xz -T0 "${XZ_LEVEL:--6}" > "$work/all.xz"
 rm -f "$out"/host.part-*
 split -b 55M -d "$work/all.xz" "$out/host.part-"
-cp "$root/tests/gpu_host/run.sh" "$out/"
+cp "$root/tests/benchmarks/gpu_host/run.sh" "$out/"
 ls -l "$out"

@@ -1,4 +1,4 @@
-"""Exports of EditAR's full size, measured: python -m tests.full_size FOLDER
+"""Exports of EditAR's full size, measured: python -m tests.benchmarks.full_size FOLDER
 
 Makes weights of the published sizes and layouts from seeds (GPT-XL for 512×512, VQ-16, a T5-XL encoder), exports each
 at every precision in a process of its own, repeats the bundle's self-test, compares it with PyTorch, and writes time,
@@ -22,7 +22,7 @@ from typing import Any
 
 import click
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 T5_XL = {"d_model": 2048, "d_kv": 64, "d_ff": 5120, "num_layers": 24, "num_heads": 32}
 T5_VOCABULARY = 32128
 PARTS = ("vq", "transformer", "text-encoder")

@@ -1,6 +1,7 @@
-"""What differs between the targets of a decoder's graph, as an interface: a spelling.
+"""The interface of a dialect: the part of a decoder's graph that differs between targets.
 
-`decoder_graph` writes what all targets share; `ort_spellings` and `delta_spelling` are what it can be written in.
+`decoder_graph` writes the part that all targets share. Each of the other modules of this package is a dialect, with a
+function `choose(storage)` that returns its class.
 """
 
 from __future__ import annotations
@@ -19,12 +20,12 @@ Scales = Sequence[tuple[float, float]]  # of keys and values, by layer
 
 
 def scale_names(layer: int) -> tuple[str, str]:
-    """Constants of an int8 cache's scales: of keys, of values."""
+    """Names of the constants with an int8 cache's scales: keys, values."""
     return f"key_scale.{layer}", f"value_scale.{layer}"
 
 
-class Spelling(Protocol):
-    """What differs between targets."""
+class Dialect(Protocol):
+    """Writes the operators that differ between targets: normalization, rotation, attention and the cache."""
 
     opsets: ClassVar[dict[str, int]]
     ir_version: ClassVar[int]
@@ -35,7 +36,7 @@ class Spelling(Protocol):
 
     @staticmethod
     def check(config: TransformerConfig) -> None:
-        """Refuses sizes that the operators do not take."""
+        """Reject sizes that the operators do not support."""
 
     def normalize(self, hidden: ir.Value, weight: ir.Value) -> ir.Value:
         """RMSNorm of hidden [B, S, D]."""
@@ -47,10 +48,10 @@ class Spelling(Protocol):
         """x · sigmoid(x)."""
 
     def attend(self, layer: int, qkv: ir.Value) -> ir.Value:
-        """Queries, keys and values in one, [B, S, 3 D] -> what the heads read, [B, S, D]."""
+        """Attention: concatenated queries, keys and values [B, S, 3 D] -> output of the heads [B, S, D]."""
 
     def add_outputs(self) -> None:
-        """The cache's outputs, after the last layer is written."""
+        """Add the cache's outputs, after the last layer."""
 
 
 class CacheTensors:

@@ -1,15 +1,16 @@
-"""The decoder in basic operators of opset 17: the spelling "delta", for TensorRT 8.5 and later.
+"""The dialect "delta": basic operators of opset 17, for TensorRT 8.5 and later.
 
-The graph reads the cache and returns the chunk's own keys and values alone; whoever runs it places them. No operator
-writes into its input, so no runtime has to promise where its results lie.
+The graph reads the cache and returns only the chunk's own keys and values; the runtime writes them to the cache. No
+operator writes to its input, so a runtime need not guarantee where its results are stored.
 
-It is one graph for all there is to run: the picture's prefill, the text's over a kept picture, a chunk of known tokens
-and the single step. Rows, positions and logit positions are symbolic, everything else is fixed, and no operator
-computes a shape: once the builder gives the inputs their sizes, all shapes are static. ONNX Runtime runs the same file.
-A graph for prefills alone would save the scores against an empty cache, and be a second definition to keep right.
+One graph runs everything: the prefill of the picture, the prefill of the text after a cached picture, a chunk of known
+tokens, and a single step. Rows, positions and logit positions are symbolic, everything else is fixed, and no operator
+computes a shape: once the builder sets the sizes of the inputs, all shapes are static. ONNX Runtime runs the same file.
+A separate graph for prefills would save the scores against an empty cache, but it would be a second definition to
+maintain.
 
-Scores against the cache and against the chunk are put side by side, hidden ones lowered by `HIDDEN`, and normalized
-together in float32. What the cache holds behind `past_length` gets weight 0, so it must be finite: zero it once.
+Scores against the cache and against the chunk are concatenated, masked ones lowered by `HIDDEN`, and normalized
+together in float32. Cache contents after `past_length` get weight 0, so they must be finite: zero the cache once.
 """
 
 from __future__ import annotations
@@ -21,31 +22,36 @@ import numpy as np
 import onnx_ir as ir
 
 from editar_rt import names
+from editar_rt.backends.engines.device import ALIGNMENT
+from editar_rt.bundle.words import WEIGHT_ONLY
 from editar_rt.errors import OptionError
+from export.dialects.base import Scales
 from export.graph_writer import INT32, GraphWriter
-from export.precision import WEIGHT_ONLY, Storage
-from export.spelling import Scales
+from export.precision import Storage
 from training.config import TransformerConfig
 from training.models.rotary import rotary_table
 
-ALIGNMENT = 256  # bytes; TensorRT wants every address at a multiple of it
-HIDDEN = -1e30  # added to a score, makes its weight 0 and stays finite
+HIDDEN = -1e30  # added to a score, it makes the weight 0 and stays finite
 REST = np.iinfo(np.int32).max  # end of a slice: to the last one
 
 
 def capacity(config: TransformerConfig, dtype: ir.DataType) -> int:
-    """Positions of the cache: a whole sequence, and a few so that the keys of every head begin at a good address."""
+    """Capacity of the cache: a complete sequence, rounded up so that the keys of every head are aligned."""
     step = ALIGNMENT // math.gcd(ALIGNMENT, int(config.head_dim * dtype.itemsize))
     return -(-config.max_positions // step) * step
 
 
-class DeltaSpelling:
+def choose(storage: Storage) -> type[DeltaDialect]:
+    """The class that writes a decoder with this storage."""
+    return Int4DeltaDialect if storage.numbers.blocks is not None else DeltaDialect
+
+
+class DeltaDialect:
     """See the module's docstring.
 
-    Extra inputs: positions int32 [B, S], each position's place in the sequence, or the cache's capacity for padding
-    behind a chunk; past_length int32 [B], rows of the cache that are filled; past_key_i and past_value_i
-    [B, H, capacity, head_dim]. Output beside the logits: new_rows [2 · layers, B, H, S, head_dim], of each layer the
-    keys and then the values.
+    Extra inputs: positions int32 [B, S], positions in the sequence, or the cache's capacity for padding after a chunk;
+    past_length int32 [B], number of cached positions; past_key_i and past_value_i [B, H, capacity, head_dim]. Extra
+    output: new_rows [2 · layers, B, H, S, head_dim], keys and then values of each layer.
     """
 
     opsets: ClassVar = {"": 17}
@@ -53,7 +59,7 @@ class DeltaSpelling:
 
     @staticmethod
     def check(config: TransformerConfig) -> None:
-        """Takes every size."""
+        """Supports every size."""
 
     def __init__(
         self, writer: GraphWriter, config: TransformerConfig, tokens: ir.Value, storage: Storage, scales: Scales
@@ -71,7 +77,7 @@ class DeltaSpelling:
         self.new: list[ir.Value] = []
 
         pairs = config.head_dim // 2
-        tables = np.zeros((2, rows + 1, 1, pairs, 1), np.float32)  # the last row is the padding's
+        tables = np.zeros((2, rows + 1, 1, pairs, 1), np.float32)  # the last row is for padding
         for table, values in zip(tables, rotary_table(config)):
             table[: len(values), 0, :, 0] = values
         self.cos, self.sin = (  # [B, S, 1, pairs, 1]
@@ -80,35 +86,35 @@ class DeltaSpelling:
         )
 
         def axes(*values: int) -> ir.Value:
-            return self._whole(f"axes_{'_'.join(map(str, values))}", *values)
+            return self._integers(f"axes_{'_'.join(map(str, values))}", *values)
 
         places = writer.constant(np.arange(rows).reshape(1, 1, 1, rows), np.int32, "places")
         filled = op.Less(places, op.Unsqueeze(past_length, axes(1, 2, 3)))  # [B, 1, 1, capacity]
-        behind = op.LessOrEqual(  # [B, 1, S, S], the new key is not after the query
+        causal = op.LessOrEqual(  # [B, 1, S, S], the new key is not after the query
             op.Unsqueeze(positions, axes(1, 2)), op.Unsqueeze(positions, axes(1, 3))
         )
         shown, hidden = (writer.constant(v, np.float32, name) for v, name in ((0, "shown"), (HIDDEN, "hidden")))
-        self.lowered_past, self.lowered_new = (op.Where(seen, shown, hidden) for seen in (filled, behind))
+        self.lowered_past, self.lowered_new = (op.Where(seen, shown, hidden) for seen in (filled, causal))
 
-        self.sizes = self._whole("qk_v_sizes", 2 * config.dim, config.dim)
-        self.by_pair = self._whole("by_pair", 0, 0, 2 * config.n_head, pairs, 2)
-        self.by_head = self._whole("by_head", 0, 0, -1, config.head_dim)
-        self.halves = self._whole("halves", config.n_head, config.n_head)
-        self.ones = self._whole("ones", 1, 1)
-        self.in_one = self._whole("in_one", 0, 0, config.dim)
+        self.sizes = self._integers("qk_v_sizes", 2 * config.dim, config.dim)
+        self.by_pair = self._integers("by_pair", 0, 0, 2 * config.n_head, pairs, 2)
+        self.by_head = self._integers("by_head", 0, 0, -1, config.head_dim)
+        self.halves = self._integers("halves", config.n_head, config.n_head)
+        self.ones = self._integers("ones", 1, 1)
+        self.in_one = self._integers("in_one", 0, 0, config.dim)
         self.start, self.border, self.rest, self.last = (
-            self._whole(name, value) for name, value in (("start", 0), ("border", rows), ("rest", REST), ("last", 3))
+            self._integers(name, value) for name, value in (("start", 0), ("border", rows), ("rest", REST), ("last", 3))
         )
         self.first = axes(0)
         self.scale = writer.constant(config.head_dim**-0.5, np.float32, "score_scale")
         self.epsilon = writer.constant(config.norm_eps, np.float32, "norm_epsilon")
 
-    def _whole(self, name: str, *values: int) -> ir.Value:
+    def _integers(self, name: str, *values: int) -> ir.Value:
         # Shapes, axes and bounds are int64 in ONNX; TensorRT reads such constants when it parses.
         return self.writer.constant(list(values), np.int64, name)
 
     def mean(self, values: ir.Value) -> ir.Value:
-        """Over the last axis, which stays."""
+        """Mean over the last axis, which is kept."""
         return self.op.ReduceMean(values, axes=[-1])
 
     def normalize(self, hidden: ir.Value, weight: ir.Value) -> ir.Value:
@@ -145,7 +151,7 @@ class DeltaSpelling:
         return op.Reshape(op.Transpose(stored(read), perm=[0, 2, 1, 3]), self.in_one)
 
     def _rotate(self, pairs: ir.Value) -> ir.Value:
-        """[B, S, heads, pairs, 2] -> [B, S, heads, head_dim], each pair turned by its position's angle."""
+        """[B, S, heads, pairs, 2] -> [B, S, heads, head_dim], each pair rotated by its position's angle."""
         op = self.op
         even, odd = op.Split(pairs, self.ones, axis=-1, _outputs=2)
         turned = (
@@ -166,8 +172,8 @@ class DeltaSpelling:
         self.writer.output(self.op.Concat(*layers, axis=0), names.NEW_ROWS, self.dtype, shape)
 
 
-class Int4DeltaSpelling(DeltaSpelling):
-    """The same with INT4 weights, which came with opset 21, for TensorRT 10 and later; one operator is spelled anew."""
+class Int4DeltaDialect(DeltaDialect):
+    """The dialect with INT4 weights of opset 21, for TensorRT 10 and later; one operator differs."""
 
     opsets: ClassVar = {"": 21}
     ir_version: ClassVar = 10  # of opset 21
@@ -176,7 +182,7 @@ class Int4DeltaSpelling(DeltaSpelling):
         self, writer: GraphWriter, config: TransformerConfig, tokens: ir.Value, storage: Storage, scales: Scales
     ) -> None:
         super().__init__(writer, config, tokens, storage, scales)
-        self.width = self._whole("axis_width", -1)
+        self.width = self._integers("axis_width", -1)
 
     @staticmethod
     def check(config: TransformerConfig) -> None:
@@ -184,8 +190,8 @@ class Int4DeltaSpelling(DeltaSpelling):
         block = WEIGHT_ONLY.blocks.block
         if config.dim % block:
             raise OptionError(
-                f"TensorRT's INT4 weights lie in blocks of {block}, and this transformer is {config.dim} wide, no "
-                "multiple of it; take --precision fp16"
+                f"TensorRT's INT4 weights need a width that is a multiple of {block}, but this transformer's is "
+                f"{config.dim}; use --precision fp16"
             )
 
     def mean(self, values: ir.Value) -> ir.Value:

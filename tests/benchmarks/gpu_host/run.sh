@@ -19,5 +19,5 @@ exec "$place/python/bin/python3.10" -c '
 import os, runpy, sys
 sys.setdlopenflags(os.RTLD_LAZY | os.RTLD_GLOBAL)
 sys.argv = ["measure", *sys.argv[1:]]
-runpy.run_module("tests.gpu_host.measure", run_name="__main__")
+runpy.run_module("tests.benchmarks.gpu_host.measure", run_name="__main__")
 ' "$results" "$((limit - $(date +%s) + begun))" 2>&1 | tee "$results/log.txt"

@@ -1,4 +1,4 @@
-"""The inputs of a sampling head: what a `Draw` says, in the types that a device takes."""
+"""The inputs of a sampling head: a `Draw` in the types that a device takes."""
 
 from __future__ import annotations
 
@@ -12,59 +12,59 @@ from editar_rt.generation.sampling import Draw, Sampling
 
 
 class SamplerInputs(NamedTuple):
-    """For R rows of logits. Its settings are one for all rows."""
+    """Inputs for R rows of logits. All rows share the same settings."""
 
     uncond_rows: NDArray[np.int32]
-    """[R], the row without the text of each row's picture; the row itself where nothing is guided."""
+    """[R], for each row, the index of its unconditional row; its own index without guidance."""
     numbers: NDArray[np.float32]
     """[R], in [0, 1]; NaN makes the sampler answer UNCLEAR."""
     cfg_scale: float
     temperature: float
     top_k: int
-    """0 is off."""
+    """0 turns it off."""
     top_p: float
 
     @classmethod
     def prepare(
         cls, sampling: Sampling, scale: float, number: float, uncond_rows: NDArray[np.int32], most: int, vocabulary: int
     ) -> SamplerInputs | None:
-        """One picture's settings, with one number for all rows.
+        """Inputs for one picture's settings, with the same number for all rows.
 
         Args:
             scale: guidance, 1 or above.
             number: in [0, 1).
-            most: the largest top-k that the sampler draws with: it sorts this many logits.
+            most: the largest top-k of the sampler, which sorts this many logits.
 
         Returns:
-            None where the host must draw: for a top-k above `most`, and for top-p without a top-k.
+            None if the host must sample: for a top-k above `most`, and for top-p without a top-k.
         """
-        if sampling.greedy:  # the first of the largest is what a number of 0 draws from them
+        if sampling.greedy:  # the number 0 selects the first of the largest
             return cls(uncond_rows, np.zeros(len(uncond_rows), np.float32), scale, 1.0, 1, 1.0)
         top_k = 0 if sampling.top_k >= vocabulary else sampling.top_k
         if top_k > most or (sampling.top_p < 1 and not top_k and most < vocabulary):
             return None
-        # 0 could draw a token of negligible weight in float64.
+        # 0 could select a token of negligible weight in float64; NaN makes the sampler answer UNCLEAR.
         numbers = np.full(len(uncond_rows), number or np.nan, np.float32)
         return cls(uncond_rows, numbers, scale, sampling.temperature, top_k, sampling.top_p)
 
     @classmethod
     def of(cls, draw: Draw, rows: int, most: int, vocabulary: int) -> SamplerInputs | None:
-        """What a batch of so many rows is drawn with; None where the host must draw, as where settings differ."""
+        """Inputs for a batch of `rows` rows; None if the host must sample, for example because settings differ."""
         first, scale = draw.settings[0], float(draw.scales[0, 0])
         if any(_settings(each) != _settings(first) for each in draw.settings) or (draw.scales != scale).any():
             return None
-        found = cls.prepare(first, scale, 0.5, np.arange(rows, dtype=np.int32), most, vocabulary)
-        if found is None or first.greedy:
+        inputs = cls.prepare(first, scale, 0.5, np.arange(rows, dtype=np.int32), most, vocabulary)
+        if inputs is None or first.greedy:
             numbers = np.zeros(len(draw.settings), np.float32)
         else:
             numbers = np.where(draw.numbers[:, 0] == 0, np.nan, draw.numbers[:, 0]).astype(np.float32)
-        if found is not None:
-            found.uncond_rows[draw.cond] = draw.uncond
-            found.numbers[draw.cond] = numbers
-        return found
+        if inputs is not None:
+            inputs.uncond_rows[draw.cond] = draw.uncond
+            inputs.numbers[draw.cond] = numbers
+        return inputs
 
     def among(self, rows: int, skipped: int) -> SamplerInputs:
-        """The same for an engine of `rows` rows, of which the first `skipped` are not wanted."""
+        """The same inputs for an engine of `rows` rows, of which the first `skipped` are unused."""
         uncond = np.arange(rows, dtype=np.int32)
         numbers = np.zeros(rows, np.float32)
         taken = slice(skipped, skipped + len(self.numbers))
@@ -72,7 +72,7 @@ class SamplerInputs(NamedTuple):
         return self._replace(uncond_rows=uncond, numbers=numbers)
 
     def arrays(self) -> dict[str, NDArray[Any]]:
-        """By the names of a sampler's inputs."""
+        """The arrays by the names of a sampler's inputs."""
         return {
             names.NULL_ROWS: self.uncond_rows,
             names.NUMBERS: self.numbers,

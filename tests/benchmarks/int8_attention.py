@@ -1,4 +1,6 @@
-"""One layer's attention over an int8 cache, and what its products would take otherwise: python -m tests.int8_attention
+"""One layer's attention over an int8 cache, and what its products would take otherwise.
+
+    python -m tests.benchmarks.int8_attention
 
 GPT-XL's sizes, two rows, one thread. GroupQueryAttention, which runs it, reads each row's keys and values by itself.
 MatMulInteger multiplies whole numbers as they are, and reads one cache for the queries of both rows; its products alone

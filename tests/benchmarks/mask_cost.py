@@ -1,4 +1,6 @@
-"""What a mask saves: time against its area, beside a full edit of the same run: python -m tests.mask_cost BUNDLE
+"""What a mask saves: time against its area, beside a full edit of the same run.
+
+    python -m tests.benchmarks.mask_cost BUNDLE
 
 Needs a bundle's transformer alone; weights may be random. The prefill, which a mask does not change, is not counted.
 Not a test: pytest does not collect it.

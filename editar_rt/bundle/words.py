@@ -1,0 +1,137 @@
+"""Precisions, dialects and KV cache types of decoders, and the properties that follow from each.
+
+A *precision* is the stored type of the weights, a *dialect* the set of operators of the graph. A row of
+`PRECISIONS` is all that a new precision needs; a new dialect needs a row of `DIALECTS` and a module in
+`export.dialects` that writes it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from editar_rt import names
+
+SAME, INT8 = "same", "int8"
+KV_CACHES = (SAME, INT8)  # the activations' type, or int8 with one scale per layer for keys and one for values
+HALVES = ("float16", "bfloat16")
+
+
+class Blocks(NamedTuple):
+    """Weights as small integers: `block` of them along the input share a scale, and zero is in the middle."""
+
+    bits: int  # 4 or 8
+    block: int
+
+
+@dataclass(frozen=True)
+class Precision:
+    """How the numbers of a decoder's matmuls are stored."""
+
+    stored: str
+    """The type of activations, cache and unquantized weights: float32, float16 or bfloat16."""
+    bound: float
+    """Largest allowed error compared with another machine or PyTorch, as a share of the largest value."""
+    blocks: Blocks | None = None
+    """Blocks of quantized weights."""
+    head: Blocks | None = None
+    """Blocks of the output head's weights."""
+
+    @property
+    def is_quantized(self) -> bool:
+        return self.blocks is not None
+
+    @property
+    def is_half(self) -> bool:
+        """Whether it computes in 16-bit floats."""
+        return self.stored in HALVES
+
+
+# Bounds: float32 differs by the order of sums: up to 7e-6 (GPT-XL) was measured, and 2e-4 is what the reference's
+# numbers allow. Float16 keeps 11 bits, and errors grow with the layers: 2e-4 (3 layers) to 4e-3 (36, GPT-XL) was
+# measured on random weights, which are harder than trained ones; bfloat16 keeps 8 bits. With quantized weights both
+# sides round weights and activations alike; what remains are values near a rounding boundary that round the other way:
+# 2e-2 was measured (the demo's model).
+PRECISIONS = {
+    "fp32": Precision("float32", 2e-4),
+    "fp16": Precision("float16", 1e-2),
+    "bf16": Precision("bfloat16", 8e-2),
+    "int8": Precision("float32", 8e-2, Blocks(8, 128), Blocks(8, 128)),
+    "int4": Precision("float32", 8e-2, Blocks(4, 32), Blocks(8, 128)),
+}
+INT8_CACHE_BOUND = 1e-1  # rounded keys and values add values near a rounding boundary: 6e-2 was measured
+# TensorRT multiplies 4-bit weights in blocks of 64 or 128 with activations that stay float16: the integers are the same
+# on both sides, so the bound is float16's.
+WEIGHT_ONLY = Precision("float16", PRECISIONS["fp16"].bound, Blocks(4, 64))
+# How far a replayed CUDA graph may be from an ordinary step, as a share of the largest logit: about ten roundings of
+# the type computed in. Attention splits its sums by the length it is given; another position differs by more. With an
+# int8 cache, a value that differs by a rounding may be stored as the next integer.
+REPLAY_BOUNDS = {"float16": 1e-2, "bfloat16": 8e-2}
+INT8_CACHE_REPLAYS = 2  # times as far
+
+
+@dataclass(frozen=True)
+class Dialect:
+    """Capabilities of a dialect's operators."""
+
+    bits: tuple[int, ...] = ()
+    """Supported sizes of quantized weights."""
+    other_bits: str = ""
+    """Why other sizes are not supported."""
+    quantized: Precision | None = None
+    """Storage of quantized weights, if it differs from the precision's."""
+    reads_int8_cache: bool = False
+    has_sampler: bool = False
+    """Whether the bundle can have a sampling head, which samples on the device."""
+    has_fixed_shapes: bool = False
+    """Whether engines of fixed shapes run it (TensorRT), which return new keys and values; otherwise ONNX Runtime."""
+    needs_half_on_cuda: bool = False
+    """Whether ONNX Runtime's CUDA provider supports only 16-bit activations."""
+    reads_whole_cache: bool = False
+    """Whether a step works on the whole capacity of the cache instead of the cached positions."""
+
+
+DIALECTS = {
+    "ort": Dialect(bits=(4, 8), reads_int8_cache=True, needs_half_on_cuda=True),
+    "standard": Dialect(
+        other_bits="MatMulNBits, which multiplies integer weights, belongs to the dialect ort",
+        reads_whole_cache=True,
+    ),
+    "delta": Dialect(
+        bits=(4,),
+        other_bits="TensorRT documents no 8-bit weights for matmuls with float activations; use int4 or fp16",
+        quantized=WEIGHT_ONLY,
+        has_sampler=True,
+        has_fixed_shapes=True,
+    ),
+}
+DEFAULT_DIALECT = "ort"
+
+
+def stored_numbers(precision: str, dialect: str) -> Precision:
+    """The storage of a precision in a dialect."""
+    own = DIALECTS[dialect].quantized
+    return own if own is not None and PRECISIONS[precision].is_quantized else PRECISIONS[precision]
+
+
+def text_precision(precision: str, dialect: str) -> str:
+    """The text encoder's precision: fp16 if the decoder computes in 16-bit floats on its target, otherwise fp32.
+
+    It runs only once per edit, so bfloat16 would have no advantage over float16.
+    """
+    return "fp16" if stored_numbers(precision, dialect).is_half else "fp32"
+
+
+def error_bound(part: str, precision: str, kv_cache: str, dialect: str) -> float:
+    """Largest allowed error of a part's outputs, as a share of the largest value."""
+    if part == names.DECODER:
+        return max(stored_numbers(precision, dialect).bound, INT8_CACHE_BOUND if kv_cache == INT8 else 0.0)
+    if part == names.TEXT_ENCODER:
+        return PRECISIONS[text_precision(precision, dialect)].bound
+    return PRECISIONS["fp32"].bound  # the other parts stay float32
+
+
+def replay_bound(precision: str, kv_cache: str) -> float:
+    """Largest allowed difference of a replayed CUDA graph from an ordinary step, as a share of the largest logit."""
+    bound = REPLAY_BOUNDS.get(PRECISIONS[precision].stored, REPLAY_BOUNDS["float16"])
+    return bound * (INT8_CACHE_REPLAYS if kv_cache == INT8 else 1)
