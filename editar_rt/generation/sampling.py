@@ -29,15 +29,15 @@ EDITARS = {
     "seed": 0,
     "greedy": False,
 }
-"""Defaults of the published model."""
+"""The published model's sampling."""
 NOT_GIVEN: Any = object()
 
 
 @dataclasses.dataclass(frozen=True)
 class Sampling:
-    """How tokens are sampled. A field that is not given is the bundle's default in an edit, and EditAR's otherwise.
+    """How tokens are sampled. In an edit, fields that are not given are the bundle's defaults; elsewhere EditAR's.
 
-    `dataclasses.replace` returns a `Sampling` with every field given.
+    `dataclasses.replace` gives every field, so that none is left to the bundle.
 
     Raises:
         OptionError: a value outside the range of its field.
@@ -68,7 +68,7 @@ class Sampling:
     def __post_init__(self) -> None:
         fields = dataclasses.fields(self)
         names = tuple(field.name for field in fields if getattr(self, field.name) is not NOT_GIVEN)
-        object.__setattr__(self, "_names_given", names)  # not a field: comparisons ignore it
+        object.__setattr__(self, "_names_given", names)  # of no comparison
         for field in fields:
             if field.name not in names:
                 object.__setattr__(self, field.name, EDITARS[field.name])
@@ -121,7 +121,7 @@ class Sampling:
 
     @classmethod
     def checked(cls, given: Sampling | None, usual: Sampling) -> Sampling:
-        """The usual sampling with the fields that the caller gave; None gives none.
+        """The caller's sampling over the usual one; the usual one for None.
 
         Raises:
             OptionError: not a Sampling.

@@ -224,7 +224,7 @@ def test_pixels_that_are_not_numbers_are_an_error(editor: editar_rt.Editor, monk
 def test_spellings_of_version_0_1_work_and_say_what_to_write(editor: editar_rt.Editor) -> None:
     with pytest.warns(DeprecationWarning, match=r"use editor.session\(image\)"):
         session = editor.open(picture(0))
-    with pytest.warns(DeprecationWarning, match="write task=, sampling="):
+    with pytest.warns(DeprecationWarning, match="use task=, sampling="):
         old = session.edit("x", "edit", Sampling(seed=3))
     assert np.array_equal(old.tokens, session.edit("x", sampling=Sampling(seed=3)).tokens)
     with pytest.warns(DeprecationWarning, match=r"use variants\(..., n\)"):
