@@ -49,7 +49,8 @@ def is_finite(value: object) -> TypeGuard[float]:
     most = sys.float_info.max  # integers may be larger
     if isinstance(value, bool) or not isinstance(value, int | float | np.integer | np.floating):
         return False
-    return bool(-most <= value <= most)
+    number: Any = value.item() if isinstance(value, np.generic) else value  # as float32, `most` would overflow
+    return bool(-most <= number <= most)
 
 
 def as_flag(name: str, value: object) -> bool:

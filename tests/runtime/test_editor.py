@@ -72,6 +72,7 @@ def test_a_batch_takes_an_array_of_pictures(editor: editar_rt.Editor) -> None:
     assert [np.array_equal(b.tokens, editor.edit(p, t).tokens) for b, p, t in zip(batch, pictures, "xy")] == [True] * 2
 
 
+@pytest.mark.filterwarnings("error::RuntimeWarning")
 def test_numpys_numbers_are_taken_as_pythons(editor: editar_rt.Editor, tmp_path: Path) -> None:
     picture = Image.new("RGB", (32, 32), "red")
     wanted = editar_rt.Sampling(seed=2**64 - 1, temperature=0.5, top_k=7, top_p=0.5, cfg_interval=(1, 9))
