@@ -16,6 +16,8 @@ from torch import Tensor, nn
 
 from export import module_graphs
 
+IGNORED = ("training", "name_or_path")  # `_traced` evaluates; a folder's name changes nothing
+
 
 @cache
 def share_traces() -> None:
@@ -34,7 +36,7 @@ def share_traces() -> None:
 def _digest(module: nn.Module, inputs: dict[str, Tensor], outputs: Sequence[str]) -> str:
     found = hashlib.sha256(repr((module, {n: (t.shape, t.dtype) for n, t in inputs.items()}, list(outputs))).encode())
     for name, part in module.named_modules():
-        settings = {k: v for k, v in vars(part).items() if isinstance(v, bool | int | float | str) and k != "training"}
+        settings = {k: v for k, v in vars(part).items() if isinstance(v, bool | int | float | str) and k not in IGNORED}
         found.update(repr((name, type(part), settings)).encode())
     for name, tensor in (*module.named_parameters(), *module.named_buffers()):
         found.update(repr((name, tensor.shape, tensor.dtype)).encode())

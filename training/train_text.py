@@ -24,6 +24,7 @@ from training.models.text_encoder import PAD, T5_PRESETS, build_text_encoder, en
 from training.optimizers import MuonAdam
 from training.pretraining import pretrain, replace_folder
 
+TOKENIZER_TEXTS, HELD_OUT = 20_000, 1000  # that the tokenizer is made from, and that are looked at after training
 END, UNKNOWN = "</s>", "<unk>"  # ids 1 and 2, after that of padding, as T5 has them
 
 
@@ -59,7 +60,7 @@ def train_tokenizer(recipe: Recipe) -> Tokenizer:
         initial_alphabet=list("abcdefghijklmnopqrstuvwxyz0123456789.,:;!?'\"-▁"),
         show_progress=False,
     )
-    texts, _ = random_texts(batch_rng(recipe.seed, 2**40), 20_000)
+    texts, _ = random_texts(batch_rng(recipe.seed, 2**40), TOKENIZER_TEXTS)
     tokenizer.train_from_iterator(texts, trainer)
     tokenizer.post_processor = processors.TemplateProcessing(
         single=f"$A {END}", special_tokens=[(END, tokenizer.token_to_id(END))]
@@ -119,7 +120,7 @@ def _train(run: RunFolder, recipe: Recipe, log_every: int) -> Path:
 
     pretrain(run, model, heads, optimizer, batch_loss, recipe.steps, recipe.warmup, log_every)
     with torch.no_grad():
-        texts, slots = random_texts(batch_rng(recipe.seed, 2**41), 1000)
+        texts, slots = random_texts(batch_rng(recipe.seed, 2**41), HELD_OUT)
         ids, mask = tokenize(tokenizer, texts, recipe.text_tokens)
         _, right = slot_losses(heads, encode(model, ids, mask), torch.from_numpy(slots))
     truncated = float((mask[:, -1] == 1).float().mean())

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from tokenizers import Tokenizer
 import editar_rt
 from tests.commands import Command
 from tests.training.tiny import read_log
-from training import train_text, train_transformer, train_vision, train_vq
+from training import pictures, student, train_text, train_transformer, train_vision, train_vq
 from training.checkpoints import CheckpointError, initialize_from, load_transformer, open_vq
 from training.config import TRANSFORMER_PRESETS
 from training.data.features import PatchFeatures
@@ -29,6 +30,7 @@ from training.errors import TrainingError
 from training.evaluate import contact_sheet, evaluate, guidance_sweep
 from training.loop import cosine_schedule, trapezoid_schedule
 from training.models.transformer import Transformer
+from training.models.vq import VQModel
 from training.plots import plot_guidance, plot_log, plot_runs
 from training.recipes.fields import changed, flat
 from training.recipes.files import combined
@@ -62,6 +64,30 @@ TRANSFORMER, _ = combined(
         "demo.blindfold_from": 2,
     },
 )
+
+
+@pytest.fixture(scope="module", autouse=True)
+def fewer_looks() -> Iterator[None]:
+    """A run of a few steps spends its time on pictures that it looks at before and after them, and on what every
+    token of a tokenizer is like, which its decoder tells: all runs here share one."""
+    of_a_tokenizer = student.token_features
+    kept: dict[bytes, torch.Tensor] = {}
+
+    def token_features(vq: VQModel) -> torch.Tensor:
+        weights = [value for value in vq.state_dict().values() if value.is_floating_point()]
+        key = hashlib.sha256(b"".join(value.contiguous().numpy().tobytes() for value in weights)).digest()
+        if key not in kept:
+            kept[key] = of_a_tokenizer(vq)
+        return kept[key]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(student, "token_features", token_features)
+        patch.setattr(pictures, "HELD_OUT", 12)
+        patch.setattr(train_vq, "KMEANS_BATCHES", 4)
+        patch.setattr(train_text, "TOKENIZER_TEXTS", 2000)
+        patch.setattr(train_text, "HELD_OUT", 100)
+        patch.setattr(train_vision, "HELD_OUT", 16)
+        yield
 
 
 @dataclasses.dataclass
