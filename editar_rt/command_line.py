@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import io
 import logging
 import os
 import signal
@@ -97,13 +98,31 @@ class _Signals:
         raise KeyboardInterrupt
 
 
+class _Closed(io.TextIOBase):
+    """A standard stream that the process was started without: empty, and it drops what is written.
+
+    It has no `buffer`, so that a picture is not written into nothing.
+    """
+
+    def readable(self) -> bool:
+        return True
+
+    def writable(self) -> bool:
+        return True
+
+    def read(self, size: int | None = -1, /) -> str:
+        return ""
+
+    def write(self, text: str, /) -> int:
+        return len(text)
+
+
 def _open_streams() -> None:
     """Open standard streams that the process was started without, and make them accept any text.
 
     Otherwise the next file that is opened would get a closed stream's descriptor, and receive every message.
     """
     for number, name in enumerate(("stdin", "stdout", "stderr")):
-        mode = "r" if number == 0 else "w"
         try:
             os.fstat(number)
         except OSError:
@@ -112,7 +131,7 @@ def _open_streams() -> None:
                 os.dup2(opened, number)
                 os.close(opened)
         if getattr(sys, name) is None:
-            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115 - for the process's life
+            setattr(sys, name, _Closed())
     for stream in (sys.stdout, sys.stderr):
         reconfigure = getattr(stream, "reconfigure", None)
         if reconfigure is not None:  # the encoding may lack a character, and file names may not be text

@@ -71,7 +71,7 @@ def storage_options(precision: str = "fp32") -> Callable[[F], F]:
         ),
         click.option("--dialect", type=click.Choice(list(DIALECTS)), help="Operators of the decoder (default ort)."),
         click.option("--spelling", type=click.Choice(list(DIALECTS)), hidden=True),
-        click.option("--provider", type=click.Choice(PROVIDERS), help="Execution provider (default cpu)."),
+        click.option("--provider", type=click.Choice(PROVIDERS), help="Execution provider (default cpu; bf16: cuda)."),
         click.option(
             "--sampling-head/--no-sampling-head",
             default=None,

@@ -155,6 +155,9 @@ def storage(target: str | None, **given: str | bool | None) -> Storage:
     fields = read_storage(target) if target is not None else {}
     readable = fields.pop(READABLE, None)
     fields = fields | {name: value for name, value in given.items() if value is not None}
+    precision = PRECISIONS.get(str(fields.get("precision")))
+    if "provider" not in fields and precision is not None and precision.stored == "bfloat16":
+        fields["provider"] = "cuda"  # no CPU computes in it
     stored = dataclasses.replace(Storage(), **fields)
     if readable is not None and stored.precision not in readable:
         raise OptionError(

@@ -94,7 +94,9 @@ def device_options(command: F) -> F:
         callback=_refuse_cache,
         help=f"Do not store prepacked weights on disk; same as {CACHE}={OFF}.",
     )(command)
-    command = click.option("--threads", type=click.IntRange(1), show_default="all cores", help="CPU threads.")(command)
+    command = click.option(
+        "--threads", type=click.IntRange(1), show_default="the cores that this process may use", help="CPU threads."
+    )(command)
     return click.option(
         "--device",
         type=click.Choice(DEVICES),

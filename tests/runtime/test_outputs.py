@@ -103,7 +103,7 @@ def test_a_picture_goes_from_stdin_to_stdout(
 
 @pytest.mark.parametrize(
     ("content", "says"),
-    [(b"", "stdin is empty"), (b"words", "stdin is not a picture"), (None, "stdin is empty")],
+    [(b"", "stdin is empty"), (b"words", "stdin is not a picture"), (None, "stdin is closed")],
 )
 def test_what_stdin_lacks_is_said(
     editar: Callable[..., Done], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes | None, says: str

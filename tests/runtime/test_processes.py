@@ -96,6 +96,12 @@ def test_closed_streams_take_nothing_from_the_output(closed: str, tmp_path: Path
         written.load()
 
 
+@needs_posix
+def test_a_picture_is_not_written_into_a_closed_stdout() -> None:
+    done = editar("edit", BUNDLE, PICTURE, "make the ball green", "-o", "-", around=">&-")
+    assert done.returncode == 1 and b"stdout is closed" in done.stderr
+
+
 @pytest.mark.parametrize("name", ["stdout", "stderr"])
 def test_a_program_without_a_console_runs(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, name, None)  # as pythonw has them
