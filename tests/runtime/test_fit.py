@@ -172,7 +172,7 @@ def test_bad_arguments_are_refused() -> None:
     with pytest.raises(OptionError, match="fit must be one of crop, pad, stretch, got 'squash'"):
         Placement((3, 2), 64, "squash")  # type: ignore[arg-type]
     placement = Placement((300, 200), 64)
-    with pytest.raises(PictureError, match="64×64 pixels, and its placement was made for 300×200"):
+    with pytest.raises(PictureError, match="64×64 pixels, but its placement was made for 300×200"):
         placement.fit(Image.new("RGB", (64, 64)))
     with pytest.raises(PictureError, match="the result has 32×32 pixels, not 64×64"):
         placement.restore(Image.new("RGB", (32, 32)), Image.new("RGB", (300, 200)))
