@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from editar_rt.telemetry import refuse_telemetry
+from tests.commands import Command, in_process
 from tests.golden.seeded_checkpoint import gpt_state, vq_state
 
 refuse_telemetry()  # before a test module imports onnxruntime itself
@@ -84,6 +85,14 @@ def write_text_encoder(folder: Path, states_dim: int) -> Path:
     return folder
 
 
+@pytest.fixture
+def exporter(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
+    """`python -m export` in this process."""
+    from export.__main__ import main
+
+    return in_process(main, monkeypatch, capsys)
+
+
 @pytest.fixture(scope="session")
 def tiny_sources(tmp_path_factory: pytest.TempPathFactory) -> Sources:
     """The golden transformer, and a random VQ tokenizer (32×32 pixels) and text encoder that fit it.
@@ -95,9 +104,11 @@ def tiny_sources(tmp_path_factory: pytest.TempPathFactory) -> Sources:
     from export.checkpoint_reader import read_transformer, read_vq
     from export.model_info import Sources
     from export.text_reader import read_text_encoder
+    from tests.traces import share_traces
     from training.config import VQConfig
     from training.models.vq import VQModel
 
+    share_traces()
     folder = tmp_path_factory.mktemp("tiny_sources")
     torch.save({"model": golden_weights("gpt_tiny")}, folder / "transformer.pt")
     torch.manual_seed(0)

@@ -1,14 +1,5 @@
-"""Fixtures of the exporter's tests."""
+"""The exporter's tests trace each model once."""
 
-from __future__ import annotations
+from tests.traces import share_traces
 
-import pytest
-
-from export.__main__ import main
-from tests.commands import Command, in_process
-
-
-@pytest.fixture
-def exporter(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
-    """`python -m export` in this process."""
-    return in_process(main, monkeypatch, capsys)
+share_traces()

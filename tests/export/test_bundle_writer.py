@@ -203,4 +203,5 @@ def test_transformers_of_few_positions_are_exported_and_tested(
     sources = Sources(transformer=read_transformer(tmp_path / "a.pt"))
     manifest = write_bundle(tmp_path / "bundle", sources, Options(storage=Storage(dialect=dialect)))
     assert manifest.self_test is not None and names.DECODER in manifest.self_test
-    assert all(check.holds for check in selftest.verify(editar_rt.load(tmp_path / "bundle", host_device(manifest))))
+    editor = editar_rt.load(tmp_path / "bundle", host_device(manifest))
+    assert all(check.holds for check in selftest.verify(editor))

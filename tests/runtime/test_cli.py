@@ -1,4 +1,4 @@
-"""The command line as a user runs it: in its own process, through its exit codes and streams."""
+"""The command line as a user runs it, through its exit codes and streams; `test_processes.py` has its processes."""
 
 from __future__ import annotations
 
@@ -16,11 +16,7 @@ import pytest
 from PIL import Image
 
 import editar_rt
-
-
-def editar(*arguments: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "editar_rt", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, timeout=120)
+from tests.commands import Command, Done
 
 
 @pytest.fixture
@@ -30,9 +26,9 @@ def picture(tmp_path: Path) -> Path:
     return path
 
 
-def refused(done: subprocess.CompletedProcess[str], code: int, *says: str) -> None:
+def refused(done: Done, code: int, *says: str) -> None:
     """One sentence on stderr, nothing on stdout, no traceback."""
-    assert done.returncode == code, done.stderr
+    assert done.code == code, done.stderr
     assert done.stdout == ""
     assert "Traceback" not in done.stderr
     for words in says:
@@ -40,12 +36,14 @@ def refused(done: subprocess.CompletedProcess[str], code: int, *says: str) -> No
     assert len([line for line in done.stderr.splitlines() if line.startswith("editar: ")]) <= 1
 
 
-def test_edit_writes_a_png_that_carries_its_parameters(tiny_bundle: Path, picture: Path, tmp_path: Path) -> None:
+def test_edit_writes_a_png_that_carries_its_parameters(
+    editar: Command, tiny_bundle: Path, picture: Path, tmp_path: Path
+) -> None:
     out = tmp_path / "out.png"
     done = editar("edit", tiny_bundle, picture, "make the ball réd", "-o", out, "--seed", 7, "--top-k", 50, "--json")
-    assert done.returncode == 0, done.stderr
+    assert done.code == 0, done.stderr
     assert done.stderr == ""  # no progress in a pipe
-    document = json.loads(done.stdout.splitlines()[-1])
+    document = done.document
     assert document["output"] == str(out) and document["timings"]["total"] > 0
     with Image.open(out) as written:
         chunks = {k.removeprefix("editar:"): v for k, v in written.text.items()}
@@ -54,37 +52,41 @@ def test_edit_writes_a_png_that_carries_its_parameters(tiny_bundle: Path, pictur
     assert len(chunks["bundle"]) == 64 and chunks["backend"].startswith("ONNX Runtime")
 
 
-def test_edit_gives_what_the_api_gives(tiny_bundle: Path, picture: Path, tmp_path: Path) -> None:
+def test_edit_gives_what_the_api_gives(editar: Command, tiny_bundle: Path, picture: Path, tmp_path: Path) -> None:
     out = tmp_path / "out.png"
-    assert editar("edit", tiny_bundle, picture, "a ball", "-o", out, "--task", "canny", "--seed", 2).returncode == 0
+    assert editar("edit", tiny_bundle, picture, "a ball", "-o", out, "--task", "canny", "--seed", 2).code == 0
     sampling = editar_rt.Sampling(seed=2)
     expected = editar_rt.load(tiny_bundle).edit(picture, "a ball", task="canny", sampling=sampling)
     with Image.open(out) as written:
         assert np.array_equal(np.asarray(written), np.asarray(expected.image))
 
 
-def test_a_truncated_instruction_warns_once_and_works(tiny_bundle: Path, picture: Path, tmp_path: Path) -> None:
+def test_a_truncated_instruction_warns_once_and_works(
+    editar: Command, tiny_bundle: Path, picture: Path, tmp_path: Path
+) -> None:
     done = editar("edit", tiny_bundle, picture, "ball " * 5000, "-o", tmp_path / "out.png")
-    assert done.returncode == 0
+    assert done.code == 0
     assert done.stderr.count("only the first 120 are read") == 1
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="command lines are bytes on POSIX alone")
-def test_an_instruction_that_is_not_utf8_edits(tiny_bundle: Path, picture: Path, tmp_path: Path) -> None:
+def test_an_instruction_that_is_not_utf8_edits(
+    editar: Command, tiny_bundle: Path, picture: Path, tmp_path: Path
+) -> None:
     out, trace = tmp_path / "out.png", tmp_path / "trace.jsonl"
     done = editar("edit", tiny_bundle, picture, "ball \udcff", "-o", out, "--trace", trace, "--json")
-    assert done.returncode == 0, done.stderr
+    assert done.code == 0, done.stderr
     with Image.open(out) as written:
         assert written.text["editar:instruction"] == "ball \ufffd"  # type: ignore[attr-defined]
     assert "ball \ufffd" in json.loads(trace.read_text(encoding="utf-8").splitlines()[0]).values()
 
 
 def test_a_list_of_instructions_may_begin_with_a_byte_order_mark(
-    tiny_bundle: Path, picture: Path, tmp_path: Path
+    editar: Command, tiny_bundle: Path, picture: Path, tmp_path: Path
 ) -> None:
     out, listed = tmp_path / "out.png", tmp_path / "list.txt"
     listed.write_bytes("\ufeffmake the ball red\n".encode())
-    assert editar("edit", tiny_bundle, picture, "--instructions", listed, "-o", out).returncode == 0
+    assert editar("edit", tiny_bundle, picture, "--instructions", listed, "-o", out).code == 0
     with Image.open(out) as written:
         assert written.text["editar:instruction"] == "make the ball red"  # type: ignore[attr-defined]
 
@@ -110,14 +112,16 @@ def test_an_output_that_is_full_is_said(tiny_bundle: Path) -> None:
     ],
 )
 def test_bad_options_exit_2(
-    tiny_bundle: Path, picture: Path, tmp_path: Path, option: str, value: object, says: str
+    editar: Command, tiny_bundle: Path, picture: Path, tmp_path: Path, option: str, value: object, says: str
 ) -> None:
     out = tmp_path / "out.png"
     refused(editar("edit", tiny_bundle, picture, "x", "-o", out, option, value), 2, says)
     assert not out.exists()
 
 
-def test_bad_pictures_bundles_and_outputs_exit_1(tiny_bundle: Path, picture: Path, tmp_path: Path) -> None:
+def test_bad_pictures_bundles_and_outputs_exit_1(
+    editar: Command, tiny_bundle: Path, picture: Path, tmp_path: Path
+) -> None:
     out = tmp_path / "out.png"
     refused(editar("edit", tiny_bundle, tmp_path / "no.png", "x", "-o", out), 1, "there is no picture")
     refused(editar("edit", tmp_path / "no", picture, "x", "-o", out), 1, "is not a folder")
@@ -126,7 +130,7 @@ def test_bad_pictures_bundles_and_outputs_exit_1(tiny_bundle: Path, picture: Pat
     assert not out.exists()
 
 
-def test_a_spoiled_bundle_exits_1(tiny_bundle: Path, picture: Path, tmp_path: Path) -> None:
+def test_a_spoiled_bundle_exits_1(editar: Command, tiny_bundle: Path, picture: Path, tmp_path: Path) -> None:
     bundle = Path(shutil.copytree(tiny_bundle, tmp_path / "bundle"))
     (bundle / "tokenizer.json").write_text("{}")
     refused(editar("edit", bundle, picture, "x", "-o", tmp_path / "out.png"), 1, "tokenizer.json")
@@ -169,31 +173,33 @@ def add_samples(bundle: Path, picture: Path, count: int) -> None:
     (bundle / "bundle.json").write_text(json.dumps(manifest))
 
 
-def test_demo_edits_the_samples_and_makes_a_contact_sheet(tiny_bundle: Path, picture: Path, tmp_path: Path) -> None:
+def test_demo_edits_the_samples_and_makes_a_contact_sheet(
+    editar: Command, tiny_bundle: Path, picture: Path, tmp_path: Path
+) -> None:
     bundle = Path(shutil.copytree(tiny_bundle, tmp_path / "bundle"))
     add_samples(bundle, picture, 2)
     done = editar("demo", "--bundle", bundle, "-o", tmp_path / "out", "--json")
-    assert done.returncode == 0, done.stderr
-    document = json.loads(done.stdout.splitlines()[-1])
+    assert done.code == 0, done.stderr
+    document = done.document
     assert len(document["pictures"]) == 2 and Path(document["contact_sheet"]).is_file()
 
 
-def test_demo_without_a_bundle_says_where_to_run_it(tmp_path: Path) -> None:
+def test_demo_without_a_bundle_says_where_to_run_it(editar: Command, tmp_path: Path) -> None:
     refused(editar("demo", "-o", tmp_path / "out", "--bundle", tmp_path / "none"), 1, "is not a folder")
 
 
-def test_info_says_what_a_bundle_holds(tiny_bundle: Path) -> None:
+def test_info_says_what_a_bundle_holds(editar: Command, tiny_bundle: Path) -> None:
     done = editar("info", tiny_bundle, "--check")
-    assert done.returncode == 0
+    assert done.code == 0
     for words in ("32×32 pixels, 16 tokens", "3 layers", "decoder", "fp32", "all hashes checked"):
         assert words in done.stdout
-    document = json.loads(editar("info", tiny_bundle, "--json").stdout.splitlines()[-1])
+    document = editar("info", tiny_bundle, "--json").document
     assert document["model"]["picture_tokens"] == 16 and document["precision"] == "fp32"
 
 
-def test_bench_reports_rates_and_memory(tiny_bundle: Path) -> None:
+def test_bench_reports_rates_and_memory(editar: Command, tiny_bundle: Path) -> None:
     done = editar("bench", tiny_bundle, "--repeats", 2)
-    assert done.returncode == 0, done.stderr
+    assert done.code == 0, done.stderr
     *table, last = done.stdout.splitlines()
     assert any("tokens/s" in line for line in table)
     report = json.loads(last)  # in a pipe the document comes behind the table, with --json alone
@@ -205,17 +211,17 @@ def test_bench_reports_rates_and_memory(tiny_bundle: Path) -> None:
     assert report["steps"] == 15  # the first of 16 tokens comes from the prefill
 
 
-def test_bench_draws_where_a_step_goes(tiny_bundle: Path, tmp_path: Path) -> None:
+def test_bench_draws_where_a_step_goes(editar: Command, tiny_bundle: Path, tmp_path: Path) -> None:
     chart = tmp_path / "chart.svg"
     done = editar("bench", tiny_bundle, "--repeats", 1, "--steps", 4, "--at", 140, "--chart", chart, "--json")
-    assert done.returncode == 0, done.stderr
-    kinds = json.loads(done.stdout.splitlines()[-1])["step_ms_by_kind"]
+    assert done.code == 0, done.stderr
+    kinds = done.document["step_ms_by_kind"]
     assert kinds["projections, feed-forward"] > 0 and kinds["attention, cache"] > 0
     assert "attention, cache" in chart.read_text()
 
 
 def test_bench_refuses_what_it_cannot_measure_or_draw(
-    tiny_bundle: Path, golden_gpt_bundle_delta: Path, tmp_path: Path
+    editar: Command, tiny_bundle: Path, golden_gpt_bundle_delta: Path, tmp_path: Path
 ) -> None:
     refused(editar("bench", tiny_bundle, "--steps", 4, "--at", 150), 2, "at must be 136 to 147 positions, got 150")
     refused(

@@ -1,6 +1,6 @@
-"""A run that is killed (SIGKILL) in the middle of writing its second checkpoint, for `test_engine.py`.
+"""Runs that are killed (SIGKILL) in the middle of writing their second checkpoint, for `test_engine.py`.
 
-python -m tests.training.killed SHARDS FOLDER none|fsdp
+python -m tests.training.killed SHARDS FOLDER: the folders FOLDER/none and FOLDER/fsdp.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from tests.training.tiny import EVERY_STEP, RECIPE
 from training import train_transformer
 
 
-def main(shards: Path, folder: Path, way: str) -> None:
+def killed(shards: Path, folder: Path, way: str) -> None:
     torch.set_num_threads(1)
     whole, parts, written = torch.save, dcp.save, [0]
 
@@ -35,4 +35,10 @@ def main(shards: Path, folder: Path, way: str) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3])
+    for way in ("none", "fsdp"):
+        child = os.fork()  # each is a process of its own; PyTorch is imported once
+        if child == 0:
+            killed(Path(sys.argv[1]), Path(sys.argv[2]) / way, way)
+        _, status = os.waitpid(child, 0)
+        if os.waitstatus_to_exitcode(status) != -signal.SIGKILL:
+            sys.exit(f"{way} was not killed")

@@ -18,6 +18,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+from tests.commands import Command  # noqa: E402
 from tests.training.tiny import EVERY_STEP, RECIPE, SIZE, VQ, Parts, make, read_log, write_recipe  # noqa: E402
 from training import sharded, train_transformer, train_vq  # noqa: E402
 from training.checkpoints import CheckpointError, load_transformer  # noqa: E402
@@ -42,12 +43,27 @@ def one(parts: Parts, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def two(parts: Parts, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def options(parts: Parts, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """Of the command that trains the recipe."""
+    recipe = write_recipe(tmp_path_factory.mktemp("recipe") / "tiny.toml")
+    return ["--tokens", str(parts.public), "--device", "cpu", "--recipe", str(recipe), "--log-every", "1"]
+
+
+@pytest.fixture(scope="module")
+def two(parts: Parts, options: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folders of `two_processes`."""
     folder = tmp_path_factory.mktemp("two")
-    command = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    started([*command, "-m", "tests.training.two_processes", str(parts.public), str(folder)])
+    on_two_processes("-m", "tests.training.two_processes", str(parts.public), str(folder), *options)
     return folder
+
+
+def on_two_processes(*command: str) -> str:
+    """What they print."""
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    done = subprocess.run([*torchrun, *command], capture_output=True, text=True, cwd=ROOT, timeout=300, env=environment)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
 
 
 def losses(folder: Path) -> list[tuple[float, float, float]]:
@@ -64,34 +80,23 @@ def test_two_processes_have_the_losses_of_one(one: Path, two: Path, way: str) ->
 
 
 def test_the_same_command_trains_on_any_number_of_processes_and_the_result_edits(
-    parts: Parts, one: Path, tmp_path: Path
+    trainer: Command, exporter: Command, parts: Parts, one: Path, two: Path, options: list[str], tmp_path: Path
 ) -> None:
-    """Two processes begin, one goes on, two end it; then the checkpoint is exported and edits a picture."""
+    """Two processes began, one goes on, two end it; then the checkpoint is exported and edits a picture."""
     import editar_rt
 
-    run, bundle = tmp_path / "run", tmp_path / "bundle"
-    command = ["-m", "tests.training.tiny", "transformer", str(run), "--tokens", str(parts.public), "--device", "cpu"]
-    command += ["--recipe", str(write_recipe(tmp_path / "tiny.toml")), "--log-every", "1"]
-    two = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    for start, until in ((two, ["--until", "1"]), ([], ["--until", "2"]), (two, [])):
-        done = started([*start, *command, *until])
-        assert done.stdout.splitlines() == [str(run / "transformer.pt")]
+    run, bundle = two / "command", tmp_path / "bundle"
+    said = f"{run / 'transformer.pt'}\n"
+    done = trainer("transformer", run, *options, "--until", "2")
+    assert (done.code, done.stdout) == (0, said), done.stderr
+    assert on_two_processes("-m", "tests.training.tiny", "transformer", str(run), *options) == said
     found, wanted = (torch.tensor(losses(folder)) for folder in (run, one))
     torch.testing.assert_close(found, wanted, rtol=TOLERANCE, atol=TOLERANCE)
-    made = ["--transformer", str(run / "transformer.pt"), "--vq", str(parts.vq)]
-    made += ["--text-encoder", str(parts.text_encoder), "--heads", "2", "--image-size", str(SIZE), "-o", str(bundle)]
-    started(["-m", "export", "onnx", *made])
+    made = ("--transformer", run / "transformer.pt", "--vq", parts.vq, "--text-encoder", parts.text_encoder)
+    done = exporter("onnx", *made, "--heads", 2, "--image-size", SIZE, "-o", bundle)
+    assert done.code == 0, done.stderr
     result = editar_rt.load(bundle, "cpu").edit(np.full((SIZE, SIZE, 3), 128, np.uint8), "make the ball red")
     assert result.image.size == (SIZE, SIZE)
-
-
-def started(command: list[str]) -> subprocess.CompletedProcess[str]:
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(
-        [sys.executable, *command], capture_output=True, text=True, cwd=ROOT, timeout=300, env=environment
-    )
-    assert done.returncode == 0, done.stderr
-    return done
 
 
 @pytest.mark.parametrize("way", ["ddp", "fsdp"])

@@ -117,16 +117,21 @@ def test_what_was_logged_after_the_checkpoint_is_logged_once(parts: Parts, tmp_p
     assert [line["step"] for line in read_log(tmp_path)] == [1, 2, 3, 4]
 
 
+@pytest.fixture(scope="module")
+def killed(parts: Parts, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folders of `tests.training.killed`."""
+    folder = tmp_path_factory.mktemp("killed")
+    command = [sys.executable, "-m", "tests.training.killed", str(parts.public), str(folder)]
+    subprocess.run(command, cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)}, timeout=120, check=True)
+    return folder
+
+
 @pytest.mark.parametrize("way", ["none", "fsdp"])
-def test_a_kill_in_the_middle_of_saving_loses_no_checkpoint(
-    parts: Parts, plain: Path, tmp_path: Path, way: str
-) -> None:
-    command = [sys.executable, "-m", "tests.training.killed", str(parts.public), str(tmp_path), way]
-    done = subprocess.run(command, cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)}, timeout=120)
-    assert done.returncode == -9
-    assert list(tmp_path.glob("*.partial"))  # what was being written
-    train(tmp_path, parts, parallel=way)
-    torch.testing.assert_close(losses(tmp_path), losses(plain), rtol=0, atol=1e-6)
+def test_a_kill_in_the_middle_of_saving_loses_no_checkpoint(parts: Parts, plain: Path, killed: Path, way: str) -> None:
+    run = killed / way
+    assert list(run.glob("*.partial"))  # what was being written
+    train(run, parts, parallel=way)
+    torch.testing.assert_close(losses(run), losses(plain), rtol=0, atol=1e-6)
 
 
 def test_a_sharded_checkpoint_is_on_the_disk_before_it_has_its_name(

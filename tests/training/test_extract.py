@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
-import sys
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -17,6 +14,7 @@ torch = pytest.importorskip("torch")
 
 from editar_rt.images.fit import fit_square  # noqa: E402
 from editar_rt.text.prompts import build_prompt  # noqa: E402
+from tests.commands import Command  # noqa: E402
 from tests.conftest import write_text_encoder  # noqa: E402
 from tests.training.data_sets import world_samples  # noqa: E402
 from tests.training.metric_networks import write_clip, write_dinov2  # noqa: E402
@@ -271,17 +269,14 @@ def test_two_data_sets_of_one_name_are_refused(vq: Path, edits: Path, tmp_path: 
         extract(Plan((Source(edits), Source(edits))), tmp_path, Encoders(open_vq(vq)), SIZE)
 
 
-def run(*arguments: Any) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "training", "--threads", "1", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True)
-
-
-def test_the_commands_say_what_a_data_set_and_its_shards_hold(vq: Path, edits: Path, tmp_path: Path) -> None:
+def test_the_commands_say_what_a_data_set_and_its_shards_hold(
+    trainer: Command, vq: Path, edits: Path, tmp_path: Path
+) -> None:
     plan = tmp_path / "plan.toml"
     plan.write_text(f'[[source]]\npath = "{edits}"\nshare = 1\nname = "edits"\n')
-    checked = run("data", "check", plan, "--sheet", tmp_path / "sheet.png", "--json")
-    assert checked.returncode == 0, checked.stderr
-    said = json.loads(checked.stdout.splitlines()[-1])["sources"]["edits"]
+    checked = trainer("data", "check", plan, "--sheet", tmp_path / "sheet.png", "--json")
+    assert checked.code == 0, checked.stderr
+    said = checked.document["sources"]["edits"]
     assert said["records"] == said["read"] == COUNT and said["bad"] == 1 and said["tasks"] == {"edit": COUNT - 1}
     assert "bad: " in checked.stderr and "000002-target.png" in checked.stderr and (tmp_path / "sheet.png").exists()
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,6 +15,7 @@ from PIL import Image
 from tokenizers import Tokenizer
 
 import editar_rt
+from tests.commands import Command
 from tests.training.tiny import read_log
 from training import train_text, train_transformer, train_vision, train_vq
 from training.checkpoints import CheckpointError, initialize_from, load_transformer, open_vq
@@ -381,9 +380,8 @@ def test_weights_of_another_size_are_refused(tmp_path: Path) -> None:
         initialize_from(Transformer(TRANSFORMER_PRESETS["GPT-demo"]), tmp_path / "other.pt")
 
 
-def test_the_command_line_says_errors_in_one_sentence(made: Made, tmp_path: Path) -> None:
+def test_the_command_line_says_errors_in_one_sentence(trainer: Command, made: Made, tmp_path: Path) -> None:
     arguments = ["--tokens", str(tmp_path), "--text-encoder", str(made.text_encoder), "--vq", str(made.vq)]
-    command = [sys.executable, "-m", "training", "transformer", str(tmp_path / "run"), *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[2], timeout=120)
-    assert done.returncode == 1 and "holds no shard-*.npz; make them with: python -m training tokens" in done.stderr
+    done = trainer("transformer", tmp_path / "run", *arguments)
+    assert done.code == 1 and "holds no shard-*.npz; make them with: python -m training tokens" in done.stderr
     assert "Traceback" not in done.stderr

@@ -1,6 +1,8 @@
 """What `test_distributed.py` runs on two processes under torchrun: the tiny recipe whole and in parts, both ways.
 
-torchrun --nproc-per-node 2 -m tests.training.two_processes SHARDS FOLDER
+torchrun --nproc-per-node 2 -m tests.training.two_processes SHARDS FOLDER [OPTION ...]
+
+The options are of `python -m training transformer`.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ import torch.distributed as dist
 
 from tests.training.tiny import EVERY_STEP, GAN, RECIPE, VQ
 from training import train_transformer, train_vq
+from training.cli import cli
 
 
 def main(shards: Path, folder: Path) -> None:
@@ -27,6 +30,8 @@ def main(shards: Path, folder: Path) -> None:
     train_transformer.train(folder / "moved", shards, None, None, RECIPE, dataclasses.replace(fsdp, until=2))
     train_vq.train(folder / "vq", VQ, EVERY_STEP)
     train_vq.train(folder / "gan", GAN, EVERY_STEP)
+    # The command itself, which `test_distributed.py` goes on with.
+    cli.main(["transformer", str(folder / "command"), *sys.argv[3:], "--until", "1"], standalone_mode=False)
     dist.destroy_process_group()
 
 
