@@ -52,6 +52,13 @@ def is_finite(value: object) -> TypeGuard[float]:
     return bool(-most <= value <= most)
 
 
+def as_flag(name: str, value: object) -> bool:
+    """True or False, Python's or NumPy's."""
+    if not isinstance(value, bool | np.bool_):
+        raise OptionError(f"{name} must be True or False, got {_shown(value)}")
+    return bool(value)
+
+
 def as_one_of(name: str, value: object, allowed: Iterable[str]) -> str:
     """One of the allowed words."""
     if not isinstance(value, str) or value not in (words := tuple(allowed)):

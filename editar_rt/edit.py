@@ -49,7 +49,7 @@ class Source:
         opened = open_picture(image)
         self.size = opened.size
         """Width and height of the original, pixels."""
-        self.placement = Placement(opened.size, model.image_size, fit or "crop")
+        self.placement = Placement(opened.size, model.image_size, "crop" if fit is None else fit)
         self.original = opened if keep else None
         self.square = self.placement.fit(opened)
         """The square that the model sees."""

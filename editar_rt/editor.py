@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
+from editar_rt.arguments import as_list
 from editar_rt.backends import Settings, make_backend
 from editar_rt.bundle.folder import Bundle
 from editar_rt.deprecated import batch_requests, takes_old_arguments, warn
@@ -68,15 +69,9 @@ class Editor(Model):
             OptionError: no requests, or one without an image.
             PictureError, MissingPartError, BackendError: as for `edit`.
         """
-        requests = list(requests)
-        for request in requests:
-            if not isinstance(request, Request) or request.image is None:
-                raise OptionError(
-                    "requests must be editar_rt.Request(image=…, instruction=…), "
-                    f"got {'one without image' if isinstance(request, Request) else type(request).__name__}"
-                )
-        if not requests:
-            raise OptionError("give at least one request, got none")
+        requests = as_list("requests", requests, Request, "editar_rt.Request(image=…, instruction=…)")
+        if any(request.image is None for request in requests):
+            raise OptionError("each of requests must have an image: editar_rt.Request(image=…, instruction=…)")
         with self.exclusive():
             edits = [self._begin(request) for request in requests]
             drawing = [edit for edit in edits if not (edit.nothing_to_draw or edit.cancelled)]

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from editar_rt.arguments import is_finite, is_integer
+from editar_rt.arguments import as_flag, as_one_of, is_finite, is_integer
 from editar_rt.errors import OptionError
 from editar_rt.generation.decoding import Cancel, Progress
 from editar_rt.generation.guidance import Scale
@@ -84,7 +84,7 @@ class Request:
     greedy: bool | None = None
     """Always take the most likely token."""
     sampling: Sampling | None = None
-    """A complete `Sampling` in place of the seven fields above; must not be combined with any of them."""
+    """The seven fields above as one object; must not be combined with any of them."""
     text_states: NDArray[np.float32] | TextStates | None = None
     """The text encoder's output [1, T, C] float32, computed elsewhere for exactly this instruction and task. A
     `TextStates` also contains its prompt, and is rejected if the prompt differs."""
@@ -124,10 +124,9 @@ class Request:
         if not is_finite(share) or not 0 <= share <= 1:
             raise OptionError(f"preview_share must be 0 to 1, got {share!r:.60}")
         for name in ("composite", "restore"):
-            if not isinstance(getattr(self, name), bool | np.bool_):
-                raise OptionError(f"{name} must be True or False, got {getattr(self, name)!r:.60}")
-        if self.fit is not None and self.fit not in FITS:
-            raise OptionError(f"fit must be one of {', '.join(FITS)}, got {self.fit!r:.60}")
+            as_flag(name, getattr(self, name))
+        if self.fit is not None:
+            as_one_of("fit", self.fit, FITS)
         for name in ("on_progress", "on_preview"):
             if not (getattr(self, name) is None or callable(getattr(self, name))):
                 raise OptionError(f"{name} must be a function, got {type(getattr(self, name)).__name__}")
@@ -164,11 +163,10 @@ class Request:
         given = {name: getattr(self, name) for name in SAMPLING_FIELDS if getattr(self, name) is not None}
         if self.sampling is None:
             return dataclasses.replace(defaults, **given)
-        if not isinstance(self.sampling, Sampling):
-            raise OptionError(f"sampling must be an editar_rt.Sampling, got {type(self.sampling).__name__}")
+        sampling = Sampling.checked(self.sampling, defaults)
         if given:
             raise OptionError(f"give either sampling or {', '.join(given)}, not both")
-        return self.sampling
+        return sampling
 
 
 SAMPLING_FIELDS = tuple(field.name for field in dataclasses.fields(Sampling))

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from editar_rt.arguments import is_integer
+from editar_rt.arguments import as_flag, as_instance, is_integer
 from editar_rt.deprecated import takes_old_arguments, warn
 from editar_rt.edit import Edit, Kept, Source
 from editar_rt.errors import BusyError, OptionError
@@ -37,6 +37,7 @@ class Session:
 
     def __init__(self, model: Model, image: Picture, fit: Fit | None = None, restore: bool = False) -> None:
         self.model = model
+        as_flag("restore", restore)
         with model.exclusive():
             self._source = Source(model, image, fit, restore)
         self._busy = threading.Lock()
@@ -225,6 +226,7 @@ class Session:
 
     def run(self, request: Request, n: int = 1) -> list[Result]:
         """A whole request, whose own image is not looked at; n variants of it. Errors as `edit`."""
+        as_instance("request", request, Request, "an editar_rt.Request")
         return self._run(request, n, None)
 
     def _encode(self, prompt: str) -> NDArray[np.float32]:
@@ -251,7 +253,7 @@ def _changed(kept: Kept, instruction: str | None, options: dict[str, Any]) -> Re
         options = {name: value for name, value in options.items() if name != "seed"}
     if any(name in options for name in SAMPLING_FIELDS) and last.sampling is not None:
         fields["sampling"] = None  # replaced by its fields, some of which change
-        fields |= {name: getattr(last.sampling, name) for name in SAMPLING_FIELDS}
+        fields |= last.sampling.given
     if instruction is not None:
         fields["text_states"] = None
     return make_request(None, last.instruction if instruction is None else instruction, fields | options)

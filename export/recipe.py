@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from editar_rt.arguments import is_integer
 from editar_rt.backends.engines.plan import Plan
 from editar_rt.bundle.manifest import ModelInfo
 from editar_rt.bundle.words import DIALECTS, KV_CACHES, PRECISIONS
@@ -46,13 +47,13 @@ def _one_of(words: Collection[str]) -> Rule:
 def _integer(least: int, most: int) -> Rule:
     return Rule(
         f"an integer from {least} to {most}",
-        lambda value: isinstance(value, int) and not isinstance(value, bool) and least <= value <= most,
+        lambda value: is_integer(value) and least <= value <= most,
     )
 
 
 def _list_of(allowed: str, *rules: Rule) -> Rule:
     return Rule(
-        f"a list of at least one of {allowed}",
+        f"a non-empty list of {allowed}",
         lambda value: (
             isinstance(value, list) and bool(value) and all(any(rule.holds(v) for rule in rules) for v in value)
         ),

@@ -23,6 +23,7 @@ from editar_rt.backends.engines.plan import Shape
 from editar_rt.backends.engines.tensorrt import Machine, TensorRTEngines
 from editar_rt.bundle.compare import Comparison
 from editar_rt.bundle.folder import Bundle, file_digest, publishing
+from editar_rt.bundle.words import stored_numbers
 from editar_rt.errors import BackendError, OptionError
 from editar_rt.version import __version__
 from export.recipe import EngineRecipe
@@ -73,7 +74,8 @@ def build_engines(
             f"TensorRT {machine.tensorrt.version} gives wrong results with one engine for several shapes; use a "
             "recipe without shared = true"
         )
-    if bundle.manifest.precision == "int4" and not machine.tensorrt.reads_int4:
+    stored = stored_numbers(bundle.manifest.precision, bundle.manifest.dialect)
+    if stored.is_quantized and not machine.tensorrt.reads_int4:
         raise OptionError(
             f"the decoder of {bundle.folder} has INT4 weights, which need TensorRT 10.0 or newer, but this is "
             f"{machine.tensorrt.version}; export the bundle again with --precision fp16"

@@ -85,6 +85,13 @@ def test_no_module_of_the_runtime_imports_a_higher_room() -> None:
     assert {name: found for name in runtime if (found := upward(name, IMPORTS[name]))} == {}
 
 
+def test_the_loop_and_the_engines_know_the_seam_alone() -> None:
+    loop, engines = room("editar_rt.generation.scheduler"), room("editar_rt.backends.ort.decoder")
+    for name, others in IMPORTS.items():
+        if name.startswith("editar_rt.") and room(name) in (loop, engines):
+            assert {room(other) for other in others} & {loop, engines} <= {room(name)}, name
+
+
 def test_circles_and_upward_imports_are_found() -> None:
     """The checks themselves, on imports that are wrong."""
     names, editor = "editar_rt.names", "editar_rt.editor"

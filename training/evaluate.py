@@ -79,7 +79,7 @@ def evaluate(
         first seed.
     """
     editor = editar_rt.load(bundle)
-    sampling = sampling or editor.default_sampling
+    sampling = editar_rt.Sampling.checked(sampling, editor.default_sampling)
     drawn = [sampling.seed + i for i in range(seeds)]
     results: dict[str, Any] = {}
     verdicts: dict[str, list[list[Score]]] = {}
@@ -131,7 +131,7 @@ def guidance_sweep(
     on_scale: Callable[[dict[str, Any]], None] = lambda result: None,
 ) -> dict[str, Any]:
     """What `evaluate` measures at each of several guidance scales, all else alike: the same scenes, the same seeds."""
-    sampling = sampling or editar_rt.load(bundle).default_sampling
+    sampling = editar_rt.Sampling.checked(sampling, editar_rt.load(bundle).default_sampling)
     results = []
     for scale in scales:
         one = dataclasses.replace(sampling, cfg_scale=scale)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,37 +20,58 @@ from editar_rt.generation.guidance import Scale, Schedule, read_scale, scales_of
 Logits = NDArray[np.float32]
 
 
+EDITARS = {
+    "cfg_scale": 3.0,
+    "cfg_interval": -1,
+    "temperature": 1.0,
+    "top_k": 1000,
+    "top_p": 1.0,
+    "seed": 0,
+    "greedy": False,
+}
+"""The published model's sampling."""
+NOT_GIVEN: Any = object()
+
+
 @dataclasses.dataclass(frozen=True)
 class Sampling:
-    """How tokens are sampled. The defaults are EditAR's.
+    """How tokens are sampled. In an edit, fields that are not given are the bundle's defaults; elsewhere EditAR's.
+
+    `dataclasses.replace` gives every field, so that none is left to the bundle.
 
     Raises:
         OptionError: a value outside the range of its field.
     """
 
-    cfg_scale: Scale = 3.0
+    cfg_scale: Scale = NOT_GIVEN
     """Guidance: logits are uncond + cfg_scale · (cond − uncond). At 1 and below, the unconditional row is not run.
 
     A number, a `Schedule` or its text (`linear:1,5`), or a function of (position, N) that returns a number.
     """
-    cfg_interval: int | tuple[int, int] = -1
+    cfg_interval: int | tuple[int, int] = NOT_GIVEN
     """The guided tokens: (start, stop) means target tokens start to stop − 1.
 
     A single number follows EditAR: guidance stops after the decode step with this index, i.e. (0, cfg_interval + 2),
     because token 0 comes from the prefill. -1 never stops it.
     """
-    temperature: float = 1.0
+    temperature: float = NOT_GIVEN
     """Divides the logits after top-k; above 0."""
-    top_k: int = 1000
+    top_k: int = NOT_GIVEN
     """Keep this many of the largest logits, and those equal to the last of them; 0 turns this off."""
-    top_p: float = 1.0
+    top_p: float = NOT_GIVEN
     """Keep the most likely tokens until their probabilities sum to more than this; 1 turns this off."""
-    seed: int = 0
+    seed: int = NOT_GIVEN
     """0 to 2⁶⁴ − 1."""
-    greedy: bool = False
+    greedy: bool = NOT_GIVEN
     """Take the largest logit; temperature, top_k, top_p and seed are then unused."""
 
     def __post_init__(self) -> None:
+        fields = dataclasses.fields(self)
+        names = tuple(field.name for field in fields if getattr(self, field.name) is not NOT_GIVEN)
+        object.__setattr__(self, "_names_given", names)  # of no comparison
+        for field in fields:
+            if field.name not in names:
+                object.__setattr__(self, field.name, EDITARS[field.name])
         object.__setattr__(self, "cfg_scale", read_scale(self.cfg_scale))
         if isinstance(self.cfg_interval, list | tuple):
             object.__setattr__(self, "cfg_interval", tuple(self.cfg_interval))
@@ -74,6 +96,12 @@ class Sampling:
         object.__setattr__(self, "cfg_interval", integers)
 
     @property
+    def given(self) -> dict[str, Any]:
+        """The fields that the caller gave."""
+        names: tuple[str, ...] = vars(self)["_names_given"]
+        return {name: getattr(self, name) for name in names}
+
+    @property
     def guided(self) -> bool:
         """Whether any token may need the unconditional row."""
         scale = self.cfg_scale
@@ -93,14 +121,16 @@ class Sampling:
 
     @classmethod
     def checked(cls, given: Sampling | None, usual: Sampling) -> Sampling:
-        """The caller's sampling, or the usual one for None.
+        """The caller's sampling over the usual one; the usual one for None.
 
         Raises:
             OptionError: not a Sampling.
         """
-        if given is not None and not isinstance(given, cls):
+        if given is None:
+            return usual
+        if not isinstance(given, cls):
             raise OptionError(f"sampling must be an editar_rt.Sampling, got {type(given).__name__}")
-        return given or usual
+        return dataclasses.replace(usual, **given.given)
 
     def settings(self, count: int | None = None) -> dict[str, str | int | float | bool | list[int]]:
         """The fields as JSON values; `Sampling(**settings)` restores them.

@@ -103,7 +103,7 @@ class BundleSubject:
     """
 
     def __init__(self, editor: Editor, sampling: Sampling | None = None, on_device: bool = True) -> None:
-        self.editor, self.sampling = editor, sampling or editor.default_sampling
+        self.editor, self.sampling = editor, Sampling.checked(sampling, editor.default_sampling)
         self.on_device = on_device
         self._rng = np.random.default_rng(0)
         self._scheduler: Scheduler | None = None

@@ -14,6 +14,7 @@ import torch
 
 import editar_rt
 from editar_rt import names
+from editar_rt.backends import host_device
 from editar_rt.bundle.folder import Bundle
 from editar_rt.errors import BundleError, OptionError
 from editar_rt.measure import selftest
@@ -142,7 +143,11 @@ def test_parts_that_were_not_trained_together_are_refused(tiny_sources: Sources)
     assert transformer is not None and vq is not None
     for sources, options, message in (
         (Sources(), Options(), "nothing to export"),
-        (Sources(transformer, changed(vq, codebook_size=512)), Options(), "256 picture tokens .* codebook 512"),
+        (
+            Sources(transformer, changed(vq, codebook_size=512)),
+            Options(),
+            "256 picture tokens, but .* has 512",
+        ),
         (
             Sources(changed(transformer, caption_dim=2048), None, tiny_sources.text_encoder),
             Options(),
@@ -198,4 +203,5 @@ def test_transformers_of_few_positions_are_exported_and_tested(
     sources = Sources(transformer=read_transformer(tmp_path / "a.pt"))
     manifest = write_bundle(tmp_path / "bundle", sources, Options(storage=Storage(dialect=dialect)))
     assert manifest.self_test is not None and names.DECODER in manifest.self_test
-    assert all(check.holds for check in selftest.verify(editar_rt.load(tmp_path / "bundle", "cpu")))
+    editor = editar_rt.load(tmp_path / "bundle", host_device(manifest))
+    assert all(check.holds for check in selftest.verify(editor))

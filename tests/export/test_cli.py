@@ -54,7 +54,7 @@ def test_a_checkpoint_becomes_a_bundle(exporter: Command, checkpoint: Path, tmp_
         (["onnx", "-o", "{out}", "--transformer", "{checkpoint}"], 1, "give --heads N"),
         (["onnx", "-o", "{out}", "--vq", "{checkpoint}"], 1, "lacks encoder.conv_in.weight"),
         (["onnx", "-o", "{out}", "--text-encoder", "{out}"], 1, "holds no readable config.json"),
-        (["onnx", "-o", "{out}", "--default", "seed=1"], 2, "a name of cfg_scale, .*, top_p; got 'seed=1'"),
+        (["onnx", "-o", "{out}", "--default", "seed=1"], 2, "one of the names cfg_scale, .*, top_p; got 'seed=1'"),
         (["onnx", "-o", "{out}", "--default", "top_k=many"], 2, "top_k must be an integer, got 'many'"),
         (["onnx", "-o", "{out}", "--default", "top_p=1.5"], 2, r"top_p must be in \(0, 1\], got 1.5"),
     ],

@@ -130,7 +130,7 @@ def test_a_full_disk_is_seen_before_the_first_byte(monkeypatch: pytest.MonkeyPat
 
     monkeypatch.setattr(official.shutil, "disk_usage", lambda path: Usage)
     check_disk(4e9, 5e9, tmp_path / "bundle")
-    with pytest.raises(DownloadError, match=r"10\.00 GB free, and .* are needed; free some"):
+    with pytest.raises(DownloadError, match=r"10\.00 GB free, but .* are needed; free some"):
         check_disk(11e9, 11e9, tmp_path / "bundle")
 
 

@@ -15,6 +15,7 @@ from PIL import Image
 
 import editar_rt
 from editar_rt import Sampling, names
+from editar_rt.backends import host_device
 from editar_rt.bundle.folder import Bundle
 from editar_rt.bundle.words import Blocks
 from editar_rt.errors import BackendError, EditarError, OptionError
@@ -80,7 +81,7 @@ def lowered(request: pytest.FixtureRequest, tiny_sources: Sources, tmp_path_fact
 
 def test_a_lowered_bundle_scores_nearly_as_the_reference(lowered: Path) -> None:
     golden = golden_arrays("gpt_tiny")
-    editor = editar_rt.load(lowered, device="cpu")
+    editor = editar_rt.load(lowered, host_device(Bundle.open(lowered).manifest))
     answers = editor.score(golden["text"], golden["image_tokens"], golden["forced_tokens"])
     for answer, expected in zip(answers, (golden["forced_logits_cond"], golden["forced_logits_uncond"])):
         deviation = float(np.square(answer - expected).mean() ** 0.5 / expected.std())
@@ -91,7 +92,7 @@ def test_a_lowered_bundle_scores_nearly_as_the_reference(lowered: Path) -> None:
 
 def test_tokens_of_a_picture_do_not_depend_on_its_batch(lowered: Path) -> None:
     golden = golden_arrays("gpt_tiny")
-    editor, sampling = editar_rt.load(lowered, device="cpu"), Sampling(seed=5)
+    editor, sampling = editar_rt.load(lowered, host_device(Bundle.open(lowered).manifest)), Sampling(seed=5)
     rng = np.random.default_rng(1)
     pictures = np.concatenate([golden["image_tokens"][:1], rng.integers(0, 256, (2, 16))]).astype(np.int32)
     texts = np.concatenate([golden["text"][:1], rng.standard_normal((2, 120, 64))]).astype(np.float32)
@@ -101,7 +102,7 @@ def test_tokens_of_a_picture_do_not_depend_on_its_batch(lowered: Path) -> None:
 
 
 def test_the_self_test_holds_and_the_manifest_says_what_is_inside(lowered: Path) -> None:
-    editor = editar_rt.load(lowered, device="cpu")
+    editor = editar_rt.load(lowered, host_device(Bundle.open(lowered).manifest))
     assert all(check.identical for check in selftest.verify(editor))
     manifest = editor.bundle.manifest
     cache = next(t.dtype for t in manifest.parts[names.DECODER].inputs if t.name == names.past_key(0))

@@ -343,10 +343,16 @@ def test_publishing_replaces_a_bundle_only_when_forced_and_nothing_else_ever(tmp
     assert (final / "bundle.json").read_text() == "2" and os.listdir(tmp_path) == ["old"]
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "holiday.jpg").write_text("x")
-    with pytest.raises(BundleError, match="no bundle; it is not replaced"), publishing(tmp_path / "photos", force=True):
+    with (
+        pytest.raises(BundleError, match="is not a bundle, so it is not replaced"),
+        publishing(tmp_path / "photos", force=True),
+    ):
         pass
     (tmp_path / "file").write_text("x")
-    with pytest.raises(BundleError, match="no bundle; it is not replaced"), publishing(tmp_path / "file", force=True):
+    with (
+        pytest.raises(BundleError, match="is not a bundle, so it is not replaced"),
+        publishing(tmp_path / "file", force=True),
+    ):
         pass
 
 

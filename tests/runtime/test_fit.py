@@ -121,6 +121,14 @@ def test_a_square_that_was_not_edited_comes_back_in_its_place(size: tuple[int, i
     assert np.abs(off).max() <= 12  # at the picture's own edges, where a steep slope was squeezed
 
 
+@pytest.mark.parametrize("how", FITS)
+@pytest.mark.parametrize("size", [(1000, 1), (1, 6), (2, 1), (1, 1), (3, 1000)])
+def test_thin_pictures_come_back_at_their_size(size: tuple[int, int], how: Fit) -> None:
+    """Also where the middle square of a picture one pixel high shows the halves of two of its pixels."""
+    picture, placement = Image.new("RGB", size, (9, 99, 199)), Placement(size, 64, how)
+    assert placement.restore(placement.fit(picture), picture).getcolors() == [(size[0] * size[1], (9, 99, 199))]
+
+
 @pytest.mark.parametrize("feathered", [True, False])
 def test_crop_leaves_what_was_cut_off_as_it_is(feathered: bool) -> None:
     picture = noise((300, 200))

@@ -94,7 +94,7 @@ def test_a_damaged_one_is_made_again(tmp_path: Path, cache: Path, damage: Callab
     damage(kept)
     assert np.array_equal(pixels(bundle), plain)
     assert {path.name: path.read_bytes() for path in cache.rglob("graph*")} == whole
-    assert [kept_folder.is_whole(folder) for folder in cache.iterdir()] == [True]
+    assert [kept_folder.is_as_sealed(folder) for folder in cache.iterdir()] == [True]
 
 
 def test_one_that_was_copied_is_hashed_once_and_kept(tmp_path: Path, cache: Path) -> None:
@@ -103,7 +103,7 @@ def test_one_that_was_copied_is_hashed_once_and_kept(tmp_path: Path, cache: Path
     shutil.copytree(cache, tmp_path / "copy")
     (folder,) = (tmp_path / "copy").iterdir()
     seal = (folder / kept_folder.SEAL).read_text()
-    assert kept_folder.is_whole(folder) and (folder / kept_folder.SEAL).read_text() != seal
+    assert kept_folder.is_as_sealed(folder) and (folder / kept_folder.SEAL).read_text() != seal
 
 
 def test_one_that_no_longer_opens_is_gone_without(tmp_path: Path, cache: Path) -> None:

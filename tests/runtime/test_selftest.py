@@ -12,7 +12,8 @@ import editar_rt
 from editar_rt import names
 from editar_rt.errors import BundleError
 from editar_rt.measure import selftest
-from tests.runtime.test_cli import editar, refused
+from tests.commands import Command
+from tests.runtime.test_cli import refused
 from tests.runtime.test_schedules import unpaired
 
 
@@ -39,12 +40,12 @@ def test_the_exporting_machine_answers_the_same_again_to_the_bit(editor: editar_
     assert all(check.identical for check in checks if "tokens" in check.output)
 
 
-def test_another_answer_is_named(tiny_bundle: Path, tmp_path: Path) -> None:
+def test_another_answer_is_named(editar: Command, tiny_bundle: Path, tmp_path: Path) -> None:
     bundle = changed_self_test(tiny_bundle, tmp_path, names.DECODER, names.LOGITS, values=[0.0] * 16, sha256="")
     failed = [check for check in selftest.verify(editar_rt.load(bundle)) if not check.holds]
     assert [(check.part, check.output) for check in failed] == [(names.DECODER, names.LOGITS)]
     done = editar("verify", bundle, "--json")
-    assert done.returncode == 1 and "decoder: logits" in done.stderr and "Traceback" not in done.stderr
+    assert done.code == 1 and "decoder: logits" in done.stderr and "Traceback" not in done.stderr
     document = json.loads(done.stdout.splitlines()[-1])
     assert document["holds"] is False
 
@@ -62,13 +63,13 @@ def test_a_token_may_differ_only_where_two_were_about_equally_likely(tiny_bundle
         assert all(check.holds for check in checks) == holds
 
 
-def test_the_command_line_says_what_was_compared(tiny_bundle: Path) -> None:
+def test_the_command_line_says_what_was_compared(editar: Command, tiny_bundle: Path) -> None:
     done = editar("verify", tiny_bundle)
-    assert done.returncode == 0, done.stderr
+    assert done.code == 0, done.stderr
     assert all(part in done.stdout for part in names.PARTS if part != names.SAMPLER)
 
 
-def test_a_bundle_without_a_self_test_is_refused(tiny_bundle: Path, tmp_path: Path) -> None:
+def test_a_bundle_without_a_self_test_is_refused(editar: Command, tiny_bundle: Path, tmp_path: Path) -> None:
     bundle = Path(shutil.copytree(tiny_bundle, tmp_path / "bundle"))
     path = bundle / "bundle.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"self_test": None}))

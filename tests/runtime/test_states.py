@@ -15,7 +15,8 @@ import editar_rt
 from editar_rt.bundle.manifest import MANIFEST_NAME, Manifest
 from editar_rt.errors import OptionError, TextStatesError
 from editar_rt.text.states import load_states, save_states
-from tests.runtime.test_cli import editar, refused
+from tests.commands import Command
+from tests.runtime.test_cli import refused
 
 
 @pytest.fixture(scope="module")
@@ -42,11 +43,11 @@ def lean_bundle(tiny_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> 
 
 
 def test_an_edit_with_states_from_elsewhere_is_the_same_edit(
-    tiny_bundle: Path, lean_bundle: Path, tmp_path: Path
+    editar: Command, tiny_bundle: Path, lean_bundle: Path, tmp_path: Path
 ) -> None:
     Image.new("RGB", (32, 32), "orange").save(tmp_path / "in.png")
     words = ("make the ball red", "--task", "depth")
-    assert editar("text", tiny_bundle, *words, "-o", tmp_path / "states.npz").returncode == 0
+    assert editar("text", tiny_bundle, *words, "-o", tmp_path / "states.npz").code == 0
     outputs = {
         "whole": (tiny_bundle,),
         "file": (lean_bundle, "--text-states", tmp_path / "states.npz"),
@@ -55,13 +56,13 @@ def test_an_edit_with_states_from_elsewhere_is_the_same_edit(
     pictures = []
     for name, (bundle, *options) in outputs.items():
         done = editar("edit", bundle, tmp_path / "in.png", *words, "-o", tmp_path / f"{name}.png", *options)
-        assert done.returncode == 0, done.stderr
+        assert done.code == 0, done.stderr
         with Image.open(tmp_path / f"{name}.png") as picture:
             pictures.append(np.asarray(picture))
     assert np.array_equal(pictures[0], pictures[1]) and np.array_equal(pictures[0], pictures[2])
 
 
-def test_without_an_encoder_the_way_out_is_named(lean_bundle: Path, tmp_path: Path) -> None:
+def test_without_an_encoder_the_way_out_is_named(editar: Command, lean_bundle: Path, tmp_path: Path) -> None:
     Image.new("RGB", (32, 32)).save(tmp_path / "in.png")
     done = editar("edit", lean_bundle, tmp_path / "in.png", "x", "-o", tmp_path / "out.png")
     refused(done, 1, "has no text encoder", "text_states")

@@ -31,7 +31,7 @@ def traced(demo_editor: editar_rt.Editor, tmp_path_factory: pytest.TempPathFacto
 
 def test_a_trace_tells_what_was_drawn_with_which_probability(demo_editor: editar_rt.Editor, tmp_path: Path) -> None:
     """Against the distributions of the forced scores, computed in one pass."""
-    sampling = Sampling(seed=2, temperature=0.7, top_k=50)
+    sampling = Sampling(seed=2, cfg_scale=3.0, temperature=0.7, top_k=50)
     session = demo_editor.session(PICTURE)
     result = session.edit(WORDS, sampling=sampling, trace=tmp_path / "t.npz")
     trace = Trace.load(tmp_path / "t.npz")

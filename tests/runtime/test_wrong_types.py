@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -17,6 +19,7 @@ from editar_rt.generation.guidance import Schedule
 from editar_rt.images import fit, folders, masks, pixels, writing
 from editar_rt.observe import heatmap, preview, sheets
 from editar_rt.observe.trace import Header, Trace
+from editar_rt.session import Session
 from editar_rt.text import prompts, states
 from tests.runtime.demo import BUNDLE
 
@@ -32,6 +35,7 @@ TRACE = Trace(
     np.zeros(1, np.float32),
     [PICTURE],
 )
+MODEL: Any = SimpleNamespace(exclusive=nullcontext, image_size=32)  # as far as it is needed to refuse
 # What is called, and which of `WRONG` are right there.
 CALLS: dict[str, tuple[Callable[[Any], object], tuple[int, ...]]] = {
     "load, path": (editar_rt.load, ()),
@@ -66,6 +70,10 @@ CALLS: dict[str, tuple[Callable[[Any], object], tuple[int, ...]]] = {
     "contact_sheet, columns": (lambda v: sheets.contact_sheet([sheets.Cell([PICTURE], "x")], v), ()),
     "load_states": (states.load_states, ()),
     "save_states, path": (lambda v: states.save_states(v, STATES, "x"), (4,)),
+    "session, fit": (lambda v: Session(MODEL, PICTURE, v), (0,)),
+    "session, restore": (lambda v: Session(MODEL, PICTURE, None, v), (3,)),
+    "session.run": (lambda v: Session.run(MODEL, v), ()),
+    "edit_batch": (lambda v: editar_rt.Editor.edit_batch(MODEL, v), ()),
     "build_prompt, task": (lambda v: prompts.build_prompt(v, "x"), ()),
     "build_prompt, text": (lambda v: prompts.build_prompt("edit", v), (4, 6)),
     "Schedule, shape": (lambda v: Schedule(v, (1, 2)), ()),

@@ -61,7 +61,7 @@ def evaluate_pie_bench(
     Raises:
         DataError: no benchmark, no entry that can be used, or a folder with other results.
     """
-    sampling = sampling or editor.default_sampling
+    sampling = editar_rt.Sampling.checked(sampling, editor.default_sampling)
     drawn = seeds_from(sampling, seeds)
     bench, bad = pie_bench.PieBench(benchmark), BadRecords()
     keys = bench.keys()

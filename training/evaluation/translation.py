@@ -115,7 +115,7 @@ def evaluate_translation(
     Raises:
         DataError: no record of that task, or a folder with other results.
     """
-    sampling, side = sampling or editor.default_sampling, editor.image_size
+    sampling, side = editar_rt.Sampling.checked(sampling, editor.default_sampling), editor.image_size
     # Nothing may blur the classes of a mask before they are told apart.
     datasets = plan.open(None if task == "segmentation" else side)
     described = {"task": task, "records": {d.name: len(d) for d in datasets}, **describe(editor, sampling)}

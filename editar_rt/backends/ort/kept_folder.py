@@ -48,19 +48,19 @@ def making(folder: Path) -> Iterator[Path]:
         with _locked(partial / LOCK):
             yield partial
             _seal(partial)
-        if folder.exists() and not is_whole(folder):
+        if folder.exists() and not is_as_sealed(folder):
             shutil.rmtree(folder, ignore_errors=True)
         try:
             partial.rename(folder)
         except OSError:
-            if not is_whole(folder):
+            if not is_as_sealed(folder):
                 raise
         _sync(folder.parent)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def is_whole(folder: Path) -> bool:
+def is_as_sealed(folder: Path) -> bool:
     """Whether a folder's files are unchanged since it was sealed."""
     try:
         seal = json.loads((folder / SEAL).read_text(encoding="utf-8"))

@@ -31,7 +31,7 @@ def import_onnxruntime() -> Any:
         is_missing = isinstance(e, ModuleNotFoundError) and e.name == "onnxruntime"
         raise BackendError(
             f"ONNX Runtime {'is not installed' if is_missing else 'cannot be loaded'} ({e}); "
-            'run: pip install "editar-rt[cpu]", or "editar-rt[gpu]" for CUDA'
+            'run in a clone of the project: pip install ".[cpu]", or ".[gpu]" for CUDA'
         ) from None
 
 

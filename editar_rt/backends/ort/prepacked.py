@@ -20,7 +20,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from editar_rt.backends.ort.kept_folder import is_whole, making, remove_abandoned
+from editar_rt.backends.ort.kept_folder import is_as_sealed, making, remove_abandoned
 from editar_rt.bundle.folder import Bundle
 from editar_rt.bundle.graph_file import read_graph
 from editar_rt.errors import BackendError, BundleError
@@ -63,7 +63,7 @@ def prepacked(bundle: Bundle, part: str, ort: Any, open_session: Callable[[Path,
     identity = [sorted(f.sha256 for f in files), ort.__version__, platform.machine(), _processor()]
     folder = root / hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:32]
     remove_abandoned(root)
-    if is_whole(folder):
+    if is_as_sealed(folder):
         return folder / GRAPH
     try:
         root.mkdir(mode=0o700, parents=True, exist_ok=True)
