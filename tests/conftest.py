@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 from pathlib import Path
@@ -48,6 +49,14 @@ def set_one_thread(options: Any, version: str, count: int | None) -> None:
 
 onnxruntime.SessionOptions = OneThread
 backend.set_threads = set_one_thread
+
+
+@pytest.fixture(scope="module", autouse=True)
+def settled_heap() -> None:
+    """Collections look at what a module's tests have made, and not each time at the libraries, whose objects are
+    hundreds of thousands and stay: the exporter collects before every graph that it writes."""
+    gc.collect()
+    gc.freeze()
 
 
 def golden_arrays(name: str) -> dict[str, np.ndarray]:
