@@ -155,7 +155,7 @@ def test_parts_that_were_not_trained_together_are_refused(tiny_sources: Sources)
         ),
         (Sources(transformer, vq), Options(image_size=64), "4×4 tokens, which is 32 pixels per side .* not 64"),
         (Sources(transformer), Options(text_tokens=40), "reads 120 text positions, not 40"),
-        (Sources(changed(transformer, n_head=32)), Options(), r"multiple of 16; .* 4 wide \(128 / 32 heads\)"),
+        (Sources(changed(transformer, n_head=32)), Options(), r"multiple of 16; .* is 4 \(128 / 32 heads\)"),
         (Sources(vq=vq), Options(), "choose one with --image-size"),
         (Sources(vq=vq), Options(image_size=100), "must be a multiple of 8, .* got 100"),
     ):
