@@ -104,6 +104,7 @@ def test_variants_that_accept_different_lengths_are_reported_in_order_with_their
 )
 def test_a_real_decoder_verifies_drafts(demo_editor: editar_rt.Editor, sampling: Sampling) -> None:
     """With float32 on a CPU a chunk's logits are a step's but for rounding, which decides none of these draws."""
+    sampling = Sampling.checked(sampling, demo_editor.default_sampling)
     plain = demo_editor.edit(PICTURE, WORDS, sampling=sampling).tokens
     condition = demo_editor.session(PICTURE).condition_tokens
     (given,) = demo_editor.inputs(demo_editor.encode_text([WORDS]), condition)
