@@ -256,6 +256,30 @@ def sample(logits: Logits, sampling: Sampling, number: float) -> int:
     return int(kept[min(place, len(kept) - 1)])
 
 
+def sample_alike(logits: Logits, sampling: Sampling, numbers: NDArray[np.float64]) -> list[int]:
+    """`sample` for rows [M, V] that share their settings; bit by bit the same arithmetic, on all rows at once.
+
+    That pays where top-k keeps a good part of the vocabulary. Otherwise, and where a row has ties or is not finite,
+    rows are sampled one by one.
+
+    Args:
+        numbers: [M], in [0, 1).
+    """
+    (rows, size), kept = logits.shape, sampling.top_k
+    if rows > 1 and not sampling.greedy and sampling.top_p == 1 and 0 < kept < size <= 4 * kept:
+        peaks = logits.max(axis=1, keepdims=True)
+        threshold = np.partition(logits, size - kept, axis=1)[:, size - kept, None]
+        stay = logits >= threshold
+        if np.isfinite(peaks).all() and (np.count_nonzero(stay, axis=1) == kept).all():
+            weights = np.exp((logits[stay].reshape(rows, kept).astype(np.float64) - peaks) / sampling.temperature)
+            cumulative = np.cumsum(weights / weights.sum(axis=1, keepdims=True), axis=1)
+            places = (cumulative <= (numbers * cumulative[:, -1])[:, None]).sum(axis=1)
+            tokens = np.nonzero(stay)[1].reshape(rows, kept)
+            found: list[int] = tokens[np.arange(rows), np.minimum(places, kept - 1)].tolist()
+            return found
+    return [sample(row, sampling, number) for row, number in zip(logits, numbers.tolist())]
+
+
 @dataclasses.dataclass(frozen=True)
 class Draw:
     """The sampling of one batch: P pictures, at the last K positions of each one's chunk."""
@@ -294,12 +318,16 @@ class Draw:
         """
         if drawn is not None and (drawn >= 0).all():
             return drawn
-        guided, given = self.guided(logits), None if drawn is None else drawn.tolist()
-        tokens = [
-            [
-                sample(own, settings, number) if given is None or given[picture][k] < 0 else given[picture][k]
-                for k, (own, number) in enumerate(zip(guided[picture], numbers))
-            ]
-            for picture, (settings, numbers) in enumerate(zip(self.settings, self.numbers.tolist()))
-        ]
-        return np.asarray(tokens, np.int32)
+        guided, tokens = self.guided(logits), np.empty(self.numbers.shape, np.int32)
+        if len(self.settings) == 1 and drawn is None:  # without the loop's cost
+            tokens[0] = [sample(row, self.settings[0], n) for row, n in zip(guided[0], self.numbers[0].tolist())]
+            return tokens
+        alike: dict[tuple[float, int, float, bool], list[int]] = {}
+        for picture, own in enumerate(self.settings):
+            alike.setdefault((own.temperature, own.top_k, own.top_p, own.greedy), []).append(picture)
+        for pictures in alike.values():
+            rows = guided if len(alike) == 1 else guided[pictures]
+            numbers = self.numbers[pictures]
+            found = sample_alike(rows.reshape(-1, rows.shape[-1]), self.settings[pictures[0]], numbers.ravel())
+            tokens[pictures] = np.reshape(found, numbers.shape)
+        return tokens if drawn is None else np.where(drawn < 0, tokens, drawn)

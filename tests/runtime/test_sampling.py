@@ -6,7 +6,17 @@ import numpy as np
 import pytest
 
 from editar_rt.errors import BackendError, OptionError
-from editar_rt.generation.sampling import Draw, Sampling, distribution, guide, largest_tokens, sample, softmax, uniform
+from editar_rt.generation.sampling import (
+    Draw,
+    Sampling,
+    distribution,
+    guide,
+    largest_tokens,
+    sample,
+    sample_alike,
+    softmax,
+    uniform,
+)
 
 
 def test_guidance_moves_away_from_the_null_logits() -> None:
@@ -154,6 +164,26 @@ def test_pictures_of_a_batch_draw_as_they_would_alone() -> None:
             if on:
                 row = guide(row, logits[n + 4, position], float(own.scales(2)[position]))
             assert together[n, position] == sample(row, own, uniform(own.seed, 0, position))
+
+
+@pytest.mark.parametrize("size", [64, 1024, 2048, 16384])
+@pytest.mark.parametrize("spread", [0.3, 3.0, 30.0])
+def test_rows_sampled_at_once_get_the_tokens_of_one_by_one(size: int, spread: float) -> None:
+    rng = np.random.default_rng(0)
+    for trial in range(60):
+        sampling = Sampling(
+            temperature=float(rng.choice([0.3, 1.0, 1.7])),
+            top_k=int(rng.choice([0, 1, 50, 500, 1000])),
+            top_p=float(rng.choice([1.0, 1.0, 0.9])),
+        )
+        logits = (spread * rng.standard_normal((7, size))).astype(np.float32)
+        if trial % 5 == 0:
+            logits = np.round(logits)  # ties
+        if trial % 7 == 0:
+            logits[2, : size // 2] = -np.inf
+        numbers = rng.random(7)
+        expected = [sample(row, sampling, number) for row, number in zip(logits, numbers.tolist())]
+        assert sample_alike(logits, sampling, numbers) == expected
 
 
 def test_the_host_draws_the_tokens_that_a_device_did_not() -> None:
