@@ -214,6 +214,23 @@ def test_cached_tokens_that_are_known_are_not_run_again() -> None:
         assert backend.calls == calls + [(2, 1)] * 2
 
 
+def test_a_long_prefill_goes_in_pieces_between_the_steps_of_others() -> None:
+    backend = FakeBackend()
+    scheduler = make_scheduler(backend, 2)
+    early = sequence_of(scheduler, 0, Sampling(seed=1))
+    while early.position < 2:
+        scheduler.step([early])
+    late = sequence_of(scheduler, 1, Sampling(seed=2))
+    backend.calls.clear()
+    while late.position == 0:
+        assert [each.sequence for each in scheduler.step([early, late])][-1] is early  # one token in every call
+    assert backend.calls[:4] == [(1, 6), (2, 1), (1, COUNT - 6), (1, 3)]  # a piece, a step, the next pieces
+    while not (early.finished and late.finished):
+        scheduler.step([early, late])
+    assert early.tokens.tolist() == plain_tokens(0, Sampling(seed=1)).tolist()
+    assert late.tokens.tolist() == plain_tokens(1, Sampling(seed=2)).tolist()
+
+
 def test_closing_the_generator_stops_the_work() -> None:
     backend = FakeBackend()
     scheduler = make_scheduler(backend, 1)
