@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     import click
 
 ENDS = ("SIGINT", "SIGTERM", "SIGHUP")  # signals that end a program, by name: not every system has all
+AGAIN = 0.01  # seconds until a dropped signal is sent again, by which time the finalizer that dropped it has ended
 INTERNAL = (r"PIL\.",)  # modules whose warnings are about unused metadata or rejected sizes
 
 
@@ -69,13 +70,16 @@ class _Signals:
     """Raises the first of the signals that end a program as KeyboardInterrupt; a second one ends it immediately.
 
     A signal that the process was started to ignore (`nohup`, a shell's background job) stays ignored. Forked workers
-    use the system's default handling.
+    use the system's default handling. Python drops an exception that is raised in a finalizer or in a callback from C;
+    a signal that arrives there is sent again.
     """
 
     def __init__(self) -> None:
         self.received: int | None = None
         self._process = os.getpid()
         self._before: dict[int, Any] = {}
+        self._hook = sys.unraisablehook
+        self._again: threading.Timer | None = None
 
     def __enter__(self) -> _Signals:
         if threading.current_thread() is not threading.main_thread():  # only the main thread receives signals
@@ -83,9 +87,12 @@ class _Signals:
         for number in (getattr(signal, name) for name in ENDS if hasattr(signal, name)):
             if signal.getsignal(number) != signal.SIG_IGN:
                 self._before[number] = signal.signal(number, self._receive)
+        sys.unraisablehook = self._report_dropped
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._cancel_again()
+        sys.unraisablehook = self._hook
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
@@ -94,8 +101,24 @@ class _Signals:
         if os.getpid() != self._process and number != signal.SIGINT:
             os.kill(os.getpid(), number)
             return
+        self._cancel_again()
         self.received = number
         raise KeyboardInterrupt
+
+    def _report_dropped(self, dropped: Any) -> None:
+        number = self.received
+        if number is None or os.getpid() != self._process or not isinstance(dropped.exc_value, KeyboardInterrupt):
+            self._hook(dropped)
+            return
+        signal.signal(number, self._receive)
+        self._again = threading.Timer(AGAIN, os.kill, (self._process, number))
+        self._again.daemon = True
+        self._again.start()
+
+    def _cancel_again(self) -> None:
+        if self._again is not None:
+            self._again.cancel()
+            self._again = None
 
 
 class _Closed(io.TextIOBase):

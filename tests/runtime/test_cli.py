@@ -146,11 +146,14 @@ def test_ctrl_c_exits_130_and_leaves_nothing(tiny_bundle: Path, picture: Path, t
     heard = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # a shell has its background jobs ignore it
     running = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=heard)
     deadline = time.monotonic() + 60
-    while not list(folder.glob("*.png")):
-        assert time.monotonic() < deadline and running.poll() is None
-        time.sleep(0.05)
-    running.send_signal(signal.SIGINT)
-    _, errors = running.communicate(timeout=60)
+    try:
+        while not list(folder.glob("*.png")):
+            assert time.monotonic() < deadline and running.poll() is None
+            time.sleep(0.05)
+        running.send_signal(signal.SIGINT)
+        _, errors = running.communicate(timeout=60)
+    finally:
+        running.kill()  # one that did not stop would run for minutes
     assert running.returncode == 130
     assert errors.strip() == "editar: stopped"
     assert not list(folder.glob("*.partial*")) and not (folder / "contact-sheet.png").exists()

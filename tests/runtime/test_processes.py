@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,18 @@ PICTURE = BUNDLE / "samples" / "recolour-0.png"
 needs_posix = pytest.mark.skipif(os.name != "posix", reason="signals and descriptors as POSIX has them")
 # What a service's account may have: no home that can be written, no name, no locale.
 BARE = {"PATH": os.environ.get("PATH", ""), "PYTHONPATH": str(ROOT)}
+
+
+@pytest.fixture(autouse=True)
+def heard_signals() -> Iterator[None]:
+    """Signals as in a foreground job, also where these tests run in the background or under `nohup`."""
+    numbers = {signal.SIGINT, signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)}
+    ignored = [number for number in numbers if signal.getsignal(number) == signal.SIG_IGN]
+    for number in ignored:
+        signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+    yield
+    for number in ignored:
+        signal.signal(number, signal.SIG_IGN)
 
 
 def editar(
@@ -186,6 +198,23 @@ def test_a_library_that_hides_ctrl_c_is_not_believed(capsys: pytest.CaptureFixtu
             raise ImportError("numpy failed to load") from e
 
     assert code_of(work) == 130
+    assert capsys.readouterr().err.strip() == "try: stopped"
+
+
+@needs_posix
+def test_a_signal_that_arrives_in_a_finalizer_ends_the_command_too(capsys: pytest.CaptureFixture[str]) -> None:
+    """Python drops the exception that a finalizer raises."""
+
+    class Interrupted:
+        def __del__(self) -> None:
+            signal.raise_signal(signal.SIGINT)
+
+    def work() -> None:
+        Interrupted()
+        time.sleep(60)
+
+    before = sys.unraisablehook
+    assert code_of(work) == 130 and sys.unraisablehook is before
     assert capsys.readouterr().err.strip() == "try: stopped"
 
 
