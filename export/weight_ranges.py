@@ -25,7 +25,7 @@ def largest_values(tensors: Mapping[str, Tensor]) -> dict[str, float]:
     largest = {}
     for name, tensor in tensors.items():
         values = tensor if tensor.itemsize > 1 else tensor.float()  # PyTorch cannot compare 8-bit floats
-        least, most = (float(value) for value in torch.aminmax(values))
+        least, most = (float(value) for value in torch.aminmax(values.detach()))
         largest[name] = max(-least, most) if least == least else least
     return largest
 

@@ -135,7 +135,9 @@ class VQTask:
         # How often each row was chosen since the last restart round, or the last line of the log.
         self.usage = torch.zeros(self.config.codebook_size)
         self.counted = torch.zeros(self.config.codebook_size, device=world.device)
-        self.terms: dict[str, Tensor] = {}
+        self.terms: dict[str, Tensor] = {}  # of the step
+        self.summed: dict[str, Tensor] = {}  # over the steps since the last line of the log
+        self.steps_summed: dict[str, int] = {}  # those that had the term
         self.work = (float(recipe.data.batch * self.grid**2), self._operations() if execution.peak_tflops else 0.0)
 
     def _check_kmeans(self) -> None:
@@ -270,6 +272,9 @@ class VQTask:
 
     def end(self, step: int, prepared: Share, average: Average) -> None:
         recipe, done = self.recipe, step + 1
+        for name, value in self.terms.items():
+            self.summed[name] = self.summed.get(name, torch.zeros(())).to(value.device) + value.float()
+            self.steps_summed[name] = self.steps_summed.get(name, 0) + 1
         if not self.quantizing(step) or recipe.drawing(step):
             return
         self.usage += self.world.sum(self.counted).cpu()
@@ -281,10 +286,8 @@ class VQTask:
             self.usage.zero_()
 
     def measures(self, done: int) -> dict[str, float]:
-        names = list(self.terms)
-        values = torch.stack([self.terms[name].float() for name in names])
-        means = (self.world.sum(values) / self.world.size).tolist()
-        terms = dict(zip(names, means))
+        terms = self._means()
+        self.summed, self.steps_summed = {}, {}
         recipe = self.recipe
         weights = {
             "reconstruction": 1.0,
@@ -301,11 +304,20 @@ class VQTask:
             self.usage.zero_()
         return values_now
 
+    def _means(self) -> dict[str, float]:
+        """The terms' means over the steps since the last line of the log, and over the processes."""
+        names = list(self.summed)
+        if not names:
+            return {}
+        means = self.world.sum(torch.stack([self.summed[name] / self.steps_summed[name] for name in names]))
+        return dict(zip(names, (means / self.world.size).tolist()))
+
     def unlogged(self) -> dict[str, Any]:
-        return {}
+        return {"terms": self._means(), "steps": self.steps_summed}
 
     def load_unlogged(self, values: dict[str, Any]) -> None:
-        pass
+        self.steps_summed = values["steps"]
+        self.summed = {name: torch.tensor(mean * self.steps_summed[name]) for name, mean in values["terms"].items()}
 
     def describe(self, prepared: Share) -> str:
         return self.source.describe(prepared.step, prepared.whose)

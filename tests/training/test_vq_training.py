@@ -160,6 +160,18 @@ def test_a_tokenizer_goes_on_from_any_step(trained: Path, pictures: Path, tmp_pa
     assert found == pytest.approx(wanted, abs=1e-6)
 
 
+def test_a_line_of_the_log_has_the_means_since_the_last_one(trained: Path, pictures: Path, tmp_path: Path) -> None:
+    """Also of a run that was stopped in between; a term that begins later has the mean of its own steps."""
+    for until in (3, 4):
+        execution = dataclasses.replace(EVERY_STEP, log_every=4, until=until)
+        train_vq.train(tmp_path, SMALL, execution, pictures)
+    (line,) = [line for line in read_log(tmp_path) if "loss" in line]
+    steps = [line for line in read_log(trained) if "loss" in line]
+    for name in ("loss_reconstruction", "loss_codebook", "loss_adversarial"):
+        values = [step[name] for step in steps if name in step]
+        assert line[name] == pytest.approx(np.mean(values), rel=1e-5)
+
+
 def test_pieces_of_a_batch_add_up(pictures: Path, tmp_path: Path) -> None:
     """Without the discriminator, whose batch normalization sees a piece alone."""
     recipe = changed(SMALL, {"discriminator.weight": 0.0, "losses.entropy": 0.0, "schedule.steps": 2})
