@@ -51,7 +51,7 @@ class SamplerInputs(NamedTuple):
     def of(cls, draw: Draw, rows: int, most: int, vocabulary: int) -> SamplerInputs | None:
         """Inputs for a batch of `rows` rows; None if the host must sample, for example because settings differ."""
         first, scale = draw.settings[0], float(draw.scales[0, 0])
-        if any(_settings(each) != _settings(first) for each in draw.settings) or (draw.scales != scale).any():
+        if any(each.filters != first.filters for each in draw.settings) or (draw.scales != scale).any():
             return None
         inputs = cls.prepare(first, scale, 0.5, np.arange(rows, dtype=np.int32), most, vocabulary)
         if inputs is None or first.greedy:
@@ -81,7 +81,3 @@ class SamplerInputs(NamedTuple):
             names.TOP_K: np.asarray([self.top_k], np.int32),
             names.TOP_P: np.asarray([self.top_p], np.float32),
         }
-
-
-def _settings(sampling: Sampling) -> tuple[float, int, float, bool]:
-    return sampling.temperature, sampling.top_k, sampling.top_p, sampling.greedy

@@ -102,6 +102,11 @@ class Sampling:
         return {name: getattr(self, name) for name in names}
 
     @property
+    def filters(self) -> tuple[float, int, float, bool]:
+        """The settings that turn guided logits into a distribution; pictures that share them are sampled together."""
+        return self.temperature, self.top_k, self.top_p, self.greedy
+
+    @property
     def guided(self) -> bool:
         """Whether any token may need the unconditional row."""
         scale = self.cfg_scale
@@ -324,7 +329,7 @@ class Draw:
             return tokens
         alike: dict[tuple[float, int, float, bool], list[int]] = {}
         for picture, own in enumerate(self.settings):
-            alike.setdefault((own.temperature, own.top_k, own.top_p, own.greedy), []).append(picture)
+            alike.setdefault(own.filters, []).append(picture)
         for pictures in alike.values():
             rows = guided if len(alike) == 1 else guided[pictures]
             numbers = self.numbers[pictures]

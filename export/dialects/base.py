@@ -6,6 +6,7 @@ function `choose(storage)` that returns its class.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import ClassVar, Protocol
 
@@ -52,6 +53,24 @@ class Dialect(Protocol):
 
     def add_outputs(self) -> None:
         """Add the cache's outputs, after the last layer."""
+
+
+class BasicOperators(ABC):
+    """What a dialect composes from basic operators if it has no fused ones."""
+
+    def __init__(self, writer: GraphWriter) -> None:
+        self.writer, self.op = writer, writer.op
+
+    @abstractmethod
+    def normalize(self, hidden: ir.Value, weight: ir.Value) -> ir.Value:
+        """See `Dialect`."""
+
+    def add_and_normalize(self, hidden: ir.Value, addend: ir.Value, weight: ir.Value) -> tuple[ir.Value, ir.Value]:
+        total = self.op.Add(hidden, addend)
+        return total, self.normalize(total, weight)
+
+    def silu(self, value: ir.Value) -> ir.Value:
+        return self.op.Mul(value, self.op.Sigmoid(value))
 
 
 class CacheTensors:

@@ -25,7 +25,7 @@ from editar_rt import names
 from editar_rt.backends.engines.device import ALIGNMENT
 from editar_rt.bundle.words import WEIGHT_ONLY
 from editar_rt.errors import OptionError
-from export.dialects.base import Scales
+from export.dialects.base import BasicOperators, Scales
 from export.graph_writer import INT32, GraphWriter
 from export.precision import Storage
 from training.config import TransformerConfig
@@ -46,7 +46,7 @@ def choose(storage: Storage) -> type[DeltaDialect]:
     return Int4DeltaDialect if storage.numbers.blocks is not None else DeltaDialect
 
 
-class DeltaDialect:
+class DeltaDialect(BasicOperators):
     """See the module's docstring.
 
     Extra inputs: positions int32 [B, S], positions in the sequence, or the cache's capacity for padding after a chunk;
@@ -64,8 +64,8 @@ class DeltaDialect:
     def __init__(
         self, writer: GraphWriter, config: TransformerConfig, tokens: ir.Value, storage: Storage, scales: Scales
     ) -> None:
-        self.writer, self.config, self.dtype = writer, config, storage.cache_type
-        op = self.op = writer.op
+        super().__init__(writer)
+        self.config, self.dtype, op = config, storage.cache_type, self.op
         rows = capacity(config, self.dtype)
         shape: list[int | str] = [names.ROWS_DIM, config.n_head, rows, config.head_dim]
         positions = writer.input(names.POSITIONS, INT32, [names.ROWS_DIM, names.POSITIONS_DIM])
@@ -121,13 +121,6 @@ class DeltaDialect:
         op = self.op
         mean_square = self.mean(op.Mul(hidden, hidden))
         return op.Mul(op.Div(hidden, op.Sqrt(op.Add(mean_square, self.epsilon))), weight)
-
-    def add_and_normalize(self, hidden: ir.Value, addend: ir.Value, weight: ir.Value) -> tuple[ir.Value, ir.Value]:
-        total = self.op.Add(hidden, addend)
-        return total, self.normalize(total, weight)
-
-    def silu(self, value: ir.Value) -> ir.Value:
-        return self.op.Mul(value, self.op.Sigmoid(value))
 
     def attend(self, layer: int, qkv: ir.Value) -> ir.Value:
         op, stored, float32 = self.op, self.writer.stored, self.writer.float32

@@ -11,7 +11,7 @@ import numpy as np
 import onnx_ir as ir
 
 from editar_rt import names
-from export.dialects.base import CacheTensors, Scales
+from export.dialects.base import BasicOperators, CacheTensors, Scales
 from export.graph_writer import INT32, INT64, GraphWriter
 from export.precision import Storage
 from training.config import TransformerConfig
@@ -23,7 +23,7 @@ def choose(storage: Storage) -> type[StandardDialect]:
     return StandardDialect
 
 
-class StandardDialect:
+class StandardDialect(BasicOperators):
     """Standard ONNX operators, opset 24.
 
     Extra input: past_length [B]. Attention uses an explicit mask, because `is_causal` counts from the first position of
@@ -40,8 +40,8 @@ class StandardDialect:
     def __init__(
         self, writer: GraphWriter, config: TransformerConfig, tokens: ir.Value, storage: Storage, scales: Scales
     ) -> None:
-        self.writer, self.config = writer, config
-        op = self.op = writer.op
+        super().__init__(writer)
+        self.config, op = config, self.op
         past_length = op.Cast(writer.input(names.PAST_LENGTH, INT32, [names.ROWS_DIM]), to=INT64)
         self.cos, self.sin = (
             writer.stored_constant(table, name)
@@ -65,13 +65,6 @@ class StandardDialect:
 
     def normalize(self, hidden: ir.Value, weight: ir.Value) -> ir.Value:
         return self.op.RMSNormalization(hidden, weight, axis=-1, epsilon=self.config.norm_eps)
-
-    def add_and_normalize(self, hidden: ir.Value, addend: ir.Value, weight: ir.Value) -> tuple[ir.Value, ir.Value]:
-        total = self.op.Add(hidden, addend)
-        return total, self.normalize(total, weight)
-
-    def silu(self, value: ir.Value) -> ir.Value:
-        return self.op.Mul(value, self.op.Sigmoid(value))
 
     def attend(self, layer: int, qkv: ir.Value) -> ir.Value:
         op = self.op
