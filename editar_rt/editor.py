@@ -45,11 +45,11 @@ class Editor(Model):
         Raises:
             PictureError, OptionError, MissingPartError, BackendError.
         """
-        return self._session_for(image, instruction, options).edit(instruction, **options)
+        return self._run(image, instruction, options, 1)[0]
 
     def variants(self, image: Picture, instruction: str, n: int, **options: Unpack[Options]) -> list[Result]:
         """Edit one picture n times at once, with the seeds seed, seed + 1, …; arguments and errors as for `edit`."""
-        return self._session_for(image, instruction, options).variants(instruction, n, **options)
+        return self._run(image, instruction, options, n)
 
     def session(self, image: Picture, fit: Fit | None = None, restore: bool = False) -> Session:
         """Prepare a picture for any number of instructions. Each one after the first prefills only its text.
@@ -84,11 +84,11 @@ class Editor(Model):
         warn("editor.open(image)", "editor.session(image)")
         return self.session(image)
 
-    def _session_for(self, image: Picture, instruction: str, options: Options) -> Session:
-        """A session for one request; bad options are rejected before the picture is read."""
-        request = make_request(image, instruction, {**options})
+    def _run(self, image: Picture, instruction: str, options: Options, n: int) -> list[Result]:
+        """Run one request in a session of its own; bad options are rejected before the picture is read."""
+        request = make_request(None, instruction, {**options})
         request.sampling_over(self.default_sampling)
-        return Session(self, image, request.fit, request.restore)
+        return Session(self, image, request.fit, request.restore).run(request, n)
 
     def _begin(self, request: Request) -> Edit:
         assert request.image is not None  # checked before
