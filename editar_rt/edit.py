@@ -239,12 +239,4 @@ class Edit:
             timings=results[0].timings,
             text_states=None if states is None else states_digest(states),
         )
-        return Trace(
-            header,
-            self.tokens,
-            recorder.drawn,
-            recorder.log_probabilities,
-            recorder.entropy,
-            recorder.seconds,
-            [result.image for result in results],
-        )
+        return recorder.trace(header, self.tokens, [result.image for result in results])

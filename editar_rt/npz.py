@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import math
-import os
 import zipfile
 from typing import IO, Any
 
@@ -12,7 +11,7 @@ from numpy.lib import format as npy
 from numpy.typing import NDArray
 
 
-def read_arrays(source: bytes | str | os.PathLike[str], most: int) -> dict[str, NDArray[Any]]:
+def read_arrays(source: bytes, most: int) -> dict[str, NDArray[Any]]:
     """The arrays of an `.npz` by name.
 
     Args:
@@ -20,15 +19,14 @@ def read_arrays(source: bytes | str | os.PathLike[str], most: int) -> dict[str, 
 
     Raises:
         ValueError, EOFError, zipfile.BadZipFile, zlib.error: the file is not an `.npz`, or too large.
-        OSError: the file cannot be read.
     """
     try:
-        return _read(io.BytesIO(source) if isinstance(source, bytes) else source, most)
+        return _read(io.BytesIO(source), most)
     except (RuntimeError, NotImplementedError) as e:  # encrypted, or compressed with a method that this Python lacks
         raise ValueError(str(e)) from None
 
 
-def _read(source: IO[bytes] | str | os.PathLike[str], most: int) -> dict[str, NDArray[Any]]:
+def _read(source: IO[bytes], most: int) -> dict[str, NDArray[Any]]:
     arrays: dict[str, NDArray[Any]] = {}
     with zipfile.ZipFile(source) as archive:
         if sum(member.file_size for member in archive.infolist()) > most:

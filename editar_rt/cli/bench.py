@@ -11,6 +11,7 @@ import click
 from editar_rt.bundle.folder import Bundle
 from editar_rt.cli.app import cli
 from editar_rt.cli.options import (
+    PATH,
     bundle_argument,
     bundle_files,
     check_sampling,
@@ -32,13 +33,13 @@ from editar_rt.files import check_outputs
 @click.option("--at", type=click.IntRange(1), show_default="picture and prompt", help="Cached positions at the start.")
 @click.option(
     "--compare",
-    type=click.Path(path_type=Path),
+    type=PATH,
     multiple=True,
     help="Measure this bundle too, interleaved with BUNDLE; may be repeated.",
 )
 @click.option(
     "--chart",
-    type=click.Path(path_type=Path),
+    type=PATH,
     help="Write a chart of the time per kind of operator in a decode step (.png or .svg).",
 )
 @click.option("--host-sampling", is_flag=True, help="Sample tokens on the host, even if the device can.")

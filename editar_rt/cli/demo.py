@@ -14,6 +14,7 @@ from editar_rt.bundle.samples import read_samples
 from editar_rt.cli.app import cli
 from editar_rt.cli.jobs import make_folder
 from editar_rt.cli.options import (
+    PATH,
     bundle_files,
     check_sampling,
     chosen_sampling,
@@ -25,24 +26,20 @@ from editar_rt.cli.options import (
 )
 from editar_rt.errors import BundleError
 from editar_rt.files import check_outputs
-from editar_rt.images.fit import fit_square
-from editar_rt.images.pixels import open_picture
 from editar_rt.images.writing import save_picture
+from editar_rt.observe.sheets import Cell, contact_sheet
 
 DEMO_BUNDLE = Path("engines/demo")
-FOLDER = click.Path(path_type=Path)
 
 
 @cli.command()
-@click.option("-o", "--output", type=FOLDER, default=Path("editar-demo"), show_default=True, help="Folder to write.")
-@click.option("--bundle", type=FOLDER, default=DEMO_BUNDLE, show_default=True, help="Bundle to run.")
+@click.option("-o", "--output", type=PATH, default=Path("editar-demo"), show_default=True, help="Folder to write.")
+@click.option("--bundle", type=PATH, default=DEMO_BUNDLE, show_default=True, help="Bundle to run.")
 @sampling_options
 @device_options
 @json_option
 def demo(output: Path, bundle: Path, device: str, threads: int | None, as_json: bool, **options: Any) -> None:
     """Run every task on a bundle's sample pictures. Writes the results and a contact sheet."""
-    from editar_rt.observe.sheets import Cell, contact_sheet
-
     check_sampling(options)
     if bundle == DEMO_BUNDLE and not bundle.exists():
         raise BundleError(f"{bundle} does not exist; run editar demo in a checkout of the project, or give --bundle")
@@ -58,10 +55,12 @@ def demo(output: Path, bundle: Path, device: str, threads: int | None, as_json: 
     started = time.perf_counter()
     with progress("editing", "pictures") as update:
         for n, ((picture, task, instruction), path) in enumerate(zip(samples, paths, strict=True)):
-            result = editor.edit(picture, instruction, task=task, sampling=sampling)
+            session = editor.session(picture)
+            result = session.edit(instruction, task=task, sampling=sampling)
             result.save(path)
-            source = fit_square(open_picture(picture), editor.image_size)
-            cells.append(Cell([source, result.image], instruction if task == "edit" else f"{task}: {instruction}"))
+            cells.append(
+                Cell([session.source, result.image], instruction if task == "edit" else f"{task}: {instruction}")
+            )
             update(n + 1, len(samples))
     save_picture(contact_sheet(cells), sheet)
     seconds = time.perf_counter() - started

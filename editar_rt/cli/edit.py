@@ -13,7 +13,6 @@ from typing import Any
 import click
 from PIL import Image
 
-import editar_rt
 from editar_rt.bundle.folder import Bundle
 from editar_rt.cli.app import cli
 from editar_rt.cli.jobs import (
@@ -26,6 +25,7 @@ from editar_rt.cli.jobs import (
     targets_of,
 )
 from editar_rt.cli.options import (
+    PATH,
     bundle_argument,
     bundle_files,
     device_options,
@@ -48,9 +48,9 @@ from editar_rt.observe.preview import check_animation, half_blocks
 from editar_rt.observe.trace import check_name
 from editar_rt.request import Preview, Request
 from editar_rt.text.prompts import build_prompt
+from editar_rt.text.states import load_states, save_states
 
 MAX_INSTRUCTIONS_BYTES = 1 << 20
-FILE = click.Path(path_type=Path)
 
 
 def editing_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -62,10 +62,10 @@ def editing_options(command: Callable[..., Any]) -> Callable[..., Any]:
             metavar="TEXT",
             help="Further instruction, applied to the last result; may be repeated.",
         ),
-        click.option("--instructions", type=FILE, help="Text file of instructions to apply in turn, one per line."),
+        click.option("--instructions", type=PATH, help="Text file of instructions to apply in turn, one per line."),
         click.option(
             "--mask",
-            type=FILE,
+            type=PATH,
             help="Picture with the aspect ratio of IMAGE; only where it is white, IMAGE may change.",
         ),
         click.option("--box", callback=numbers(4), metavar="X,Y,W,H", help="Mask of one box, in pixels of IMAGE."),
@@ -109,10 +109,10 @@ def editing_options(command: Callable[..., Any]) -> Callable[..., Any]:
             help="Largest share of the decoding time that previews may take.",
         ),
         click.option(
-            "--animate", type=FILE, help="Write an animation of the result appearing row by row (.png or .gif)."
+            "--animate", type=PATH, help="Write an animation of the result appearing row by row (.png or .gif)."
         ),
         click.option(
-            "--trace", type=FILE, help="Write a trace of the sampled tokens and their probabilities (.jsonl or .npz)."
+            "--trace", type=PATH, help="Write a trace of the sampled tokens and their probabilities (.jsonl or .npz)."
         ),
         click.option(
             "--force", is_flag=True, help="When IMAGE is a folder, make every result again, even if OUT contains it."
@@ -121,7 +121,7 @@ def editing_options(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option("--no-metadata", is_flag=True, help="Do not store the instruction and the settings in OUT."),
         click.option(
             "--text-states",
-            type=FILE,
+            type=PATH,
             help="File of text states (see editar text), or a bundle whose text encoder replaces BUNDLE's.",
         ),
     )
@@ -132,12 +132,12 @@ def editing_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 @cli.command()
 @bundle_argument
-@click.argument("image", type=FILE)
+@click.argument("image", type=PATH)
 @click.argument("instruction", required=False)
 @click.option(
     "-o",
     "--output",
-    type=FILE,
+    type=PATH,
     required=True,
     metavar="OUT",
     help="Picture to write (.png, .jpg, .webp, .avif or .tiff; - for stdout), or a folder if IMAGE is a folder.",
@@ -199,9 +199,10 @@ def edit(
     opened = Bundle.open(bundle)
     job.sampling = job.request.sampling_over(opened.default_sampling)
     inputs = [mask, instructions, text_states, *bundle_files(opened)]
-    if text_states is not None:
-        job.text_states_from = _states_identity(text_states)
-    begin = functools.partial(_states_of, job, text_states, device, threads)
+    source = Bundle.open(text_states) if text_states is not None and is_folder(text_states) else text_states
+    if source is not None:
+        job.text_states_from = source.fingerprint if isinstance(source, Bundle) else picture_digest(source)
+    begin = functools.partial(_states_of, job, source, device, threads)
     if many:
         listing = list_pictures(image)
         targets = targets_of(listing, output)
@@ -315,19 +316,12 @@ def _terminal(given: Image.Image) -> Iterator[tuple[Progress, Preview]]:
         yield update, show
 
 
-def _states_identity(source: Path) -> str:
-    """The text states in a result's metadata: the hash of their file or of their bundle."""
-    return Bundle.open(source).fingerprint if is_folder(source) else picture_digest(source)
-
-
-def _states_of(job: Job, source: Path | None, device: str, threads: int | None) -> None:
+def _states_of(job: Job, source: Bundle | Path | None, device: str, threads: int | None) -> None:
     """Set a job's text states, from a file or from the encoder of another bundle, which is closed again."""
-    from editar_rt.text.states import load_states
-
     if source is None:
         job.text_states = [None] * len(job.instructions)
-    elif is_folder(source):
-        encoder = editar_rt.load(source, device, threads)
+    elif isinstance(source, Bundle):
+        encoder = start(source, device, threads)
         job.text_states = [encoder.encode_text([words], job.request.task) for words in job.instructions]
     else:
         job.text_states = [load_states(source)]
@@ -336,13 +330,11 @@ def _states_of(job: Job, source: Path | None, device: str, threads: int | None) 
 @cli.command()
 @bundle_argument
 @click.argument("instruction")
-@click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="File to write (.npz).")
+@click.option("-o", "--output", type=PATH, required=True, help="File to write (.npz).")
 @task_option
 @device_options
 def text(bundle: Path, instruction: str, output: Path, task: str, device: str, threads: int | None) -> None:
     """Run the text encoder of BUNDLE on INSTRUCTION. The output is a file for editar edit --text-states."""
-    from editar_rt.text.states import save_states
-
     opened = Bundle.open(bundle)
     check_outputs([output], bundle_files(opened), TextStatesError)
     states = start(opened, device, threads).encode_text([instruction], task)

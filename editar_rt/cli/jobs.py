@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
@@ -13,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from editar_rt.cli.options import part_of
 from editar_rt.cli.streams import STREAM, Given, destination, picture_digest, read_given
 from editar_rt.editor import Editor
 from editar_rt.errors import EditarError, OptionError, PictureError
@@ -82,13 +84,8 @@ class Job:
         settings: dict[str, Any] = {"picture": digest}
         if turn:
             settings["turns"] = self.instructions[:turn]
-        if self.outpaint is not None:
-            settings["mask_from"] = f"outpaint {','.join(map(str, self.outpaint))}"
-        elif isinstance(self.mask, Path):
-            settings["mask_from"] = picture_digest(self.mask)
-        elif self.mask is not None:
-            settings["mask_from"] = f"box {','.join(map(str, self.mask))}"
-        if "mask_from" in settings:
+        if self._mask_from is not None:
+            settings["mask_from"] = self._mask_from
             settings |= {"mask_margin": self.request.mask_margin, "composite": self.request.composite}
         optional: dict[str, Any] = {
             "variants": self.count,
@@ -98,6 +95,14 @@ class Job:
         fit = self.request.fit if self.request.fit != "crop" else None
         optional |= {"fit": fit, "restore": self.request.restore or None}
         return settings | {name: value for name, value in optional.items() if value is not None}
+
+    @functools.cached_property
+    def _mask_from(self) -> str | None:
+        if self.outpaint is not None:
+            return f"outpaint {','.join(map(str, self.outpaint))}"
+        if isinstance(self.mask, Path):
+            return picture_digest(self.mask)  # read once, not for every picture
+        return None if self.mask is None else f"box {','.join(map(str, self.mask))}"
 
     def expected(self, editor: Editor, digest: str) -> dict[str, str]:
         """The metadata that a result of this job would have, except `PASSING`."""
@@ -142,17 +147,13 @@ def edit_picture(
 
     turns, made, beside = len(job.instructions), [], job.beside(output)
     for turn, (words, states) in enumerate(zip(job.instructions, job.text_states, strict=True)):
-
-        def update(done: int, total: int, turn: int = turn) -> None:
-            on_progress(turn * total + done, turns * total)
-
         session = editor.session(picture)
         request = replace(
             job.request,
             instruction=words,
             text_states=states,
             mask=mask,
-            on_progress=update,
+            on_progress=part_of(on_progress, turn, turns),
             on_preview=on_preview,
             trace=trace,
             fit=None,  # the session's picture is the square already, and the result is put back here
@@ -247,7 +248,8 @@ def prepare_folder(
     reasons = {target: _why_again(editor, job, targets[target], target) for target in there}
     done = [target for target, reason in reasons.items() if reason is None]
     stale = {target: reason for target, reason in reasons.items() if reason is not None}
-    return FolderWork({image: target for target, image in targets.items() if target not in done}, done, stale)
+    kept = set(done)
+    return FolderWork({image: target for target, image in targets.items() if target not in kept}, done, stale)
 
 
 def _why_again(editor: Editor, job: Job, image: Path, target: Path) -> str | None:
@@ -288,12 +290,8 @@ def edit_folder(
     """
     made, failed = [], 0
     for n, (image, output) in enumerate(todo.items()):
-
-        def update(done: int, total: int, n: int = n) -> None:
-            on_progress(n * total + done, len(todo) * total)
-
         try:
-            made += edit_picture(editor, job, read_given(image), output, update)
+            made += edit_picture(editor, job, read_given(image), output, part_of(on_progress, n, len(todo)))
         except PictureError as e:
             failed += 1
             click.echo(f"{image}: {e}", err=True)

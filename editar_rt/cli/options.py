@@ -25,6 +25,7 @@ from editar_rt.text.prompts import TASKS
 
 F = TypeVar("F", bound=Callable[..., Any])
 BUNDLES = "the bundle's"
+PATH = click.Path(path_type=Path)
 
 
 def numbers(count: int) -> Callable[[Any, click.Parameter, str | None], tuple[int, ...] | None]:
@@ -120,7 +121,7 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print one JS
 task_option = click.option(
     "--task", type=click.Choice(TASKS), default="edit", show_default=True, help="Task to perform."
 )
-bundle_argument = click.argument("bundle", type=click.Path(path_type=Path))
+bundle_argument = click.argument("bundle", type=PATH)
 
 
 def chosen_sampling(defaults: Sampling, options: dict[str, Any]) -> Sampling:
@@ -169,3 +170,8 @@ def progress(what: str, unit: str) -> Iterator[Callable[[int, int], None]]:
             bar.update(task, completed=done, total=total, rate=rate)
 
         yield update
+
+
+def part_of(on_progress: Callable[[int, int], None], part: int, parts: int) -> Callable[[int, int], None]:
+    """The progress of one of several equal parts, reported as progress of the whole."""
+    return lambda done, total: on_progress(part * total + done, parts * total)

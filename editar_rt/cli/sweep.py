@@ -13,12 +13,14 @@ import click
 from editar_rt.bundle.folder import Bundle
 from editar_rt.cli.app import cli
 from editar_rt.cli.options import (
+    PATH,
     bundle_argument,
     bundle_files,
     check_sampling,
     chosen_sampling,
     device_options,
     json_option,
+    part_of,
     progress,
     quality_option,
     sampling_options,
@@ -36,9 +38,9 @@ from editar_rt.request import Options, variant_seeds
 
 @cli.command()
 @bundle_argument
-@click.argument("image", type=click.Path(path_type=Path))
+@click.argument("image", type=PATH)
 @click.argument("instruction")
-@click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="Picture of the grid to write.")
+@click.option("-o", "--output", type=PATH, required=True, help="Picture of the grid to write.")
 @click.option(
     "--scale",
     "scales",
@@ -84,12 +86,12 @@ def sweep(
     cells, started = [], time.perf_counter()
     with progress("sweeping", "tokens") as update:
         for row, scale in enumerate(scales):
-
-            def on_progress(done: int, total: int, row: int = row) -> None:
-                update(row * total + done, len(scales) * total)
-
             sampling = dataclasses.replace(usual, cfg_scale=scale)
-            options_of_row: Options = {"task": task, "sampling": sampling, "on_progress": on_progress}
+            options_of_row: Options = {
+                "task": task,
+                "sampling": sampling,
+                "on_progress": part_of(update, row, len(scales)),
+            }
             results = session.variants(instruction, count, **options_of_row)
             cells += [Cell([r.image], f"cfg {scale}, seed {r.seed}") for r in results]
     save_picture(contact_sheet(cells, columns=count), output, quality=quality)

@@ -10,7 +10,7 @@ import click
 
 import editar_rt
 from editar_rt.cli.app import cli
-from editar_rt.cli.options import device_options, json_option, progress
+from editar_rt.cli.options import PATH, device_options, json_option, progress
 from editar_rt.files import check_outputs
 from editar_rt.images.writing import check_picture_name, save_picture
 from editar_rt.observe.heatmap import MEASURES, heatmap
@@ -18,15 +18,13 @@ from editar_rt.observe.replay import replay as run_again
 from editar_rt.observe.trace import Trace
 from editar_rt.text.states import load_states
 
-trace_argument = click.argument("trace", type=click.Path(path_type=Path))
+trace_argument = click.argument("trace", type=PATH)
 
 
 @cli.command()
 @trace_argument
-@click.option("--bundle", type=click.Path(path_type=Path), required=True, help="Bundle that made the trace.")
-@click.option(
-    "--text-states", type=click.Path(path_type=Path), help="File of text states that the edit was given, if any."
-)
+@click.option("--bundle", type=PATH, required=True, help="Bundle that made the trace.")
+@click.option("--text-states", type=PATH, help="File of text states that the edit was given, if any.")
 @device_options
 @json_option
 def replay(
@@ -55,7 +53,7 @@ def replay(
 
 @cli.command("heatmap")
 @trace_argument
-@click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="Picture to write.")
+@click.option("-o", "--output", type=PATH, required=True, help="Picture to write.")
 @click.option("--variant", type=int, default=0, show_default=True, help="Variant to show, from 0.")
 @click.option(
     "--measure", type=click.Choice(list(MEASURES)), default="entropy", show_default=True, help="Quantity to show."

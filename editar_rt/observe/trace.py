@@ -142,6 +142,10 @@ class Recorder:
                 self.log_probabilities[row, at], self.entropy[row, at] = uncertainty(logits, int(token), self._sampling)
         self._last = time.perf_counter()
 
+    def trace(self, header: Header, tokens: NDArray[np.int32], pictures: list[Image.Image]) -> Trace:
+        """The trace of an edit with these tokens [R, N] and pictures, one per variant."""
+        return Trace(header, tokens, self.drawn, self.log_probabilities, self.entropy, self.seconds, pictures)
+
 
 def uncertainty(logits: NDArray[np.float32], token: int, sampling: Sampling) -> tuple[float, float]:
     """(log-probability of a token, entropy), in nats, of the distribution given by guided logits [V]."""
@@ -193,9 +197,7 @@ def _from_lines(raw: bytes) -> Trace:
             recorded.log_probabilities[:, at] = np.asarray(line["log_probability"], np.float32).reshape(rows)
             recorded.entropy[:, at] = np.asarray(line["entropy"], np.float32).reshape(rows)
     pictures = [open_picture(Image.open(io.BytesIO(b64decode(each)), formats=["PNG"])) for each in last["pictures"]]
-    return Trace(
-        header, tokens, recorded.drawn, recorded.log_probabilities, recorded.entropy, recorded.seconds, pictures
-    )
+    return recorded.trace(header, tokens, pictures)
 
 
 ARRAYS: dict[str, type] = {
