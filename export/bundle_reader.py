@@ -30,13 +30,8 @@ def is_bundle(path: Path) -> bool:
     return (path / MANIFEST_NAME).is_file()
 
 
-def transformer_heads(path: Path) -> int | None:
-    """Attention heads of a bundle's transformer."""
-    return Bundle.open(path).manifest.model.heads
-
-
-def transformer_tensors(path: Path) -> dict[str, Tensor]:
-    """The transformer's weights in a bundle, float32, mapped from its files.
+def transformer_tensors(path: Path) -> tuple[dict[str, Tensor], int | None]:
+    """The transformer's weights in a bundle, float32, mapped from its files, and its number of attention heads.
 
     Raises:
         MissingPartError: the bundle has no transformer.
@@ -52,7 +47,8 @@ def transformer_tensors(path: Path) -> dict[str, Tensor]:
             f"the bundle {path} stores its weights in {manifest.precision}; only an fp32 bundle can be converted: use "
             "one, or the checkpoint"
         )
-    return {name: tensor for part in PARTS for name, tensor in _weights(bundle.part_path(part)).items()}
+    tensors = {name: tensor for part in PARTS for name, tensor in _weights(bundle.part_path(part)).items()}
+    return tensors, manifest.model.heads
 
 
 def _weights(path: Path) -> dict[str, Tensor]:

@@ -15,7 +15,7 @@ from typing import Generic, TypeVar
 import torch
 from torch import Tensor, nn
 
-from export.bundle_reader import is_bundle, transformer_heads, transformer_tensors
+from export.bundle_reader import is_bundle, transformer_tensors
 from training.config import TransformerConfig, VQConfig
 from training.models.transformer import Transformer
 from training.models.vq import VQModel
@@ -45,7 +45,7 @@ class Checkpoint(Generic[Config]):
     @property
     def tensors(self) -> dict[str, Tensor]:
         """The weights as stored, of any floating type, memory-mapped if the format allows; reopened at every call."""
-        return _read(self.path, self.weights).tensors
+        return _read(self.path, self.weights)[0].tensors
 
     @property
     def parameters(self) -> int:
@@ -67,35 +67,28 @@ def read_transformer(
         CheckpointError: the file is not a transformer or cannot be read.
     """
     path = Path(path)
-    file = _read(path, weights)
-    if heads is None and is_bundle(path):
-        heads = transformer_heads(path)
-    stored = stored_config(TransformerConfig, path, file.config, file.notes)
-    config = transformer_config(path, file.tensors, stored, heads)
-    shapes = _matched(path, "transformer", file.tensors, _empty(Transformer, config))
-    return Checkpoint(path, config, shapes, weights, tuple(file.notes))
+    file, own_heads = _read(path, weights)
+    return _transformer(path, file, own_heads if heads is None else heads, weights)
 
 
 def read_vq(path: Path | str, weights: str | None = None) -> Checkpoint[VQConfig]:
     """Read the VQ tokenizer of a weights file; `weights` as in `read_transformer`."""
     path = Path(path)
-    file = read_weights(path, weights)
-    config = vq_config(path, file.tensors, stored_config(VQConfig, path, file.config, file.notes))
-    shapes = _matched(path, "VQ tokenizer", file.tensors, _empty(VQModel, config))
-    return Checkpoint(path, config, shapes, weights, tuple(file.notes))
+    return _vq(path, read_weights(path, weights), weights)
 
 
 def read_either(
     path: Path | str, heads: int | None = None, weights: str | None = None
 ) -> Checkpoint[TransformerConfig] | Checkpoint[VQConfig]:
     """Read the transformer or VQ tokenizer of a weights file, distinguished by the names of the tensors."""
-    tensors = _read(Path(path), weights).tensors
-    if "tok_embeddings.weight" in tensors:
-        return read_transformer(path, heads, weights)
-    if "quantize.embedding.weight" in tensors:
-        return read_vq(path, weights)
+    path = Path(path)
+    file, own_heads = _read(path, weights)
+    if "tok_embeddings.weight" in file.tensors:
+        return _transformer(path, file, own_heads if heads is None else heads, weights)
+    if "quantize.embedding.weight" in file.tensors:
+        return _vq(path, file, weights)
     raise CheckpointError(
-        f"{path} is neither a transformer nor a VQ tokenizer; it contains {listed(tensors) or 'no tensors'}"
+        f"{path} is neither a transformer nor a VQ tokenizer; it contains {listed(file.tensors) or 'no tensors'}"
     )
 
 
@@ -109,8 +102,27 @@ def build_vq(checkpoint: Checkpoint[VQConfig]) -> VQModel:
     return _with_weights(_empty(VQModel, checkpoint.config), checkpoint.tensors)
 
 
-def _read(path: Path, weights: str | None) -> WeightsFile:
-    return WeightsFile(transformer_tensors(path)) if is_bundle(path) else read_weights(path, weights)
+def _read(path: Path, weights: str | None) -> tuple[WeightsFile, int | None]:
+    """A weights file or a bundle's transformer, and the number of heads that a bundle states."""
+    if not is_bundle(path):
+        return read_weights(path, weights), None
+    tensors, heads = transformer_tensors(path)
+    return WeightsFile(tensors), heads
+
+
+def _transformer(
+    path: Path, file: WeightsFile, heads: int | None, weights: str | None
+) -> Checkpoint[TransformerConfig]:
+    stored = stored_config(TransformerConfig, path, file.config, file.notes)
+    config = transformer_config(path, file.tensors, stored, heads)
+    shapes = _matched(path, "transformer", file.tensors, _empty(Transformer, config))
+    return Checkpoint(path, config, shapes, weights, tuple(file.notes))
+
+
+def _vq(path: Path, file: WeightsFile, weights: str | None) -> Checkpoint[VQConfig]:
+    config = vq_config(path, file.tensors, stored_config(VQConfig, path, file.config, file.notes))
+    shapes = _matched(path, "VQ tokenizer", file.tensors, _empty(VQModel, config))
+    return Checkpoint(path, config, shapes, weights, tuple(file.notes))
 
 
 def _matched(path: Path, kind: str, tensors: dict[str, Tensor], model: nn.Module) -> dict[str, torch.Size]:

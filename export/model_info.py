@@ -62,17 +62,15 @@ class Options:
 def model_info(sources: Sources, options: Options) -> ModelInfo:
     """The sizes for the manifest. Rejects sources that do not fit each other."""
     transformer, vq, text = sources.transformer, sources.vq, sources.text_encoder
+    config = transformer.config if transformer is not None else None
+    if config is not None:
+        dialect_of(options.storage).check(config)
     if sources.kept is not None:
-        if transformer is not None:
-            dialect_of(options.storage).check(transformer.config)
         return replace(
             sources.kept.manifest.model, activations=dict(sources.kept.manifest.model.activations), step_weight_bytes={}
         )
     if transformer is None and vq is None and text is None:
         raise OptionError("nothing to export: give a transformer, a VQ tokenizer or a text encoder")
-    config = transformer.config if transformer is not None else None
-    if config is not None:
-        dialect_of(options.storage).check(config)
     if config is not None and vq is not None and config.vocab_size != vq.config.codebook_size:
         raise OptionError(
             f"the transformer has {config.vocab_size} picture tokens, but the VQ tokenizer's codebook has "

@@ -10,7 +10,7 @@ from torch import Tensor
 
 import editar_rt
 from editar_rt import names
-from editar_rt.backends import host_device
+from editar_rt.backends import host_device, make_backend
 from editar_rt.bundle.manifest import ModelInfo
 from editar_rt.bundle.samples import Sample
 from editar_rt.bundle.words import INT8
@@ -154,9 +154,8 @@ def _examples(
         folder = Path(listed[0].picture).parent.name
         report(f"calibrating the cache with {len(listed)} pictures of {folder}")
         if sources.kept is not None:
-            return calibration.bundle_examples(
-                listed, editar_rt.load(sources.kept.folder, host_device(sources.kept.manifest))
-            )
+            backend = make_backend(sources.kept, host_device(sources.kept.manifest))
+            return calibration.bundle_examples(listed, editar_rt.Editor(sources.kept, backend))
         assert text is not None and vq is not None and info.image_size is not None and info.text_tokens is not None
         tokenizer = TextTokenizer(text.tokenizer, info.text_tokens)
         return calibration.examples(listed, build_vq(vq), info.image_size, text, tokenizer)

@@ -21,7 +21,6 @@ one KV head per query head, so each step first converts a layer's cache to 16 bi
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -158,7 +157,7 @@ def storage(target: str | None, **given: str | bool | None) -> Storage:
     precision = PRECISIONS.get(str(fields.get("precision")))
     if "provider" not in fields and precision is not None and precision.stored == "bfloat16":
         fields["provider"] = "cuda"  # no CPU computes in it
-    stored = dataclasses.replace(Storage(), **fields)
+    stored = Storage(**fields)
     if readable is not None and stored.precision not in readable:
         raise OptionError(
             f"the TensorRT of the recipe {target} cannot read precision {stored.precision}; use --precision "

@@ -169,6 +169,8 @@ def _parsed(path: Path) -> dict[str, Any]:
                 f"{path} is larger than {MOST_BYTES >> 20} MiB, so it is not a recipe; there are: {known}"
             )
         return tomllib.loads(content.decode("utf-8"))
+    except OptionError:  # which is a ValueError too
+        raise
     except OSError as error:
         raise OptionError(f"the recipe {path} cannot be read ({error.strerror}); there are: {known}") from None
     except RecursionError:

@@ -52,8 +52,7 @@ class ReferenceSubject:
     def bytes_per_step(self, plan: Plan) -> int | None:
         layers = sum(p.nbytes for p in (*self.model.layers.parameters(), *self.model.output.parameters()))
         prefix = self.config.block_size + self.config.cls_token_num
-        begin = plan.begin(prefix, self.picture_tokens)
-        filled = begin + plan.count(begin, prefix, self.picture_tokens) / 2
+        filled = plan.mean_cached(prefix, self.picture_tokens)
         element = self.model.output.weight.itemsize
         return layers + int(ROWS * filled * 2 * self.config.n_layer * self.config.dim * element)
 
@@ -81,11 +80,11 @@ class ReferenceSubject:
         logits = model.logits(self._forward(both, 0, cache)[:, -1])
         yield "prefill", self._now() - begun
         prefix = both.shape[1]
-        begin = plan.begin(prefix, self.picture_tokens)
-        if begin > prefix:
-            known = model.tok_embeddings(filler[:, : begin - prefix]).expand(ROWS, -1, -1)
+        fed = plan.positions(prefix, self.picture_tokens)
+        if fed.start > prefix:
+            known = model.tok_embeddings(filler[:, : fed.start - prefix]).expand(ROWS, -1, -1)
             self._forward(known, prefix, cache)
-        for position in range(begin, begin + plan.count(begin, prefix, self.picture_tokens)):
+        for position in fed:
             begun = self._now()
             token = self._draw(logits)
             step = model.tok_embeddings(token)[:, None].expand(ROWS, -1, -1)

@@ -37,10 +37,9 @@ def compare(bundle: Bundle, engines: Engines, plan: Plan) -> Iterator[Comparison
             f"the self-test of the bundle {bundle.folder} lacks {', '.join(missing)}, with which engines are compared; "
             "export it on a machine that can run them"
         )
-    by_rows = (names.DECODER, names.SAMPLER)  # handled below, engine by engine
     editor = Editor(bundle, DeltaBackend(bundle, engines, plan))
     for check in selftest.verify(editor, [part for part in parts if part != names.SAMPLER]):
-        if check.part not in by_rows:
+        if check.part != names.DECODER:  # decoder and sampler follow, engine by engine
             yield check
     if names.DECODER not in parts:
         return

@@ -28,10 +28,9 @@ from polygraphy.logger import G_LOGGER
 
 import editar_rt
 from editar_rt import names
-from editar_rt.backends import CPU, default_device
+from editar_rt.backends import CPU, default_device, make_backend
 from editar_rt.bundle.compare import Comparison
 from editar_rt.bundle.folder import Bundle
-from editar_rt.bundle.words import error_bound
 from editar_rt.errors import BackendError, OptionError
 from editar_rt.generation.sampling import Sampling
 from export import parity
@@ -130,11 +129,11 @@ def verify(
     bundle = Bundle.open(folder)
     manifest = bundle.manifest
     device = device or default_device(bundle)
-    editor = editar_rt.load(folder, device)
+    editor = editar_rt.Editor(bundle, make_backend(bundle, device))
     compared: list[Comparison] = []
     for question in _questions(bundle, sources):
         on_part(question.part)
-        bound = error_bound(question.part, manifest.precision, manifest.kv_cache, manifest.dialect)
+        bound = manifest.bound(question.part)
         compared += _compare(bundle, question, bound)
         if device != CPU and question.part != names.DECODER:
             compared += _compare_backend(editor, question, bound)
@@ -145,7 +144,7 @@ def verify(
     generated = []
     if steps and sources.transformer is not None and names.DECODER in manifest.parts:
         model = build_transformer(sources.transformer)
-        bound = error_bound(names.DECODER, manifest.precision, manifest.kv_cache, manifest.dialect)
+        bound = manifest.bound(names.DECODER)
         with parity.matmuls_as_stored(model, bundle.part_path(names.DECODER)):
             for cfg_scale in (1.0, 3.0):
                 on_part(f"generation, cfg_scale {cfg_scale:g}")

@@ -17,7 +17,7 @@ from pathlib import PurePosixPath, PureWindowsPath
 from typing import Any
 
 from editar_rt.arguments import is_integer
-from editar_rt.bundle.words import DEFAULT_DIALECT, DIALECTS, KV_CACHES, PRECISIONS, SAME, Dialect
+from editar_rt.bundle.words import DEFAULT_DIALECT, DIALECTS, KV_CACHES, PRECISIONS, SAME, Dialect, error_bound
 from editar_rt.errors import BundleError
 
 MANIFEST_NAME = "bundle.json"
@@ -206,6 +206,10 @@ class Manifest:
     def operators(self) -> Dialect:
         """The capabilities of the decoder's dialect."""
         return DIALECTS[self.dialect]
+
+    def bound(self, part: str) -> float:
+        """Largest allowed error of a part's outputs, as a share of the largest value."""
+        return error_bound(part, self.precision, self.kv_cache, self.dialect)
 
     def paths(self) -> list[str]:
         """All files that the manifest refers to by role."""

@@ -66,10 +66,15 @@ class Plan:
             raise OptionError(f"with {self.steps or 1} steps, at must be {prefix} to {last} positions, got {self.at}")
         return self.at if self.at is not None else prefix
 
-    def count(self, begin: int, prefix: int, picture: int) -> int:
-        """Number of steps per repeat."""
-        left = prefix + picture - 1 - begin
-        return left if self.steps is None else min(self.steps, left)
+    def positions(self, prefix: int, picture: int) -> range:
+        """The positions that the steps of a repeat feed; arguments and errors as for `begin`."""
+        begin, end = self.begin(prefix, picture), prefix + picture - 1
+        return range(begin, end if self.steps is None else min(begin + self.steps, end))
+
+    def mean_cached(self, prefix: int, picture: int) -> float:
+        """Mean number of cached positions over the steps of a repeat."""
+        fed = self.positions(prefix, picture)
+        return fed.start + len(fed) / 2
 
 
 class Subject(Protocol):
@@ -136,9 +141,7 @@ class BundleSubject:
         weights = manifest.model.step_weight_bytes.get(device)
         if weights is None:
             return None
-        prefix = self._prefix_length()
-        begin = plan.begin(prefix, self.picture_tokens)
-        filled = begin + plan.count(begin, prefix, self.picture_tokens) / 2
+        filled = plan.mean_cached(self.editor.prefix_length, self.picture_tokens)
         return weights + int(self.rows * filled * cache_bytes_per_position(manifest))
 
     def read_bandwidth(self) -> float | None:
@@ -146,9 +149,6 @@ class BundleSubject:
 
     def shared_bytes(self) -> int:
         return self.editor.backend.shared_bytes()
-
-    def _prefix_length(self) -> int:
-        return self.picture_tokens + (self.editor.model.text_tokens or 0)
 
     def run(self, plan: Plan) -> Iterator[Timing]:
         parts, model, editor = self.editor.bundle.manifest.parts, self.editor.model, self.editor
@@ -175,10 +175,9 @@ class BundleSubject:
         context = scheduler.join(sampling.guided)
         scheduler.prefill(Sequence(context, inputs, sampling, sampling.seed, None, count))
         yield "prefill", time.perf_counter() - begun
-        length = self._prefix_length()
-        begin = plan.begin(length, count)
-        known, drawn = self._tokens(1, count)[0], begin - length
-        known[drawn : drawn + 1 + plan.count(begin, length, count)] = -1
+        fed = plan.positions(editor.prefix_length, count)
+        known, drawn = self._tokens(1, count)[0], fed.start - editor.prefix_length
+        known[drawn : drawn + 1 + len(fed)] = -1
         sequence = Sequence(context, other, sampling, sampling.seed, known, count)
         seconds, _ = _timed(lambda: scheduler.prefill(sequence))
         yield NEXT_PREFILL, seconds

@@ -18,7 +18,6 @@ from numpy.typing import NDArray
 from editar_rt import names
 from editar_rt.backends.sampler import SamplerInputs
 from editar_rt.bundle.compare import Comparison, largest_difference, relative_error
-from editar_rt.bundle.words import error_bound
 from editar_rt.editor import Editor
 from editar_rt.errors import BundleError, NotFiniteError
 from editar_rt.generation.decoding import decode
@@ -102,8 +101,7 @@ def sampler_examples(size: int, most: int) -> Iterator[SamplerExample]:
         size: size of the vocabulary.
         most: the largest top-k of the sampler.
     """
-    rank = (np.arange(size, dtype=np.int64) * 7919 + 17) % size
-    logits = np.maximum(-0.02 * rank, -30.0)[None] * np.asarray([[1.0], [0.5]])
+    logits = np.maximum(-0.02 * _spread(size, size), -30.0)[None] * np.asarray([[1.0], [0.5]])
     logits = logits.astype(np.float32)
     for sampling in SAMPLINGS:
         scale = float(sampling.scales(1)[0])
@@ -149,7 +147,7 @@ def verify(editor: Editor, parts: Collection[str] | None = None, way: Way = ONE_
     try:
         for part in wanted:
             outputs = here[part]
-            bound = error_bound(part, manifest.precision, manifest.kv_cache, manifest.dialect)
+            bound = manifest.bound(part)
             for output, found in outputs.items():
                 if output == LOGITS_AFTER and outputs[GREEDY]["tokens"] != manifest.self_test[part][GREEDY]["tokens"]:
                     continue  # of another text; whether its tokens may be others, their own check says
@@ -171,7 +169,7 @@ def batch_checks(editor: Editor) -> list[Comparison]:
     if names.DECODER not in manifest.parts or names.PREFIX_GRAPH not in manifest.parts:
         return []
     exact = editor.backend.device == "cpu"
-    bound = 0.0 if exact else error_bound(names.DECODER, manifest.precision, manifest.kv_cache, manifest.dialect)
+    bound = 0.0 if exact else manifest.bound(names.DECODER)
     alone, checks = _transformer(editor, ONE_ROW)[names.DECODER], []
     for rows in (2, 3, 4):
         among = _transformer(editor, Way(rows, row=rows - 1))[names.DECODER]

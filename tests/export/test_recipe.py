@@ -61,7 +61,7 @@ def test_options_take_the_place_of_the_recipes(recipe: Callable[[str], str]) -> 
     [
         (ONNX, "[onnx", "is not TOML"),
         (ONNX, "a = " + "[" * 5000 + "]" * 5000, "is not TOML: its values are nested too deeply"),
-        (ONNX, "#" * (2 << 20), "is larger than 1 MiB"),
+        (ONNX, "#" * (2 << 20), r"^\S+ is larger than 1 MiB"),
         (ONNX, "", r"has no table \[onnx\]; the recipes that have one: cpu, cuda"),
         (TENSORRT, "", r"has no table \[tensorrt\]; the recipes that have one: h200"),
         (ONNX, "onnx = 5", r"onnx must be a table, .* got 5"),
@@ -96,3 +96,5 @@ def test_a_recipe_that_is_not_a_file_is_not_waited_for(read: Callable[[str], Any
     for name in ("toaster", str(tmp_path / "pipe.toml"), str(tmp_path / ("x" * 300 + ".toml")), "nul\0"):
         with pytest.raises(OptionError, match=r"recipe.*there are: cpu, cuda|null"):
             read(name)
+    with pytest.raises(OptionError, match=r"^there is no recipe \S+; there are: cpu, cuda"):
+        read("toaster")
