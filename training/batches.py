@@ -24,12 +24,11 @@ from training.data import mixture
 from training.data.arrays import OpenFiles, ShardArray, read_array, read_shard
 from training.data.kinds import KINDS, TRANSLATION_TASKS
 from training.data.records import BadRecords, Sample
-from training.data.shards import SETTINGS_FILE, read_settings
+from training.data.shards import FEATURES_FROM, FEATURES_VIEW, SETTINGS_FILE, read_settings, shard_files
 from training.errors import TrainingError
 from training.models.text_encoder import tokenize
 
-FEATURES_FROM = "features_from"  # the array that says what kind of model features are of; older shards have none
-FEATURES_VIEW, EARLIER_VIEW = "features_view", "whole"  # the one that says what it was shown, and without it
+EARLIER_VIEW = "whole"  # what a model was shown where the shard does not say it
 TASK_LABELS = ("edit", *TRANSLATION_TASKS)
 
 
@@ -90,7 +89,7 @@ class TokenShards:
     """
 
     def __init__(self, folder: Path, config: TransformerConfig, tokenizer: Tokenizer | None) -> None:
-        self.paths = sorted(folder.glob("shard-*.npz"))
+        self.paths = shard_files(folder)
         if not self.paths:
             raise TrainingError(
                 f"{folder} holds no shard-*.npz; make them with: python -m training tokens, or python -m training data "

@@ -152,7 +152,7 @@ class Task(Protocol[Prepared]):
         So what a run leaves behind is never older than its last checkpoint, whenever it is killed.
         """
 
-    def score(self, done: int, average: Average, sinks: Sinks) -> None:
+    def score(self, done: int, average: Average) -> None:
         """Measure the averaged weights on what they are not trained on; every process comes here after a checkpoint."""
 
     def show(self, done: int, average: Average, sinks: Sinks) -> None:
@@ -264,7 +264,7 @@ class Engine(Generic[Prepared]):
             with (
                 tensor_cores(execution.tf32),
                 profiled(run, execution.profile) as profiler,
-                Coming(self._prepared, self.first, last, execution.prefetch, execution.workers) as coming,
+                Coming(self._prepared, last, execution.prefetch, execution.workers) as coming,
             ):
                 for step in range(self.first, last):
                     begun = time.perf_counter()
@@ -284,7 +284,7 @@ class Engine(Generic[Prepared]):
                         if done % execution.save_every == 0 or done == last:
                             task.publish(done, self.average)
                             self.save(done)
-                            task.score(done, self.average, sinks)
+                            task.score(done, self.average)
                         if execution.sample_every and done % execution.sample_every == 0:
                             task.show(done, self.average, sinks)
         finally:

@@ -21,6 +21,7 @@ from training.data.edits import EDIT_KINDS, KINDS, TRANSLATION_TASKS, Example, h
 from training.data.scenes import render
 from training.errors import TrainingError
 from training.evaluation.intervals import bounds, interval, resampled
+from training.evaluation.results import seeds_from
 from training.scoring import Score, score
 
 BRUSH = 3  # pixels: the seam of what is put back lies in the mask, so a mask that hugs an object shows its outline
@@ -80,7 +81,7 @@ def evaluate(
     """
     editor = editar_rt.load(bundle)
     sampling = editar_rt.Sampling.checked(sampling, editor.default_sampling)
-    drawn = [sampling.seed + i for i in range(seeds)]
+    drawn = seeds_from(sampling, seeds)
     results: dict[str, Any] = {}
     verdicts: dict[str, list[list[Score]]] = {}
     shown = {}

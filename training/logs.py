@@ -27,14 +27,11 @@ PROFILED = 3  # steps
 TRACE = "trace.json"
 
 
-def measured_peak(device: torch.device, dtype: torch.dtype, side: int | None = None) -> float:
+def measured_peak(device: torch.device, dtype: torch.dtype) -> float:
     """Floating-point operations a second of a plain square product here, the best of three: a peak to stand in for
     the maker's figure.
-
-    Args:
-        side: rows and columns; 8192 on a GPU, 1024 on a CPU, where not given.
     """
-    side = side or (8192 if device.type == "cuda" else 1024)
+    side = 8192 if device.type == "cuda" else 1024  # rows and columns
     a = torch.ones(side, side, device=device, dtype=dtype)
     best = float("inf")
     for _ in range(4):  # the first one warms up, and is never the best

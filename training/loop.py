@@ -33,6 +33,13 @@ from training.recipes.fields import Ema, flat, of_checkpoint
 LAST = "last.pt"
 
 
+def settle(partial: Path, path: Path) -> None:
+    """Rename a file that is written, once its content is on the disk."""
+    with open(partial, "rb") as written:
+        os.fsync(written.fileno())  # a rename that outlives a power cut must not outlive the content
+    partial.replace(path)
+
+
 def cosine_schedule(step: int, steps: int, warmup: int, floor: float = 0.02) -> float:
     """Factor on the peak learning rate: linear warm-up, then a half cosine down to `floor`."""
     if step < warmup:
@@ -150,9 +157,7 @@ class RunFolder:
             partial = path.with_name(path.name + ".partial")
             with open(partial, "wb") as f:
                 torch.save(state, f)
-                f.flush()
-                os.fsync(f.fileno())  # a rename that outlives a power cut must not outlive the content
-            partial.replace(path)
+            settle(partial, path)
         return path
 
     def save_last(self, step: int, keep: int = 1, **state: Any) -> None:

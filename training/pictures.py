@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
@@ -120,7 +119,6 @@ class FolderPictures:
         self.seed, self.count, self.size = seed, batch, size
         self.folder = folder
         self.bad = BadRecords(tell=report)
-        self._lock = threading.Lock()
         self._unreadable: set[Path] = set()
 
     def _indices(self, step: int, count: int) -> NDArray[np.int64]:
@@ -133,11 +131,8 @@ class FolderPictures:
         try:
             return Image.fromarray(read_picture(path, str(path)))
         except BadRecord as error:
-            with self._lock:  # several threads may meet it at once
-                new = path not in self._unreadable
-                self._unreadable.add(path)
-            if new:
-                self.bad.add(str(self.folder), error)
+            self._unreadable.add(path)
+            self.bad.add(str(self.folder), error, path)
             return None
 
     def _read(self, index: int) -> Image.Image:

@@ -18,7 +18,7 @@ Prepared = TypeVar("Prepared")
 class Coming(Generic[Prepared]):
     """The batches of steps to come, `ahead` of them prepared by `workers` threads meanwhile."""
 
-    def __init__(self, prepare: Callable[[int], Prepared], first: int, last: int, ahead: int, workers: int = 1) -> None:
+    def __init__(self, prepare: Callable[[int], Prepared], last: int, ahead: int, workers: int = 1) -> None:
         self.prepare, self.last, self.ahead = prepare, last, ahead
         self.pool = ThreadPoolExecutor(workers) if ahead else None
         self.waiting: dict[int, Future[Prepared]] = {}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,7 @@ import torch
 from safetensors.torch import save_file
 
 from training.config import TransformerConfig
-from training.loop import RunFolder, log_lines
+from training.loop import RunFolder, log_lines, settle
 from training.provenance import made_with
 from training.recipes.fields import flat
 
@@ -63,7 +62,7 @@ def write_release(run: RunFolder, published: Path) -> None:
     about = {"format": "pt", "config": json.dumps(config.to_dict()), "step": str(step), "weights": kind}
     partial = run.folder / f"{WEIGHTS}.partial"
     save_file({name: tensor.contiguous() for name, tensor in weights.items()}, partial, about)
-    _replace(partial, run.folder / WEIGHTS)
+    settle(partial, run.folder / WEIGHTS)
     last: dict[str, Any] = {}
     for line in log_lines(run.folder / "log.jsonl") if (run.folder / "log.jsonl").exists() else []:
         last |= line
@@ -84,15 +83,9 @@ def write_release(run: RunFolder, published: Path) -> None:
     )
     partial = run.folder / f"{CARD}.partial"
     partial.write_text(text, encoding="utf-8")
-    _replace(partial, run.folder / CARD)
+    settle(partial, run.folder / CARD)
 
 
 def _table(values: dict[str, Any]) -> str:
     told = {name: f"{value:.4g}" if isinstance(value, float) else value for name, value in values.items()}
     return "\n".join(["| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in told.items())])
-
-
-def _replace(partial: Path, path: Path) -> None:
-    with open(partial, "rb") as written:
-        os.fsync(written.fileno())  # a rename that outlives a power cut must not outlive the content
-    partial.replace(path)

@@ -16,6 +16,7 @@ from training.batches import Batch, PictureGroups, Source, TokenShards
 from training.checkpoints import initialize_from, open_vq
 from training.config import TransformerConfig
 from training.data.features import PatchFeatures
+from training.data.shards import holds_shards
 from training.data.sources import read_plan
 from training.distillation import FeatureDistillation
 from training.distributed import World
@@ -175,15 +176,20 @@ def read_tokenizer(folder: Path) -> Tokenizer:
 
 
 def read_source(
-    recipe: Recipe,
     config: TransformerConfig,
     tokens: Path | None,
     data: Path | None,
     text_encoder: Path | None,
     vq: Path | None,
     report: Callable[[str], None] = lambda line: None,
+    encoder: nn.Module | None = None,
 ) -> tuple[Source, nn.Module | None]:
-    """Where batches come from, and the text encoder if it is needed; `report` is told of the first bad records."""
+    """Where batches come from, and the text encoder if it is needed.
+
+    Args:
+        report: is told of the first bad records.
+        encoder: the one of `text_encoder`, where it is loaded already.
+    """
     tokenizer = read_tokenizer(text_encoder) if text_encoder else None
     source: Source
     if tokens is not None:
@@ -197,7 +203,7 @@ def read_source(
             spans = open_vq(vq).config.downsampling
         source = PictureGroups(read_plan(data).mixture(config.grid * spans, report), config, tokenizer)
     assert text_encoder is not None
-    encoder = load_text_encoder(text_encoder).requires_grad_(False).eval()
+    encoder = encoder or load_text_encoder(text_encoder).requires_grad_(False).eval()
     width = int(encoder.config.d_model)  # type: ignore[union-attr, arg-type]
     if width != config.caption_dim:
         raise TrainingError(
@@ -208,12 +214,11 @@ def read_source(
 
 
 def read_validation(
-    recipe: Recipe, config: TransformerConfig, path: Path, text_encoder: Path | None, vq: Path | None
+    config: TransformerConfig, path: Path, text_encoder: Path | None, vq: Path | None, encoder: nn.Module | None
 ) -> tuple[Source, nn.Module | None]:
     """As `read_source`, of what is not trained on: token shards where the folder has some, and pictures otherwise."""
-    has_shards = path.is_dir() and any(path.glob("shard-*.npz"))
-    tokens, data = (path, None) if has_shards else (None, path)
-    return read_source(recipe, config, tokens, data, text_encoder, vq)
+    tokens, data = (path, None) if holds_shards(path) else (None, path)
+    return read_source(config, tokens, data, text_encoder, vq, encoder=encoder)
 
 
 def read_teacher(recipe: Recipe, folder: Path | None, world: World) -> PatchFeatures | None:

@@ -262,7 +262,7 @@ class TransformerTask:
     def completed(self, source: Source, groups: NDArray[np.int64]) -> Batch:
         return self.complete(self._batch(source, groups).to(self.world.device))
 
-    def score(self, done: int, average: Average, sinks: Sinks) -> None:
+    def score(self, done: int, average: Average) -> None:
         if self.validation is None:
             return
         if model := self.averaged_model(average):
@@ -341,7 +341,7 @@ def train(
         torch.manual_seed(recipe.seed)
         chosen = recipe.model
         config = TRANSFORMER_PRESETS[chosen.preset]
-        source, encoder = read_source(recipe, config, tokens, data, text_encoder, vq, report)
+        source, encoder = read_source(config, tokens, data, text_encoder, vq, report)
         model = Transformer(
             config, chosen.token_dropout, chosen.resid_dropout, chosen.ffn_dropout, chosen.token_dropout_on
         )
@@ -354,7 +354,7 @@ def train(
         features = read_teacher(recipe, teacher_folder, world)
         kept = None
         if validation is not None:
-            kept, its_encoder = read_validation(recipe, config, validation, text_encoder, vq)
+            kept, its_encoder = read_validation(config, validation, text_encoder, vq, encoder)
             encoder = encoder or its_encoder
         frozen = Frozen(vq_model, encoder, features)
         if source.mixed and any(stage.groups or stage.translation_share >= 0 for stage in recipe.demo.stages):

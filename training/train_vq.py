@@ -25,7 +25,7 @@ from training.engine import Engine, Execution, Phase
 from training.errors import TrainingError
 from training.grids import save_grid
 from training.logs import Sinks, operations
-from training.loop import Average, RunFolder, cosine_schedule
+from training.loop import LAST, Average, RunFolder, cosine_schedule
 from training.models.vq import VQModel
 from training.optimizers import AdamW, MuonAdam, Optimizer
 from training.pictures import FolderPictures, Pictures, PictureSource, WorldPictures
@@ -368,7 +368,7 @@ class VQTask:
         return model.eval()
 
     @torch.no_grad()
-    def score(self, done: int, average: Average, sinks: Sinks) -> None:
+    def score(self, done: int, average: Average) -> None:
         if self.world.is_first:
             pixels = self.source.held_out().to(self.world.device)
             self.run.log(done, **self.scores(self.averaged_model(average), pixels, self.quantizing(done - 1)))
@@ -420,4 +420,4 @@ def train(
         Engine(run, task, execution, world).run()
         del task  # with what it holds of the process group
     finished = run.folder / "vq.pt"
-    return finished if finished.exists() else run.folder / "last.pt"
+    return finished if finished.exists() else run.folder / LAST

@@ -110,7 +110,7 @@ def prepared(workers: int) -> None:
         with Image.open(BytesIO(stream.getvalue())) as image:
             return len(image.convert("RGB").resize((512, 512), Image.Resampling.LANCZOS).tobytes())
 
-    with Coming(decode, 0, 64, 8, workers) as coming:
+    with Coming(decode, 64, 8, workers) as coming:
         for step in range(64):
             coming.take(step)
 

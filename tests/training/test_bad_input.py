@@ -111,12 +111,12 @@ def test_a_text_encoder_without_weights_or_with_a_broken_tokenizer_is_refused(pa
     for weights in folder.glob("*.safetensors"):
         weights.unlink()
     with pytest.raises(CheckpointError, match=r"text cannot be loaded: .*give the folder of a T5"):
-        read_source(RECIPE, CONFIG, parts.world, None, folder, None)
+        read_source(CONFIG, parts.world, None, folder, None)
     (folder / "tokenizer.json").write_text("{")
     with pytest.raises(
         TrainingError, match=r"tokenizer.json is not a tokenizer \(.+\); give the text encoder's folder"
     ):
-        read_source(RECIPE, CONFIG, parts.world, None, folder, None)
+        read_source(CONFIG, parts.world, None, folder, None)
 
 
 def test_tokens_of_a_file_that_is_no_tokenizer_are_refused_across_processes(tmp_path: Path) -> None:

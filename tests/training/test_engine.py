@@ -391,7 +391,7 @@ def test_files_that_are_no_runs_are_refused(parts: Parts, tmp_path: Path) -> Non
 
 
 def test_batches_come_in_order_from_ahead() -> None:
-    with Coming(lambda step: step * 10, 3, 7, ahead=2) as coming:
+    with Coming(lambda step: step * 10, 7, ahead=2) as coming:
         assert [coming.take(step) for step in range(3, 7)] == [30, 40, 50, 60]
 
 

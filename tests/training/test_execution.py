@@ -129,7 +129,7 @@ def test_several_threads_prepare_batches_at_once_and_they_come_in_order() -> Non
         both.wait()
         return step
 
-    with Coming(prepare, 0, 4, ahead=3, workers=2) as coming:
+    with Coming(prepare, 4, ahead=3, workers=2) as coming:
         assert [coming.take(step) for step in range(4)] == [0, 1, 2, 3]
 
 

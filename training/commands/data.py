@@ -83,9 +83,10 @@ def check(path: Path, layout: str | None, limit: int, everything: bool, sheet: P
     from editar_rt.images.writing import save_picture
     from editar_rt.observe.sheets import contact_sheet
     from training.data import check as checking
+    from training.data.shards import holds_shards
     from training.data.sources import read_plan
 
-    if path.is_dir() and any(path.glob("shard-*.npz")):
+    if holds_shards(path):
         report = checking.check_shards(path)
         for name, value in report.items():
             click.echo(f"{name:<17} {value}")

@@ -15,7 +15,7 @@ from PIL import Image
 from editar_rt.observe.sheets import Cell
 from training.data.layouts import RowDataset
 from training.data.records import BadRecord, BadRecords, DataError
-from training.data.shards import opening
+from training.data.shards import opening, shard_files
 from training.data.sources import Plan
 
 CELLS_A_SOURCE = 6
@@ -108,7 +108,7 @@ def check_shards(folder: Path) -> dict[str, Any]:
     Raises:
         DataError: none there, or some that do not fit together.
     """
-    paths = sorted(folder.glob("shard-*.npz"))
+    paths = shard_files(folder)
     if not paths:
         raise DataError(f"{folder} holds no shard-*.npz")
     tasks: Counter[str] = Counter()

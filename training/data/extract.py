@@ -34,7 +34,7 @@ from editar_rt.text.prompts import build_prompt
 from editar_rt.text.tokenizer import TextTokenizer
 from training.data.features import PatchFeatures
 from training.data.records import BadRecord, BadRecords, DataError, Dataset, Sample
-from training.data.shards import SETTINGS_FILE, opening, read_settings
+from training.data.shards import SETTINGS_FILE, holds_shards, opening, read_settings
 from training.data.sources import Plan
 from training.data.tokens import encode_pictures
 from training.models.text_encoder import encode, load_text_encoder
@@ -231,7 +231,7 @@ def _write_shard(path: Path, arrays: dict[str, NDArray[Any]]) -> None:
 def _agree(folder: Path, settings: dict[str, Any], mixture: dict[str, Any], rank: int) -> None:
     """Note how a folder's shards are made and mixed; refuse to add to shards that were made in another way."""
     folder.mkdir(parents=True, exist_ok=True)
-    begun = any(folder.glob("shard-*.npz"))  # before the note is read: another process writes that before any shard
+    begun = holds_shards(folder)  # before the note is read: another process writes that before any shard
     path = folder / SETTINGS_FILE
     settings = json.loads(json.dumps(settings))
     if (found := read_settings(folder)) is not None:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from training.data.records import DataError
+from training.data.shards import FEATURES_FROM, FEATURES_VIEW
 from training.local_networks import blank, load_network, model_type
 
 SIDE, RESIZED = 224, 256  # pixels, where the folder says nothing else: DINOv2's own preprocessing
@@ -58,7 +59,7 @@ class PatchFeatures:
     @property
     def described(self) -> dict[str, NDArray[np.str_]]:
         """What a shard says of its features, by the names of its arrays."""
-        return {"features_from": np.asarray(self.kind), "features_view": np.asarray(self.view)}
+        return {FEATURES_FROM: np.asarray(self.kind), FEATURES_VIEW: np.asarray(self.view)}
 
     def _answer(self, model: Any) -> Tensor:
         part = _vision_part(model)

@@ -8,7 +8,6 @@ one data set every record comes once an epoch, in a new order each time.
 from __future__ import annotations
 
 import functools
-import threading
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -84,8 +83,6 @@ class Mixture:
         self.datasets, self.shares = list(datasets), list(shares)
         self.sizes = [len(d) for d in self.datasets]
         self.bad = BadRecords(tell=report)
-        self._lock = threading.Lock()
-        self._met: set[tuple[int, int]] = set()  # bad records, which come again every epoch
         draw(0, self.sizes, self.shares, 0, 1)  # refuses what cannot be mixed
 
     def sample(self, source: int, index: int) -> Sample:
@@ -101,10 +98,6 @@ class Mixture:
             try:
                 return dataset[record]
             except BadRecord as error:
-                with self._lock:  # several threads may meet it at once
-                    new = (source, record) not in self._met
-                    self._met.add((source, record))
-                if new:
-                    self.bad.add(dataset.name, error)
+                self.bad.add(dataset.name, error, (source, record))
                 last = error
         raise DataError(f"{dataset.name} has {tried} bad records in a row; the last: {last}")

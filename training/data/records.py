@@ -11,7 +11,7 @@ import functools
 import io
 import json
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from pathlib import Path, PurePosixPath
 from typing import Any, Protocol
 
@@ -79,10 +79,19 @@ class BadRecords:
     counts: dict[str, int] = dataclasses.field(default_factory=dict)
     messages: list[str] = dataclasses.field(default_factory=list)
     _lock: threading.Lock = dataclasses.field(default_factory=threading.Lock, repr=False, compare=False)
+    _met: set[Hashable] = dataclasses.field(default_factory=set, repr=False, compare=False)
 
-    def add(self, source: str, error: BadRecord) -> None:
-        """Count a record; several threads may do so at once."""
+    def add(self, source: str, error: BadRecord, record: Hashable = None) -> None:
+        """Count a record; several threads may do so at once.
+
+        Args:
+            record: what names it, so that one that comes again, as every epoch's do, counts once; None counts always.
+        """
         with self._lock:
+            if record is not None:
+                if record in self._met:
+                    return
+                self._met.add(record)
             self._add(source, error)
 
     def _add(self, source: str, error: BadRecord) -> None:

@@ -16,6 +16,18 @@ from training.data.records import DataError
 from training.errors import first_line
 
 SETTINGS_FILE = "extraction.json"
+FEATURES_FROM = "features_from"  # the array that says what kind of model features are of; older shards have none
+FEATURES_VIEW = "features_view"  # the one that says what it was shown
+
+
+def shard_files(folder: Path) -> list[Path]:
+    """The token shards of a folder, in their order."""
+    return sorted(folder.glob("shard-*.npz"))
+
+
+def holds_shards(path: Path) -> bool:
+    """Whether a path is a folder with token shards."""
+    return path.is_dir() and any(path.glob("shard-*.npz"))
 
 
 @contextlib.contextmanager

@@ -24,11 +24,16 @@ KEPT = 2  # row groups: threads that read ahead are in the next one already
 MOST_BYTES = 2**33  # of a row group, unpacked
 
 
+def _is_saved(path: Path) -> bool:
+    """Whether `Dataset.save_to_disk` wrote a folder."""
+    return any((path / name).is_file() for name in (SPLITS_FILE, STATE_FILE))
+
+
 def holds_table(path: Path) -> bool:
     """Whether there is something at `path` for `ArrowRows`."""
     if path.is_file():
         return path.suffix in (".parquet", ".arrow")
-    return any((path / name).is_file() for name in (SPLITS_FILE, STATE_FILE)) or bool(_files(path))
+    return _is_saved(path) or bool(_files(path))
 
 
 def _files(folder: Path) -> list[Path]:
@@ -143,7 +148,7 @@ class ParquetRows:
 
 def streamed(path: Path, split: str | None) -> ParquetRows | None:
     """The Parquet files at `path` to be read in their order; None where there are none."""
-    if path.is_dir() and any((path / name).is_file() for name in (SPLITS_FILE, STATE_FILE)):
+    if path.is_dir() and _is_saved(path):
         return None
     files = _of_split(path, split)
     return ParquetRows(path, files) if files and files[0].suffix == ".parquet" else None

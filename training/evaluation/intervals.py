@@ -6,7 +6,8 @@ other, so a record counts once, with the mean over its seeds.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,10 +22,14 @@ def mean_of(total: Numbers, count: int) -> float:
     return float(total) / count
 
 
-def resampled(
-    values: Numbers, statistic: Callable[[Numbers, int], float] = mean_of, stream: int = 0, resamples: int = RESAMPLES
-) -> Numbers:
-    """A statistic of as many records as there are, drawn with replacement, over and over: [resamples].
+def means_by_record(records: Sequence[Sequence[Mapping[str, Any]]], name: str) -> Numbers:
+    """The mean of a measure over each record's pictures; records without it are left out."""
+    found = [[v[name] for v in pictures if v.get(name) is not None] for pictures in records]
+    return np.asarray([np.mean(numbers) for numbers in found if numbers])
+
+
+def resampled(values: Numbers, statistic: Callable[[Numbers, int], float] = mean_of, stream: int = 0) -> Numbers:
+    """A statistic of as many records as there are, drawn with replacement, over and over: [RESAMPLES].
 
     Args:
         values: of every record, [records, …].
@@ -32,8 +37,8 @@ def resampled(
         stream: of random numbers; measures that are averaged take one each.
     """
     rng, count = np.random.default_rng(stream), len(values)
-    found = np.empty(resamples)
-    for i in range(resamples):
+    found = np.empty(RESAMPLES)
+    for i in range(RESAMPLES):
         times = np.bincount(rng.integers(count, size=count), minlength=count)
         found[i] = statistic(np.tensordot(times, values, axes=1), count)
     return found

@@ -19,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 
 from training.data.records import BadRecord, BadRecords, DataError, path_inside, read_picture
-from training.evaluation.intervals import interval
+from training.evaluation.intervals import interval, means_by_record
 from training.evaluation.networks import Networks
 
 MAPPING_FILE, PICTURES = "mapping_file.json", "annotation_images"
@@ -240,8 +240,7 @@ def summarize(values: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
     def means(records: list[list[dict[str, Any]]]) -> dict[str, Any]:
         out: dict[str, Any] = {"pictures": len(records), "intervals": {}}
         for name, shown in MEASURES.items():
-            found = [[v[name] for v in pictures if v.get(name) is not None] for pictures in records]
-            each = shown.factor * np.asarray([np.mean(numbers) for numbers in found if numbers])
+            each = shown.factor * means_by_record(records, name)
             if len(each):
                 out[name] = float(each.mean())
                 out["intervals"][name] = interval(each)

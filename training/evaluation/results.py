@@ -30,6 +30,11 @@ Values = dict[str, Any]
 Progress = Callable[[int, int], None]
 
 
+def seeds_from(sampling: editar_rt.Sampling, seeds: int) -> list[int]:
+    """That many sampling seeds, from the sampling's own on."""
+    return [sampling.seed + i for i in range(seeds)]
+
+
 @dataclasses.dataclass(frozen=True)
 class Task:
     """One picture to be made."""

@@ -13,7 +13,7 @@ from editar_rt.observe.sheets import Cell
 from training.data.records import BadRecords, DataError
 from training.evaluation import pie_bench
 from training.evaluation.networks import Networks
-from training.evaluation.results import CELLS, Progress, ResultFolder, Task, fitted, generate, spread
+from training.evaluation.results import CELLS, Progress, ResultFolder, Task, fitted, generate, seeds_from, spread
 from training.provenance import fingerprint
 
 
@@ -31,11 +31,6 @@ def describe(editor: editar_rt.Editor, sampling: editar_rt.Sampling) -> dict[str
     drawn = dataclasses.asdict(sampling)
     del drawn["seed"]
     return {"bundle": editor.bundle.fingerprint, "picture_size": editor.image_size, "sampling": drawn}
-
-
-def seeds_from(sampling: editar_rt.Sampling, seeds: int) -> list[int]:
-    """That many sampling seeds, from the sampling's own on."""
-    return [sampling.seed + i for i in range(seeds)]
 
 
 def evaluate_pie_bench(

@@ -21,9 +21,9 @@ from training.data.sources import Plan
 from training.evaluation import consistency
 from training.evaluation.consistency import DepthEstimator, Segmenter
 from training.evaluation.frechet import ENOUGH, InceptionFeatures, frechet_distance
-from training.evaluation.intervals import bounds, interval, resampled
-from training.evaluation.results import CELLS, Progress, ResultFolder, Task, fitted, generate, spread
-from training.evaluation.runs import Outcome, describe, seeds_from
+from training.evaluation.intervals import bounds, interval, means_by_record, resampled
+from training.evaluation.results import CELLS, Progress, ResultFolder, Task, fitted, generate, seeds_from, spread
+from training.evaluation.runs import Outcome, describe
 from training.provenance import fingerprint
 
 FID_PAPER = {"depth": 15.97, "canny": 13.91, "segmentation": 16.13}  # arXiv 2501.04699
@@ -191,10 +191,8 @@ def _summary(task: str, records: list[list[dict[str, Any]]]) -> tuple[dict[str, 
                 counts = consistency.overlap_counts(overlaps)
                 values[name] = consistency.mean_iou(counts.sum(axis=0))
                 intervals[name] = bounds(resampled(counts, lambda total, _: consistency.mean_iou(total)))
-        else:
-            found = [[v[name] for v in pictures if v.get(name) is not None] for pictures in records]
-            if len(each := np.asarray([np.mean(numbers) for numbers in found if numbers])):
-                values[name], intervals[name] = float(each.mean()), interval(each)
+        elif len(each := means_by_record(records, name)):
+            values[name], intervals[name] = float(each.mean()), interval(each)
     return values, intervals
 
 

@@ -15,8 +15,6 @@ from typing import Any
 
 from training.errors import TrainingError
 
-KINDS = {tuple: "array of tables"}  # what a file's author calls a type
-
 
 @dataclasses.dataclass(frozen=True)
 class Ema:
