@@ -1,0 +1,88 @@
+#include "sequence.h"
+
+#include <algorithm>
+
+#include "exact.h"
+
+namespace editar {
+
+ChunkPtr token_chunk(const int32_t* tokens, int count) {
+    auto chunk = std::make_shared<Chunk>();
+    chunk->tokens.assign(tokens, tokens + count);
+    return chunk;
+}
+
+ChunkPtr state_chunk(const float* states, int count, int dim) {
+    auto chunk = std::make_shared<Chunk>();
+    chunk->tokens.assign(count, -1);
+    chunk->states.assign(states, states + static_cast<size_t>(count) * dim);
+    return chunk;
+}
+
+void Row::begin(const ChunkPtr& new_picture, const ChunkPtr& new_text) {
+    if (picture == nullptr || !picture->same(*new_picture)) {
+        picture = new_picture;
+        text = nullptr;
+        filled = 0;
+    }
+    if (text == nullptr || !text->same(*new_text)) {
+        text = new_text;
+        filled = std::min(filled, picture->size());
+        first.clear();
+        start = picture->size() + text->size();
+    }
+    logits.clear();
+}
+
+void Row::rewind(const std::vector<int32_t>& tokens, int first_free) {
+    const int most = std::max(std::min(filled - start, first_free - 1), 0);
+    int kept = 0;
+    while (kept < most && fed[kept] == tokens[kept]) ++kept;
+    filled = std::min(filled, start + kept);
+}
+
+Sequence::Sequence(Context& context, const Inputs& inputs, const Sampling& sampling, uint64_t seed,
+                   const std::vector<int32_t>& known)
+    : context(context),
+      sampling(sampling),
+      seed(seed),
+      scales(sampling.scales(static_cast<int>(known.size()))),
+      tokens(known),
+      position(0) {
+    while (!finished() && tokens[position] >= 0) ++position;
+    context.cond.begin(inputs.picture, inputs.text);
+    context.cond.rewind(tokens, position);
+    if (context.uncond) {
+        context.uncond->begin(inputs.picture, inputs.uncond_text);
+        context.uncond->rewind(tokens, position);
+    }
+}
+
+std::vector<Row*> Sequence::rows() const {
+    if (guided() && context.uncond) return {&context.cond, context.uncond.get()};
+    return {&context.cond};
+}
+
+bool Sequence::ready() const {
+    if (position == 0) return false;
+    for (const Row* row : rows())
+        if (lacks(*row) != 1) return false;
+    return true;
+}
+
+int Sequence::window(int most) const {
+    int stop = position + 1;
+    const int end = std::min(position + most, static_cast<int>(tokens.size()));
+    while (stop < end && tokens[stop] < 0 && (scales[stop] > 1) == guided()) ++stop;
+    return stop - position;
+}
+
+void Sequence::draw(int32_t token) {
+    tokens[position] = token;
+    drawn = ++position;
+    while (!finished() && tokens[position] >= 0) ++position;
+}
+
+double Sequence::number(int at) const { return sampling.greedy ? 0.0 : exact::uniform(seed, 0, at); }
+
+}  // namespace editar
