@@ -118,14 +118,14 @@ private:
 // The prepacked weights' folder: the caller's, or the environment's.
 std::string cache_folder(const char* named) {
     if (named != nullptr) return named;
-    const char* variable = std::getenv(facts::ort::variable.data());
-    return variable == nullptr || variable == facts::ort::off ? "" : variable;
+    const char* variable = std::getenv(facts::CACHE_VARIABLE);
+    return variable == nullptr || std::string_view(variable) == facts::CACHE_OFF ? "" : variable;
 }
 
 Request checked_request(const Model& model, const editar_request& given) {
     Request own;
     const int count = model.picture_tokens();
-    own.task = given.task == nullptr ? std::string(facts::tasks::tasks[0].name) : given.task;
+    own.task = given.task == nullptr ? std::string(facts::TASK_PREFIXES[0].task) : given.task;
     own.instruction = text(given.instruction);
     own.prompt = build_prompt(given.task, given.instruction);
     own.text_states = given.text_states;
@@ -139,8 +139,8 @@ Request checked_request(const Model& model, const editar_request& given) {
     const editar_sampling sampling = checked(given.sampling, "editar_sampling");
     own.sampling = model.default_sampling().with(&sampling, count);
     own.variants = given.variants == 0 ? 1 : given.variants;
-    if (own.variants < 1 || own.variants > facts::sampling::max_variants)
-        throw option_error("variants must be 1 to " + std::to_string(facts::sampling::max_variants) + ", got " +
+    if (own.variants < 1 || own.variants > facts::MAX_VARIANTS)
+        throw option_error("variants must be 1 to " + std::to_string(facts::MAX_VARIANTS) + ", got " +
                            std::to_string(given.variants));
     if (given.keep < 0 || given.keep > count)
         throw option_error("keep must be 0 to " + std::to_string(count) + ", got " + std::to_string(given.keep));
@@ -154,10 +154,10 @@ Request checked_request(const Model& model, const editar_request& given) {
     }
     if (given.mask_margin < -1)
         throw option_error("mask_margin must be -1 (none) or more, got " + std::to_string(given.mask_margin));
-    own.mask_margin = given.mask_margin == 0 ? facts::sampling::mask_margin : given.mask_margin == -1 ? 0 : given.mask_margin;
+    own.mask_margin = given.mask_margin == 0 ? facts::MASK_MARGIN : given.mask_margin == -1 ? 0 : given.mask_margin;
     own.paste = given.no_composite == 0;
     if (given.mask != nullptr) {
-        if (own.task != facts::tasks::tasks[0].name)
+        if (own.task != facts::TASK_PREFIXES[0].task)
             throw option_error("a mask keeps parts of the picture, which task " + own.task +
                                " cannot do; masks are for task edit");
         own.mask = grey_of(checked(given.mask, "editar_picture"));
@@ -167,7 +167,7 @@ Request checked_request(const Model& model, const editar_request& given) {
     own.speculate = given.speculate;
     if (!std::isfinite(given.preview_share) || given.preview_share < 0 || given.preview_share > 1)
         throw option_error("preview_share must be 0 to 1");
-    own.preview_share = given.preview_share == 0 ? facts::sampling::preview_share : given.preview_share;
+    own.preview_share = given.preview_share == 0 ? facts::PREVIEW_SHARE : given.preview_share;
     own.on_progress = given.on_progress;
     own.on_preview = given.on_preview;
     own.user = given.user;
@@ -240,9 +240,9 @@ editar_status EDITAR_CALL editar_get_model_info(const editar_model* model, edita
         own.text_dim = sizes.text_dim;
         auto has = [&](std::string_view part) { return manifest.part(part) != nullptr; };
         own.parts = 0;
-        if (has(facts::names::vq_encoder) && has(facts::names::vq_decoder)) own.parts |= EDITAR_HAS_VQ;
-        if (has(facts::names::text_encoder) && !manifest.tokenizer.empty()) own.parts |= EDITAR_HAS_TEXT;
-        if (has(facts::names::decoder) && has(facts::names::prefix_graph)) own.parts |= EDITAR_HAS_DECODER;
+        if (has(facts::VQ_ENCODER) && has(facts::VQ_DECODER)) own.parts |= EDITAR_HAS_VQ;
+        if (has(facts::TEXT_ENCODER) && !manifest.tokenizer.empty()) own.parts |= EDITAR_HAS_TEXT;
+        if (has(facts::DECODER) && has(facts::PREFIX_GRAPH)) own.parts |= EDITAR_HAS_DECODER;
         own.precision = manifest.precision.c_str();
         own.fingerprint = model->model->bundle().fingerprint().c_str();
         own.backend = model->backend.c_str();

@@ -28,11 +28,11 @@ void check_size(size_t found, size_t expected, std::string_view name, std::strin
 }  // namespace
 
 std::string build_prompt(const char* task, const char* text) {
-    const std::string_view wanted = task == nullptr ? facts::tasks::tasks[0].name : std::string_view(task);
+    const std::string_view wanted = task == nullptr ? facts::TASK_PREFIXES[0].task : std::string_view(task);
     std::string names;
-    for (const auto& each : facts::tasks::tasks) {
-        if (each.name == wanted) return std::string(each.prefix) + (text == nullptr ? "" : text);
-        names += (names.empty() ? "" : ", ") + std::string(each.name);
+    for (const auto& each : facts::TASK_PREFIXES) {
+        if (wanted == each.task) return std::string(each.prefix) + (text == nullptr ? "" : text);
+        names += (names.empty() ? "" : ", ") + std::string(each.task);
     }
     throw option_error("task must be one of " + names + ", got '" + std::string(wanted.substr(0, 60)) + "'");
 }
@@ -71,7 +71,7 @@ int Model::vocabulary() const {
 std::vector<int32_t> Model::tokenize(const std::string& prompt) {
     const Manifest& manifest = bundle_.manifest();
     if (tokenizer_ == nullptr) {
-        if (manifest.part(facts::names::text_encoder) == nullptr || manifest.tokenizer.empty())
+        if (manifest.part(facts::TEXT_ENCODER) == nullptr || manifest.tokenizer.empty())
             throw missing_part("the bundle " + bundle_.folder() +
                                " has no text encoder; give text_states computed elsewhere, or export the bundle with "
                                "--text-encoder");
@@ -100,12 +100,12 @@ Encoded Model::padded(std::vector<int32_t> ids) {
 
 std::vector<float> Model::encode_text(const Encoded& encoded) {
     const std::vector<int64_t> shape = {1, static_cast<int64_t>(encoded.ids.size())};
-    auto outputs = backend_->run(facts::names::text_encoder,
-                                 {{facts::names::input_ids, Type::int32, shape, encoded.ids.data()},
-                                  {facts::names::attention_mask, Type::int32, shape, encoded.mask.data()}});
-    auto& states = find(outputs, facts::names::text_states, facts::names::text_encoder).floats;
-    check_size(states.size(), static_cast<size_t>(sizes().text_tokens) * sizes().text_dim, facts::names::text_states,
-               facts::names::text_encoder);
+    auto outputs = backend_->run(facts::TEXT_ENCODER,
+                                 {{facts::INPUT_IDS, Type::int32, shape, encoded.ids.data()},
+                                  {facts::ATTENTION_MASK, Type::int32, shape, encoded.mask.data()}});
+    auto& states = find(outputs, facts::TEXT_STATES, facts::TEXT_ENCODER).floats;
+    check_size(states.size(), static_cast<size_t>(sizes().text_tokens) * sizes().text_dim, facts::TEXT_STATES,
+               facts::TEXT_ENCODER);
     return std::move(states);
 }
 
@@ -116,21 +116,21 @@ std::vector<int32_t> Model::encode_square(const uint8_t* rgb) {
     for (size_t pixel = 0; pixel < area; ++pixel)
         for (size_t channel = 0; channel < 3; ++channel)
             pixels[channel * area + pixel] = static_cast<float>(rgb[3 * pixel + channel]) / 127.5F - 1.0F;
-    auto outputs = backend_->run(facts::names::vq_encoder,
-                                 {{facts::names::pixels, Type::float32, {1, 3, side, side}, pixels.data()}});
-    auto& tokens = find(outputs, facts::names::tokens, facts::names::vq_encoder).ints;
-    check_size(tokens.size(), picture_tokens(), facts::names::tokens, facts::names::vq_encoder);
+    auto outputs = backend_->run(facts::VQ_ENCODER,
+                                 {{facts::PIXELS, Type::float32, {1, 3, side, side}, pixels.data()}});
+    auto& tokens = find(outputs, facts::TOKENS, facts::VQ_ENCODER).ints;
+    check_size(tokens.size(), picture_tokens(), facts::TOKENS, facts::VQ_ENCODER);
     return std::move(tokens);
 }
 
 void Model::decode_tokens(const int32_t* tokens, uint8_t* rgb) {
     const int side = image_size();
     check_tokens("tokens", tokens, sizes().codebook_size);
-    auto outputs = backend_->run(facts::names::vq_decoder,
-                                 {{facts::names::tokens, Type::int32, {1, picture_tokens()}, tokens}});
-    const auto& pixels = find(outputs, facts::names::pixels, facts::names::vq_decoder).floats;
+    auto outputs = backend_->run(facts::VQ_DECODER,
+                                 {{facts::TOKENS, Type::int32, {1, picture_tokens()}, tokens}});
+    const auto& pixels = find(outputs, facts::PIXELS, facts::VQ_DECODER).floats;
     const size_t area = static_cast<size_t>(side) * side;
-    check_size(pixels.size(), 3 * area, facts::names::pixels, facts::names::vq_decoder);
+    check_size(pixels.size(), 3 * area, facts::PIXELS, facts::VQ_DECODER);
     for (float value : pixels)
         if (!std::isfinite(value))
             throw backend_error("the VQ decoder gave pixels that are not finite; check the bundle with: editar-cli "
@@ -146,18 +146,18 @@ void Model::decode_tokens(const int32_t* tokens, uint8_t* rgb) {
 Inputs Model::inputs(const float* text_states, const int32_t* condition) {
     const int text = sizes().text_tokens, dim = sizes().dim, count = picture_tokens();
     if (condition != nullptr) check_tokens("condition", condition, vocabulary());
-    auto outputs = backend_->run(facts::names::prefix_graph,
-                                 {{facts::names::text_states, Type::float32, {1, text, sizes().text_dim}, text_states}});
+    auto outputs = backend_->run(facts::PREFIX_GRAPH,
+                                 {{facts::TEXT_STATES, Type::float32, {1, text, sizes().text_dim}, text_states}});
     auto chunk = [&](std::string_view name, int positions) {
-        const auto& states = find(outputs, name, facts::names::prefix_graph).floats;
-        check_size(states.size(), static_cast<size_t>(positions) * dim, name, facts::names::prefix_graph);
+        const auto& states = find(outputs, name, facts::PREFIX_GRAPH).floats;
+        check_size(states.size(), static_cast<size_t>(positions) * dim, name, facts::PREFIX_GRAPH);
         return state_chunk(states.data(), positions, dim);
     };
     Inputs made;
     made.picture =
-        condition == nullptr ? chunk(facts::names::null_picture_prefix, count) : token_chunk(condition, count);
-    made.text = chunk(facts::names::text_prefix, text);
-    made.uncond_text = chunk(facts::names::null_text_prefix, text);
+        condition == nullptr ? chunk(facts::NULL_PICTURE_PREFIX, count) : token_chunk(condition, count);
+    made.text = chunk(facts::TEXT_PREFIX, text);
+    made.uncond_text = chunk(facts::NULL_TEXT_PREFIX, text);
     return made;
 }
 

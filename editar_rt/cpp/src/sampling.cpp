@@ -21,8 +21,8 @@ void require(bool good, const std::string& name, const std::string& allowed, con
 }
 
 void check_scale(double scale) {
-    if (!(scale >= 0 && scale <= facts::sampling::max_scale))
-        throw option_error("cfg_scale must be 0 to " + python_g(facts::sampling::max_scale) + ", got " + python_repr(scale));
+    if (!(scale >= 0 && scale <= facts::MAX_SCALE))
+        throw option_error("cfg_scale must be 0 to " + python_g(facts::MAX_SCALE) + ", got " + python_repr(scale));
 }
 
 void check(const Sampling& s) {
@@ -96,7 +96,7 @@ std::string python_g(double number) {
 }
 
 Sampling::Sampling()
-    : cfg_scale(facts::sampling::cfg_scale), temperature(facts::sampling::temperature), top_p(facts::sampling::top_p), top_k(facts::sampling::top_k) {}
+    : cfg_scale(facts::CFG_SCALE), temperature(facts::TEMPERATURE), top_p(facts::TOP_P), top_k(facts::TOP_K) {}
 
 Sampling Sampling::of_bundle(const Json& given, const std::string& folder) {
     Sampling own;

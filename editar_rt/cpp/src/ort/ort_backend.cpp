@@ -68,12 +68,12 @@ SessionOptionsPtr OrtBackend::make_options() const {
     ort_.check(api.SetSessionLogSeverityLevel(raw, ORT_LOGGING_LEVEL_ERROR), "options");
     ort_.check(api.SetSessionGraphOptimizationLevel(raw, ORT_ENABLE_ALL), "options");
     // Matmuls with dequantized weights (INT4 for TensorRT) run in float32, without rounded activations.
-    entry(facts::ort::weight_only[0].data(), facts::ort::weight_only[1].data());
+    entry(facts::ACCURACY_LEVEL_KEY, facts::ACCURACY_LEVEL);
     ort_.check(api.SetIntraOpNumThreads(raw, settings_.threads > 0 ? settings_.threads : thread_count()), "options");
     // Do not spin between two runs, while the loop samples or another part computes.
     entry("session.force_spinning_stop", "1");
-    if (ort_.is_at_least(facts::ort::takes_duration.major, facts::ort::takes_duration.minor))
-        entry("session.intra_op.spin_duration_us", std::to_string(facts::ort::spin_us).c_str());
+    if (ort_.is_at_least(facts::TAKES_DURATION_MAJOR, facts::TAKES_DURATION_MINOR))
+        entry("session.intra_op.spin_duration_us", std::to_string(facts::SPIN_US).c_str());
     else if (is_limited())
         entry("session.intra_op.allow_spinning", "0");
     return options;
@@ -99,21 +99,21 @@ OrtSession* OrtBackend::session(std::string_view name) {
         throw missing_part("the bundle " + bundle_.folder() + " has no part " + part + "; its parts are " +
                            (held.empty() ? "nothing" : joined(held)));
     }
-    const bool is_decoder = part == facts::names::decoder;
+    const bool is_decoder = part == facts::DECODER;
     if (is_decoder && !contains(manifest.providers, device()))
         throw backend_error("ONNX Runtime does not run " + bundle_.folder() + " on " + device() +
                             ": its decoder (precision " + manifest.precision + ", dialect " + manifest.dialect +
                             ") is for " + joined(manifest.providers) + "; export it again with --provider " + device() +
                             (why_cpu_.empty() ? "" : " (" + why_cpu_ + ")"));
-    if (is_decoder && manifest.kv_cache == facts::words::int8 &&
-        !ort_.is_at_least(facts::ort::reads_int8.major, facts::ort::reads_int8.minor))
+    if (is_decoder && manifest.kv_cache == facts::INT8 &&
+        !ort_.is_at_least(facts::READS_INT8_MAJOR, facts::READS_INT8_MINOR))
         throw backend_error("the cache of " + bundle_.folder() + " is int8, which needs ONNX Runtime " +
-                            std::to_string(facts::ort::reads_int8.major) + "." + std::to_string(facts::ort::reads_int8.minor) +
+                            std::to_string(facts::READS_INT8_MAJOR) + "." + std::to_string(facts::READS_INT8_MINOR) +
                             " or newer, but this is " + ort_.version() +
                             "; install a newer one, or export the bundle again with --kv-cache same");
     auto options = [&] {
         SessionOptionsPtr made = make_options();
-        if (part == facts::names::prefix_graph)  // it runs once an edit, and the arena would keep the memory of a run
+        if (part == facts::PREFIX_GRAPH)  // it runs once an edit, and the arena would keep the memory of a run
             ort_.check(ort_.api().DisableCpuMemArena(made.get()), part);
         return made;
     };
@@ -186,7 +186,7 @@ std::vector<Array> OrtBackend::run(std::string_view part, const std::vector<Feed
         }
         arrays.push_back(std::move(array));
     }
-    if (part == facts::names::prefix_graph) drop_file_pages(opened.graph);
+    if (part == facts::PREFIX_GRAPH) drop_file_pages(opened.graph);
     return arrays;
 }
 

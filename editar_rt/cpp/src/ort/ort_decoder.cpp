@@ -24,28 +24,23 @@ constexpr Stored STORED[] = {
 };
 
 bool is_quantized(const std::string& precision) {
-    for (const auto& each : facts::words::precisions)
-        if (precision == each.name) return each.blocks.bits > 0;
+    for (const auto& each : facts::PRECISIONS)
+        if (precision == each.name) return each.is_quantized;
     return false;
 }
-
-constexpr const char* PAST_KEY = "past_key_";  // and the number of the layer, as all four
-constexpr const char* PAST_VALUE = "past_value_";
-constexpr const char* PRESENT_KEY = "present_key_";
-constexpr const char* PRESENT_VALUE = "present_value_";
 
 }  // namespace
 
 OrtDecoder::OrtDecoder(OrtBackend& backend, int rows, int capacity)
-    : backend_(backend), ort_(backend.ort()), session_(backend.session(facts::names::decoder)), capacity_(capacity) {
+    : backend_(backend), ort_(backend.ort()), session_(backend.session(facts::DECODER)), capacity_(capacity) {
     const Manifest& manifest = backend.bundle().manifest();
-    const PartInfo& part = *manifest.part(facts::names::decoder);
+    const PartInfo& part = *manifest.part(facts::DECODER);
     const ModelInfo& model = manifest.model;
     layers_ = model.layers;
     heads_ = model.heads;
     vocab_ = model.vocab_size;
     dim_ = model.dim;
-    const std::string& dtype = part.input(PAST_KEY + std::string("0"))->dtype;
+    const std::string& dtype = part.input(facts::PAST_KEY + std::string("0"))->dtype;
     const Stored* stored = nullptr;
     for (const Stored& each : STORED)
         if (dtype == each.name) stored = &each;
@@ -60,13 +55,13 @@ OrtDecoder::OrtDecoder(OrtBackend& backend, int rows, int capacity)
     rows_ = rows + 2 * spare_;
     room_ = capacity + spare_;  // a full row that completes a pair gets one more position
     filled_.assign(rows_, 0);
-    growth_ = manifest.operators().reads_whole_cache ? facts::ort::growth : room_;
+    growth_ = manifest.operators().reads_whole_cache ? facts::GROWTH : room_;
     for (const TensorInfo& tensor : part.inputs) wanted_.insert(tensor.name);
     no_states_.assign(dim_, 0.0F);
     OrtRunOptions* options = nullptr;
-    ort_.check(ort_.api().CreateRunOptions(&options), facts::names::decoder);
+    ort_.check(ort_.api().CreateRunOptions(&options), facts::DECODER);
     shrinking_ = own(ort_, options);
-    ort_.check(ort_.api().AddRunConfigEntry(options, "memory.enable_memory_arena_shrinkage", "cpu:0"), facts::names::decoder);
+    ort_.check(ort_.api().AddRunConfigEntry(options, "memory.enable_memory_arena_shrinkage", "cpu:0"), facts::DECODER);
     reserve(1);
 }
 
@@ -75,7 +70,7 @@ OrtDecoder::~OrtDecoder() {
     for (void* each : device_) backend_.cuda()->allocator()->Free(backend_.cuda()->allocator(), each);
 }
 
-int OrtDecoder::piece() const { return backend_.cuda() == nullptr ? facts::ort::chunk : capacity_; }
+int OrtDecoder::piece() const { return backend_.cuda() == nullptr ? facts::CHUNK : capacity_; }
 
 const float* OrtDecoder::run(const Batch& batch) {
     const size_t count = batch.rows.size();
@@ -166,7 +161,7 @@ void OrtDecoder::reserve(int positions) {
 OrtDecoder::Bound OrtDecoder::bind(int first_row, int rows) {
     const OrtApi& api = ort_.api();
     OrtIoBinding* raw = nullptr;
-    ort_.check(api.CreateIoBinding(session_, &raw), facts::names::decoder);
+    ort_.check(api.CreateIoBinding(session_, &raw), facts::DECODER);
     Bound bound;
     bound.binding = own(ort_, raw);
     const Manifest& manifest = backend_.bundle().manifest();
@@ -174,15 +169,15 @@ OrtDecoder::Bound OrtDecoder::bind(int first_row, int rows) {
     const OrtMemoryInfo* memory = backend_.cuda() == nullptr ? nullptr : backend_.cuda()->memory();
     for (int layer = 0; layer < layers_; ++layer) {
         const std::string number = std::to_string(layer);
-        const std::string names[2][2] = {{PAST_KEY + number, PRESENT_KEY + number},
-                                         {PAST_VALUE + number, PRESENT_VALUE + number}};
+        const std::string names[2][2] = {{facts::PAST_KEY + number, facts::PRESENT_KEY + number},
+                                         {facts::PAST_VALUE + number, facts::PRESENT_VALUE + number}};
         for (int kind = 0; kind < 2; ++kind) {
             const size_t buffer = 2 * static_cast<size_t>(layer) + kind;
             auto* place = buffers_ ? (*buffers_)[buffer].data() : static_cast<uint8_t*>(device_[buffer]);
             place += first_row * row_bytes_;
             bound.cache.push_back(own(ort_, ort_.value(place, rows * row_bytes_, sizes, 4, type_, memory)));
-            ort_.check(api.BindInput(raw, names[kind][0].c_str(), bound.cache.back().get()), facts::names::decoder);
-            ort_.check(api.BindOutput(raw, names[kind][1].c_str(), bound.cache.back().get()), facts::names::decoder);
+            ort_.check(api.BindInput(raw, names[kind][0].c_str(), bound.cache.back().get()), facts::DECODER);
+            ort_.check(api.BindOutput(raw, names[kind][1].c_str(), bound.cache.back().get()), facts::DECODER);
         }
     }
     return bound;
@@ -195,7 +190,7 @@ void OrtDecoder::set_input(Bound& bound, std::string_view name, const void* data
     ValuePtr value = own(ort_, ort_.value(const_cast<void*>(data), bytes, shape.data(), shape.size(),
                                           type == Type::float32 ? ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT
                                                                 : ONNX_TENSOR_ELEMENT_DATA_TYPE_INT32));
-    ort_.check(ort_.api().BindInput(bound.binding.get(), name.data(), value.get()), facts::names::decoder);
+    ort_.check(ort_.api().BindInput(bound.binding.get(), name.data(), value.get()), facts::DECODER);
     bound.inputs[name] = std::move(value);
 }
 
@@ -204,12 +199,12 @@ void OrtDecoder::set_output(Bound& bound, int rows, int outputs) {
     const int64_t shape[] = {rows, outputs, vocab_};
     bound.output = own(ort_, ort_.value(bound.logits.data(), bound.logits.size() * sizeof(float), shape, 3,
                                         ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT));
-    ort_.check(ort_.api().BindOutput(bound.binding.get(), facts::names::logits.data(), bound.output.get()), facts::names::decoder);
+    ort_.check(ort_.api().BindOutput(bound.binding.get(), facts::LOGITS, bound.output.get()), facts::DECODER);
 }
 
 void OrtDecoder::run_bound(Bound& bound, bool gives_back) {
     ort_.check(ort_.api().RunWithBinding(session_, gives_back ? shrinking_.get() : nullptr, bound.binding.get()),
-               facts::names::decoder);
+               facts::DECODER);
     if (gives_back) trim_heap();
 }
 
@@ -248,21 +243,21 @@ const float* OrtDecoder::step_of(int first_row, int rows, const int32_t* tokens,
         made.tokens.assign(rows, 0);
         made.past.assign(rows, 0);
         made.positions.assign(1, 0);
-        set_input(made, facts::names::tokens, made.tokens.data(), {rows, 1}, Type::int32);
-        set_input(made, facts::names::prefix, no_states_.data(), {1, 1, dim_}, Type::float32);
-        set_input(made, facts::names::logit_positions, made.positions.data(), {1}, Type::int32);
-        set_input(made, facts::names::past_length, made.past.data(), {rows}, Type::int32);
-        set_input(made, facts::names::last_row, made.past.data(), {rows}, Type::int32);  // of one position, it is the same
-        set_input(made, facts::names::total_length, &made.total, {}, Type::int32);
+        set_input(made, facts::TOKENS, made.tokens.data(), {rows, 1}, Type::int32);
+        set_input(made, facts::PREFIX, no_states_.data(), {1, 1, dim_}, Type::float32);
+        set_input(made, facts::LOGIT_POSITIONS, made.positions.data(), {1}, Type::int32);
+        set_input(made, facts::PAST_LENGTH, made.past.data(), {rows}, Type::int32);
+        set_input(made, facts::LAST_ROW, made.past.data(), {rows}, Type::int32);  // of one position, it is the same
+        set_input(made, facts::TOTAL_LENGTH, &made.total, {}, Type::int32);
         set_output(made, rows, 1);
     }
     Bound& bound = found->second;
     std::copy_n(tokens, rows, bound.tokens.begin());
     std::copy_n(past, rows, bound.past.begin());
     bound.total = *std::max_element(past, past + rows) + 1;
-    if (states != nullptr) set_input(bound, facts::names::prefix, states, {1, 1, dim_}, Type::float32);
+    if (states != nullptr) set_input(bound, facts::PREFIX, states, {1, 1, dim_}, Type::float32);
     run_bound(bound, false);
-    if (states != nullptr) set_input(bound, facts::names::prefix, no_states_.data(), {1, 1, dim_}, Type::float32);
+    if (states != nullptr) set_input(bound, facts::PREFIX, no_states_.data(), {1, 1, dim_}, Type::float32);
     return bound.logits.data();
 }
 
@@ -284,18 +279,18 @@ void OrtDecoder::chunk(const Batch& batch, int place, float* logits) {
         bound.total = bound.past[0] + positions;
         bound.positions.resize(outputs);
         for (int n = 0; n < outputs; ++n) bound.positions[n] = positions - outputs + n;
-        set_input(bound, facts::names::tokens, tokens + start, {1, positions}, Type::int32);
+        set_input(bound, facts::TOKENS, tokens + start, {1, positions}, Type::int32);
         if (batch.states == nullptr)
-            set_input(bound, facts::names::prefix, no_states_.data(), {1, 1, dim_}, Type::float32);
+            set_input(bound, facts::PREFIX, no_states_.data(), {1, 1, dim_}, Type::float32);
         else
-            set_input(bound, facts::names::prefix, batch.states + static_cast<size_t>(start) * dim_, {1, positions, dim_},
+            set_input(bound, facts::PREFIX, batch.states + static_cast<size_t>(start) * dim_, {1, positions, dim_},
                       Type::float32);
-        set_input(bound, facts::names::logit_positions, bound.positions.data(), {outputs}, Type::int32);
-        set_input(bound, facts::names::past_length, bound.past.data(), {1}, Type::int32);
-        set_input(bound, facts::names::last_row, bound.last.data(), {1}, Type::int32);
-        set_input(bound, facts::names::total_length, &bound.total, {}, Type::int32);
+        set_input(bound, facts::LOGIT_POSITIONS, bound.positions.data(), {outputs}, Type::int32);
+        set_input(bound, facts::PAST_LENGTH, bound.past.data(), {1}, Type::int32);
+        set_input(bound, facts::LAST_ROW, bound.last.data(), {1}, Type::int32);
+        set_input(bound, facts::TOTAL_LENGTH, &bound.total, {}, Type::int32);
         set_output(bound, 1, outputs);
-        run_bound(bound, backend_.cuda() == nullptr && positions >= facts::ort::long_);
+        run_bound(bound, backend_.cuda() == nullptr && positions >= facts::LONG);
         if (stop > first_output) {
             std::copy_n(bound.logits.data(), static_cast<size_t>(outputs) * vocab_, logits);
             logits += static_cast<size_t>(outputs) * vocab_;
