@@ -129,6 +129,23 @@ def test_engines_of_chunks_and_drafts_are_chosen_by_what_is_left_and_what_fits()
     assert {"decoder-1x4", "decoder-2x4", "decoder-8x4"} < set(shapes) and len(set(shapes)) == len(shapes)
 
 
+@pytest.mark.parametrize("plan", [Plan((1, 2), (16,)), Plan((1, 4), (7, 30), (2, 8)), Plan((3,), (20,))], ids=str)
+def test_the_number_of_runs_is_known_before(
+    golden_gpt_bundle_native: Path, plan: Plan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backend = backend_of(golden_gpt_bundle_native, plan)
+    runs: list[str] = []
+    enqueue = OnnxRuntimeEngine.enqueue
+    monkeypatch.setattr(
+        OnnxRuntimeEngine, "enqueue", lambda engine: (runs.append(engine._shape.name), enqueue(engine))[1]
+    )
+    for rows, positions in ((1, 1), (2, 1), (5, 1), (1, 5), (3, 5), (1, 40), (2, 40)):
+        cache = FilledRows(backend, rows, 40)
+        runs.clear()
+        cache.forward(np.ones((rows, positions), np.int32))
+        assert cache.decoder.runs(rows, positions) == len(runs), (rows, positions)
+
+
 def test_new_keys_of_rows_at_one_position_are_placed_by_one_copy(
     golden_gpt_bundle_delta: Path, copies: list[tuple[int, ...]]
 ) -> None:

@@ -22,9 +22,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from editar_rt import names
-from editar_rt.backends.base import Batch, Floats, Output
+from editar_rt.backends.base import Batch, DraftChunks, Floats, Output
 from editar_rt.backends.engines.device import CaptureError, Engines, Lines
-from editar_rt.backends.engines.plan import Plan, Shape, Window, fixed
+from editar_rt.backends.engines.plan import DRAFTS, Plan, Shape, Window, fixed
 from editar_rt.backends.engines.program import Program
 from editar_rt.backends.sampler import SamplerInputs
 from editar_rt.bundle.folder import Bundle
@@ -114,6 +114,13 @@ class EngineDecoder:
     @property
     def piece(self) -> int:
         return self._plan.chunks[-1] if self._plan.chunks else 1
+
+    def runs(self, rows: int, positions: int) -> int:
+        return self._plan.runs(rows, positions, self._rows)
+
+    @property
+    def draft_chunks(self) -> DraftChunks:
+        return DraftChunks(self._plan.drafts or tuple(size for size in DRAFTS if size <= self.piece), False)
 
     def run(self, batch: Batch, draw: Draw | None = None) -> Output:
         end = int((batch.past + batch.counts).max())

@@ -129,6 +129,18 @@ class Plan:
         """Positions of the engines that run up to `positions` positions in several rows together; None without any."""
         return min((d for d in (1, *self.drafts) if d >= positions), default=None)
 
+    def runs(self, rows: int, positions: int, held: int) -> int:
+        """How many runs a batch takes; `held` as in `window`."""
+        runs = 0
+        if positions == 1 or (rows > 1 and self.side_by_side(positions) is not None):
+            done = 0
+            while done < rows:
+                done, runs = done + self.window(range(done, rows), held).served, runs + 1
+            return runs
+        while positions > 0:
+            positions, runs = positions - self.chunk(positions, max(1, *self.chunks, *self.drafts)), runs + 1
+        return rows * runs
+
     def chunk(self, positions: int, room: int) -> int:
         """Positions of the engine for the first of a row's `positions`.
 
