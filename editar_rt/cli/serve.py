@@ -145,8 +145,8 @@ def serve(
         receive_timeout=receive_timeout,
         grace=grace,
     )
-    listening = bind(Address(host, port))
     opened = Bundle.open(bundle)
+    listening = bind(Address(host, port))
     access = Access.of([host, *allow_host], allow_origin, key)
     code = run(
         start(opened, device, threads),
@@ -155,7 +155,8 @@ def serve(
         Options(access, page, log_prompts),
         lambda url: click.echo(f"serving {opened.folder.name} on {url}"),
     )
-    raise SystemExit(code)
+    if code:
+        raise SystemExit(code)
 
 
 def _key(file: Path | None) -> str | None:

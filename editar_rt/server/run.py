@@ -55,9 +55,10 @@ def bind(address: Address) -> socket.socket:
     try:
         family, _, _, _, found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
         return socket.create_server(found[:2], family=family, backlog=BACKLOG)
-    except OSError as error:
+    except (OSError, UnicodeError) as error:  # the latter for names that no domain may have
+        why = error.strerror if isinstance(error, OSError) else "no valid name"
         raise OptionError(
-            f"cannot listen on {host}, port {port}: {error.strerror or error}; choose another with --host and --port"
+            f"cannot listen on {host!r:.80}, port {port}: {why}; choose another with --host and --port"
         ) from None
 
 
