@@ -125,7 +125,7 @@ def _words() -> Iterator[str]:
     yield from _named("SAME", words.SAME)
     yield from _named("INT8", words.INT8)
     yield from _texts("KV_CACHES", words.KV_CACHES)
-    flags = ("has_fixed_shapes", "reads_whole_cache", "reads_int8_cache", "has_sampler")
+    flags = ("has_fixed_shapes", "returns_new_rows", "reads_whole_cache", "reads_int8_cache", "has_sampler")
     yield "struct Dialect {"
     yield "    const char* name;"
     yield f"    bool {', '.join(flags)};"

@@ -14,8 +14,8 @@ from tests.cpp.inside import BAD_BUNDLE, Failed, Inside
 VALUES = [
     "{}", "[]", '""', "0", "-0", "1.5e-7", "true", "false", "null", ' [ 1 , { "a" : [ ] } ] ', "NaN",
     "-Infinity", "Infinity", '{"b": 1, "a": 2, "b": {"c": 3}}', '"\\u00e4\\ud83d\\ude00\\n\\/\\b\\f\\r\\t\\\\\\""',
-    '"\\ud800\\u0041"', '"\\ude00\\ud83d"', '"\\ud83d\\ud83d\\ude00"', '"ä\U0001f600\x7f"', "123456789012345678901234567890",
-    "9" * 4300, "-" + "9" * 4299, "1e400", "[" * 31 + "]" * 31,
+    '"\\ud800\\u0041"', '"\\ude00\\ud83d"', '"\\ud83d\\ud83d\\ude00"', '"ä\U0001f600\x7f"',
+    "123456789012345678901234567890", "9" * 4300, "-" + "9" * 4299, "1e400", "[" * 31 + "]" * 31,
 ]  # fmt: skip
 NO_VALUES = [
     "", " ", "{", "[", "[1", "[1,]", "{,}", '{"a"}', '{"a":}', '{"a":1,}', "{a:1}", "{'a':1}", "tru", "nul", "nan",
@@ -31,15 +31,13 @@ def read(inside: Inside, text: bytes) -> str:
 
 def same(text: str) -> str:
     """What Python reads, in the library's writing: without spaces, numbers as they stand there."""
-    numbers = {"parse_int": Number, "parse_float": Number, "parse_constant": Number}
-    return (
-        json.dumps(json.loads(text, **numbers), separators=(",", ":"), default=str).replace('"#', "").replace('#"', "")
-    )
 
+    def number(written: str) -> str:
+        json.loads(written)  # refuses an integer of too many digits
+        return f"#{written}#"
 
-def Number(text: str) -> str:  # noqa: N802 - stands for a type
-    json.loads(text)  # refuses what int() refuses
-    return f"#{text}#"
+    value = json.loads(text, parse_int=number, parse_float=number, parse_constant=number)
+    return json.dumps(value, separators=(",", ":")).replace('"#', "").replace('#"', "")
 
 
 @pytest.mark.parametrize("text", VALUES)
@@ -85,7 +83,7 @@ def test_mutated_manifests_are_read_alike_or_refused_by_both(inside: Inside) -> 
         else:
             assert read(inside, bytes(text)) == expected
             alike += 1
-    assert 500 < alike < 2500  # both happened
+    assert 200 < alike < 2800  # both happened
 
 
 @pytest.mark.parametrize(

@@ -166,7 +166,7 @@ WRONG_MANIFESTS = [
     (lambda m: m["parts"]["decoder"].update(inputs=[]), "decoder lacks the input tokens"),
     (lambda m: m["parts"]["decoder"]["inputs"][0].update(dtype="foo"), "dtype must be one of .*, got 'foo'"),
     (lambda m: m.update(spelling="delta"), "decoder lacks the output new_rows"),
-    (lambda m: m.update(spelling="cursive"), "spelling must be one of ort, standard, delta, got 'cursive'"),
+    (lambda m: m.update(spelling="cursive"), "spelling must be one of ort, standard, delta, native, got 'cursive'"),
     (lambda m: m.update(precision="fp7"), "precision must be one of .*, got 'fp7'"),
     (lambda m: m.update(kv_cache="none"), "kv_cache must be one of same, int8, got 'none'"),
     (lambda m: m["files"].update({"n" * 300: m["files"]["decoder.onnx"]}), "n{300} is|lacks n{300}|cannot be read"),

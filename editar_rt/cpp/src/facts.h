@@ -75,13 +75,14 @@ inline constexpr const char* INT8 = "int8";
 inline constexpr const char* KV_CACHES[] = {"same", "int8"};
 struct Dialect {
     const char* name;
-    bool has_fixed_shapes, reads_whole_cache, reads_int8_cache, has_sampler;
+    bool has_fixed_shapes, returns_new_rows, reads_whole_cache, reads_int8_cache, has_sampler;
     bool stores_weight_only;  // quantized weights as WEIGHT_ONLY, not as the precision says
 };
 inline constexpr Dialect DIALECTS[] = {
-    {"ort", false, false, true, false, false},
-    {"standard", false, true, false, false, false},
-    {"delta", true, false, false, true, true},
+    {"ort", false, false, false, true, false, false},
+    {"standard", false, false, true, false, false, false},
+    {"delta", true, true, false, false, true, true},
+    {"native", true, false, true, false, true, true},
 };
 
 inline constexpr double CFG_SCALE = 3.0;

@@ -283,7 +283,8 @@ private:
 
     // Keys and values, two tensors per layer.
     void check_cache() const {
-        const bool fixed = manifest_.operators().has_fixed_shapes;
+        const auto& dialect = manifest_.operators();
+        const bool fixed = dialect.has_fixed_shapes, returns_new = dialect.returns_new_rows;
         const int layers = model_size("layers");
         int held = 0;
         for (const auto& tensor : part_.inputs)
@@ -292,16 +293,23 @@ private:
         if (held != 2 * layers)
             refuse(where_ + " must have keys and values of " + std::to_string(layers) +
                    " layers, as in model, but has " + std::to_string(held) + " such tensors");
+        const char *past_names[] = {facts::PAST_KEY, facts::PAST_VALUE},
+                   *present_names[] = {facts::PRESENT_KEY, facts::PRESENT_VALUE};
         for (int layer = 0; layer < layers; ++layer) {
-            for (const char* kind : {"key_", "value_"}) {
-                const std::string name = kind + std::to_string(layer);
-                const TensorInfo* past = required("input", part_.inputs, "past_" + name);
+            for (int kind = 0; kind < 2; ++kind) {
+                const auto name = [layer](const char* beginning) { return beginning + std::to_string(layer); };
+                const TensorInfo* past = required("input", part_.inputs, name(past_names[kind]));
                 const Wanted shape = {0, model_size("heads"), 0, model_size("head_dim")};
                 check_shape(*past, shape, fixed);
-                if (!fixed) check_shape(*required("output", part_.outputs, "present_" + name), shape, false);
+                if (returns_new) continue;
+                const TensorInfo* present = required("output", part_.outputs, name(present_names[kind]));
+                check_shape(*present, shape, fixed);
+                if (fixed && (past->shape != present->shape || past->symbols != present->symbols))
+                    refuse(where_ + ": " + present->name + " must have the shape of " + past->name +
+                           ", with whose memory it is updated in place");
             }
         }
-        if (fixed) {
+        if (returns_new) {
             const TensorInfo* rows = required("output", part_.outputs, facts::NEW_ROWS);
             check_shape(*rows, {2 * layers, 0, model_size("heads"), 0, model_size("head_dim")}, false);
         }
