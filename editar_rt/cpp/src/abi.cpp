@@ -16,6 +16,7 @@
 #include "ort/library.h"
 #include "picture_files.h"
 #include "pictures.h"
+#include "reports.h"
 #include "scheduler.h"
 #include "session.h"
 
@@ -99,6 +100,12 @@ T* given(T* pointer, const char* name) {
 }
 
 std::string text(const char* given) { return given == nullptr ? "" : given; }
+
+const char* kept_report(std::string text) {
+    thread_local std::string kept;
+    kept = std::move(text);
+    return kept.c_str();
+}
 
 // Holds a model for one call.
 class Turn {
@@ -247,6 +254,47 @@ editar_status EDITAR_CALL editar_get_model_info(const editar_model* model, edita
         own.fingerprint = model->model->bundle().fingerprint().c_str();
         own.backend = model->backend.c_str();
         give(own, info, size);
+        return EDITAR_OK;
+    });
+}
+
+editar_status EDITAR_CALL editar_describe_bundle(const char* folder, int32_t check_all_files, const char** json) {
+    return guarded([&] {
+        given(json, "json");
+        const Bundle bundle = Bundle::open(given(folder, "folder"));
+        if (check_all_files != 0) bundle.check();
+        *json = kept_report(describe(bundle, check_all_files != 0));
+        return EDITAR_OK;
+    });
+}
+
+editar_status EDITAR_CALL editar_verify(editar_model* model, int32_t* holds, const char** json) {
+    return guarded([&] {
+        Model& own = *given(model, "model")->model;
+        given(holds, "holds");
+        given(json, "json");
+        const Turn turn(own);
+        bool all = false;
+        *json = kept_report(verify(own, all));
+        *holds = all ? 1 : 0;
+        return EDITAR_OK;
+    });
+}
+
+editar_status EDITAR_CALL editar_bench(editar_model* model, const editar_bench_plan* plan,
+                                       const editar_sampling* sampling, const char** json) {
+    return guarded([&] {
+        Model& own = *given(model, "model")->model;
+        given(json, "json");
+        const editar_bench_plan wanted = checked(plan, "editar_bench_plan");
+        const editar_sampling settings = checked(sampling, "editar_sampling");
+        const Turn turn(own);
+        BenchPlan planned;
+        if (wanted.repeats != 0) planned.repeats = wanted.repeats;
+        if (wanted.warmup != 0) planned.warmup = wanted.warmup == -1 ? 0 : wanted.warmup;
+        planned.at = wanted.at;
+        planned.steps = wanted.steps;
+        *json = kept_report(bench(own, planned, own.default_sampling().with(&settings, own.picture_tokens())));
         return EDITAR_OK;
     });
 }

@@ -180,6 +180,17 @@ std::string machine_name() {
     return "";
 }
 
+std::string machine_description() {
+#if defined(__linux__)
+    const char* system = "Linux";
+#elif defined(__APPLE__)
+    const char* system = "Darwin";
+#else
+    const char* system = "Windows";
+#endif
+    return machine_name() + " " + system + ", " + std::to_string(core_count()) + " cores";
+}
+
 std::string processor_features() {
     std::ifstream lines("/proc/cpuinfo");
     for (std::string line; std::getline(lines, line);)

@@ -9,6 +9,7 @@ namespace editar {
 int thread_count();   // one per physical core that this process may use
 bool is_limited();    // whether affinity or a quota limits this process to fewer cores than the machine has
 std::string machine_name();       // as uname -m
+std::string machine_description();  // "x86_64 Linux, 2 cores"
 std::string processor_features();  // the line of /proc/cpuinfo that lists the instruction sets; "" if there is none
 
 int64_t peak_resident_bytes();    // 0 if the system does not report it

@@ -116,6 +116,11 @@ std::vector<int32_t> Model::encode_square(const uint8_t* rgb) {
     for (size_t pixel = 0; pixel < area; ++pixel)
         for (size_t channel = 0; channel < 3; ++channel)
             pixels[channel * area + pixel] = static_cast<float>(rgb[3 * pixel + channel]) / 127.5F - 1.0F;
+    return encode_pixels(pixels);
+}
+
+std::vector<int32_t> Model::encode_pixels(const std::vector<float>& pixels) {
+    const int side = image_size();
     auto outputs = backend_->run(facts::VQ_ENCODER,
                                  {{facts::PIXELS, Type::float32, {1, 3, side, side}, pixels.data()}});
     auto& tokens = find(outputs, facts::TOKENS, facts::VQ_ENCODER).ints;
@@ -123,14 +128,19 @@ std::vector<int32_t> Model::encode_square(const uint8_t* rgb) {
     return std::move(tokens);
 }
 
-void Model::decode_tokens(const int32_t* tokens, uint8_t* rgb) {
+std::vector<float> Model::decode_pixels(const int32_t* tokens) {
     const int side = image_size();
     check_tokens("tokens", tokens, sizes().codebook_size);
     auto outputs = backend_->run(facts::VQ_DECODER,
                                  {{facts::TOKENS, Type::int32, {1, picture_tokens()}, tokens}});
-    const auto& pixels = find(outputs, facts::PIXELS, facts::VQ_DECODER).floats;
-    const size_t area = static_cast<size_t>(side) * side;
-    check_size(pixels.size(), 3 * area, facts::PIXELS, facts::VQ_DECODER);
+    auto& pixels = find(outputs, facts::PIXELS, facts::VQ_DECODER).floats;
+    check_size(pixels.size(), 3 * static_cast<size_t>(side) * side, facts::PIXELS, facts::VQ_DECODER);
+    return std::move(pixels);
+}
+
+void Model::decode_tokens(const int32_t* tokens, uint8_t* rgb) {
+    const std::vector<float> pixels = decode_pixels(tokens);
+    const size_t area = pixels.size() / 3;
     for (float value : pixels)
         if (!std::isfinite(value))
             throw backend_error("the VQ decoder gave pixels that are not finite; check the bundle with: editar-cli "

@@ -47,6 +47,8 @@ public:
     Encoded padded(std::vector<int32_t> ids);
     std::vector<float> encode_text(const Encoded& encoded);              // -> [T, C]
     std::vector<int32_t> encode_square(const uint8_t* rgb);              // [side, side, 3] -> [N]
+    std::vector<int32_t> encode_pixels(const std::vector<float>& pixels);  // [3, side, side] in -1 to 1 -> [N]
+    std::vector<float> decode_pixels(const int32_t* tokens);             // [N] -> [3, side, side], about -1 to 1
     void decode_tokens(const int32_t* tokens, uint8_t* rgb);             // [N] -> [side, side, 3]
     // `condition` [N]; null is the unconditional picture.
     Inputs inputs(const float* text_states, const int32_t* condition);

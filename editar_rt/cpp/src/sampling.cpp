@@ -231,7 +231,7 @@ int32_t Sampler::sample(const float* logits, int size, const Sampling& sampling,
         if (logits[n] > logits[best]) best = n;
     }
     if (nan || !std::isfinite(logits[best]))
-        throw backend_error("the decoder's logits are not finite; the engine or bundle is faulty");
+        throw NotFinite();
     if (sampling.greedy) return best;
     const float peak = logits[best];
     // Top-k: the tokens of the k largest logits, and those equal to the last of them.

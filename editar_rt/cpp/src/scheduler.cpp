@@ -102,19 +102,21 @@ void Scheduler::step(const std::vector<Sequence*>& sequences) {
                 }
                 budget -= feed(*row, sequence->tokens, sequence->position);
             }
-        if (caught_up) draw_after_chunks(*sequence);
+        if (!caught_up) continue;
+        // From the logits of each row's last piece.
+        auto of = [&](const Row& row) { return (sequence->position == 0 ? row.first : row.logits).data(); };
+        const Row* uncond = sequence->context.uncond.get();
+        draw(*sequence, of(sequence->context.cond), uncond == nullptr ? nullptr : of(*uncond));
     }
     if (!ready.empty()) step_together(ready);
 }
 
-// Sample from the logits of each row's last piece.
-void Scheduler::draw_after_chunks(Sequence& sequence) {
+// Sample a sequence's next token.
+void Scheduler::draw(Sequence& sequence, const float* cond, const float* uncond) {
     const int position = sequence.position;
-    const std::vector<Row*> rows = sequence.rows();
-    auto of = [&](const Row& row) { return (position == 0 ? row.first : row.logits).data(); };
-    const float* logits = of(*rows[0]);
-    if (rows.size() > 1)
-        logits = sampler_.guide(logits, of(*rows[1]), vocabulary_, static_cast<float>(sequence.scales[position]));
+    const float* logits = cond;
+    if (sequence.guided()) logits = sampler_.guide(cond, uncond, vocabulary_, static_cast<float>(sequence.scales[position]));
+    if (watch) watch(sequence, logits);
     sequence.draw(sampler_.sample(logits, vocabulary_, sequence.sampling, sequence.number(position)));
 }
 
@@ -150,14 +152,8 @@ void Scheduler::step_together(const std::vector<Sequence*>& ready) {
         const auto place = std::lower_bound(batch_.rows.begin(), batch_.rows.end(), row.slot) - batch_.rows.begin();
         return logits + place * vocabulary_;
     };
-    for (Sequence* sequence : ready) {
-        const int position = sequence->position;
-        const float* own = of(sequence->context.cond);
-        if (sequence->guided())
-            own = sampler_.guide(own, of(*sequence->context.uncond), vocabulary_,
-                                 static_cast<float>(sequence->scales[position]));
-        sequence->draw(sampler_.sample(own, vocabulary_, sequence->sampling, sequence->number(position)));
-    }
+    for (Sequence* sequence : ready)
+        draw(*sequence, of(sequence->context.cond), sequence->guided() ? of(*sequence->context.uncond) : nullptr);
 }
 
 void Scheduler::score(Context& context, const ChunkPtr& picture, const ChunkPtr& text,

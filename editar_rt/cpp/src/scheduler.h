@@ -28,6 +28,8 @@ public:
     void score(Context& context, const ChunkPtr& picture, const ChunkPtr& text, const std::vector<int32_t>& tokens,
                float* logits);
 
+    // Called with the guided logits of every token that is sampled, if it is set.
+    std::function<void(const Sequence&, const float* logits)> watch;
     double engine_seconds = 0;  // inside the decoder
     int runs = 0;               // of the decoder
 
@@ -35,7 +37,7 @@ private:
     const float* run(const Batch& batch);
     int feed(Row& row, const std::vector<int32_t>& tokens, int position);
     bool copied(Row& row);
-    void draw_after_chunks(Sequence& sequence);
+    void draw(Sequence& sequence, const float* cond, const float* uncond);
     void step_together(const std::vector<Sequence*>& ready);
 
     std::unique_ptr<Decoder> decoder_;

@@ -110,10 +110,27 @@ typedef struct editar_model_info {
 } editar_model_info;
 enum { EDITAR_HAS_VQ = 1, EDITAR_HAS_TEXT = 2, EDITAR_HAS_DECODER = 4 };
 EDITAR_API editar_status EDITAR_CALL editar_get_model_info(const editar_model* model, editar_model_info* info);
-/* Facts about a bundle as one JSON document, with the keys of `editar info --json`; no engine is needed. Lives until
- * the thread's next call. */
+/* ---- reports: one JSON document each, as the commands of Python's runtime print with --json. A text lives until the
+ * thread's next call of one of these three functions. ---- */
+
+/* `editar info`: the contents of a bundle and the memory that it needs. No engine is opened. */
 EDITAR_API editar_status EDITAR_CALL editar_describe_bundle(const char* folder, int32_t check_all_files,
                                                             const char** json);
+/* `editar verify`: whether the bundle gives the same outputs here as on the machine that exported it; `holds` is 1 or
+ * 0. */
+EDITAR_API editar_status EDITAR_CALL editar_verify(editar_model* model, int32_t* holds, const char** json);
+
+typedef struct editar_bench_plan {
+    size_t size;
+    int32_t repeats; /* 0 is 5 */
+    int32_t warmup;  /* unmeasured runs before them; 0 is 1, -1 is none */
+    int32_t at;      /* cached positions at the first step; 0 is right after the prefill */
+    int32_t steps;   /* of a repeat; 0 is to the end of the picture */
+} editar_bench_plan;
+struct editar_sampling;
+/* `editar bench`: the time of every stage. */
+EDITAR_API editar_status EDITAR_CALL editar_bench(editar_model* model, const editar_bench_plan* plan,
+                                                  const struct editar_sampling* sampling, const char** json);
 
 /* ---- pictures ---- */
 
