@@ -19,6 +19,7 @@
 #include "reports.h"
 #include "scheduler.h"
 #include "session.h"
+#include "sha256.h"
 
 struct editar_model {
     std::shared_ptr<editar::Model> model;
@@ -40,7 +41,8 @@ void remember(const char* message) noexcept {
     size_t length = std::strlen(message);
     if (length >= sizeof last_error) {
         length = sizeof last_error - 1;
-        while (length > 0 && (static_cast<unsigned char>(message[length]) & 0xC0) == 0x80) --length;  // whole characters
+        while (length > 0 && (static_cast<unsigned char>(message[length]) & 0xC0) == 0x80)
+            --length;  // whole characters
     }
     std::memcpy(last_error, message, length);
     last_error[length] = '\0';
@@ -75,7 +77,8 @@ T checked(const T* given, const char* name) {
     size_t size = 0;
     std::memcpy(&size, given, sizeof size);
     if (size < sizeof size || size > 65536)
-        throw option_error(std::string("size of ") + name + " must be sizeof(" + name + "), got " + std::to_string(size));
+        throw option_error(std::string("size of ") + name + " must be sizeof(" + name + "), got " +
+                           std::to_string(size));
     const auto* bytes = reinterpret_cast<const unsigned char*>(given);
     for (size_t n = sizeof own; n < size; ++n)
         if (bytes[n] != 0)
@@ -99,7 +102,9 @@ T* given(T* pointer, const char* name) {
     return pointer;
 }
 
-std::string text(const char* given) { return given == nullptr ? "" : given; }
+std::string text(const char* given) {
+    return given == nullptr ? "" : given;
+}
 
 const char* kept_report(std::string text) {
     thread_local std::string kept;
@@ -142,7 +147,8 @@ Request checked_request(const Model& model, const editar_request& given) {
         own.token_ids.assign(given.token_ids, given.token_ids + given.token_count);
         own.has_ids = true;
     }
-    if (given.text_states != nullptr && own.has_ids) throw option_error("give either text_states or token_ids, not both");
+    if (given.text_states != nullptr && own.has_ids)
+        throw option_error("give either text_states or token_ids, not both");
     const editar_sampling sampling = checked(given.sampling, "editar_sampling");
     own.sampling = model.default_sampling().with(&sampling, count);
     own.variants = given.variants == 0 ? 1 : given.variants;
@@ -205,9 +211,13 @@ const char* EDITAR_CALL editar_version(void) {
     return EDITAR_DOTTED(EDITAR_VERSION_MAJOR, EDITAR_VERSION_MINOR, EDITAR_VERSION_PATCH);
 }
 
-const char* EDITAR_CALL editar_last_error(void) { return last_error; }
+const char* EDITAR_CALL editar_last_error(void) {
+    return last_error;
+}
 
-void EDITAR_CALL editar_set_log(editar_log log, void* user, int32_t least_level) { set_log(log, user, least_level); }
+void EDITAR_CALL editar_set_log(editar_log log, void* user, int32_t least_level) {
+    set_log(log, user, least_level);
+}
 
 editar_status EDITAR_CALL editar_open_model(const char* folder, const editar_model_options* options,
                                             editar_model** model) {
@@ -231,7 +241,9 @@ editar_status EDITAR_CALL editar_open_model(const char* folder, const editar_mod
     });
 }
 
-void EDITAR_CALL editar_close_model(editar_model* model) { delete model; }
+void EDITAR_CALL editar_close_model(editar_model* model) {
+    delete model;
+}
 
 editar_status EDITAR_CALL editar_get_model_info(const editar_model* model, editar_model_info* info) {
     return guarded([&] {
@@ -339,6 +351,15 @@ editar_status EDITAR_CALL editar_write_png(const char* path, const editar_pictur
     });
 }
 
+editar_status EDITAR_CALL editar_hash(const void* data, size_t bytes, char digits[65]) {
+    return guarded([&] {
+        Sha256 digest;
+        digest.add(bytes == 0 ? data : given(data, "data"), bytes);
+        std::memcpy(given(digits, "digits"), digest.hex().c_str(), 65);
+        return EDITAR_OK;
+    });
+}
+
 editar_status EDITAR_CALL editar_open_session(editar_model* model, const editar_picture* picture,
                                               editar_session** session) {
     return guarded([&] {
@@ -351,7 +372,9 @@ editar_status EDITAR_CALL editar_open_session(editar_model* model, const editar_
     });
 }
 
-void EDITAR_CALL editar_close_session(editar_session* session) { delete session; }
+void EDITAR_CALL editar_close_session(editar_session* session) {
+    delete session;
+}
 
 editar_status EDITAR_CALL editar_get_source(const editar_session* session, uint8_t* rgb, int32_t* tokens) {
     return guarded([&] {
@@ -461,7 +484,8 @@ editar_status EDITAR_CALL editar_score(editar_model* model, const float* text_st
         const Inputs inputs = own.inputs(text_states, condition);
         const std::vector<int32_t> forced(tokens, tokens + count);
         if (cond != nullptr) scheduler.score(scheduler.context(0), inputs.picture, inputs.text, forced, cond);
-        if (uncond != nullptr) scheduler.score(scheduler.context(0), inputs.picture, inputs.uncond_text, forced, uncond);
+        if (uncond != nullptr)
+            scheduler.score(scheduler.context(0), inputs.picture, inputs.uncond_text, forced, uncond);
         return EDITAR_OK;
     });
 }

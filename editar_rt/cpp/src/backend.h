@@ -30,9 +30,9 @@ struct Array {  // an output
 
 // One run of the decoder: R rows of the cache, each with a chunk of S positions.
 struct Batch {
-    std::vector<int32_t> rows;  // [R], indices of rows of the cache: any subset, ascending
-    std::vector<int32_t> past;  // [R], cached positions to keep. A row's chunk is written after them
-    int positions = 1;          // S
+    std::vector<int32_t> rows;      // [R], indices of rows of the cache: any subset, ascending
+    std::vector<int32_t> past;      // [R], cached positions to keep. A row's chunk is written after them
+    int positions = 1;              // S
     std::vector<int32_t> tokens;    // [R, S]; negative where the position takes its value from `states`
     const float* states = nullptr;  // [S, D], hidden states of the one row; null if all tokens are given
     int outputs = 1;                // K: the last K positions of each chunk get logits, 1 to S

@@ -19,7 +19,9 @@ namespace {
 constexpr size_t READ_BYTES = size_t{512} << 20;  // far larger than any CPU cache
 constexpr int PASSES = 5;
 
-double now() { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
+double now() {
+    return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
+}
 
 // Bytes per second that the CPU reads from memory: the best of several passes over a large array.
 double read_bandwidth(int threads) {
@@ -147,7 +149,8 @@ std::string bench(Model& model, const BenchPlan& plan, const Sampling& sampling)
                 other = model.inputs(negated.data(), picture.data());
                 scheduler = std::make_unique<Scheduler>(model.backend(), 1, guided, prefix, count, model.vocabulary(),
                                                         sizes.dim);
-                Sequence sequence(scheduler->context(0), inputs, sampling, sampling.seed, std::vector<int32_t>(count, -1));
+                Sequence sequence(scheduler->context(0), inputs, sampling, sampling.seed,
+                                  std::vector<int32_t>(count, -1));
                 scheduler->prefill(sequence);
             });
             std::vector<int32_t> known = numbers.tokens(count, model.vocabulary());
@@ -219,9 +222,9 @@ std::string bench(Model& model, const BenchPlan& plan, const Sampling& sampling)
                   : 0;
         report.set("bytes_per_step", known ? JsonText::raw(std::to_string(read)) : JsonText::raw("null"));
         report.set("read_bandwidth", bandwidth);
-        report.set("percent_of_bandwidth",
-                   known ? 100 * static_cast<double>(read) / (percentile(milliseconds, 0.5) / 1e3) / bandwidth
-                         : std::nan(""));
+        report.set(
+            "percent_of_bandwidth",
+            known ? 100 * static_cast<double>(read) / (percentile(milliseconds, 0.5) / 1e3) / bandwidth : std::nan(""));
         for (double each : of_pictures) stages.add("decode", each);
     }
     JsonText listed = JsonText::object();

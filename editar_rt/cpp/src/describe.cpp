@@ -18,8 +18,10 @@ JsonText tensors(const std::vector<TensorInfo>& given) {
     for (const TensorInfo& tensor : given) {
         JsonText shape = JsonText::list();
         for (size_t n = 0; n < tensor.shape.size(); ++n) {
-            if (tensor.symbolic[n]) shape.add(tensor.symbols[n]);
-            else shape.add(tensor.shape[n]);
+            if (tensor.symbolic[n])
+                shape.add(tensor.symbols[n]);
+            else
+                shape.add(tensor.shape[n]);
         }
         list.add(JsonText::object().set("name", tensor.name).set("dtype", tensor.dtype).set("shape", shape));
     }
@@ -34,9 +36,12 @@ JsonText counts(const std::map<std::string, int64_t>& given) {
 
 JsonText copied(const Json& value) {
     switch (value.kind) {
-        case Json::Kind::boolean: return JsonText::raw(value.boolean ? "true" : "false");
-        case Json::Kind::number: return JsonText::raw(value.text);
-        case Json::Kind::string: return JsonText::raw(json_quoted(value.text));
+        case Json::Kind::boolean:
+            return JsonText::raw(value.boolean ? "true" : "false");
+        case Json::Kind::number:
+            return JsonText::raw(value.text);
+        case Json::Kind::string:
+            return JsonText::raw(json_quoted(value.text));
         case Json::Kind::list: {
             JsonText list = JsonText::list();
             for (const Json& each : value.items) list.add(copied(each));
@@ -47,15 +52,18 @@ JsonText copied(const Json& value) {
             for (const auto& [name, each] : value.members) object.set(name, copied(each));
             return object;
         }
-        default: return JsonText::raw("null");
+        default:
+            return JsonText::raw("null");
     }
 }
 
 JsonText model_sizes(const ModelInfo& model) {
     JsonText object = JsonText::object();
-#define EDITAR_SIZE(name, largest)                    \
-    if (model.name == 0) object.set(#name, JsonText::raw("null")); \
-    else object.set(#name, static_cast<int64_t>(model.name));
+#define EDITAR_SIZE(name, largest)                \
+    if (model.name == 0)                          \
+        object.set(#name, JsonText::raw("null")); \
+    else                                          \
+        object.set(#name, static_cast<int64_t>(model.name));
     EDITAR_MODEL_SIZES(EDITAR_SIZE)
 #undef EDITAR_SIZE
     return object.set("parameters", counts(model.parameters))
@@ -99,8 +107,10 @@ int64_t cache_bytes_per_position(const Manifest& manifest) {
     const PartInfo* decoder = manifest.part(facts::DECODER);
     const TensorInfo* keys = decoder == nullptr ? nullptr : decoder->input(facts::PAST_KEY + std::string("0"));
     if (keys == nullptr) return 0;
-    const int64_t element = keys->dtype == "float32" || keys->dtype == "int32" ? 4
-                            : keys->dtype == "float16" || keys->dtype == "bfloat16" ? 2 : keys->dtype == "int64" ? 8 : 1;
+    const int64_t element = keys->dtype == "float32" || keys->dtype == "int32"      ? 4
+                            : keys->dtype == "float16" || keys->dtype == "bfloat16" ? 2
+                            : keys->dtype == "int64"                                ? 8
+                                                                                    : 1;
     return 2 * element * manifest.model.layers * manifest.model.dim;
 }
 

@@ -11,8 +11,8 @@ namespace {
 constexpr double LN2_HIGH = 0x1.62e42fefa38p-1, LN2_LOW = 0x1.ef35793c7673p-45;
 constexpr double PER_LN2 = 0x1.71547652b82fep+0, ROOT_HALF = 0x1.6a09e667f3bcdp-1;
 constexpr int TERMS = 13;  // of Taylor's series: the next one is below 2^-57
-constexpr double FACTORIALS[TERMS + 1] = {1, 1, 2, 6, 24, 120, 720, 5040, 40320, 362880, 3628800, 39916800, 479001600,
-                                          6227020800};
+constexpr double FACTORIALS[TERMS + 1] = {1,    1,     2,      6,       24,       120,       720,
+                                          5040, 40320, 362880, 3628800, 39916800, 479001600, 6227020800};
 
 // The high and the low word of a product.
 inline uint64_t multiply(uint64_t a, uint64_t b, uint64_t& high) {

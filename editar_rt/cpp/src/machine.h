@@ -6,20 +6,20 @@
 
 namespace editar {
 
-int thread_count();   // one per physical core that this process may use
-bool is_limited();    // whether affinity or a quota limits this process to fewer cores than the machine has
-std::string machine_name();       // as uname -m
+int thread_count();          // one per physical core that this process may use
+bool is_limited();           // whether affinity or a quota limits this process to fewer cores than the machine has
+std::string machine_name();  // as uname -m
 std::string machine_description();  // "x86_64 Linux, 2 cores"
-std::string processor_features();  // the line of /proc/cpuinfo that lists the instruction sets; "" if there is none
+std::string processor_features();   // the line of /proc/cpuinfo that lists the instruction sets; "" if there is none
 
-int64_t peak_resident_bytes();    // 0 if the system does not report it
-void note_sharing();              // call it before pages are first mapped twice
+int64_t peak_resident_bytes();  // 0 if the system does not report it
+void note_sharing();            // call it before pages are first mapped twice
 int64_t peak_memory_bytes(int64_t counted_twice);
 
 // Drop the resident pages of a graph's weights (the files beside it whose names begin with its name): they are loaded
 // again when they are read.
 void drop_file_pages(const std::string& graph);
-void trim_heap();                 // return freed blocks of the C library's heap to the system
+void trim_heap();                                        // return freed blocks of the C library's heap to the system
 int64_t bytes_counted_twice(const std::string& memory);  // of the mappings of an in-memory file of this name
 
 // Text of a small system file; "" if it cannot be read.

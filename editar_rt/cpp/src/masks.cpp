@@ -25,8 +25,12 @@ Bools around(const Bools& from, int side, int reach, Choose choose) {
     return along(along(from, side, reach, 1, side, choose), side, reach, side, 1, choose);
 }
 
-uint8_t least(uint8_t a, uint8_t b) { return std::min(a, b); }
-uint8_t largest(uint8_t a, uint8_t b) { return std::max(a, b); }
+uint8_t least(uint8_t a, uint8_t b) {
+    return std::min(a, b);
+}
+uint8_t largest(uint8_t a, uint8_t b) {
+    return std::max(a, b);
+}
 
 }  // namespace
 

@@ -100,9 +100,9 @@ Encoded Model::padded(std::vector<int32_t> ids) {
 
 std::vector<float> Model::encode_text(const Encoded& encoded) {
     const std::vector<int64_t> shape = {1, static_cast<int64_t>(encoded.ids.size())};
-    auto outputs = backend_->run(facts::TEXT_ENCODER,
-                                 {{facts::INPUT_IDS, Type::int32, shape, encoded.ids.data()},
-                                  {facts::ATTENTION_MASK, Type::int32, shape, encoded.mask.data()}});
+    auto outputs =
+        backend_->run(facts::TEXT_ENCODER, {{facts::INPUT_IDS, Type::int32, shape, encoded.ids.data()},
+                                            {facts::ATTENTION_MASK, Type::int32, shape, encoded.mask.data()}});
     auto& states = find(outputs, facts::TEXT_STATES, facts::TEXT_ENCODER).floats;
     check_size(states.size(), static_cast<size_t>(sizes().text_tokens) * sizes().text_dim, facts::TEXT_STATES,
                facts::TEXT_ENCODER);
@@ -121,8 +121,8 @@ std::vector<int32_t> Model::encode_square(const uint8_t* rgb) {
 
 std::vector<int32_t> Model::encode_pixels(const std::vector<float>& pixels) {
     const int side = image_size();
-    auto outputs = backend_->run(facts::VQ_ENCODER,
-                                 {{facts::PIXELS, Type::float32, {1, 3, side, side}, pixels.data()}});
+    auto outputs =
+        backend_->run(facts::VQ_ENCODER, {{facts::PIXELS, Type::float32, {1, 3, side, side}, pixels.data()}});
     auto& tokens = find(outputs, facts::TOKENS, facts::VQ_ENCODER).ints;
     check_size(tokens.size(), picture_tokens(), facts::TOKENS, facts::VQ_ENCODER);
     return std::move(tokens);
@@ -131,8 +131,7 @@ std::vector<int32_t> Model::encode_pixels(const std::vector<float>& pixels) {
 std::vector<float> Model::decode_pixels(const int32_t* tokens) {
     const int side = image_size();
     check_tokens("tokens", tokens, sizes().codebook_size);
-    auto outputs = backend_->run(facts::VQ_DECODER,
-                                 {{facts::TOKENS, Type::int32, {1, picture_tokens()}, tokens}});
+    auto outputs = backend_->run(facts::VQ_DECODER, {{facts::TOKENS, Type::int32, {1, picture_tokens()}, tokens}});
     auto& pixels = find(outputs, facts::PIXELS, facts::VQ_DECODER).floats;
     check_size(pixels.size(), 3 * static_cast<size_t>(side) * side, facts::PIXELS, facts::VQ_DECODER);
     return std::move(pixels);
@@ -143,8 +142,10 @@ void Model::decode_tokens(const int32_t* tokens, uint8_t* rgb) {
     const size_t area = pixels.size() / 3;
     for (float value : pixels)
         if (!std::isfinite(value))
-            throw backend_error("the VQ decoder gave pixels that are not finite; check the bundle with: editar-cli "
-                                "verify " + bundle_.folder());
+            throw backend_error(
+                "the VQ decoder gave pixels that are not finite; check the bundle with: editar-cli "
+                "verify " +
+                bundle_.folder());
     for (size_t pixel = 0; pixel < area; ++pixel)
         for (size_t channel = 0; channel < 3; ++channel) {
             const float value = pixels[channel * area + pixel];
@@ -164,8 +165,7 @@ Inputs Model::inputs(const float* text_states, const int32_t* condition) {
         return state_chunk(states.data(), positions, dim);
     };
     Inputs made;
-    made.picture =
-        condition == nullptr ? chunk(facts::NULL_PICTURE_PREFIX, count) : token_chunk(condition, count);
+    made.picture = condition == nullptr ? chunk(facts::NULL_PICTURE_PREFIX, count) : token_chunk(condition, count);
     made.text = chunk(facts::TEXT_PREFIX, text);
     made.uncond_text = chunk(facts::NULL_TEXT_PREFIX, text);
     return made;

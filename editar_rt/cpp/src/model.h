@@ -20,7 +20,7 @@ struct ModelOptions {
     bool check_all_files = false;
 };
 
-struct Encoded {  // a prompt's token ids, padded and truncated
+struct Encoded {                     // a prompt's token ids, padded and truncated
     std::vector<int32_t> ids, mask;  // [T]
     int tokens = 0;                  // before truncation, with the end token
 };
@@ -37,7 +37,7 @@ public:
     Backend& backend() { return *backend_; }
     const Sampling& default_sampling() const { return default_sampling_; }
 
-    int image_size() const;      // throws EDITAR_MISSING_PART, as all three
+    int image_size() const;  // throws EDITAR_MISSING_PART, as all three
     int picture_tokens() const;
     int vocabulary() const;
     int prefix_length() const { return picture_tokens() + sizes().text_tokens; }
@@ -45,11 +45,11 @@ public:
     std::vector<int32_t> tokenize(const std::string& prompt);
     // Pad and truncate ids; a truncated prompt keeps its end token.
     Encoded padded(std::vector<int32_t> ids);
-    std::vector<float> encode_text(const Encoded& encoded);              // -> [T, C]
-    std::vector<int32_t> encode_square(const uint8_t* rgb);              // [side, side, 3] -> [N]
+    std::vector<float> encode_text(const Encoded& encoded);                // -> [T, C]
+    std::vector<int32_t> encode_square(const uint8_t* rgb);                // [side, side, 3] -> [N]
     std::vector<int32_t> encode_pixels(const std::vector<float>& pixels);  // [3, side, side] in -1 to 1 -> [N]
-    std::vector<float> decode_pixels(const int32_t* tokens);             // [N] -> [3, side, side], about -1 to 1
-    void decode_tokens(const int32_t* tokens, uint8_t* rgb);             // [N] -> [side, side, 3]
+    std::vector<float> decode_pixels(const int32_t* tokens);               // [N] -> [3, side, side], about -1 to 1
+    void decode_tokens(const int32_t* tokens, uint8_t* rgb);               // [N] -> [side, side, 3]
     // `condition` [N]; null is the unconditional picture.
     Inputs inputs(const float* text_states, const int32_t* condition);
     // Tokens [N], 0 to size - 1.

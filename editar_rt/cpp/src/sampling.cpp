@@ -78,7 +78,8 @@ std::string python_repr(double number) {
     if (number == 0) return sign + "0.0";
     int exponent = 0;
     const std::string digits = shortest(std::fabs(number), exponent);
-    return sign + (exponent < -4 || exponent >= 16 ? with_exponent(digits, exponent) : with_point(digits, exponent, true));
+    return sign +
+           (exponent < -4 || exponent >= 16 ? with_exponent(digits, exponent) : with_point(digits, exponent, true));
 }
 
 std::string python_g(double number) {
@@ -103,16 +104,25 @@ Sampling Sampling::of_bundle(const Json& given, const std::string& folder) {
     std::string unknown;
     for (const auto& [name, value] : given.members) {
         const bool integer = value.is_integer();
-        if (name == "cfg_scale") own.cfg_scale = value.number();
-        else if (name == "temperature") own.temperature = value.number();
-        else if (name == "top_p") own.top_p = value.number();
-        else if (name == "top_k" && integer) own.top_k = value.integer();
-        else if (name == "seed" && integer) own.seed = static_cast<uint64_t>(value.integer());
-        else if (name == "cfg_interval" && integer) own.cfg_stop = value.integer() == -1 ? -1 : value.integer() + 2;
+        if (name == "cfg_scale")
+            own.cfg_scale = value.number();
+        else if (name == "temperature")
+            own.temperature = value.number();
+        else if (name == "top_p")
+            own.top_p = value.number();
+        else if (name == "top_k" && integer)
+            own.top_k = value.integer();
+        else if (name == "seed" && integer)
+            own.seed = static_cast<uint64_t>(value.integer());
+        else if (name == "cfg_interval" && integer)
+            own.cfg_stop = value.integer() == -1 ? -1 : value.integer() + 2;
         else if (name == "top_k" || name == "seed" || name == "cfg_interval" || name == "greedy" || name == "noise")
-            throw bundle_error("a sampling default of the bundle " + folder + " is not allowed: " + name + " must be an "
-                               "integer, got " + value.text);
-        else unknown += (unknown.empty() ? "" : ", ") + name;
+            throw bundle_error("a sampling default of the bundle " + folder + " is not allowed: " + name +
+                               " must be an "
+                               "integer, got " +
+                               value.text);
+        else
+            unknown += (unknown.empty() ? "" : ", ") + name;
     }
     if (!unknown.empty()) throw bundle_error("the bundle's sampling defaults have unknown fields: " + unknown);
     try {
@@ -145,15 +155,16 @@ Sampling Sampling::with(const editar_sampling* given, int count) const {
     }
     if (given->cfg_start != 0 || given->cfg_stop != 0) {
         own.cfg_start = given->cfg_start;
-        own.cfg_stop = given->cfg_stop == EDITAR_TO_THE_END && given->cfg_start != 0 && count > 0 ? count
-                                                                                                  : given->cfg_stop;
-        own.interval_is_number = own.cfg_start == 0 && own.cfg_stop == -1;
+        own.cfg_stop =
+            given->cfg_stop == EDITAR_TO_THE_END && given->cfg_start != 0 && count > 0 ? count : given->cfg_stop;
+        own.interval_is_number =
+            own.cfg_start == 0 && (own.cfg_stop == -1 || (given->flags & EDITAR_INTERVAL_IS_STEP) != 0);
     }
     if (given->temperature != 0) own.temperature = given->temperature;
     if (given->top_p != 0) own.top_p = given->top_p;
     if (given->top_k != 0) own.top_k = given->top_k == EDITAR_TOP_K_OFF ? 0 : given->top_k;
     if (given->seed != 0 || (given->flags & EDITAR_SEED_IS_ZERO) != 0) own.seed = given->seed;
-    if ((given->flags & ~(EDITAR_GREEDY | EDITAR_NOT_GREEDY | EDITAR_SEED_IS_ZERO)) != 0)
+    if ((given->flags & ~(EDITAR_GREEDY | EDITAR_NOT_GREEDY | EDITAR_SEED_IS_ZERO | EDITAR_INTERVAL_IS_STEP)) != 0)
         throw option_error("flags of a sampling has unknown bits: " + std::to_string(given->flags));
     if ((given->flags & EDITAR_GREEDY) != 0) own.greedy = true;
     if ((given->flags & EDITAR_NOT_GREEDY) != 0) own.greedy = false;
@@ -204,8 +215,10 @@ std::vector<std::pair<std::string, std::string>> Sampling::settings(int count) c
         return text;
     };
     std::string scale = python_repr(cfg_scale);
-    if (!cfg_scales.empty()) scale = "values:" + listed(cfg_scales);
-    else if (shape != EDITAR_CONSTANT) scale = (shape == EDITAR_LINEAR ? "linear:" : "cosine:") + listed({cfg_scale, cfg_last});
+    if (!cfg_scales.empty())
+        scale = "values:" + listed(cfg_scales);
+    else if (shape != EDITAR_CONSTANT)
+        scale = (shape == EDITAR_LINEAR ? "linear:" : "cosine:") + listed({cfg_scale, cfg_last});
     std::string interval = "[" + std::to_string(cfg_start) + ", " + std::to_string(cfg_stop) + "]";
     if (interval_is_number) interval = std::to_string(cfg_stop == -1 ? -1 : cfg_stop - 2);
     return {{"cfg_scale", scale},
@@ -230,8 +243,7 @@ int32_t Sampler::sample(const float* logits, int size, const Sampling& sampling,
         nan = nan || std::isnan(logits[n]);
         if (logits[n] > logits[best]) best = n;
     }
-    if (nan || !std::isfinite(logits[best]))
-        throw NotFinite();
+    if (nan || !std::isfinite(logits[best])) throw NotFinite();
     if (sampling.greedy) return best;
     const float peak = logits[best];
     // Top-k: the tokens of the k largest logits, and those equal to the last of them.

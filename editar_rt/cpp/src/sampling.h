@@ -13,11 +13,11 @@
 namespace editar {
 
 struct Sampling {
-    int32_t shape = EDITAR_CONSTANT;  // of the guidance's schedule
-    double cfg_scale, cfg_last = 0;   // the last one of schedules
-    std::vector<double> cfg_scales;   // one per token, in place of the others
+    int32_t shape = EDITAR_CONSTANT;       // of the guidance's schedule
+    double cfg_scale, cfg_last = 0;        // the last one of schedules
+    std::vector<double> cfg_scales;        // one per token, in place of the others
     int64_t cfg_start = 0, cfg_stop = -1;  // (0, -1) is all
-    bool interval_is_number = true;   // given as Python's single number, cfg_stop - 2
+    bool interval_is_number = true;        // given as Python's single number, cfg_stop - 2
     double temperature, top_p;
     int64_t top_k;
     uint64_t seed = 0;

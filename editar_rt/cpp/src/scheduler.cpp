@@ -115,7 +115,8 @@ void Scheduler::step(const std::vector<Sequence*>& sequences) {
 void Scheduler::draw(Sequence& sequence, const float* cond, const float* uncond) {
     const int position = sequence.position;
     const float* logits = cond;
-    if (sequence.guided()) logits = sampler_.guide(cond, uncond, vocabulary_, static_cast<float>(sequence.scales[position]));
+    if (sequence.guided())
+        logits = sampler_.guide(cond, uncond, vocabulary_, static_cast<float>(sequence.scales[position]));
     if (watch) watch(sequence, logits);
     sequence.draw(sampler_.sample(logits, vocabulary_, sequence.sampling, sequence.number(position)));
 }

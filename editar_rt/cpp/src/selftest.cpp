@@ -63,8 +63,7 @@ Values values_of(const std::vector<float>& floats) {
 
 const Json& member(const Json& object, std::string_view name) {
     const Json* found = object.find(name);
-    if (found == nullptr)
-        throw bundle_error("the bundle's self-test lacks " + std::string(name) + "; export it again");
+    if (found == nullptr) throw bundle_error("the bundle's self-test lacks " + std::string(name) + "; export it again");
     return *found;
 }
 
@@ -76,8 +75,9 @@ Comparison compare(const std::string& part, const std::string& output, const Val
         difference = std::isnan(own) || std::isnan(difference) ? std::nan("") : std::max(difference, own);
     }
     if (found.values.size() != expected.values.size() || !std::isfinite(found.largest)) difference = std::nan("");
-    return {part, output, difference, difference / std::max(expected.largest, TINY), bound,
-            expected.sha256 == found.sha256};
+    return {part,       output,
+            difference, difference / std::max(expected.largest, TINY),
+            bound,      expected.sha256 == found.sha256};
 }
 
 Comparison compare_values(const std::string& part, const std::string& output, const Values& found, const Json& expected,
@@ -95,8 +95,9 @@ Comparison compare_tokens(const std::string& part, const std::string& output, co
     if (there.size() != found.size()) throw bundle_error("the bundle's self-test is not complete; export it again");
     int differ = 0;
     for (size_t n = 0; n < found.size(); ++n) differ += there[n].integer() != found[n] ? 1 : 0;
-    return {part, output, static_cast<double>(differ), static_cast<double>(differ) / static_cast<double>(found.size()),
-            bound, differ == 0};
+    return {
+        part,  output,     static_cast<double>(differ), static_cast<double>(differ) / static_cast<double>(found.size()),
+        bound, differ == 0};
 }
 
 // What the decoder gave for a row among `rows` that all have the same sequence.
@@ -111,11 +112,10 @@ Transformer run_transformer(Model& model, int rows, int row) {
     const int text = std::max(sizes.text_tokens, 1), width = std::max(sizes.text_dim, 1), dim = sizes.dim;
     const int vocabulary = model.vocabulary();
     std::vector<float> states(static_cast<size_t>(text) * width);
-    for (size_t n = 0; n < states.size(); ++n)
-        states[n] = static_cast<float>(std::sin(static_cast<double>(n) * 0.37));
+    for (size_t n = 0; n < states.size(); ++n) states[n] = static_cast<float>(std::sin(static_cast<double>(n) * 0.37));
     Transformer found;
-    found.prefix =
-        model.backend().run(facts::PREFIX_GRAPH, {{facts::TEXT_STATES, Type::float32, {1, text, width}, states.data()}});
+    found.prefix = model.backend().run(facts::PREFIX_GRAPH,
+                                       {{facts::TEXT_STATES, Type::float32, {1, text, width}, states.data()}});
     const std::vector<float>* prefix = nullptr;
     for (const Array& each : found.prefix)
         if (each.name == facts::TEXT_PREFIX) prefix = &each.floats;
@@ -139,8 +139,8 @@ Transformer run_transformer(Model& model, int rows, int row) {
     std::vector<std::unique_ptr<Sequence>> sequences;
     std::vector<Sequence*> all;
     for (int n = 0; n < rows; ++n) {
-        sequences.push_back(std::make_unique<Sequence>(scheduler.context(n), inputs, greedy, 0,
-                                                       std::vector<int32_t>(steps + 1, -1)));
+        sequences.push_back(
+            std::make_unique<Sequence>(scheduler.context(n), inputs, greedy, 0, std::vector<int32_t>(steps + 1, -1)));
         all.push_back(sequences.back().get());
     }
     std::vector<std::vector<float>> logits;
@@ -198,8 +198,7 @@ std::string verify(Model& model, bool& holds) {
         throw bundle_error("the bundle " + model.bundle().folder() + " has no self-test; export it again");
     model.bundle().check();
     std::vector<Comparison> checks;
-    const bool transformer =
-        manifest.part(facts::DECODER) != nullptr && manifest.part(facts::PREFIX_GRAPH) != nullptr;
+    const bool transformer = manifest.part(facts::DECODER) != nullptr && manifest.part(facts::PREFIX_GRAPH) != nullptr;
     Transformer alone;
     if (transformer) alone = run_transformer(model, 1, 0);
     for (const auto& [part, expected] : test.members) {
@@ -257,11 +256,7 @@ std::string verify(Model& model, bool& holds) {
                        .set("bound", check.bound)
                        .set("holds", check.holds()));
     }
-    return JsonText::object()
-        .set("backend", model.backend().name())
-        .set("holds", holds)
-        .set("checks", listed)
-        .text();
+    return JsonText::object().set("backend", model.backend().name()).set("holds", holds).set("checks", listed).text();
 }
 
 }  // namespace editar

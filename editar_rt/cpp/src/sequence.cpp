@@ -83,6 +83,8 @@ void Sequence::draw(int32_t token) {
     while (!finished() && tokens[position] >= 0) ++position;
 }
 
-double Sequence::number(int at) const { return sampling.greedy ? 0.0 : exact::uniform(seed, 0, at); }
+double Sequence::number(int at) const {
+    return sampling.greedy ? 0.0 : exact::uniform(seed, 0, at);
+}
 
 }  // namespace editar

@@ -25,7 +25,7 @@ ChunkPtr token_chunk(const int32_t* tokens, int count);
 ChunkPtr state_chunk(const float* states, int count, int dim);
 
 struct Inputs {
-    ChunkPtr picture;      // the condition's tokens, or the unconditional embedding of the picture
+    ChunkPtr picture;  // the condition's tokens, or the unconditional embedding of the picture
     ChunkPtr text;
     ChunkPtr uncond_text;  // replaces the text in the unconditional row
 };
@@ -37,19 +37,19 @@ public:
 
     // Set picture and text. The cached part that is the same is kept.
     void begin(const ChunkPtr& new_picture, const ChunkPtr& new_text);
-    // Rewind so that decoding can continue with target tokens, negative where they are sampled. Cached tokens that match
-    // are kept, except the last one before the first free position: it is fed again for its logits.
+    // Rewind so that decoding can continue with target tokens, negative where they are sampled. Cached tokens that
+    // match are kept, except the last one before the first free position: it is fed again for its logits.
     void rewind(const std::vector<int32_t>& tokens, int first_free);
     // Whether picture and text are cached and the logits after them are known.
     bool has_prefix() const { return !first.empty() && filled >= start; }
 
     int slot;
     ChunkPtr picture, text;
-    int start = 0;               // position of the first target token
-    int filled = 0;              // number of cached positions
-    std::vector<int32_t> fed;    // target tokens that were fed; valid up to `filled`
-    std::vector<float> first;    // logits of target token 0, once picture and text are in the cache
-    std::vector<float> logits;   // logits after the last cached position, if a chunk computed them
+    int start = 0;              // position of the first target token
+    int filled = 0;             // number of cached positions
+    std::vector<int32_t> fed;   // target tokens that were fed; valid up to `filled`
+    std::vector<float> first;   // logits of target token 0, once picture and text are in the cache
+    std::vector<float> logits;  // logits after the last cached position, if a chunk computed them
 };
 
 struct Context {  // the rows of one picture: conditional, and unconditional if it is guided

@@ -10,12 +10,13 @@ namespace editar {
 
 namespace {
 
-double now() { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
+double now() {
+    return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
+}
 
 }  // namespace
 
-Session::Session(Model& model, const Picture& picture)
-    : model_(model), width_(picture.width), height_(picture.height) {
+Session::Session(Model& model, const Picture& picture) : model_(model), width_(picture.width), height_(picture.height) {
     const double started = now();
     square_ = fit_square(picture, model.image_size());
     tokens_ = model.encode_square(square_.data.data());
@@ -81,14 +82,15 @@ Outcome Session::edit(const Request& request) {
     if (request.has_mask) {
         mask = fit_mask(request.mask, width_, height_, side);
         outcome.mask_empty = std::find(mask.begin(), mask.end(), 1) == mask.end();
-        const Bools cells = dilate(touched_cells(mask, side, model_.sizes().grid), model_.sizes().grid,
-                                   request.mask_margin);
+        const Bools cells =
+            dilate(touched_cells(mask, side, model_.sizes().grid), model_.sizes().grid, request.mask_margin);
         for (int n = 0; n < count; ++n)
             if (cells[n] == 0) known[n] = tokens_[n];
     }
     const auto free = std::count(known.begin(), known.end(), -1);
     const Bools* pasted = request.has_mask && request.paste ? &mask : nullptr;
-    for (int n = 0; n < request.variants; ++n) outcome.tokens.insert(outcome.tokens.end(), tokens_.begin(), tokens_.end());
+    for (int n = 0; n < request.variants; ++n)
+        outcome.tokens.insert(outcome.tokens.end(), tokens_.begin(), tokens_.end());
     outcome.done = static_cast<int>(request.kept.size());
     std::copy(request.kept.begin(), request.kept.end(), known.begin());
     for (int n = 0; n < request.variants; ++n)
@@ -164,8 +166,8 @@ void Session::draw(const Request& request, const std::vector<int32_t>& known, co
             const double begun = now();
             if (outcome.preview + expected <= request.preview_share * (begun - started - outcome.preview)) {
                 pictures(outcome.tokens.data(), 1, mask, shown.data());
-                editar_picture picture = {sizeof(editar_picture), shown.data(), square_.width, square_.height,
-                                          EDITAR_RGB, 0};
+                editar_picture picture = {sizeof(editar_picture), shown.data(), square_.width,
+                                          square_.height,         EDITAR_RGB,   0};
                 if (request.on_preview(request.user, stop, count, &picture) != 0) outcome.stopped = true;
                 expected = now() - begun;
                 outcome.preview += expected;
@@ -204,7 +206,8 @@ void Session::draw(const Request& request, const std::vector<int32_t>& known, co
 const char* const* Session::texts(int variant) {
     if (texts_.empty()) return nullptr;
     if (variant < 0 || variant >= variants_)
-        throw option_error("variant must be 0 to " + std::to_string(variants_ - 1) + ", got " + std::to_string(variant));
+        throw option_error("variant must be 0 to " + std::to_string(variants_ - 1) + ", got " +
+                           std::to_string(variant));
     held_.clear();
     for (const auto& [name, value] : texts_) {
         held_.push_back(name);

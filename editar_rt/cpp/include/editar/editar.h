@@ -19,7 +19,7 @@
 #include <stdint.h>
 
 #define EDITAR_VERSION_MAJOR 0
-#define EDITAR_VERSION_MINOR 1
+#define EDITAR_VERSION_MINOR 2
 #define EDITAR_VERSION_PATCH 0
 
 #if defined(EDITAR_STATIC)
@@ -64,7 +64,7 @@ enum {
 
 /* ---- the library ---- */
 
-EDITAR_API const char* EDITAR_CALL editar_version(void); /* "0.1.0" */
+EDITAR_API const char* EDITAR_CALL editar_version(void); /* "0.2.0" */
 /* One sentence about this thread's last call, if it failed; otherwise "". Valid until the thread's next call. */
 EDITAR_API const char* EDITAR_CALL editar_last_error(void);
 
@@ -152,6 +152,9 @@ EDITAR_API editar_status EDITAR_CALL editar_read_picture(const void* file, size_
 EDITAR_API editar_status EDITAR_CALL editar_write_png(const char* path, const editar_picture* picture,
                                                       const char* const* texts);
 
+/* SHA-256 of some bytes as 64 digits and a zero: the name by which results refer to pictures. */
+EDITAR_API editar_status EDITAR_CALL editar_hash(const void* data, size_t bytes, char digits[65]);
+
 /* ---- edits ---- */
 
 /* A picture for any number of edits. Its middle square is used, scaled to image_size. The picture is copied. */
@@ -163,10 +166,12 @@ EDITAR_API void EDITAR_CALL editar_close_session(editar_session* session); /* NU
 EDITAR_API editar_status EDITAR_CALL editar_get_source(const editar_session* session, uint8_t* rgb, int32_t* tokens);
 
 enum { EDITAR_TOP_K_OFF = -1, EDITAR_TO_THE_END = -1 };
-enum {                         /* editar_sampling.flags */
-       EDITAR_GREEDY = 1,      /* take the largest logit */
-       EDITAR_NOT_GREEDY = 2,  /* even if that is the bundle's default */
-       EDITAR_SEED_IS_ZERO = 4 /* even if the bundle has another default */
+enum {                             /* editar_sampling.flags */
+       EDITAR_GREEDY = 1,          /* take the largest logit */
+       EDITAR_NOT_GREEDY = 2,      /* even if that is the bundle's default */
+       EDITAR_SEED_IS_ZERO = 4,    /* even if the bundle has another default */
+       EDITAR_INTERVAL_IS_STEP = 8 /* texts name the guided tokens 0 to cfg_stop - 1 by the last guided step, as EditAR
+                                      does: cfg_stop - 2 */
 };
 enum { EDITAR_CONSTANT = 0, EDITAR_LINEAR = 1, EDITAR_COSINE = 2 };     /* shapes of schedules */
 enum { EDITAR_USUAL_NOISE = 0, EDITAR_UNIFORM = 1, EDITAR_GUMBEL = 2 }; /* random numbers of a token */

@@ -71,8 +71,7 @@ void CudaCopier::copy(const void* source, void* target, size_t bytes, bool from_
     const IoBindingPtr held = own(ort_, binding);
     const ValuePtr from = own(ort_, ort_.value(const_cast<void*>(source), bytes, &size, 1,
                                                ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT8, from_cpu ? nullptr : memory()));
-    const ValuePtr to =
-        own(ort_, ort_.value(target, bytes, &size, 1, ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT8, memory()));
+    const ValuePtr to = own(ort_, ort_.value(target, bytes, &size, 1, ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT8, memory()));
     ort_.check(api.BindInput(binding, "source", from.get()), "copy");
     ort_.check(api.BindOutput(binding, "target", to.get()), "copy");
     ort_.check(api.RunWithBinding(session_.get(), nullptr, binding), "copy");

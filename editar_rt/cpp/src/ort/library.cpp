@@ -23,8 +23,10 @@ std::atomic<int32_t> log_level{0};
 
 void ORT_API_CALL from_engine(void*, OrtLoggingLevel severity, const char*, const char*, const char*,
                               const char* message) {
-    int32_t level = severity <= ORT_LOGGING_LEVEL_VERBOSE ? 0 : severity <= ORT_LOGGING_LEVEL_INFO ? 1
-                    : severity <= ORT_LOGGING_LEVEL_WARNING ? 2 : 3;
+    int32_t level = severity <= ORT_LOGGING_LEVEL_VERBOSE   ? 0
+                    : severity <= ORT_LOGGING_LEVEL_INFO    ? 1
+                    : severity <= ORT_LOGGING_LEVEL_WARNING ? 2
+                                                            : 3;
     log_message(level, message);
 }
 
@@ -79,9 +81,10 @@ OnnxRuntime& OnnxRuntime::get(const char* path) {
     const std::string wanted = path == nullptr ? "" : path;
     if (ort.api_ != nullptr) {
         if (!wanted.empty() && wanted != ort.path_)
-            throw backend_error("this process has already opened ONNX Runtime " + ort.version_ +
-                                (ort.path_.empty() ? "" : " from " + ort.path_) +
-                                "; all models of a process use the same one, so leave engine_path out or start another process");
+            throw backend_error(
+                "this process has already opened ONNX Runtime " + ort.version_ +
+                (ort.path_.empty() ? "" : " from " + ort.path_) +
+                "; all models of a process use the same one, so leave engine_path out or start another process");
         return ort;
     }
     refuse_telemetry();
@@ -100,8 +103,7 @@ OnnxRuntime& OnnxRuntime::get(const char* path) {
     ort.version_ = version;
     OrtEnv* env = nullptr;
     OrtMemoryInfo* cpu = nullptr;
-    OrtStatus* status =
-        api->CreateEnvWithCustomLogger(from_engine, nullptr, ORT_LOGGING_LEVEL_WARNING, "editar", &env);
+    OrtStatus* status = api->CreateEnvWithCustomLogger(from_engine, nullptr, ORT_LOGGING_LEVEL_WARNING, "editar", &env);
     if (status == nullptr) status = api->CreateCpuMemoryInfo(OrtArenaAllocator, OrtMemTypeDefault, &cpu);
     if (status != nullptr) {
         std::string message = api->GetErrorMessage(status);
@@ -135,8 +137,10 @@ void OnnxRuntime::check(OrtStatus* status, std::string_view part) const {
     std::string words;
     for (char c : said(status)) {  // on one line
         bool space = c == ' ' || c == '\n' || c == '\r' || c == '\t';
-        if (!space) words += c;
-        else if (!words.empty() && words.back() != ' ') words += ' ';
+        if (!space)
+            words += c;
+        else if (!words.empty() && words.back() != ' ')
+            words += ' ';
     }
     throw backend_error("ONNX Runtime failed in the part " + std::string(part) + " (" + words.substr(0, 300) +
                         "); check the bundle with: editar-cli verify BUNDLE");
@@ -145,8 +149,8 @@ void OnnxRuntime::check(OrtStatus* status, std::string_view part) const {
 OrtValue* OnnxRuntime::value(void* data, size_t bytes, const int64_t* shape, size_t rank,
                              ONNXTensorElementDataType type, const OrtMemoryInfo* memory) const {
     OrtValue* made = nullptr;
-    std::string reason = said(api_->CreateTensorWithDataAsOrtValue(memory == nullptr ? cpu_ : memory, data, bytes,
-                                                                   shape, rank, type, &made));
+    std::string reason = said(
+        api_->CreateTensorWithDataAsOrtValue(memory == nullptr ? cpu_ : memory, data, bytes, shape, rank, type, &made));
     if (!reason.empty()) throw backend_error("ONNX Runtime " + version_ + " refused a tensor: " + reason);
     return made;
 }

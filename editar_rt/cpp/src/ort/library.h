@@ -42,16 +42,18 @@ private:
 };
 
 // An object of ONNX Runtime, released by the function `Release` of its API.
-template <typename T, void(ORT_API_CALL* OrtApi::* Release)(T*)>
+template <typename T, void (ORT_API_CALL* OrtApi::*Release)(T*)>
 struct Releaser {
     const OrtApi* api = nullptr;
     void operator()(T* object) const {
         if (api != nullptr) (api->*Release)(object);
     }
 };
-#define EDITAR_ORT_TYPE(name)                                             \
+#define EDITAR_ORT_TYPE(name)                                                                  \
     using name##Ptr = std::unique_ptr<Ort##name, Releaser<Ort##name, &OrtApi::Release##name>>; \
-    inline name##Ptr own(const OnnxRuntime& ort, Ort##name* object) { return name##Ptr(object, {&ort.api()}); }
+    inline name##Ptr own(const OnnxRuntime& ort, Ort##name* object) {                          \
+        return name##Ptr(object, {&ort.api()});                                                \
+    }
 EDITAR_ORT_TYPE(Session)
 EDITAR_ORT_TYPE(SessionOptions)
 EDITAR_ORT_TYPE(RunOptions)

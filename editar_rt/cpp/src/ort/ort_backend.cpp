@@ -53,9 +53,13 @@ OrtBackend::OrtBackend(const Bundle& bundle, const OrtSettings& settings)
 
 OrtBackend::~OrtBackend() = default;
 
-std::string OrtBackend::name() const { return "ONNX Runtime " + ort_.version() + " (" + upper(device()) + ")"; }
+std::string OrtBackend::name() const {
+    return "ONNX Runtime " + ort_.version() + " (" + upper(device()) + ")";
+}
 
-int64_t OrtBackend::shared_bytes() const { return bytes_counted_twice(ROWS_MEMORY); }
+int64_t OrtBackend::shared_bytes() const {
+    return bytes_counted_twice(ROWS_MEMORY);
+}
 
 SessionOptionsPtr OrtBackend::make_options() const {
     const OrtApi& api = ort_.api();
@@ -146,10 +150,10 @@ std::vector<Array> OrtBackend::run(std::string_view part, const std::vector<Feed
     std::vector<const char*> input_names, output_names;
     for (const Feed& feed : inputs) {
         const bool floats = feed.type == Type::float32;
-        values.push_back(own(ort_, ort_.value(const_cast<void*>(feed.data), elements(feed.shape) * 4, feed.shape.data(),
-                                              feed.shape.size(),
-                                              floats ? ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT
-                                                     : ONNX_TENSOR_ELEMENT_DATA_TYPE_INT32)));
+        values.push_back(
+            own(ort_,
+                ort_.value(const_cast<void*>(feed.data), elements(feed.shape) * 4, feed.shape.data(), feed.shape.size(),
+                           floats ? ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT : ONNX_TENSOR_ELEMENT_DATA_TYPE_INT32)));
         fed.push_back(values.back().get());
         input_names.push_back(feed.name.data());
     }

@@ -70,7 +70,9 @@ OrtDecoder::~OrtDecoder() {
     for (void* each : device_) backend_.cuda()->allocator()->Free(backend_.cuda()->allocator(), each);
 }
 
-int OrtDecoder::piece() const { return backend_.cuda() == nullptr ? facts::CHUNK : capacity_; }
+int OrtDecoder::piece() const {
+    return backend_.cuda() == nullptr ? facts::CHUNK : capacity_;
+}
 
 const float* OrtDecoder::run(const Batch& batch) {
     const size_t count = batch.rows.size();
@@ -150,7 +152,8 @@ void OrtDecoder::reserve(int positions) {
             throw unsupported("this dialect's cache would have to grow on CUDA; export the bundle in the dialect ort");
         for (int n = 0; n < 2 * layers_; ++n) {
             void* memory = cuda.allocator()->Alloc(cuda.allocator(), (*made)[0].bytes());
-            if (memory == nullptr) throw backend_error("the GPU has no memory for the KV cache; free some and try again");
+            if (memory == nullptr)
+                throw backend_error("the GPU has no memory for the KV cache; free some and try again");
             device_.push_back(memory);
             cuda.copy((*made)[0].data(), memory, (*made)[0].bytes(), true);
         }
@@ -183,7 +186,8 @@ OrtDecoder::Bound OrtDecoder::bind(int first_row, int rows) {
     return bound;
 }
 
-void OrtDecoder::set_input(Bound& bound, std::string_view name, const void* data, std::vector<int64_t> shape, Type type) {
+void OrtDecoder::set_input(Bound& bound, std::string_view name, const void* data, std::vector<int64_t> shape,
+                           Type type) {
     if (wanted_.count(name) == 0) return;  // dialects differ
     size_t bytes = 4;
     for (int64_t size : shape) bytes *= size;

@@ -1,8 +1,8 @@
 // The decoder on ONNX Runtime, with a KV cache that the graph updates in place.
 //
 // The graph runs through an IoBinding, with past and present of the cache bound to the same memory. The inputs and
-// logits of a step are arrays that stay bound. A step of several contiguous rows is one run; GroupQueryAttention accepts
-// chunks after a past for one row only, so chunks run row by row.
+// logits of a step are arrays that stay bound. A step of several contiguous rows is one run; GroupQueryAttention
+// accepts chunks after a past for one row only, so chunks run row by row.
 #pragma once
 
 #include <map>
@@ -47,7 +47,8 @@ private:
     void set_input(Bound& bound, std::string_view name, const void* data, std::vector<int64_t> shape, Type type);
     void set_output(Bound& bound, int rows, int outputs);
     void run_bound(Bound& bound, bool gives_back);
-    const float* step(const std::vector<int32_t>& rows, const int32_t* tokens, const int32_t* past, const float* states);
+    const float* step(const std::vector<int32_t>& rows, const int32_t* tokens, const int32_t* past,
+                      const float* states);
     const float* step_of(int first_row, int rows, const int32_t* tokens, const int32_t* past, const float* states);
     void chunk(const Batch& batch, int place, float* logits);
     int adjacent(int first, int count) const;

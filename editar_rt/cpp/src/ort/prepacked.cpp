@@ -1,5 +1,5 @@
-// Weights prepacked for a CPU's kernels and stored on disk, so that a large decoder opens in seconds and its weights are
-// mapped: editar_rt/backends/ort/prepacked.py and kept_folder.py, whose folders this shares.
+// Weights prepacked for a CPU's kernels and stored on disk, so that a large decoder opens in seconds and its weights
+// are mapped: editar_rt/backends/ort/prepacked.py and kept_folder.py, whose folders this shares.
 //
 // A folder is either complete or absent: sealed when written, checked when used. Before use, the times of its files and
 // a sample of their pages are compared; if the times differ, the whole file is hashed.
@@ -36,7 +36,9 @@ constexpr int SAMPLED = 64, PAGE = 4096;  // number of sampled pages of a file, 
 
 #if defined(_WIN32)
 
-std::string prepacked_on_disk(OrtBackend&, const std::string&, const std::string&) { return ""; }
+std::string prepacked_on_disk(OrtBackend&, const std::string&, const std::string&) {
+    return "";
+}
 
 #else
 
@@ -86,10 +88,10 @@ struct Sealed {
 void write_seal(const std::string& folder, const std::vector<Sealed>& files) {
     std::string json = "{";
     for (const Sealed& file : files)
-        json += std::string(json.size() > 1 ? "," : "") + "\n " + json_quoted(file.name) + ": {\n  \"bytes\": " +
-                std::to_string(file.bytes) + ",\n  \"sha256\": " + json_quoted(file.sha256) + ",\n  \"sample\": " +
-                json_quoted(file.sample) + ",\n  \"times\": [\n   " + std::to_string(file.times.first) + ",\n   " +
-                std::to_string(file.times.second) + "\n  ]\n }";
+        json += std::string(json.size() > 1 ? "," : "") + "\n " + json_quoted(file.name) +
+                ": {\n  \"bytes\": " + std::to_string(file.bytes) + ",\n  \"sha256\": " + json_quoted(file.sha256) +
+                ",\n  \"sample\": " + json_quoted(file.sample) + ",\n  \"times\": [\n   " +
+                std::to_string(file.times.first) + ",\n   " + std::to_string(file.times.second) + "\n  ]\n }";
     place_file(folder + "/" + SEAL, json + "\n}");
 }
 
@@ -99,7 +101,8 @@ void seal(const std::string& folder) {
         const std::string name = entry.path().filename().string(), path = entry.path().string();
         if (name == LOCK || name == SEAL) continue;
         sync(path);
-        files.push_back({name, file_sha256(path), sample_of(path), static_cast<int64_t>(entry.file_size()), times_of(path)});
+        files.push_back(
+            {name, file_sha256(path), sample_of(path), static_cast<int64_t>(entry.file_size()), times_of(path)});
     }
     std::sort(files.begin(), files.end(), [](const Sealed& a, const Sealed& b) { return a.name < b.name; });
     write_seal(folder, files);
@@ -120,7 +123,10 @@ bool is_as_sealed(const std::string& folder) {
             if (bytes == nullptr || sample == nullptr || times == nullptr || sha256 == nullptr ||
                 times->items.size() != 2)
                 return false;
-            Sealed file = {name, sha256->text, sample->text, bytes->integer(),
+            Sealed file = {name,
+                           sha256->text,
+                           sample->text,
+                           bytes->integer(),
                            {times->items[0].integer(), times->items[1].integer()}};
             if (static_cast<int64_t>(fs::file_size(path)) != file.bytes || sample_of(path) != file.sample) return false;
             if (times_of(path) != file.times) {  // copied, or written to
@@ -207,8 +213,8 @@ std::string prepacked_on_disk(OrtBackend& backend, const std::string& root, cons
     std::string list;
     for (const std::string& hash : hashes) list += (list.empty() ? "" : ", ") + json_quoted(hash);
     // The same text as Python's json.dumps of the same list.
-    const std::string identity = "[[" + list + "], " + json_quoted(ort.version()) + ", " + json_quoted(machine_name()) + ", " +
-                                 json_quoted(processor_features()) + "]";
+    const std::string identity = "[[" + list + "], " + json_quoted(ort.version()) + ", " + json_quoted(machine_name()) +
+                                 ", " + json_quoted(processor_features()) + "]";
     Sha256 digest;
     digest.add(identity.data(), identity.size());
     const std::string folder = root + "/" + digest.hex().substr(0, 32), graph = folder + "/" + facts::CACHE_GRAPH;
@@ -220,8 +226,8 @@ std::string prepacked_on_disk(OrtBackend& backend, const std::string& root, cons
             log_message(EDITAR_LOG_INFO, root + " has no room for prepacked weights; continuing without them");
             return "";
         }
-        log_message(EDITAR_LOG_INFO, "prepacking the weights of " + bundle.part_path(part) +
-                                         " for this machine, once (" + folder + ")");
+        log_message(EDITAR_LOG_INFO,
+                    "prepacking the weights of " + bundle.part_path(part) + " for this machine, once (" + folder + ")");
         Making making(folder);
         const OrtApi& api = ort.api();
         SessionOptionsPtr options = backend.make_options();
@@ -233,7 +239,8 @@ std::string prepacked_on_disk(OrtBackend& backend, const std::string& root, cons
             {"session.optimized_model_external_initializers_min_size_in_bytes", "1024"},
             {"session.save_external_prepacked_constant_initializers", "1"},
         };
-        for (const auto& [name, value] : entries) ort.check(api.AddSessionConfigEntry(options.get(), name, value), part);
+        for (const auto& [name, value] : entries)
+            ort.check(api.AddSessionConfigEntry(options.get(), name, value), part);
         backend.open(bundle.part_path(part), std::move(options));
         for (const ExternalData& each : read_graph(made).external)
             if (each.stop > fs::file_size(making.partial() + "/" + each.location))

@@ -68,7 +68,8 @@ bool RowBuffer::map(int source, int target, size_t size) {
     if (source != target) note_sharing();
     for (int number = 0; number < heads_; ++number) {
         const off_t place = head(source, number) - data_;
-        void* mapped = mmap(head(target, number), size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, descriptor_, place);
+        void* mapped =
+            mmap(head(target, number), size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, descriptor_, place);
         if (mapped == MAP_FAILED) return false;
     }
     return true;
@@ -140,8 +141,7 @@ void RowBuffers::take_back(int row, int keep) {
 
 void RowBuffers::note_shares() {
     frozen_ = shared_;
-    for (size_t row = 0; row < root_.size(); ++row)
-        frozen_[root_[row]] = std::max(frozen_[root_[row]], shared_[row]);
+    for (size_t row = 0; row < root_.size(); ++row) frozen_[root_[row]] = std::max(frozen_[root_[row]], shared_[row]);
 }
 
 }  // namespace editar

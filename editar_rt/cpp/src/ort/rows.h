@@ -32,8 +32,8 @@ public:
     size_t bytes() const { return rows_ * row_bytes(); }
     int heads() const { return heads_; }
 
-    // Map the first `size` bytes (whole pages) of every head of row `target` to the memory of row `source`. A row mapped
-    // to itself gets its own memory back, with its old contents. False if the system refuses.
+    // Map the first `size` bytes (whole pages) of every head of row `target` to the memory of row `source`. A row
+    // mapped to itself gets its own memory back, with its old contents. False if the system refuses.
     bool map(int source, int target, size_t size);
 
 private:
