@@ -32,7 +32,6 @@ from editar_rt.server.forms import Asked, check_model, read_form
 from editar_rt.server.guard import Access, Guard
 from editar_rt.server.limits import COMMENT_SECONDS, FIELD_BYTES, FILES, FORM_FIELDS
 from editar_rt.server.outbox import Finished, Outbox, Partial
-from editar_rt.server.warned import listening
 from editar_rt.version import __version__
 
 log = logging.getLogger("editar_rt.server")
@@ -60,10 +59,9 @@ def application(engine: Engine, options: Options | None = None) -> Starlette:
 
     @contextlib.asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
-        with listening():
-            engine.start()
-            yield
-            await asyncio.to_thread(engine.close)
+        engine.start()
+        yield
+        await asyncio.to_thread(engine.close)
 
     guard = Middleware(Guard, access=server.options.access, metrics=engine.metrics, max_body=engine.limits.max_body)
     handlers: Any = {ApiError: _api_error, HTTPException: _http_error}

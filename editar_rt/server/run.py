@@ -10,17 +10,19 @@ import signal
 import socket
 import sys
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 import uvicorn
 
 from editar_rt.editor import Editor
-from editar_rt.errors import EditarError, OptionError
+from editar_rt.errors import EditarError, EditarWarning, OptionError
 from editar_rt.server.app import Options, application
 from editar_rt.server.deadline import protocol
 from editar_rt.server.engine import Engine
 from editar_rt.server.limits import HEADER_BYTES, KEEP_ALIVE_SECONDS, Limits
+from editar_rt.server.warned import show_or_collect
 
 FLUSH_SECONDS = 1  # for last answers, once nothing runs
 POLL_SECONDS = 0.02
@@ -67,6 +69,15 @@ def url_of(listening: socket.socket) -> str:
     return f"http://{f'[{host}]' if ':' in host else host}:{port}"
 
 
+@contextlib.contextmanager
+def listening_to_warnings() -> Iterator[None]:
+    """While the block runs, an edit's warnings go into its answer."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", EditarWarning)
+        warnings.showwarning = show_or_collect(warnings.showwarning)
+        yield
+
+
 @dataclass
 class _Ends:
     """What ends the server."""
@@ -102,7 +113,8 @@ def serve(
         EditarError: the bundle does not run here.
     """
     engine = Engine(editor, limits)
-    code = asyncio.run(_serve(engine, listening, limits, options, on_ready))
+    with listening_to_warnings():
+        code = asyncio.run(_serve(engine, listening, limits, options, on_ready))
     if engine.error is not None and not engine.warm.is_set() and isinstance(engine.error, EditarError):
         raise engine.error
     if not engine.close(0):  # its thread hangs in the engine, and would hold up the interpreter's end

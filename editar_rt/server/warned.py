@@ -1,13 +1,13 @@
 """Collects the runtime's warnings for the request that they are about.
 
-Python's own `catch_warnings` changes the whole process; here a thread's warnings go to that thread's list.
+Python's own `catch_warnings` changes the whole process; here a thread's warnings go to that thread's list. The program
+that serves shows warnings by `show_or_collect` (`run.listening_to_warnings`).
 """
 
 from __future__ import annotations
 
 import threading
-import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -18,7 +18,7 @@ _here = threading.local()
 
 @contextmanager
 def collecting(into: list[str]) -> Iterator[None]:
-    """Add the block's warnings to a list, each once. Without `listening`, they go where they always go."""
+    """Add the block's warnings to a list, each once. Outside of a server they go where they always go."""
     before, _here.into = getattr(_here, "into", None), into
     try:
         yield
@@ -26,10 +26,8 @@ def collecting(into: list[str]) -> Iterator[None]:
         _here.into = before
 
 
-@contextmanager
-def listening() -> Iterator[None]:
-    """While the block runs, warnings within `collecting` are collected instead of shown. For programs."""
-    shown = warnings.showwarning
+def show_or_collect(shown: Callable[..., None]) -> Callable[..., None]:
+    """A `warnings.showwarning` that collects within `collecting`, and calls `shown` for all else."""
 
     def show(message: Any, category: type[Warning], *rest: Any, **more: Any) -> None:
         into: list[str] | None = getattr(_here, "into", None)
@@ -38,7 +36,4 @@ def listening() -> Iterator[None]:
         elif str(message) not in into:
             into.append(str(message))
 
-    with warnings.catch_warnings():
-        warnings.simplefilter("always", EditarWarning)
-        warnings.showwarning = show
-        yield
+    return show
