@@ -10,7 +10,6 @@
 
 #include "editar/editar.h"
 #include "error.h"
-#include "exact.h"
 #include "facts.h"
 #include "model.h"
 #include "ort/library.h"
@@ -522,7 +521,8 @@ editar_status EDITAR_CALL editar_sample(const float* logits, int32_t vocabulary,
         if (vocabulary < 1) throw option_error("vocabulary must be 1 or more, got " + std::to_string(vocabulary));
         const editar_sampling wanted = checked(sampling, "editar_sampling");
         const Sampling settings = Sampling().with(&wanted, 0);
-        *token = Sampler().sample(logits, vocabulary, settings, exact::uniform(settings.seed, 0, position));
+        *token = Sampler().sample(logits, vocabulary, settings, settings.seed,
+                                  static_cast<int>(position));
         return EDITAR_OK;
     });
 }

@@ -13,6 +13,8 @@ double log(double x);  // x positive and normal
 
 // The random number in [0, 1) of one token, keyed by the arguments: Philox 4x64 with ten rounds, as NumPy has it.
 double uniform(uint64_t seed, uint64_t index, uint64_t position);
+// Gumbel noise of a random word: -log(-log(u)) of its top 52 bits and a half as a number between 0 and 1.
+double gumbel(uint64_t word);
 // The `block`-th four words of the generator with counter (block, 0, index, position), counted from 1.
 struct Words {
     uint64_t word[4];

@@ -171,8 +171,9 @@ Sampling Sampling::with(const editar_sampling* given, int count) const {
     if (given->top_k < EDITAR_TOP_K_OFF)
         throw option_error("top_k must be EDITAR_TOP_K_OFF, 0 (the bundle's) or more, got " +
                            std::to_string(given->top_k));
-    if (given->noise < EDITAR_USUAL_NOISE || given->noise > EDITAR_UNIFORM)
-        throw option_error("noise must be EDITAR_UNIFORM, got " + std::to_string(given->noise));
+    if (given->noise < EDITAR_USUAL_NOISE || given->noise > EDITAR_GUMBEL)
+        throw option_error("noise must be EDITAR_UNIFORM or EDITAR_GUMBEL, got " + std::to_string(given->noise));
+    if (given->noise != EDITAR_USUAL_NOISE) own.gumbel = given->noise == EDITAR_GUMBEL;
     check(own);
     return own;
 }
@@ -236,7 +237,7 @@ const float* Sampler::guide(const float* cond, const float* uncond, int size, fl
     return guided_.data();
 }
 
-int32_t Sampler::sample(const float* logits, int size, const Sampling& sampling, double number) {
+int32_t Sampler::sample(const float* logits, int size, const Sampling& sampling, uint64_t seed, int position) {
     int best = 0;
     bool nan = std::isnan(logits[0]);
     for (int n = 1; n < size; ++n) {
@@ -257,6 +258,7 @@ int32_t Sampler::sample(const float* logits, int size, const Sampling& sampling,
     } else {
         for (int n = 0; n < size; ++n) kept_.push_back(n);
     }
+    if (sampling.gumbel && sampling.top_p == 1) return with_gumbel(logits, peak, sampling.temperature, seed, position);
     weights_.clear();
     for (int32_t token : kept_)
         weights_.push_back(
@@ -281,7 +283,12 @@ int32_t Sampler::sample(const float* logits, int size, const Sampling& sampling,
         kept_.resize(stay);
         weights_.resize(stay);
     }
-    // The first token at which the running sum of the weights exceeds `number` times their total.
+    if (sampling.gumbel) return with_gumbel(logits, peak, sampling.temperature, seed, position);
+    return with_uniform(exact::uniform(seed, 0, position));
+}
+
+// The first token at which the running sum of the weights exceeds `number` times their total.
+int32_t Sampler::with_uniform(double number) const {
     double total = 0;
     for (double weight : weights_) total += weight;
     const double target = number * total;
@@ -291,6 +298,25 @@ int32_t Sampler::sample(const float* logits, int size, const Sampling& sampling,
         if (sum > target) return kept_[n];
     }
     return kept_.back();
+}
+
+// The token with the largest sum of its logit over the temperature and its noise; of equal sums the first.
+int32_t Sampler::with_gumbel(const float* logits, float peak, double temperature, uint64_t seed, int position) const {
+    int32_t best = kept_[0];
+    double most = 0;
+    uint64_t block = 0;  // the one that `words` is
+    exact::Words words{};
+    for (size_t n = 0; n < kept_.size(); ++n) {
+        const auto token = static_cast<uint64_t>(kept_[n]);
+        if (token / 4 + 1 != block) words = exact::philox(seed, block = token / 4 + 1, uint64_t{1} << 32, position);
+        const double sum = (static_cast<double>(logits[token]) - static_cast<double>(peak)) / temperature +
+                           exact::gumbel(words.word[token % 4]);
+        if (n == 0 || sum > most) {
+            best = kept_[n];
+            most = sum;
+        }
+    }
+    return best;
 }
 
 }  // namespace editar

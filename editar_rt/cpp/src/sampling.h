@@ -22,6 +22,7 @@ struct Sampling {
     int64_t top_k;
     uint64_t seed = 0;
     bool greedy = false;
+    bool gumbel = false;  // noise for every token of the vocabulary, in place of one number
 
     Sampling();  // EditAR's
     // The bundle's defaults over EditAR's. Throws EDITAR_BAD_BUNDLE.
@@ -39,11 +40,14 @@ struct Sampling {
 // One token from logits [size]. Throws EDITAR_BACKEND where they are not finite.
 class Sampler {
 public:
-    int32_t sample(const float* logits, int size, const Sampling& sampling, double number);
+    int32_t sample(const float* logits, int size, const Sampling& sampling, uint64_t seed, int position);
     // Classifier-free guidance; the result is valid until the next call.
     const float* guide(const float* cond, const float* uncond, int size, float scale);
 
 private:
+    int32_t with_uniform(double number) const;
+    int32_t with_gumbel(const float* logits, float peak, double temperature, uint64_t seed, int position) const;
+
     std::vector<float> guided_, values_;
     std::vector<int32_t> kept_, order_;
     std::vector<double> weights_;

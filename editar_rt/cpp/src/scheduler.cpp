@@ -118,7 +118,7 @@ void Scheduler::draw(Sequence& sequence, const float* cond, const float* uncond)
     if (sequence.guided())
         logits = sampler_.guide(cond, uncond, vocabulary_, static_cast<float>(sequence.scales[position]));
     if (watch) watch(sequence, logits);
-    sequence.draw(sampler_.sample(logits, vocabulary_, sequence.sampling, sequence.number(position)));
+    sequence.draw(sampler_.sample(logits, vocabulary_, sequence.sampling, sequence.seed, position));
 }
 
 // One run in which every picture takes one position.

@@ -2,7 +2,6 @@
 
 #include <algorithm>
 
-#include "exact.h"
 
 namespace editar {
 
@@ -81,10 +80,6 @@ void Sequence::draw(int32_t token) {
     tokens[position] = token;
     drawn = ++position;
     while (!finished() && tokens[position] >= 0) ++position;
-}
-
-double Sequence::number(int at) const {
-    return sampling.greedy ? 0.0 : exact::uniform(seed, 0, at);
 }
 
 }  // namespace editar

@@ -73,7 +73,6 @@ public:
     // The number of positions that one step may sample: consecutive free ones with the same guidance as the next.
     int window(int most) const;
     void draw(int32_t token);  // store the token sampled at `position`, and move on to the next free one
-    double number(int at) const;
 
     Context& context;
     const Sampling& sampling;
