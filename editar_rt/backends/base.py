@@ -59,6 +59,12 @@ class Decoder(Protocol):
     def piece(self) -> int:
         """Largest recommended number of positions of a chunk, so that other pictures' steps do not wait for long."""
 
+    def runs(self, rows: int, positions: int) -> int:
+        """How many runs of the device a batch of `rows` rows with `positions` positions each takes; 1 is the cheapest.
+
+        Each run reads all weights.
+        """
+
     def run(self, batch: Batch, draw: Draw | None = None) -> Output:
         """Run a batch, and sample tokens from its logits if `draw` is given, on the device or on the host.
 

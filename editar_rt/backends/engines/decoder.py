@@ -77,6 +77,11 @@ class EngineDecoder:
     def piece(self) -> int:
         return self._plan.chunks[-1] if self._plan.chunks else 1
 
+    def runs(self, rows: int, positions: int) -> int:
+        if positions == 1:
+            return -(-rows // self._plan.rows[-1])
+        return rows * -(-positions // self.piece)
+
     def run(self, batch: Batch, draw: Draw | None = None) -> Output:
         end = int((batch.past + batch.counts).max())
         if end > self._room:
