@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import huggingface_hub
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, RepositoryNotFoundError
+from huggingface_hub.errors import RepositoryNotFoundError
 
 from editar_rt.errors import EditarError
 from training.errors import first_line
@@ -129,9 +129,7 @@ def _look_up(repository: Repository) -> Wanted:
         raise DownloadError(
             f"the Hub has no {repository.kind} repository {repository.name} (or it requires a login: run hf auth login)"
         ) from None
-    except (HfHubHTTPError, HFValidationError, OSError, RuntimeError) as error:
-        raise DownloadError(_unreachable(error)) from None
-    except Exception as error:  # the HTTP client's own classes, which differ between versions of the library
+    except Exception as error:  # including the HTTP client's own classes, which differ between versions of the library
         raise DownloadError(_unreachable(error)) from None
     assert isinstance(info, huggingface_hub.ModelInfo | huggingface_hub.DatasetInfo)
     sizes = {s.rfilename: s.size or 0 for s in info.siblings or []}

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from export.graph_writer import FLOAT16, TORCH_TYPES
+from export.module_graphs import FLOAT32_WEIGHTS
 from export.precision import Storage
 from training.weights_file import CheckpointError, listed
 
@@ -70,4 +71,4 @@ def decoder_types(storage: Storage) -> Callable[[str], torch.dtype]:
 def text_types(storage: Storage) -> Callable[[str], torch.dtype]:
     """Returns the type of a text encoder's weight by name (see `module_graphs.half_copy`)."""
     halved = storage.text_precision == "fp16"
-    return lambda name: torch.float16 if halved and not name.endswith(".wo.weight") else torch.float32
+    return lambda name: torch.float16 if halved and not name.endswith(FLOAT32_WEIGHTS) else torch.float32
