@@ -33,7 +33,7 @@ def test_a_checkpoint_becomes_a_bundle(exporter: Command, checkpoint: Path, tmp_
     done = exporter(*arguments, "--default", "temperature=0.9", "--default", "top_k=100")
     assert done.code == 0
     lines = done.stdout.splitlines()
-    assert "logits, prefill" in lines[-3]
+    assert "logits, prefill" in lines[-4]
     assert lines[-1].startswith(f"wrote {bundle}: prefix, decoder; ")
 
     editor = editar_rt.load(bundle, device="cpu")

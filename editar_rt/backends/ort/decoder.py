@@ -257,12 +257,13 @@ class OnnxRuntimeDecoder:
 
     def _takes_chunks(self, positions: int) -> bool:
         """Whether chunks of this length of several rows are one run. Long ones are not: their memory would add up."""
-        # Quantized weights are multiplied with pairs of positions: a row must not share one with another.
+        # Quantized weights are multiplied with pairs of positions, and no row may share a pair with another.
         return names.CHUNK_LENGTHS in self._wanted and positions < LONG and not (self._pairs and positions % 2)
 
     def _together(self, batch: Batch) -> bool:
         length = batch.tokens.shape[1]
-        return self._takes_chunks(length) and bool((batch.counts == length).all())
+        paired = not (self._pairs and batch.outputs % 2)  # the last layer and the head see these positions alone
+        return self._takes_chunks(length) and paired and bool((batch.counts == length).all())
 
     def _chunks(self, first_row: int, batch: Batch, span: slice) -> Floats:
         """Run chunks of the same length in contiguous rows → logits [R, K, V]."""
