@@ -205,6 +205,18 @@ def golden_gpt_bundle_delta_int4(tiny_sources: Sources, tmp_path_factory: pytest
     return transformer_bundle(tiny_sources, tmp_path_factory, dialect="delta", precision="int4")
 
 
+@pytest.fixture(scope="session")
+def golden_gpt_bundle_native(tiny_sources: Sources, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The golden transformer alone, float32, as newer TensorRT runs it, with a sampling head."""
+    return transformer_bundle(tiny_sources, tmp_path_factory, dialect="native", sampling_head=True)
+
+
+@pytest.fixture(scope="session")
+def golden_gpt_bundle_native_fp16(tiny_sources: Sources, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The golden transformer alone, float16, as newer TensorRT runs it."""
+    return transformer_bundle(tiny_sources, tmp_path_factory, dialect="native", precision="fp16")
+
+
 def transformer_bundle(sources: Sources, folders: pytest.TempPathFactory, **storage: Any) -> Path:
     """The transformer of `sources` alone; `storage` as in `export.precision.Storage`."""
     from export.bundle_writer import Options, Sources, write_bundle
