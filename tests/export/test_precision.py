@@ -208,7 +208,8 @@ def test_bfloat16_is_compared_and_self_tested_through_a_twin(
     bundle = Bundle.open(tmp_path / "b")
     bundle.check()
     assert (bundle.manifest.precision, bundle.manifest.providers) == ("bf16", ["cuda"])
-    assert bundle.manifest.self_test is not None and bundle.manifest.self_test.keys() == bundle.manifest.parts.keys()
+    assert bundle.manifest.self_test is not None
+    assert bundle.manifest.self_test.keys() == bundle.manifest.parts.keys() - {names.DECODER_CHUNKS}
     assert not list((tmp_path / "b").glob("*twin*"))
 
 
