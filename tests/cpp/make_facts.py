@@ -317,7 +317,12 @@ def _onnxruntime() -> Iterator[str]:
     key, value = ort_backend.WEIGHT_ONLY
     yield from _named("ACCURACY_LEVEL_KEY", key)
     yield from _named("ACCURACY_LEVEL", value)
-    for name, (major, minor) in (("READS_INT8", ort_backend.READS_INT8), ("TAKES_DURATION", threads.TAKES_DURATION)):
+    versions = {
+        "READS_INT8": ort_backend.READS_INT8,
+        "TAKES_CHUNK_LENGTHS": ort_backend.CHUNK_LENGTHS,
+        "TAKES_DURATION": threads.TAKES_DURATION,
+    }
+    for name, (major, minor) in versions.items():
         yield from _named(f"{name}_MAJOR", major)
         yield from _named(f"{name}_MINOR", minor)
     yield from _constants(threads, int)

@@ -13,6 +13,7 @@ inline constexpr const char* VQ_DECODER = "vq_decoder";
 inline constexpr const char* TEXT_ENCODER = "text_encoder";
 inline constexpr const char* PREFIX_GRAPH = "prefix";
 inline constexpr const char* DECODER = "decoder";
+inline constexpr const char* DECODER_CHUNKS = "decoder_chunks";
 inline constexpr const char* SAMPLER = "sampler";
 inline constexpr const char* PIXELS = "pixels";
 inline constexpr const char* TOKENS = "tokens";
@@ -28,6 +29,7 @@ inline constexpr const char* PAST_LENGTH = "past_length";
 inline constexpr const char* POSITIONS = "positions";
 inline constexpr const char* TOTAL_LENGTH = "total_length";
 inline constexpr const char* LAST_ROW = "last_row";
+inline constexpr const char* CHUNK_LENGTHS = "chunk_lengths";
 inline constexpr const char* LOGITS = "logits";
 inline constexpr const char* NEW_ROWS = "new_rows";
 inline constexpr int UNCLEAR = -1;
@@ -116,6 +118,8 @@ inline constexpr const char* ACCURACY_LEVEL_KEY = "session.qdq_matmulnbits_accur
 inline constexpr const char* ACCURACY_LEVEL = "1";
 inline constexpr int READS_INT8_MAJOR = 1;
 inline constexpr int READS_INT8_MINOR = 27;
+inline constexpr int TAKES_CHUNK_LENGTHS_MAJOR = 1;
+inline constexpr int TAKES_CHUNK_LENGTHS_MINOR = 32;
 inline constexpr int TAKES_DURATION_MAJOR = 1;
 inline constexpr int TAKES_DURATION_MINOR = 26;
 inline constexpr int SPIN_US = 50;
@@ -357,6 +361,25 @@ inline constexpr Dimension decoder_logits_outputs[] = {
     {0, "vocab_size"},
 };
 inline constexpr TensorShape decoder_outputs[] = {{"logits", decoder_logits_outputs, 3}};
+inline constexpr Dimension decoder_chunks_tokens_inputs[] = {
+    {0, ""},
+    {0, ""},
+};
+inline constexpr Dimension decoder_chunks_prefix_inputs[] = {
+    {0, ""},
+    {0, ""},
+    {0, "dim"},
+};
+inline constexpr Dimension decoder_chunks_chunk_lengths_inputs[] = {
+    {0, ""},
+};
+inline constexpr TensorShape decoder_chunks_inputs[] = {{"tokens", decoder_chunks_tokens_inputs, 2}, {"prefix", decoder_chunks_prefix_inputs, 3}, {"chunk_lengths", decoder_chunks_chunk_lengths_inputs, 1}};
+inline constexpr Dimension decoder_chunks_logits_outputs[] = {
+    {0, ""},
+    {0, ""},
+    {0, "vocab_size"},
+};
+inline constexpr TensorShape decoder_chunks_outputs[] = {{"logits", decoder_chunks_logits_outputs, 3}};
 inline constexpr Dimension sampler_logits_inputs[] = {
     {0, ""},
     {1, ""},
@@ -373,6 +396,7 @@ inline constexpr PartShapes TENSORS[] = {
     {"text_encoder", text_encoder_inputs, text_encoder_outputs, 2, 1},
     {"prefix", prefix_inputs, prefix_outputs, 1, 3},
     {"decoder", decoder_inputs, decoder_outputs, 2, 1},
+    {"decoder_chunks", decoder_chunks_inputs, decoder_chunks_outputs, 3, 1},
     {"sampler", sampler_inputs, sampler_outputs, 1, 1},
 };
 }  // namespace parts

@@ -1,6 +1,7 @@
 #include "machine.h"
 
 #include <algorithm>
+#include <climits>
 #include <cstdlib>
 #include <cstring>
 #include <fstream>
@@ -17,7 +18,6 @@
 #include <sys/utsname.h>
 #endif
 #if !defined(_WIN32)
-#include <dirent.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -221,29 +221,24 @@ int64_t peak_memory_bytes(int64_t counted_twice) {
     return std::max(peak - counted_twice, std::min(peak, peak_before_sharing));
 }
 
-void drop_file_pages(const std::string& graph) {
+void drop_file_pages(const std::vector<std::string>& weights) {
 #if defined(__linux__)
-    char resolved[4096];
-    if (realpath(graph.c_str(), resolved) == nullptr) return;
-    const std::string beginning = std::string(resolved) + ".";
-    size_t slash = beginning.rfind('/');
+    std::set<std::string> files;
     int64_t largest = 0;
-    if (DIR* folder = opendir(beginning.substr(0, slash).c_str())) {
-        while (dirent* entry = readdir(folder)) {
-            std::string path = beginning.substr(0, slash + 1) + entry->d_name;
-            struct stat status;
-            if (path.rfind(beginning, 0) == 0 && stat(path.c_str(), &status) == 0)
-                largest = std::max<int64_t>(largest, status.st_size);
-        }
-        closedir(folder);
+    for (const std::string& file : weights) {
+        char resolved[PATH_MAX];
+        struct stat status;
+        if (realpath(file.c_str(), resolved) == nullptr || stat(resolved, &status) != 0) continue;
+        files.insert(resolved);
+        largest = std::max<int64_t>(largest, status.st_size);
     }
     if (largest < WORTH) return;
     each_mapping([&](const Mapping& mapping) {
-        if (mapping.file.rfind(beginning, 0) == 0 && mapping.own == 0)
+        if (files.count(mapping.file) != 0 && mapping.own == 0)
             madvise(reinterpret_cast<void*>(mapping.start), mapping.size, MADV_DONTNEED);
     });
 #else
-    (void)graph;
+    (void)weights;
 #endif
 }
 

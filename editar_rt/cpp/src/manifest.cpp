@@ -235,7 +235,7 @@ public:
         if (found == std::end(known)) return;
         check_all("input", part_.inputs, found->inputs, found->input_count);
         check_all("output", part_.outputs, found->outputs, found->output_count);
-        if (name_ == facts::DECODER) check_cache();
+        if (name_ == facts::DECODER || name_ == facts::DECODER_CHUNKS) check_cache();
         if (!manifest_.operators().has_fixed_shapes) return;
         for (const auto* tensors : {&part_.inputs, &part_.outputs})
             for (const auto& tensor : *tensors) check_symbols(tensor);

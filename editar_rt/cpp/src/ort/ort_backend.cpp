@@ -121,24 +121,31 @@ OrtSession* OrtBackend::session(std::string_view name) {
             ort_.check(ort_.api().DisableCpuMemArena(made.get()), part);
         return made;
     };
+    const std::string described = is_decoder ? decoder_part() : part;
     Open opened;
-    const std::string kept = cuda_ || settings_.cache.empty() ? "" : prepacked(*this, settings_.cache, part);
+    std::string kept = cuda_ || settings_.cache.empty() ? "" : prepacked(*this, settings_.cache, described);
     if (!kept.empty()) {
         try {
             opened.session = open(kept, options());
-            opened.graph = kept;
+            opened.weights = {kept + ".data"};
         } catch (const Error&) {
             forget_prepacked(kept);
         }
     }
     if (opened.session == nullptr) {
-        opened.graph = bundle_.part_path(part);
-        opened.session = open(opened.graph, options());
+        opened.session = open(bundle_.part_path(described), options());
+        for (const std::string& name : bundle_.part_files(described))
+            if (name != manifest.part(described)->file) opened.weights.push_back(bundle_.path(name));
     }
-    drop_file_pages(opened.graph);  // opening reads more than running needs
+    drop_file_pages(opened.weights);  // opening reads more than running needs
     trim_heap();
-    for (const TensorInfo& output : manifest.part(part)->outputs) opened.outputs.push_back(output.name);
+    for (const TensorInfo& output : manifest.part(described)->outputs) opened.outputs.push_back(output.name);
     return (sessions_[part] = std::move(opened)).session.get();
+}
+
+const char* OrtBackend::decoder_part() const {
+    const bool takes = ort_.is_at_least(facts::TAKES_CHUNK_LENGTHS_MAJOR, facts::TAKES_CHUNK_LENGTHS_MINOR);
+    return takes && bundle_.manifest().part(facts::DECODER_CHUNKS) != nullptr ? facts::DECODER_CHUNKS : facts::DECODER;
 }
 
 std::vector<Array> OrtBackend::run(std::string_view part, const std::vector<Feed>& inputs) {
@@ -190,7 +197,7 @@ std::vector<Array> OrtBackend::run(std::string_view part, const std::vector<Feed
         }
         arrays.push_back(std::move(array));
     }
-    if (part == facts::PREFIX_GRAPH) drop_file_pages(opened.graph);
+    if (part == facts::PREFIX_GRAPH) drop_file_pages(opened.weights);
     return arrays;
 }
 

@@ -30,7 +30,10 @@ public:
     std::vector<Array> run(std::string_view part, const std::vector<Feed>& inputs) override;
     std::unique_ptr<Decoder> make_decoder(int rows, int capacity) override;
 
+    // The session of a part, opened on first use; of the decoder, that of `decoder_part`.
     OrtSession* session(std::string_view part);
+    // The decoder's graph to open: the one that also runs chunks of several rows, where there is one.
+    const char* decoder_part() const;
     const OnnxRuntime& ort() const { return ort_; }
     const Bundle& bundle() const { return bundle_; }
     const CudaCopier* cuda() const { return cuda_.get(); }  // null on the CPU
@@ -46,8 +49,7 @@ private:
     std::string why_cpu_;
     struct Open {
         SessionPtr session;
-        std::string graph;
-        std::vector<std::string> outputs;
+        std::vector<std::string> weights, outputs;
     };
     std::map<std::string, Open, std::less<>> sessions_;
 };

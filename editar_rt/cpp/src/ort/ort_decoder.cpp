@@ -34,7 +34,7 @@ bool is_quantized(const std::string& precision) {
 OrtDecoder::OrtDecoder(OrtBackend& backend, int rows, int capacity)
     : backend_(backend), ort_(backend.ort()), session_(backend.session(facts::DECODER)), capacity_(capacity) {
     const Manifest& manifest = backend.bundle().manifest();
-    const PartInfo& part = *manifest.part(facts::DECODER);
+    const PartInfo& part = *manifest.part(backend.decoder_part());
     const ModelInfo& model = manifest.model;
     layers_ = model.layers;
     heads_ = model.heads;
@@ -88,24 +88,30 @@ const float* OrtDecoder::run(const Batch& batch) {
     reserve(end + spare_);
     if (buffers_)
         for (size_t n = 0; n < count; ++n) buffers_->prepare_write(rows[n], batch.past[n]);
-    const float* logits = nullptr;
+    const int positions = batch.positions;
     const size_t row_logits = static_cast<size_t>(batch.outputs) * vocab_;
-    if (batch.positions == 1) {
-        for (size_t start = 0, stop; start < count; start = stop) {  // contiguous rows together
-            stop = start + 1;
-            while (stop < count && rows[stop] == rows[stop - 1] + 1) ++stop;
-            const std::vector<int32_t> span(rows.begin() + start, rows.begin() + stop);
-            logits = step(span, batch.tokens.data() + start, batch.past.data() + start, batch.states);
-            if (stop - start == count) break;
-            logits_.resize(count * row_logits);
-            std::copy_n(logits, span.size() * row_logits, logits_.data() + start * row_logits);
-            logits = logits_.data();
-        }
-    } else {
+    // The last layer and the head of quantized weights see the positions with logits alone, also in pairs.
+    const bool together = takes_chunks(positions) && !(pairs_ && batch.outputs % 2 == 1);
+    const float* logits = nullptr;
+    if (positions > 1 && !together) {
         logits_.resize(count * row_logits);
         for (size_t place = 0; place < count; ++place)
             chunk(batch, static_cast<int>(place), logits_.data() + place * row_logits);
         logits = logits_.data();
+    } else {
+        for (size_t start = 0, stop; start < count; start = stop) {  // contiguous rows together
+            stop = start + 1;
+            while (stop < count && rows[stop] == rows[stop - 1] + 1) ++stop;
+            const int size = static_cast<int>(stop - start);
+            const int32_t *tokens = batch.tokens.data() + start * positions, *past = batch.past.data() + start;
+            if (positions == 1) logits = step(rows[start], size, tokens, past, batch.states);
+            else if (batch.outputs == positions) logits = repeated(rows[start], size, positions, tokens, past, batch.states);
+            else logits = once(rows[start], size, positions, batch.outputs, tokens, past, batch.states);
+            if (stop - start == count) break;
+            logits_.resize(count * row_logits);
+            std::copy_n(logits, size * row_logits, logits_.data() + start * row_logits);
+            logits = logits_.data();
+        }
     }
     for (size_t n = 0; n < count; ++n) filled_[rows[n]] = ends[n];
     return logits;
@@ -131,7 +137,7 @@ void OrtDecoder::reserve(int positions) {
     if (positions <= allocated_) return;
     const int target = std::min((positions + growth_ - 1) / growth_ * growth_, room_);
     bindings_.clear();
-    steps_.clear();
+    repeated_.clear();
     auto made = std::make_unique<RowBuffers>(backend_.cuda() == nullptr ? 2 * layers_ : 1, rows_, heads_, target,
                                              position_bytes_);
     const int places = (*made)[0].positions();
@@ -214,17 +220,15 @@ void OrtDecoder::run_bound(Bound& bound, bool gives_back) {
 
 // Steps: one position of each row.
 
-const float* OrtDecoder::step(const std::vector<int32_t>& rows, const int32_t* tokens, const int32_t* past,
-                              const float* states) {
-    const int first = rows[0], count = static_cast<int>(rows.size());
-    if (!(pairs_ && count % 2 == 1)) return step_of(first, count, tokens, past, states);
+const float* OrtDecoder::step(int first, int count, const int32_t* tokens, const int32_t* past, const float* states) {
+    if (!(pairs_ && count % 2 == 1)) return repeated(first, count, 1, tokens, past, states);
     const int extra = adjacent(first, count);
     if (buffers_) buffers_->prepare_write(extra, filled_[extra]);
     std::vector<int32_t> all_tokens(tokens, tokens + count), all_past(past, past + count);
     const int place = extra < first ? 0 : count;
     all_tokens.insert(all_tokens.begin() + place, 0);
     all_past.insert(all_past.begin() + place, filled_[extra]);
-    const float* logits = step_of(std::min(extra, first), count + 1, all_tokens.data(), all_past.data(), states);
+    const float* logits = repeated(std::min(extra, first), count + 1, 1, all_tokens.data(), all_past.data(), states);
     return place == 0 ? logits + vocab_ : logits;
 }
 
@@ -237,68 +241,82 @@ int OrtDecoder::adjacent(int first, int count) const {
     return filled_[after] < filled_[before] ? after : before;
 }
 
-const float* OrtDecoder::step_of(int first_row, int rows, const int32_t* tokens, const int32_t* past,
-                                 const float* states) {
-    const Key key{first_row, rows};
-    auto found = steps_.find(key);
-    if (found == steps_.end()) {
-        found = steps_.emplace(key, bind(first_row, rows)).first;
+// A run of contiguous rows whose shape recurs, with logits of all positions.
+const float* OrtDecoder::repeated(int first_row, int rows, int positions, const int32_t* tokens, const int32_t* past,
+                                  const float* states) {
+    if (states != nullptr) return once(first_row, rows, positions, positions, tokens, past, states);
+    const Shape key{first_row, rows, positions};
+    auto found = repeated_.find(key);
+    if (found == repeated_.end()) {
+        found = repeated_.emplace(key, bind(first_row, rows)).first;
         Bound& made = found->second;
-        made.tokens.assign(rows, 0);
+        made.tokens.assign(static_cast<size_t>(rows) * positions, 0);
         made.past.assign(rows, 0);
-        made.positions.assign(1, 0);
-        set_input(made, facts::TOKENS, made.tokens.data(), {rows, 1}, Type::int32);
+        made.last.assign(rows, 0);
+        made.lengths.assign(rows, positions);
+        for (int n = 0; n < positions; ++n) made.positions.push_back(n);
+        set_input(made, facts::TOKENS, made.tokens.data(), {rows, positions}, Type::int32);
         set_input(made, facts::PREFIX, no_states_.data(), {1, 1, dim_}, Type::float32);
-        set_input(made, facts::LOGIT_POSITIONS, made.positions.data(), {1}, Type::int32);
+        set_input(made, facts::LOGIT_POSITIONS, made.positions.data(), {positions}, Type::int32);
         set_input(made, facts::PAST_LENGTH, made.past.data(), {rows}, Type::int32);
-        set_input(made, facts::LAST_ROW, made.past.data(), {rows}, Type::int32);  // of one position, it is the same
+        set_input(made, facts::LAST_ROW, made.last.data(), {rows}, Type::int32);
         set_input(made, facts::TOTAL_LENGTH, &made.total, {}, Type::int32);
-        set_output(made, rows, 1);
+        set_input(made, facts::CHUNK_LENGTHS, made.lengths.data(), {rows}, Type::int32);
+        set_output(made, rows, positions);
     }
     Bound& bound = found->second;
-    std::copy_n(tokens, rows, bound.tokens.begin());
+    std::copy_n(tokens, bound.tokens.size(), bound.tokens.begin());
     std::copy_n(past, rows, bound.past.begin());
-    bound.total = *std::max_element(past, past + rows) + 1;
-    if (states != nullptr) set_input(bound, facts::PREFIX, states, {1, 1, dim_}, Type::float32);
+    for (int n = 0; n < rows; ++n) bound.last[n] = past[n] + positions - 1;
+    bound.total = *std::max_element(past, past + rows) + positions;
     run_bound(bound, false);
-    if (states != nullptr) set_input(bound, facts::PREFIX, no_states_.data(), {1, 1, dim_}, Type::float32);
     return bound.logits.data();
 }
 
-// Chunks: several positions of one row, in pieces, because temporary memory grows with the length of a piece.
+// One run of contiguous rows, with logits of the last positions.
+const float* OrtDecoder::once(int first_row, int rows, int positions, int outputs, const int32_t* tokens,
+                              const int32_t* past, const float* states) {
+    const Rows key{first_row, rows};
+    auto found = bindings_.find(key);
+    if (found == bindings_.end()) found = bindings_.emplace(key, bind(first_row, rows)).first;
+    Bound& bound = found->second;
+    bound.past.assign(past, past + rows);
+    bound.last.clear();
+    for (int n = 0; n < rows; ++n) bound.last.push_back(past[n] + positions - 1);
+    bound.lengths.assign(rows, positions);
+    bound.total = *std::max_element(past, past + rows) + positions;
+    bound.positions.clear();
+    for (int n = positions - outputs; n < positions; ++n) bound.positions.push_back(n);
+    set_input(bound, facts::TOKENS, tokens, {rows, positions}, Type::int32);
+    if (states == nullptr) set_input(bound, facts::PREFIX, no_states_.data(), {1, 1, dim_}, Type::float32);
+    else set_input(bound, facts::PREFIX, states, {1, positions, dim_}, Type::float32);
+    set_input(bound, facts::LOGIT_POSITIONS, bound.positions.data(), {outputs}, Type::int32);
+    set_input(bound, facts::PAST_LENGTH, bound.past.data(), {rows}, Type::int32);
+    set_input(bound, facts::LAST_ROW, bound.last.data(), {rows}, Type::int32);
+    set_input(bound, facts::TOTAL_LENGTH, &bound.total, {}, Type::int32);
+    set_input(bound, facts::CHUNK_LENGTHS, bound.lengths.data(), {rows}, Type::int32);
+    set_output(bound, rows, outputs);
+    run_bound(bound, backend_.cuda() == nullptr && positions >= facts::LONG);
+    return bound.logits.data();
+}
 
+// Whether chunks of this length of several rows are one run. Long ones are not: their memory would add up. Quantized
+// weights are multiplied with pairs of positions, and no row may share a pair with another.
+bool OrtDecoder::takes_chunks(int positions) const {
+    return wanted_.count(facts::CHUNK_LENGTHS) != 0 && positions < facts::LONG && !(pairs_ && positions % 2 == 1);
+}
+
+// A chunk of one row, in pieces, because temporary memory grows with the length of a piece.
 void OrtDecoder::chunk(const Batch& batch, int place, float* logits) {
     const int row = batch.rows[place] + spare_, count = batch.positions, first_output = count - batch.outputs;
     const int32_t* tokens = batch.tokens.data() + static_cast<size_t>(place) * count;
-    const Key key{row, 1};
     for (int start = 0; start < count; start += piece()) {
-        const int stop = std::min(start + piece(), count), positions = stop - start;
-        auto found = bindings_.find(key);
-        if (found == bindings_.end()) found = bindings_.emplace(key, bind(row, 1)).first;
-        Bound& bound = found->second;
+        const int stop = std::min(start + piece(), count), past = batch.past[place] + start;
         // The graph returns logits of at least one position.
         const int outputs = std::max(stop - std::max(start, first_output), 1);
-        bound.past.assign(1, batch.past[place] + start);
-        bound.last.assign(1, bound.past[0] + positions - 1);
-        bound.total = bound.past[0] + positions;
-        bound.positions.resize(outputs);
-        for (int n = 0; n < outputs; ++n) bound.positions[n] = positions - outputs + n;
-        set_input(bound, facts::TOKENS, tokens + start, {1, positions}, Type::int32);
-        if (batch.states == nullptr)
-            set_input(bound, facts::PREFIX, no_states_.data(), {1, 1, dim_}, Type::float32);
-        else
-            set_input(bound, facts::PREFIX, batch.states + static_cast<size_t>(start) * dim_, {1, positions, dim_},
-                      Type::float32);
-        set_input(bound, facts::LOGIT_POSITIONS, bound.positions.data(), {outputs}, Type::int32);
-        set_input(bound, facts::PAST_LENGTH, bound.past.data(), {1}, Type::int32);
-        set_input(bound, facts::LAST_ROW, bound.last.data(), {1}, Type::int32);
-        set_input(bound, facts::TOTAL_LENGTH, &bound.total, {}, Type::int32);
-        set_output(bound, 1, outputs);
-        run_bound(bound, backend_.cuda() == nullptr && positions >= facts::LONG);
-        if (stop > first_output) {
-            std::copy_n(bound.logits.data(), static_cast<size_t>(outputs) * vocab_, logits);
-            logits += static_cast<size_t>(outputs) * vocab_;
-        }
+        const float* states = batch.states == nullptr ? nullptr : batch.states + static_cast<size_t>(start) * dim_;
+        const float* found = once(row, 1, stop - start, outputs, tokens + start, &past, states);
+        if (stop > first_output) logits = std::copy_n(found, static_cast<size_t>(outputs) * vocab_, logits);
     }
 }
 

@@ -10,6 +10,7 @@
 #include <set>
 #include <string>
 #include <string_view>
+#include <tuple>
 #include <utility>
 #include <vector>
 
@@ -36,20 +37,24 @@ private:
         std::vector<ValuePtr> cache;  // keeps the bound values alive
         std::map<std::string_view, ValuePtr> inputs;
         ValuePtr output;
-        std::vector<int32_t> tokens, past, last, positions;
+        std::vector<int32_t> tokens, past, last, positions, lengths;
         int32_t total = 0;
         std::vector<float> logits;
     };
-    using Key = std::pair<int, int>;  // first row, number of rows
+    using Rows = std::pair<int, int>;       // first row, number of rows
+    using Shape = std::tuple<int, int, int>;  // and number of positions
 
     void reserve(int positions);
     Bound bind(int first_row, int rows);
     void set_input(Bound& bound, std::string_view name, const void* data, std::vector<int64_t> shape, Type type);
     void set_output(Bound& bound, int rows, int outputs);
     void run_bound(Bound& bound, bool gives_back);
-    const float* step(const std::vector<int32_t>& rows, const int32_t* tokens, const int32_t* past,
+    bool takes_chunks(int positions) const;
+    const float* step(int first, int count, const int32_t* tokens, const int32_t* past, const float* states);
+    const float* repeated(int first_row, int rows, int positions, const int32_t* tokens, const int32_t* past,
+                          const float* states);
+    const float* once(int first_row, int rows, int positions, int outputs, const int32_t* tokens, const int32_t* past,
                       const float* states);
-    const float* step_of(int first_row, int rows, const int32_t* tokens, const int32_t* past, const float* states);
     void chunk(const Batch& batch, int place, float* logits);
     int adjacent(int first, int count) const;
 
@@ -68,7 +73,8 @@ private:
     size_t row_bytes_ = 0;
     std::set<std::string, std::less<>> wanted_;
     std::vector<float> no_states_;
-    std::map<Key, Bound> bindings_, steps_;
+    std::map<Rows, Bound> bindings_;
+    std::map<Shape, Bound> repeated_;
     RunOptionsPtr shrinking_;
     std::vector<float> logits_;
 };
