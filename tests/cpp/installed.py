@@ -18,7 +18,7 @@ HEADER_SCRIPT = Path(__file__).with_name("onnxruntime_header.sh")
 
 
 def onnxruntime_root() -> Path:
-    """A folder with ONNX Runtime's header: $ONNXRUNTIME_ROOT, where `onnxruntime_header.sh` puts it, or the system's."""
+    """A folder with ONNX Runtime's header: $ONNXRUNTIME_ROOT, that of `onnxruntime_header.sh`, or the system's."""
     folders = [Path(os.environ["ONNXRUNTIME_ROOT"])] if "ONNXRUNTIME_ROOT" in os.environ else []
     folders += [cache() / "onnxruntime", Path("/usr"), Path("/usr/local")]
     found = [folder for folder in folders if any(folder.glob("**/include/**/onnxruntime_c_api.h"))]

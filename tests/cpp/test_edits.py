@@ -15,6 +15,7 @@ from PIL import Image
 import editar_rt
 from editar_rt.bundle.samples import read_samples
 from editar_rt.errors import EmptyMaskWarning, TruncatedTextWarning
+from editar_rt.images.pixels import to_pictures
 from tests.commands import Command
 from tests.cpp.library import MASK_EMPTY, TRUNCATED, Library, Model, Session, as_sampling, open_library
 from tests.runtime.demo import BUNDLE, COUNT, GRID, PICTURE, SIDE, WORDS
@@ -90,9 +91,7 @@ def assert_same(edited: Any, results: list[editar_rt.Result]) -> None:
 
 
 @pytest.mark.parametrize("name", ["fp32", "int8", "int4"])
-def test_every_sample_gets_pythons_tokens_and_pixels(
-    library: Library, bundles: dict[str, Path], name: str
-) -> None:
+def test_every_sample_gets_pythons_tokens_and_pixels(library: Library, bundles: dict[str, Path], name: str) -> None:
     editor, model = editar_rt.load(bundles[name]), library.open(bundles[name], threads=1)
     for place, (path, task, words) in enumerate(read_samples(editor.bundle)):
         theirs, mine = editor.session(path), model.session(pixels(path))
@@ -122,7 +121,9 @@ def masks() -> dict[str, np.ndarray]:
     """Masks of the demo's picture: a box, scattered pixels, a fine stroke, all and nothing."""
     made = {name: np.zeros((SIDE, SIDE), np.uint8) for name in ("box", "scattered", "stroke", "all", "nothing")}
     made["box"][30:90, 20:71] = 255
-    made["scattered"][np.random.default_rng(1).integers(0, SIDE, 9), np.random.default_rng(2).integers(0, SIDE, 9)] = 200
+    made["scattered"][np.random.default_rng(1).integers(0, SIDE, 9), np.random.default_rng(2).integers(0, SIDE, 9)] = (
+        200
+    )
     made["stroke"][64, 8:120] = 128
     made["all"][:] = 255
     made["nothing"][:] = 127
@@ -278,7 +279,9 @@ def test_previews_show_what_is_there(session: Session, editor: editar_rt.Editor)
     (done, picture), *others = shown
     assert not others  # it asked to stop
     expected = editor.decode_tokens(tokens[done][None])[0].transpose(1, 2, 0)
-    assert np.array_equal(picture, ((np.clip(expected, -1, 1) + 1) * np.float32(127.5) + np.float32(0.5)).astype(np.uint8))
+    assert np.array_equal(
+        picture, ((np.clip(expected, -1, 1) + 1) * np.float32(127.5) + np.float32(0.5)).astype(np.uint8)
+    )
 
 
 def test_a_session_gives_the_same_after_other_edits_as_a_new_one(session: Session, editor: editar_rt.Editor) -> None:
