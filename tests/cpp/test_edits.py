@@ -278,10 +278,7 @@ def test_previews_show_what_is_there(session: Session, editor: editar_rt.Editor)
     )
     (done, picture), *others = shown
     assert not others  # it asked to stop
-    expected = editor.decode_tokens(tokens[done][None])[0].transpose(1, 2, 0)
-    assert np.array_equal(
-        picture, ((np.clip(expected, -1, 1) + 1) * np.float32(127.5) + np.float32(0.5)).astype(np.uint8)
-    )
+    assert np.array_equal(picture, to_pictures(editor.decode_tokens(tokens[done][None]))[0])
 
 
 def test_a_session_gives_the_same_after_other_edits_as_a_new_one(session: Session, editor: editar_rt.Editor) -> None:

@@ -19,10 +19,9 @@ def built(name: str, sanitizers: str, source: Path) -> Path:
     prefix = installed(name, (*SANITIZED, f"-DEDITAR_SANITIZE={sanitizers}"))
     program = prefix / source.stem
     compiler, standard = ("gcc", "-std=gnu99") if source.suffix == ".c" else ("g++", "-std=c++17")
-    run(
-        [compiler, standard, "-g", "-Wall", "-Wextra", "-Werror", f"-fsanitize={sanitizers}", str(source),
-         f"-I{prefix}/include", f"-L{prefix}/lib", "-leditar", "-pthread", f"-Wl,-rpath,{prefix}/lib", "-o", str(program)]
-    )  # fmt: skip
+    flags = [standard, "-g", "-Wall", "-Wextra", "-Werror", "-pthread", f"-fsanitize={sanitizers}"]
+    library = [f"-I{prefix}/include", f"-L{prefix}/lib", "-leditar", f"-Wl,-rpath,{prefix}/lib"]
+    run([compiler, *flags, str(source), *library, "-o", str(program)])
     return program
 
 

@@ -69,9 +69,13 @@ def test_a_static_library_serves_too(tmp_path: Path, expected: list[int]) -> Non
 def test_without_the_header_the_build_says_what_to_do(tmp_path: Path) -> None:
     require_program("cmake", PACKAGES)
     assert onnxruntime_root()
+    nowhere = [
+        f"-DONNXRUNTIME_ROOT={tmp_path}",
+        "-DCMAKE_FIND_ROOT_PATH=/nowhere",
+        "-DCMAKE_FIND_ROOT_PATH_MODE_INCLUDE=ONLY",
+    ]
     with pytest.raises(AssertionError, match=r"onnxruntime_c_api\.h was not found") as failed:
-        run(["cmake", "-S", str(CPP), "-B", str(tmp_path), f"-DONNXRUNTIME_ROOT={tmp_path}", "-DCMAKE_FIND_ROOT_PATH=/nowhere",
-             "-DCMAKE_FIND_ROOT_PATH_MODE_INCLUDE=ONLY"])  # fmt: skip
+        run(["cmake", "-S", str(CPP), "-B", str(tmp_path), *nowhere])
     assert "-DONNXRUNTIME_ROOT=FOLDER" in str(failed.value)
 
 
