@@ -65,8 +65,8 @@ class EngineDecoder:
         self._address = self._memory.allocate(size)
         weakref.finalize(self, self._memory.free, self._address)
         self._memory.zero(self._address, size)
-        # Recorded steps by first row, number of rows, and whether they sample; None after the first run, a warm-up.
-        self._recorded: dict[tuple[int, int, bool], Callable[[], None] | None] = {}
+        # Recorded steps by first row, number of rows, and how they sample; None after the first run, a warm-up.
+        self._recorded: dict[tuple[int, int, str | bool], Callable[[], None] | None] = {}
 
     @property
     def draws(self) -> bool:
@@ -160,7 +160,7 @@ class EngineDecoder:
             read: Floats = program.outputs[names.LOGITS][taken]
             return read
 
-        drawn: Ints = sampler.outputs[names.DRAWN][taken][draw.cond][:, None].copy()
+        drawn: Ints = sampler.outputs[names.DRAWN][taken][draw.cond].copy()
         if (drawn < 0).any():
             drawn = draw.on_host(logits(), drawn)
         return Output(logits, drawn)
@@ -227,7 +227,7 @@ class EngineDecoder:
         program.upload(prefix)
         program.engine.enqueue()
         if sampler is not None:
-            sampler.upload()
+            sampler.upload(sampler.noisy)
             sampler.engine.enqueue()
             sampler.download()
         elif logits:
@@ -235,7 +235,7 @@ class EngineDecoder:
 
     def _pass_recorded(self, program: Program, start: int, rows: int, sampler: Program | None = None) -> None:
         """Queue a step; from the second run on, as a recorded step."""
-        key = (start, rows, sampler is not None)
+        key = (start, rows, sampler is not None and ("noise" if sampler.noisy else "numbers"))
 
         def step() -> None:
             self._pass(program, start, sampler=sampler)
