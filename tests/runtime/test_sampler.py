@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
@@ -406,3 +408,28 @@ def test_only_the_dialect_delta_has_a_head(editor: Editor, golden_gpt_bundle_del
     for bundle, draws in ((without, False), (editor.bundle, True)):
         decoder = DeltaBackend(bundle, EmulatedEngines(bundle, 1), Plan((1, 2), (16,))).make_decoder(2, 20)
         assert decoder.draws == draws
+
+
+def test_a_head_of_the_first_format_is_not_used(golden_gpt_bundle_delta_head: Path, tmp_path: Path) -> None:
+    """It has other inputs. The host samples the same tokens."""
+    folder = tmp_path / "old"
+    shutil.copytree(golden_gpt_bundle_delta_head, folder)
+    manifest = json.loads((folder / "bundle.json").read_text())
+    assert manifest["format_version"] == 2
+    manifest["format_version"] = 1
+    head = manifest["parts"][names.SAMPLER]
+    head["inputs"] = [each for each in head["inputs"] if each["name"] != names.NOISE]
+    (folder / "bundle.json").write_text(json.dumps(manifest))
+    old = editar_rt.load(folder, device="emulated", threads=1)
+    assert names.SAMPLER not in old.bundle.manifest.parts and old.bundle.manifest.sampler_top_k is None
+    new = editar_rt.load(golden_gpt_bundle_delta_head, device="emulated", threads=1)
+    arguments = GOLDEN["text"][:1], GOLDEN["image_tokens"][:1], Sampling(seed=1)
+    assert np.array_equal(old.generate(*arguments), new.generate(*arguments))
+
+
+def test_a_default_for_noise_needs_the_second_format(tiny_sources: Sources, tmp_path: Path) -> None:
+    for sampling, version in (({}, 1), ({"noise": "gumbel"}, 2)):
+        made = write_bundle(tmp_path / str(version), tiny_sources, Options(sampling=sampling))
+        assert made.format_version == version
+    opened = editar_rt.load(tmp_path / "2", threads=1)
+    assert opened.default_sampling.noise == "gumbel"
