@@ -12,8 +12,9 @@ VQ_DECODER = "vq_decoder"  # tokens -> pixels
 TEXT_ENCODER = "text_encoder"  # input_ids, attention_mask -> text_states
 PREFIX_GRAPH = "prefix"  # text_states -> text_prefix, null_text_prefix, null_picture_prefix
 DECODER = "decoder"  # tokens, prefix, logit_positions, lengths, past -> logits, present
-SAMPLER = "sampler"  # logits of a step, null_rows, numbers, settings -> drawn; of the dialect delta alone
-PARTS = (VQ_ENCODER, VQ_DECODER, TEXT_ENCODER, PREFIX_GRAPH, DECODER, SAMPLER)
+DECODER_CHUNKS = "decoder_chunks"  # the same over the same weights, and chunks of several rows; the dialect ort's
+SAMPLER = "sampler"  # logits of a step, null_rows, numbers, settings -> drawn; of dialects for TensorRT
+PARTS = (VQ_ENCODER, VQ_DECODER, TEXT_ENCODER, PREFIX_GRAPH, DECODER, DECODER_CHUNKS, SAMPLER)
 
 PIXELS = "pixels"  # float32 [B, 3, H, W] in [-1, 1]
 TOKENS = "tokens"  # int32 [B, N]; in the decoder [B, S], negative where the input is `prefix`
@@ -26,9 +27,10 @@ NULL_PICTURE_PREFIX = "null_picture_prefix"  # float32 [1, N, D]
 PREFIX = "prefix"  # float32 [B or 1, S or 1, D]
 LOGIT_POSITIONS = "logit_positions"  # int32 [K], indices into the S positions
 PAST_LENGTH = "past_length"  # int32 [B], number of cached positions of each row
-POSITIONS = "positions"  # int32 [B, S], positions in the sequence; padding has the cache's capacity
+POSITIONS = "positions"  # int32 [B, S], positions in the sequence; of padding, any up to the capacity
 TOTAL_LENGTH = "total_length"  # int32 [], the largest past_length + S, or more
 LAST_ROW = "last_row"  # int32 [B], the last position, past_length + S - 1; replaces past_length in graphs for CUDA
+CHUNK_LENGTHS = "chunk_lengths"  # int32 [B], number of positions of each row's chunk; of `DECODER_CHUNKS`
 LOGITS = "logits"  # float32 [B, K, V]
 NEW_ROWS = "new_rows"  # [2 · layers, B, heads, S, head_dim], new keys and values of the chunk: keys, values by layer
 
@@ -56,6 +58,7 @@ CAPACITY_DIM = "capacity"
 
 
 PAST_BEGINNINGS = ("past_key_", "past_value_")
+PRESENT_BEGINNINGS = ("present_key_", "present_value_")
 
 
 def past_key(layer: int) -> str:
@@ -76,3 +79,8 @@ def present_key(layer: int) -> str:
 def present_value(layer: int) -> str:
     """Values of a layer after the chunk; bound to the same memory as `past_value`."""
     return f"present_value_{layer}"
+
+
+def present_of(past: str) -> str:
+    """The name after the chunk of keys or values that have the name `past` before it."""
+    return past.replace("past_", "present_", 1)

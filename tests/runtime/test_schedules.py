@@ -115,6 +115,7 @@ BACKENDS = {
     "ort": ("golden_gpt_bundle", "cpu"),
     "standard": ("golden_gpt_bundle_standard", "cpu"),
     "delta": ("golden_gpt_bundle_delta", "emulated"),
+    "native": ("golden_gpt_bundle_native", "emulated"),
     "delta, sampling head": ("golden_gpt_bundle_delta_head", "emulated"),
 }
 
@@ -182,9 +183,9 @@ def shared_pages_written(editor: Editor, monkeypatch: pytest.MonkeyPatch) -> Non
 
 def positions_of_the_first(editor: Editor, monkeypatch: pytest.MonkeyPatch) -> None:
     """All rows step at the position of the first."""
-    run = ort_decoder.BoundStep.run
+    run = ort_decoder.BoundRun.run
     monkeypatch.setattr(
-        ort_decoder.BoundStep, "run", lambda self, session, tokens, past: run(self, session, tokens, past * 0 + past[0])
+        ort_decoder.BoundRun, "run", lambda self, session, tokens, past: run(self, session, tokens, past * 0 + past[0])
     )
 
 
