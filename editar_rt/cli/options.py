@@ -14,8 +14,8 @@ from typing import Any, TypeVar
 import click
 
 from editar_rt.backends import DEVICES, Settings, make_backend
-from editar_rt.backends.ort.prepacked import OFF
-from editar_rt.backends.ort.prepacked import VARIABLE as CACHE
+from editar_rt.backends.kept_folder import OFF
+from editar_rt.backends.kept_folder import VARIABLE as CACHE
 from editar_rt.bundle.folder import Bundle
 from editar_rt.bundle.manifest import MANIFEST_NAME
 from editar_rt.editor import Editor
