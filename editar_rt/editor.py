@@ -107,7 +107,11 @@ class Editor(Model):
         guided = [edit.sampling.guided for edit in edits]
         timings: dict[str, float] = {}
         with timed(timings, "prefill"):
-            batch = Batch(Scheduler(self.backend, len(edits), sum(guided), self.prefix_length, self.picture_tokens))
+            batch = Batch(
+                Scheduler(
+                    self.backend, len(edits), sum(guided), self.prefix_length, self.picture_tokens, costs=self.costs
+                )
+            )
             for edit, each in zip(edits, inputs, strict=True):
                 batch.join(edit, each, prefill=True)
         # 3) Decode all pictures together.

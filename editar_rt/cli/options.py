@@ -93,6 +93,23 @@ def sampling_options(command: F) -> F:
     return command
 
 
+def _speculate(context: Any, parameter: click.Parameter, value: str | None) -> int | str | None:
+    if value is None or value == "auto":
+        return value
+    try:
+        return int(value)
+    except ValueError:
+        raise click.BadParameter(f"must be auto or an even number of positions, got {value!r:.60}") from None
+
+
+speculate_option = click.option(
+    "--speculate",
+    callback=_speculate,
+    metavar="auto|S",
+    help="Draft and verify S positions (an even number) in one pass of the decoder; auto chooses S while it runs.",
+)
+
+
 def device_options(command: F) -> F:
     # The option is short for the environment variable, which is the only place that stores the setting.
     command = click.option(
