@@ -202,15 +202,15 @@ def _schema() -> Iterator[str]:
             yield from types_of(arguments[-1])
             yield _type(name, "map" if origin is dict else "list", of=_type_name(arguments[-1]))
         elif origin in (types.UnionType, typing.Union):
-            options = [a for a in arguments if a is not type(None)]
-            for option in options:
-                yield from types_of(option)
-            optional = len(options) < len(arguments)
-            if len(options) == 1:
-                yield f"inline constexpr Type {name} = as_optional({_type_name(options[0])});"
+            first, *others = [a for a in arguments if a is not type(None)]
+            yield from types_of(first)
+            optional = len(others) + 1 < len(arguments)
+            if others:
+                rest = typing.Union[tuple(others)]  # noqa: UP007 - of as many as there are
+                yield from types_of(rest)
+                yield _type(name, "either", _type_name(first), _type_name(rest), optional=optional)
             else:
-                assert len(options) == 2, kind
-                yield _type(name, "either", *map(_type_name, options), optional=optional)
+                yield f"inline constexpr Type {name} = as_optional({_type_name(first)});"
         else:
             yield _type(name, {int: "integer", float: "number", str: "text", Any: "any"}[kind])
 
