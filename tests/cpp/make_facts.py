@@ -29,7 +29,7 @@ from editar_rt.text.states import MAX_BYTES as MAX_STATES_BYTES
 
 FACTS = Path(__file__).parents[2] / "editar_rt/cpp/src/facts.h"
 # Of the sampling head: some have the names of settings.
-SAMPLER_TENSORS = ("NULL_ROWS", "NUMBERS", "CFG_SCALE", "TEMPERATURE", "TOP_K", "TOP_P", "DRAWN")
+SAMPLER_TENSORS = ("NULL_ROWS", "NUMBERS", "CFG_SCALE", "TEMPERATURE", "TOP_K", "TOP_P", "NOISE", "DRAWN")
 HEAD = """\
 // Names, limits, defaults, prompts and the manifest's schema, from Python's tables.
 // Written by `python -m tests.cpp.make_facts`; do not edit.
@@ -146,7 +146,7 @@ def _precision(item: tuple[str, words.Precision]) -> list[Any]:
 
 
 def _manifest() -> Iterator[str]:
-    yield from _constants(manifest, str, int, but=("KEY", "SAME", "DEFAULT_DIALECT", "MAX_DEPTH"))
+    yield from _constants(manifest, str, int, but=("KEY", "SAME", "SAMPLER", "DEFAULT_DIALECT", "MAX_DEPTH"))
     yield from _named("MAX_JSON_DEPTH", manifest.MAX_DEPTH)
     yield from _named("HASH_AT_LOAD_BYTES", folder.HASH_AT_LOAD_BYTES)
     yield from _texts("DTYPES", manifest.DTYPES)
@@ -318,7 +318,12 @@ def _onnxruntime() -> Iterator[str]:
     key, value = ort_backend.WEIGHT_ONLY
     yield from _named("ACCURACY_LEVEL_KEY", key)
     yield from _named("ACCURACY_LEVEL", value)
-    for name, (major, minor) in (("READS_INT8", ort_backend.READS_INT8), ("TAKES_DURATION", threads.TAKES_DURATION)):
+    versions = {
+        "READS_INT8": ort_backend.READS_INT8,
+        "TAKES_CHUNK_LENGTHS": ort_backend.CHUNK_LENGTHS,
+        "TAKES_DURATION": threads.TAKES_DURATION,
+    }
+    for name, (major, minor) in versions.items():
         yield from _named(f"{name}_MAJOR", major)
         yield from _named(f"{name}_MINOR", minor)
     yield from _constants(threads, int)

@@ -32,7 +32,6 @@ inline constexpr const char* LAST_ROW = "last_row";
 inline constexpr const char* CHUNK_LENGTHS = "chunk_lengths";
 inline constexpr const char* LOGITS = "logits";
 inline constexpr const char* NEW_ROWS = "new_rows";
-inline constexpr const char* NOISE = "noise";
 inline constexpr int UNCLEAR = -1;
 inline constexpr const char* FP32_NODE = "fp32/";
 inline constexpr const char* FP16_NODE = "fp16/";
@@ -55,6 +54,7 @@ inline constexpr const char* CFG_SCALE = "cfg_scale";
 inline constexpr const char* TEMPERATURE = "temperature";
 inline constexpr const char* TOP_K = "top_k";
 inline constexpr const char* TOP_P = "top_p";
+inline constexpr const char* NOISE = "noise";
 inline constexpr const char* DRAWN = "drawn";
 }  // namespace sampler
 
@@ -120,6 +120,8 @@ inline constexpr const char* ACCURACY_LEVEL_KEY = "session.qdq_matmulnbits_accur
 inline constexpr const char* ACCURACY_LEVEL = "1";
 inline constexpr int READS_INT8_MAJOR = 1;
 inline constexpr int READS_INT8_MINOR = 27;
+inline constexpr int TAKES_CHUNK_LENGTHS_MAJOR = 1;
+inline constexpr int TAKES_CHUNK_LENGTHS_MINOR = 32;
 inline constexpr int TAKES_DURATION_MAJOR = 1;
 inline constexpr int TAKES_DURATION_MINOR = 26;
 inline constexpr int SPIN_US = 50;
@@ -132,7 +134,6 @@ inline constexpr const char* CACHE_VARIABLE = "EDITAR_CACHE";
 inline constexpr const char* CACHE_OFF = "off";
 inline constexpr const char* CACHE_GRAPH = "graph.onnx";
 
-inline constexpr const char* SAMPLER = "sampler";
 inline constexpr const char* MANIFEST_NAME = "bundle.json";
 inline constexpr const char* FORMAT = "editar-bundle";
 inline constexpr int FORMAT_VERSION = 2;
