@@ -13,7 +13,7 @@ from pathlib import Path
 from tests.cpp.build import CPP
 from tests.tools import require, require_module, require_program
 
-PACKAGES = "apt-get install g++ cmake libspng-dev libturbojpeg0-dev"
+PACKAGES = "apt-get install g++ cmake libspng-dev libturbojpeg0-dev liblcms2-dev"
 HEADER = "onnxruntime_c_api.h"
 HEADER_SCRIPT = Path(__file__).with_name("onnxruntime_header.sh")
 
@@ -56,7 +56,7 @@ def installed(name: str = "release", options: Sequence[str] = ("-DCMAKE_BUILD_TY
     """
     for program in ("cmake", "g++"):
         require_program(program, PACKAGES)
-    for header in ("spng.h", "turbojpeg.h"):
+    for header in ("spng.h", "turbojpeg.h", "lcms2.h"):
         require((Path("/usr/include") / header).is_file(), f"header {header}", PACKAGES)
     build, prefix = cache() / name, cache() / f"{name}-installed"
     run(
