@@ -25,7 +25,7 @@ static const char HELP[] =
     "            --engine FILE (ONNX Runtime's library; or $EDITAR_ONNXRUNTIME)  --cache FOLDER (prepacked weights)\n"
     "sampling:   --seed N  --cfg-scale S|linear:A,B|cosine:A,B|values:A,B,...  --cfg-interval N|START,STOP\n"
     "            --temperature T  --top-k K  --top-p P  --greedy  --noise uniform|gumbel\n"
-    "edit:       --task edit|depth|canny|segmentation  -n COUNT (OUT-SEED.png for each seed)  --speculate N\n"
+    "edit:       --task edit|depth|canny|segmentation  -n COUNT (OUT-SEED.png for each seed)  --speculate N|auto\n"
     "            --mask PICTURE  --mask-margin N  --no-composite  --text-states FILE.npy  --no-metadata\n";
 
 static volatile sig_atomic_t signalled;
@@ -224,7 +224,10 @@ static int read_arguments(int count, char** words, arguments* all) {
             if (all->sampling.noise == EDITAR_UNIFORM && strcmp(value, "uniform") != 0)
                 return complain(2, "noise must be uniform or gumbel, got %s", value);
         } else if (VALUE("--speculate")) {
-            bad = read_int("speculate", value, 0, &all->request.speculate);
+            if (strcmp(value, "auto") == 0)
+                all->request.speculate = EDITAR_SPECULATE_AUTO;
+            else
+                bad = read_int("speculate", value, 2, &all->request.speculate);
         } else if (VALUE("--mask-margin")) {
             bad = read_int("mask_margin", value, 0, &number);
             all->request.mask_margin = number == 0 ? -1 : number;

@@ -175,7 +175,9 @@ Request checked_request(const Model& model, const editar_request& given) {
         own.mask = grey_of(checked(given.mask, "editar_picture"));
         own.has_mask = true;
     }
-    if (given.speculate < 0) throw option_error("speculate must be 0 or more, got " + std::to_string(given.speculate));
+    if (given.speculate < EDITAR_SPECULATE_AUTO)
+        throw option_error("speculate must be EDITAR_SPECULATE_AUTO, 0 (none) or an even number, got " +
+                           std::to_string(given.speculate));
     own.speculate = given.speculate;
     if (!std::isfinite(given.preview_share) || given.preview_share < 0 || given.preview_share > 1)
         throw option_error("preview_share must be 0 to 1");
@@ -521,8 +523,7 @@ editar_status EDITAR_CALL editar_sample(const float* logits, int32_t vocabulary,
         if (vocabulary < 1) throw option_error("vocabulary must be 1 or more, got " + std::to_string(vocabulary));
         const editar_sampling wanted = checked(sampling, "editar_sampling");
         const Sampling settings = Sampling().with(&wanted, 0);
-        *token = Sampler().sample(logits, vocabulary, settings, settings.seed,
-                                  static_cast<int>(position));
+        *token = Sampler().sample(logits, vocabulary, settings, settings.seed, static_cast<int>(position));
         return EDITAR_OK;
     });
 }

@@ -43,6 +43,10 @@ public:
     virtual ~Decoder() = default;
     // Largest recommended number of positions of a chunk.
     virtual int piece() const = 0;
+    // Whether chunks of a few positions of several rows are one run, which reads the weights once.
+    virtual bool runs_chunks_together() const { return false; }
+    // Largest even number of positions of a chunk that verifies drafts; 0 if there is none.
+    virtual int largest_draft() const { return 0; }
     // Logits [R, K, V], valid until the next run.
     virtual const float* run(const Batch& batch) = 0;
     // Copy positions `start` to `stop - 1` of a row to another. `frozen`: the copied positions are not expected to be

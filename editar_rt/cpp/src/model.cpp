@@ -6,6 +6,7 @@
 #include "facts.h"
 #include "files.h"
 #include "ort/ort_backend.h"
+#include "plugin.h"
 
 namespace editar {
 
@@ -43,6 +44,19 @@ Model::Model(const std::string& folder, const ModelOptions& options)
     const std::string& device = options.device;
     if (device != "auto" && device != "cpu" && device != "cuda" && device != "tensorrt")
         throw option_error("device must be one of auto, cpu, cuda, tensorrt, got '" + device.substr(0, 60) + "'");
+    const Manifest& manifest = bundle_.manifest();
+    const bool fixed = manifest.operators().has_fixed_shapes;
+    if (fixed && device != "auto" && device != "tensorrt")
+        throw backend_error("the bundle " + bundle_.folder() + " has the dialect " + manifest.dialect +
+                            ", which runs on TensorRT, not on " + device + "; choose device tensorrt");
+    if (!fixed && device == "tensorrt")
+        throw backend_error("tensorrt runs bundles of the dialects delta and native, but " + bundle_.folder() +
+                            " has the dialect " + manifest.dialect + "; convert it with: python -m export convert " +
+                            bundle_.folder() + " --dialect delta -o OUT");
+    if (fixed) {
+        backend_ = open_plugin(bundle_, options.plugin_path);
+        return;
+    }
     OrtSettings settings;
     settings.device = device;
     settings.threads = options.threads;

@@ -116,6 +116,8 @@ Sampling Sampling::of_bundle(const Json& given, const std::string& folder) {
             own.seed = static_cast<uint64_t>(value.integer());
         else if (name == "cfg_interval" && integer)
             own.cfg_stop = value.integer() == -1 ? -1 : value.integer() + 2;
+        else if (name == "noise" && (value.text == "uniform" || value.text == "gumbel"))
+            own.gumbel = value.text == "gumbel";
         else if (name == "top_k" || name == "seed" || name == "cfg_interval" || name == "greedy" || name == "noise")
             throw bundle_error("a sampling default of the bundle " + folder + " is not allowed: " + name +
                                " must be an "
@@ -228,7 +230,8 @@ std::vector<std::pair<std::string, std::string>> Sampling::settings(int count) c
             {"top_k", std::to_string(top_k)},
             {"top_p", python_repr(top_p)},
             {"seed", std::to_string(seed)},
-            {"greedy", greedy ? "True" : "False"}};
+            {"greedy", greedy ? "True" : "False"},
+            {"noise", gumbel ? "gumbel" : "uniform"}};
 }
 
 const float* Sampler::guide(const float* cond, const float* uncond, int size, float scale) {

@@ -10,7 +10,9 @@ Scheduler::Scheduler(Backend& backend, int pictures, bool guided, int prefix, in
       pictures_(pictures),
       vocabulary_(vocabulary),
       dim_(dim),
-      guided_(guided) {
+      count_(count),
+      guided_(guided),
+      on_cpu_(backend.device() == "cpu") {
     for (int place = 0; place < pictures; ++place) {
         auto uncond = guided ? std::make_unique<Row>(pictures + place, count) : nullptr;
         contexts_.push_back(std::make_unique<Context>(Context{Row(pictures - 1 - place, count), std::move(uncond)}));
@@ -25,6 +27,16 @@ const float* Scheduler::run(const Batch& batch) {
     return logits;
 }
 
+void Scheduler::speculate(Sequence& sequence, int speculate, const std::vector<int32_t>& drafts) const {
+    const bool together = !guided_ || decoder_->runs_chunks_together();
+    std::vector<int> sizes = sizes_for(speculate, decoder_->largest_draft(), together, on_cpu_, count_);
+    if (sizes.empty()) return;
+    sequence.speculation = std::make_unique<Speculation>();
+    sequence.speculation->drafts = drafts;
+    sequence.speculation->sizes = std::move(sizes);
+    sequence.speculation->shrinks = on_cpu_;
+}
+
 void Scheduler::prefill(Sequence& sequence) {
     while (!sequence.context.cond.has_prefix()) feed(sequence.context.cond, sequence.tokens, 0);
     if (Row* uncond = sequence.context.uncond.get())
@@ -32,8 +44,11 @@ void Scheduler::prefill(Sequence& sequence) {
 }
 
 // Feed a row's next piece, or copy the same prefix from another row. Returns how many positions were run.
-int Scheduler::feed(Row& row, const std::vector<int32_t>& tokens, int position) {
+// even: feed an even number of target tokens if possible, the first of them again, so that the bits do not depend on
+// where the last pass ended.
+int Scheduler::feed(Row& row, const std::vector<int32_t>& tokens, int position, bool even) {
     if (!row.has_prefix() && copied(row)) return 0;
+    if (even && row.filled > row.start && (position - row.filled + row.start) % 2 != 0) --row.filled;
     // Picture, text and tokens are separate chunks: the same pieces give the same bits every time.
     const Chunk* source = nullptr;
     int at = row.filled;
@@ -100,61 +115,89 @@ void Scheduler::step(const std::vector<Sequence*>& sequences) {
                     caught_up = false;
                     break;
                 }
-                budget -= feed(*row, sequence->tokens, sequence->position);
+                budget -= feed(*row, sequence->tokens, sequence->position, sequence->speculation != nullptr);
             }
         if (!caught_up) continue;
         // From the logits of each row's last piece.
         auto of = [&](const Row& row) { return (sequence->position == 0 ? row.first : row.logits).data(); };
         const Row* uncond = sequence->context.uncond.get();
-        draw(*sequence, of(sequence->context.cond), uncond == nullptr ? nullptr : of(*uncond));
+        const bool guided = sequence->guided() && uncond != nullptr;
+        sequence->draw(
+            sampled(*sequence, sequence->position, of(sequence->context.cond), guided ? of(*uncond) : nullptr));
     }
-    if (!ready.empty()) step_together(ready);
+    // Step the ready ones: those that take the same number of positions in one run.
+    std::vector<Sequence*> plain, drafted;
+    for (Sequence* sequence : ready) (sequence->speculation ? drafted : plain).push_back(sequence);
+    if (!plain.empty()) step_together(plain, 1);
+    if (drafted.empty()) return;
+    std::vector<const Speculation*> speculations;
+    size_t rows = 0;
+    for (Sequence* sequence : drafted) {
+        speculations.push_back(sequence->speculation.get());
+        rows += sequence->rows().size();
+    }
+    int size = best_size(speculations, costs_, static_cast<int>(rows));
+    if (drafted.size() == 1 && speculations[0]->shrinks) {
+        const int needed = drafted[0]->window();
+        size = std::min(size, needed + needed % 2);
+    }
+    step_together(drafted, size);
 }
 
-// Sample a sequence's next token.
-void Scheduler::draw(Sequence& sequence, const float* cond, const float* uncond) {
-    const int position = sequence.position;
+// The token that is sampled at a position from the rows' logits.
+int32_t Scheduler::sampled(const Sequence& sequence, int position, const float* cond, const float* uncond) {
     const float* logits = cond;
-    if (sequence.guided())
+    if (uncond != nullptr)
         logits = sampler_.guide(cond, uncond, vocabulary_, static_cast<float>(sequence.scales[position]));
     if (watch) watch(sequence, logits);
-    sequence.draw(sampler_.sample(logits, vocabulary_, sequence.sampling, sequence.seed, position));
+    return sampler_.sample(logits, vocabulary_, sequence.sampling, sequence.seed, position);
 }
 
-// One run in which every picture takes one position.
-void Scheduler::step_together(const std::vector<Sequence*>& ready) {
+// One run in which every picture feeds `size` positions, and takes the tokens that are valid after it.
+void Scheduler::step_together(const std::vector<Sequence*>& ready, int size) {
     struct Fed {
         Row* row;
-        Sequence* sequence;
+        size_t sequence;
     };
-    std::vector<Fed> fed;
-    for (Sequence* sequence : ready)
-        for (Row* row : sequence->rows()) fed.push_back({row, sequence});
-    std::sort(fed.begin(), fed.end(), [](const Fed& a, const Fed& b) { return a.row->slot < b.row->slot; });
+    // Each row is fed the tokens before the position and drafts after it; both rows of a guided picture the same.
+    std::vector<Fed> rows;
+    std::vector<std::vector<int32_t>> fed(ready.size());
+    std::vector<int> starts;
+    for (size_t n = 0; n < ready.size(); ++n) {
+        starts.push_back(ready[n]->chunk(size, fed[n]));
+        for (Row* row : ready[n]->rows()) rows.push_back({row, n});
+    }
+    std::sort(rows.begin(), rows.end(), [](const Fed& a, const Fed& b) { return a.row->slot < b.row->slot; });
     batch_.rows.clear();
     batch_.past.clear();
     batch_.tokens.clear();
-    for (const Fed& each : fed) {
+    for (const Fed& each : rows) {
         batch_.rows.push_back(each.row->slot);
-        batch_.past.push_back(each.row->filled);
-        batch_.tokens.push_back(each.sequence->tokens[each.sequence->position - 1]);
+        batch_.past.push_back(each.row->start + starts[each.sequence]);
+        batch_.tokens.insert(batch_.tokens.end(), fed[each.sequence].begin(), fed[each.sequence].end());
+        each.row->logits.clear();
     }
-    batch_.positions = 1;
+    batch_.positions = batch_.outputs = size;
     batch_.states = nullptr;
-    batch_.outputs = 1;
+    const double before = engine_seconds;
     const float* logits = run(batch_);
-    for (size_t n = 0; n < fed.size(); ++n) {  // one position more is cached
-        Row& row = *fed[n].row;
-        row.fed[row.filled - row.start] = batch_.tokens[n];
-        ++row.filled;
-        row.logits.clear();
-    }
+    costs_.add(static_cast<int>(rows.size()), size, engine_seconds - before);
     auto of = [&](const Row& row) {
         const auto place = std::lower_bound(batch_.rows.begin(), batch_.rows.end(), row.slot) - batch_.rows.begin();
-        return logits + place * vocabulary_;
+        return logits + static_cast<size_t>(place) * size * vocabulary_;
     };
-    for (Sequence* sequence : ready)
-        draw(*sequence, of(sequence->context.cond), sequence->guided() ? of(*sequence->context.uncond) : nullptr);
+    std::vector<int32_t> made(size);
+    for (size_t n = 0; n < ready.size(); ++n) {
+        Sequence& sequence = *ready[n];
+        const float* cond = of(sequence.context.cond);
+        const float* uncond = sequence.guided() ? of(*sequence.context.uncond) : nullptr;
+        for (int place = 0; place < size; ++place) {
+            const size_t at = static_cast<size_t>(place) * vocabulary_;
+            made[place] =
+                sampled(sequence, starts[n] + 1 + place, cond + at, uncond == nullptr ? nullptr : uncond + at);
+        }
+        sequence.accept(starts[n], fed[n], made);
+    }
 }
 
 void Scheduler::score(Context& context, const ChunkPtr& picture, const ChunkPtr& text,

@@ -20,6 +20,8 @@ public:
     bool guided() const { return guided_; }
     Context& context(int n) { return *contexts_[n]; }
 
+    // Let a sequence take several positions in a pass; drafts [N] are the first ones. Throws EDITAR_BAD_ARGUMENT.
+    void speculate(Sequence& sequence, int speculate, const std::vector<int32_t>& drafts) const;
     // Feed picture and text without sampling a token.
     void prefill(Sequence& sequence);
     // Advance sequences, each at its own position. The lagging ones together are fed about one piece.
@@ -35,17 +37,19 @@ public:
 
 private:
     const float* run(const Batch& batch);
-    int feed(Row& row, const std::vector<int32_t>& tokens, int position);
+    int feed(Row& row, const std::vector<int32_t>& tokens, int position, bool even = false);
     bool copied(Row& row);
-    void draw(Sequence& sequence, const float* cond, const float* uncond);
-    void step_together(const std::vector<Sequence*>& ready);
+    void step_together(const std::vector<Sequence*>& ready, int size);
+    int32_t sampled(const Sequence& sequence, int position, const float* cond, const float* uncond);
 
     std::unique_ptr<Decoder> decoder_;
-    int pictures_, vocabulary_, dim_;
+    int pictures_, vocabulary_, dim_, count_;
     bool guided_;
     std::vector<std::unique_ptr<Context>> contexts_;
     Sampler sampler_;
     Batch batch_;
+    Costs costs_;
+    bool on_cpu_;
 };
 
 }  // namespace editar

@@ -2,7 +2,6 @@
 
 #include <algorithm>
 
-
 namespace editar {
 
 ChunkPtr token_chunk(const int32_t* tokens, int count) {
@@ -48,6 +47,7 @@ Sequence::Sequence(Context& context, const Inputs& inputs, const Sampling& sampl
       scales(sampling.scales(static_cast<int>(known.size()))),
       tokens(known),
       position(0) {
+    for (int32_t token : known) known_.push_back(token >= 0);
     while (!finished() && tokens[position] >= 0) ++position;
     context.cond.begin(inputs.picture, inputs.text);
     context.cond.rewind(tokens, position);
@@ -69,11 +69,44 @@ bool Sequence::ready() const {
     return true;
 }
 
-int Sequence::window(int most) const {
+int Sequence::window() const {
+    int last = static_cast<int>(tokens.size());
+    while (last > position + 1 && known_[last - 1]) --last;
     int stop = position + 1;
-    const int end = std::min(position + most, static_cast<int>(tokens.size()));
-    while (stop < end && tokens[stop] < 0 && (scales[stop] > 1) == guided()) ++stop;
+    while (stop < last && (scales[stop] > 1) == guided()) ++stop;
     return stop - position;
+}
+
+int Sequence::chunk(int size, std::vector<int32_t>& fed) const {
+    const int start = std::max(0, std::min(position - 1, static_cast<int>(tokens.size()) - 1 - size));
+    fed.assign(tokens.begin() + start, tokens.begin() + start + size);
+    for (int n = 0; n < size && speculation; ++n)
+        if (fed[n] < 0) fed[n] = speculation->drafts[start + n];
+    return start;
+}
+
+void Sequence::accept(int start, const std::vector<int32_t>& fed, const std::vector<int32_t>& made) {
+    const int end = start + static_cast<int>(fed.size()), first = position;
+    const bool was_guided = guided();
+    const std::vector<Row*> own_rows = rows();
+    bool failed = false;
+    int last = position, checked = 0;
+    while (position <= end && !finished() && guided() == was_guided && !failed) {
+        last = position;
+        const int32_t token = made[last - start - 1];
+        draw(token);
+        checked += last < end ? 1 : 0;
+        failed = last < end && fed[last - start] != token;
+    }
+    if (speculation) {
+        std::copy(made.begin() + (first - start - 1), made.end(), speculation->drafts.begin() + first);
+        speculation->learn(checked - (failed ? 1 : 0), failed);
+    }
+    for (Row* row : own_rows) {
+        const int stop = std::min(failed ? last : end, position - 1);
+        for (int n = start; n < stop; ++n) row->fed[n] = fed[n - start];
+        row->filled = row->start + stop;
+    }
 }
 
 void Sequence::draw(int32_t token) {

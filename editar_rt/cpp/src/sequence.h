@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "sampling.h"
+#include "speculation.h"
 
 namespace editar {
 
@@ -70,10 +71,18 @@ public:
     int lacks(const Row& row) const { return row.start + position - row.filled; }
     // Whether one decode step is enough for the next token: each row lacks exactly one position.
     bool ready() const;
-    // The number of positions that one step may sample: consecutive free ones with the same guidance as the next.
-    int window(int most) const;
+    // The number of positions up to the last free one, or to where guidance begins or ends.
+    int window() const;
+    // The chunk of a pass, which gives the logits of `position` and of those after it: its first position. `fed` [size]
+    // gets the tokens, those that are known or sampled, otherwise drafts. Near the end of the picture it begins with
+    // positions that are cached already, and computes the same keys and values again.
+    int chunk(int size, std::vector<int32_t>& fed) const;
+    // Take the tokens `made` [size], sampled at the positions after `start`, up to the first one that differs from its
+    // draft. The keys and values of all tokens before `position` are then valid.
+    void accept(int start, const std::vector<int32_t>& fed, const std::vector<int32_t>& made);
     void draw(int32_t token);  // store the token sampled at `position`, and move on to the next free one
 
+    std::unique_ptr<Speculation> speculation;  // null takes one position in a pass
     Context& context;
     const Sampling& sampling;
     uint64_t seed;
@@ -81,6 +90,9 @@ public:
     std::vector<int32_t> tokens;  // negative where they are not sampled yet
     int position;                 // index of the target token to sample next; N when finished
     int drawn = 0;                // one past the last sampled position
+
+private:
+    std::vector<bool> known_;
 };
 
 }  // namespace editar

@@ -140,6 +140,7 @@ void Session::draw(const Request& request, const std::vector<int32_t>& known, co
     for (int n = 0; n < variants; ++n)
         sequences.push_back(std::make_unique<Sequence>(scheduler.context(n), inputs, request.sampling,
                                                        request.sampling.seed + n, known));
+    for (const auto& each : sequences) scheduler.speculate(*each, request.speculate, tokens_);
     for (const auto& each : sequences) scheduler.prefill(*each);
     outcome.prefill = now() - started;
     // Decode all variants together, those that lag behind first.

@@ -190,6 +190,7 @@ typedef struct editar_sampling {                                        /* 0 is 
     int32_t noise; /* EDITAR_UNIFORM or EDITAR_GUMBEL */
 } editar_sampling;
 
+enum { EDITAR_SPECULATE_AUTO = -1 };
 typedef struct editar_request {
     size_t size;
     const char* task;         /* "edit" (NULL), "depth", "canny" or "segmentation" */
@@ -204,8 +205,9 @@ typedef struct editar_request {
     int32_t mask_margin;        /* width in tokens of the border around a mask that is drawn too; 0 is 1, -1 is none */
     const editar_picture* mask; /* EDITAR_GREY of the picture's aspect ratio: 128 and above may change. NULL: no mask */
     int32_t no_composite;       /* not 0: do not paste the result into the picture outside the mask */
-    int32_t speculate; /* positions that a step drafts and verifies at once; 0 is none. Tokens do not depend on it
-                          where docs/performance.md says so */
+    int32_t speculate;          /* positions that a pass drafts and verifies at once: an even number, or
+                                       EDITAR_SPECULATE_AUTO; 0 is none. Tokens differ from plain decoding's only where a chunk's
+                                       logits differ from a step's by rounding */
     /* Called on the calling thread after every token, or run of known ones. `tokens` [total] are those of the first
      * variant, the source's from `done` on; valid during the call. Not 0 stops the edit. Callbacks must return: no
      * exceptions, no longjmp, and no call on this model. */

@@ -15,6 +15,7 @@
 #include <vector>
 
 #include "backend.h"
+#include "facts.h"
 #include "ort/ort_backend.h"
 #include "ort/rows.h"
 
@@ -26,6 +27,9 @@ public:
     ~OrtDecoder() override;
 
     int piece() const override;
+    bool runs_chunks_together() const override { return takes_chunks(2); }
+    // On a CPU, chunks of two positions and more go through the same kernels; quantized weights need even ones.
+    int largest_draft() const override { return (facts::LONG - 1) / 2 * 2; }
     const float* run(const Batch& batch) override;
     void copy(int source, int target, int start, int stop, bool frozen) override;
     void release(int row) override { filled_[row + spare_] = 0; }
@@ -41,7 +45,7 @@ private:
         int32_t total = 0;
         std::vector<float> logits;
     };
-    using Rows = std::pair<int, int>;       // first row, number of rows
+    using Rows = std::pair<int, int>;         // first row, number of rows
     using Shape = std::tuple<int, int, int>;  // and number of positions
 
     void reserve(int positions);
