@@ -69,7 +69,8 @@ BAD_REQUESTS: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
     ("kept must not be NULL", {"keep": 3}, {}),
     ("mask_margin must be", {"mask_margin": -2}, {}),
     ("preview_share must be", {"preview_share": 1.5}, {}),
-    ("speculate must be", {"speculate": -1}, {}),
+    ("speculate must be", {"speculate": -2}, {}),
+    ("an even number from 2 to 62", {"speculate": 3}, {}),
 ]
 
 

@@ -29,8 +29,10 @@ SETTINGS: list[dict[str, Any]] = [
     {"cfg_interval": 30, "top_k": 3, "cfg_scale": 2.0, "temperature": 1.3},
     {"cfg_scale": "values:" + ",".join(str(1 + n % 7) for n in range(COUNT)), "top_k": 50, "seed": 2**63},
     {"greedy": True},
+    {"noise": "gumbel", "top_p": 0.8, "seed": 21},
+    {"noise": "gumbel", "cfg_scale": 4.0, "temperature": 1.5},
 ]
-FEW = [SETTINGS[0], SETTINGS[3], SETTINGS[4]]
+FEW = [SETTINGS[0], SETTINGS[3], SETTINGS[-1]]
 
 
 @pytest.fixture(scope="module")
@@ -179,6 +181,22 @@ def test_variants(session: Session, twin: Any, settings: dict[str, Any]) -> None
         results = twin.variants(WORDS, count, **settings)
         assert_same(edited, results)
         assert [session.texts(n) for n in range(count)] == [result.parameters for result in results]
+
+
+@pytest.mark.parametrize("size", [2, 8, 16])
+@pytest.mark.parametrize("settings", [{}, {"noise": "gumbel"}, {"cfg_interval": (5, 40)}, {"cfg_scale": 1.0}])
+def test_speculation(session: Session, twin: Any, size: int, settings: dict[str, Any]) -> None:
+    settings = {"seed": 2, "temperature": 1.0} | settings
+    edited = session.edit(WORDS, speculate=size, sampling=as_sampling(settings))
+    assert_same(edited, [twin.edit(WORDS, speculate=size, **settings)])
+    assert edited.output.steps < COUNT
+
+
+def test_speculation_with_a_mask_and_variants(session: Session, twin: Any) -> None:
+    mask, settings = masks()["box"], {"seed": 3}
+    edited = session.edit(WORDS, speculate=8, mask=mask, sampling=as_sampling(settings), variants=2)
+    assert_same(edited, twin.variants(WORDS, 2, speculate=8, mask=mask, **settings))
+    assert session.edit(WORDS, speculate=-1).output.done == COUNT  # auto
 
 
 @pytest.mark.parametrize("settings", SETTINGS)

@@ -462,7 +462,8 @@ static int edit(const arguments* all, editar_model* model, const editar_model_in
     const double started = seconds();
     int code;
     memset(&made, 0, sizeof made);
-    mask.data = NULL;
+    memset(&picture, 0, sizeof picture);
+    memset(&mask, 0, sizeof mask);
     code = read_picture(all->words[1], 0, &picture, digits);
     if (code == 0 && all->mask != NULL) code = read_picture(all->mask, EDITAR_GREY, &mask, mask_digits);
     if (code == 0 && all->text_states != NULL) {
