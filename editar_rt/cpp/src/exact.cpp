@@ -84,7 +84,9 @@ Words philox(uint64_t seed, uint64_t block, uint64_t index, uint64_t position) {
     return {{c0, c1, c2, c3}};
 }
 
-double gumbel(uint64_t word) { return -log(-log((static_cast<double>(word >> 12) + 0.5) * 0x1p-52)); }
+double gumbel(uint64_t word) {
+    return -log(-log((static_cast<double>(word >> 12) + 0.5) * 0x1p-52));
+}
 
 double uniform(uint64_t seed, uint64_t index, uint64_t position) {
     return static_cast<double>(philox(seed, 1, index, position).word[0] >> 11) * 0x1p-53;

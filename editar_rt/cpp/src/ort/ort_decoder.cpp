@@ -104,9 +104,12 @@ const float* OrtDecoder::run(const Batch& batch) {
             while (stop < count && rows[stop] == rows[stop - 1] + 1) ++stop;
             const int size = static_cast<int>(stop - start);
             const int32_t *tokens = batch.tokens.data() + start * positions, *past = batch.past.data() + start;
-            if (positions == 1) logits = step(rows[start], size, tokens, past, batch.states);
-            else if (batch.outputs == positions) logits = repeated(rows[start], size, positions, tokens, past, batch.states);
-            else logits = once(rows[start], size, positions, batch.outputs, tokens, past, batch.states);
+            if (positions == 1)
+                logits = step(rows[start], size, tokens, past, batch.states);
+            else if (batch.outputs == positions)
+                logits = repeated(rows[start], size, positions, tokens, past, batch.states);
+            else
+                logits = once(rows[start], size, positions, batch.outputs, tokens, past, batch.states);
             if (stop - start == count) break;
             logits_.resize(count * row_logits);
             std::copy_n(logits, size * row_logits, logits_.data() + start * row_logits);
@@ -288,8 +291,10 @@ const float* OrtDecoder::once(int first_row, int rows, int positions, int output
     bound.positions.clear();
     for (int n = positions - outputs; n < positions; ++n) bound.positions.push_back(n);
     set_input(bound, facts::TOKENS, tokens, {rows, positions}, Type::int32);
-    if (states == nullptr) set_input(bound, facts::PREFIX, no_states_.data(), {1, 1, dim_}, Type::float32);
-    else set_input(bound, facts::PREFIX, states, {1, positions, dim_}, Type::float32);
+    if (states == nullptr)
+        set_input(bound, facts::PREFIX, no_states_.data(), {1, 1, dim_}, Type::float32);
+    else
+        set_input(bound, facts::PREFIX, states, {1, positions, dim_}, Type::float32);
     set_input(bound, facts::LOGIT_POSITIONS, bound.positions.data(), {outputs}, Type::int32);
     set_input(bound, facts::PAST_LENGTH, bound.past.data(), {rows}, Type::int32);
     set_input(bound, facts::LAST_ROW, bound.last.data(), {rows}, Type::int32);

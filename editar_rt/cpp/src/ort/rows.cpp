@@ -30,8 +30,8 @@ size_t page_bytes() {
 }  // namespace
 
 RowBuffer::RowBuffer(int rows, int heads, int positions, size_t position_bytes)
-    : rows_(rows), heads_(heads), position_bytes_(position_bytes) {
-    const size_t step = page_bytes() / std::gcd(page_bytes(), position_bytes);  // positions that fill whole pages
+    : rows_(rows), heads_(heads), position_bytes_(std::max<size_t>(position_bytes, 1)) {
+    const size_t step = page_bytes() / std::gcd(page_bytes(), position_bytes_);  // positions that fill whole pages
     positions_ = static_cast<int>((positions + step - 1) / step * step);
 #if defined(__linux__)
     if (rows > 1) {
@@ -47,7 +47,8 @@ RowBuffer::RowBuffer(int rows, int heads, int positions, size_t position_bytes)
     }
 #endif
     if (data_ == nullptr) {
-        heap_.reset(static_cast<uint8_t*>(std::calloc(bytes(), 1)));  // pages that are not written take no memory
+        heap_.reset(static_cast<uint8_t*>(
+            std::calloc(std::max<size_t>(bytes(), 1), 1)));  // pages that are not written take no memory
         if (heap_ == nullptr) throw std::bad_alloc();
         data_ = heap_.get();
     }
