@@ -220,18 +220,17 @@ def spread(
         BackendError: the workers fail for another reason than a picture.
     """
     import ray
-    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     rows = [{"path": path} for path in paths]
-    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    here = {"ray.io/node-id": ray.get_runtime_context().get_node_id()}
     # A row is a block, so that it is a task: work is shared evenly, and little is lost when the command is stopped.
     # Reading takes no CPU of Ray's count: with the workers holding all of them it would wait for ever.
     done = (
         ray.data.from_items(rows, override_num_blocks=len(rows))
-        .map(read, num_cpus=0, scheduling_strategy=here)
+        .map(read, num_cpus=0, label_selector=here)
         .map(
             worker,
             fn_constructor_args=arguments,

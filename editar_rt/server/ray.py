@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+import logging
 import os
 import time
 import urllib.error
@@ -198,6 +199,7 @@ def deploy(
     with joined() as new:
         from ray import serve
 
+        logging.getLogger("ray.serve").setLevel(logging.WARNING)
         need = Need.of(deployment.device, deployment.threads)
         check_nodes(bundle, need)
         where = "HeadOnly" if is_loopback(host) else "EveryNode"
