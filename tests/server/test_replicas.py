@@ -25,6 +25,7 @@ from tests.commands import in_process
 from tests.runtime.demo import BUNDLE, SAMPLES, WORDS
 
 ABSOLUTE = str(BUNDLE.resolve())
+VERSION = cluster.__version__
 
 
 @pytest.mark.parametrize(
@@ -71,11 +72,11 @@ def test_a_replica_does_not_start_with_another_bundle_than_its_peers() -> None:
 SEEN = {
     "another version": (cluster.Seen(None, "", "0.1.0"), BackendError, r"the node b has editar_rt 0\.1\.0"),
     "no bundle": (
-        cluster.Seen(None, "it is not there", cluster.__version__),
+        cluster.Seen(None, "it is gone", VERSION),
         BundleError,
         "the node b lacks the bundle",
     ),
-    "another bundle": (cluster.Seen("0" * 64, "", cluster.__version__), BundleError, "differs from its peers'"),
+    "another bundle": (cluster.Seen("0" * 64, "", VERSION), BundleError, "differs from its peers'"),
 }
 
 
