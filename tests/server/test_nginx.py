@@ -1,4 +1,4 @@
-"""The configuration of nginx in the docs, run as it stands before two servers; only the addresses are this machine's."""
+"""The configuration of nginx in the docs, before two servers; only the addresses are changed."""
 
 from __future__ import annotations
 
@@ -71,19 +71,24 @@ def running(server: Server) -> float:
 
 
 def test_a_stream_comes_as_it_is_made_and_full_servers_are_passed_over(tmp_path: Path) -> None:
-    full = ("--pictures", "8", "--queue", "0", "--preview-share", "1")
+    full = ("--pictures", "32", "--queue", "0", "--preview-share", "1")
     with two_servers(*full) as servers, balancing(servers, tmp_path) as client, contextlib.ExitStack() as streams:
-        long = form(n="8", stream="true", partial_images="1")
-        for _ in servers:
-            answer = streams.enter_context(client.stream("POST", "/v1/images/edits", **long))
-            assert answer.status_code == 200
-            assert next(answer.iter_lines()) == "event: image_edit.partial_image"
-        # What has begun to arrive is still worked on: the first half by one server, the second by the other.
+
+        def begin(_: Server) -> Iterator[str]:
+            asked = client.stream("POST", "/v1/images/edits", **form(n="32", stream="true", partial_images="7"))
+            lines = streams.enter_context(asked).iter_lines()
+            assert next(lines) == "event: image_edit.partial_image"
+            return lines
+
+        with ThreadPoolExecutor(2) as pool:
+            begun = list(pool.map(begin, servers))  # kept: an answer is closed with its lines
+        # What has begun to arrive is still worked on, each half by one of the servers.
         assert [running(server) > 0 for server in servers] == [True, True]
         refused = client.post("/v1/images/edits", **form())
         assert refused.status_code == 429 and refused.json()["error"]["code"] == "queue_full"
         assert int(refused.headers["retry-after"]) >= 1
         assert client.get("/metrics").status_code == 404
+        assert len(begun) == 2
 
 
 @pytest.mark.parametrize("stop", [Server.terminate, lambda server: server.process.kill()], ids=["stopped", "killed"])
