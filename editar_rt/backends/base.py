@@ -52,12 +52,32 @@ class Output:
         self.tokens = tokens
 
 
+class DraftChunks(NamedTuple):
+    """The chunks in which a decoder verifies drafted tokens."""
+
+    sizes: tuple[int, ...]
+    """Numbers of positions that each row may have, even and ascending; empty if there are none."""
+    alike: bool
+    """Whether every size gives the same logits, bit by bit, for the same tokens at the same positions. If so, the size
+    may follow the clock; otherwise a picture keeps to one size."""
+
+
 class Decoder(Protocol):
     """The decoder with its KV cache."""
 
     @property
     def piece(self) -> int:
         """Largest recommended number of positions of a chunk, so that other pictures' steps do not wait for long."""
+
+    def runs(self, rows: int, positions: int) -> int:
+        """How many runs of the device a batch of `rows` rows with `positions` positions each takes; 1 is the cheapest.
+
+        Each run reads all weights.
+        """
+
+    @property
+    def draft_chunks(self) -> DraftChunks:
+        """The chunks that verify drafts, for both rows of a picture or for one."""
 
     def run(self, batch: Batch, draw: Draw | None = None) -> Output:
         """Run a batch, and sample tokens from its logits if `draw` is given, on the device or on the host.

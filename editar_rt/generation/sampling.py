@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from editar_rt.arguments import is_finite, is_integer
 from editar_rt.errors import NotFiniteError, OptionError
+from editar_rt.generation import exact
 from editar_rt.generation.guidance import Scale, Schedule, read_scale, scales_of
 
 Logits = NDArray[np.float32]
@@ -183,11 +184,11 @@ def largest_tokens(logits: Logits, count: int) -> NDArray[np.intp]:
     return np.asarray(candidates[values >= threshold])
 
 
-def distribution(logits: Logits, sampling: Sampling) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
-    """The tokens that top-k and then top-p keep of logits [V], ascending, and their probabilities.
+def candidates(logits: Logits, sampling: Sampling) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
+    """The tokens that top-k and then top-p keep of logits [V], ascending, and their weights, the largest of which is 1.
 
     Top-k looks at the logits before the temperature, which does not change their order. Top-p drops a token if the
-    more likely ones already sum to more than `top_p`; the most likely token always stays.
+    more likely ones already weigh more than `top_p` of all; the most likely token always stays.
 
     Raises:
         NotFiniteError: NaN or +∞ among the logits. −∞ marks a token that is never sampled.
@@ -198,23 +199,42 @@ def distribution(logits: Logits, sampling: Sampling) -> tuple[NDArray[np.intp], 
             f"the decoder's logits are not finite (the largest is {peak}); the engine or bundle is faulty"
         )
     kept = largest_tokens(logits, sampling.top_k)
-    probabilities = softmax(logits[kept], sampling.temperature)
+    weights = weigh(logits[kept], sampling.temperature, peak)
     if sampling.top_p < 1:
-        order = np.argsort(-probabilities, kind="stable")
+        order = np.argsort(-weights, kind="stable")
+        sums = np.cumsum(weights[order])
         # The sum of the more likely tokens: shifted, not subtracted, so that it is exactly 0 for the first.
-        before = np.concatenate([[0.0], np.cumsum(probabilities[order])[:-1]])
-        stay = np.sort(order[before <= sampling.top_p])
-        kept, probabilities = kept[stay], probabilities[stay] / probabilities[stay].sum()
-    return kept, probabilities
+        before = np.concatenate([[0.0], sums[:-1]])
+        stay = np.sort(order[before <= sampling.top_p * sums[-1]])
+        kept, weights = kept[stay], weights[stay]
+    return kept, weights
 
 
-def softmax(logits: Logits, temperature: float = 1.0) -> NDArray[np.float64]:
-    """Probabilities of [K] logits.
+def distribution(logits: Logits, sampling: Sampling) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
+    """`candidates` with probabilities in the place of weights.
 
-    In float64: a running sum of 16384 float32 terms drifts by more than the smallest term, and any temperature
-    above 0 stays finite after the largest logit is subtracted. After top-k it costs microseconds.
+    Raises:
+        NotFiniteError: NaN or +∞ among the logits.
     """
-    weights = np.exp((logits.astype(np.float64) - logits.max()) / temperature)
+    kept, weights = candidates(logits, sampling)
+    return kept, np.asarray(weights / weights.sum())
+
+
+def weigh(logits: Logits, temperature: float, peak: float | Logits) -> NDArray[np.float64]:
+    """Unnormalized probabilities of logits: 1 for the peak.
+
+    In float64: a running sum of 16384 float32 terms drifts by more than the smallest term, and any temperature above 0
+    stays finite after the peak is subtracted.
+
+    Args:
+        peak: the largest logit; broadcasts against the logits.
+    """
+    return exact.exp((logits.astype(np.float64) - peak) / temperature)
+
+
+def softmax(logits: Logits) -> NDArray[np.float64]:
+    """Probabilities of [K] logits at temperature 1."""
+    weights = weigh(logits, 1.0, float(logits.max()))
     return np.asarray(weights / weights.sum())
 
 
@@ -246,6 +266,9 @@ _WEYL = 0x9E3779B97F4A7C15, 0xBB67AE8584CAA73B
 def sample(logits: Logits, sampling: Sampling, number: float) -> int:
     """One token from logits [V]: the inverse of the cumulative distribution at `number` in [0, 1).
 
+    The first candidate at which the running sum of the weights exceeds `number` times their total. Exact operations and
+    sums in the order of the tokens: every runtime draws the same token from the same logits.
+
     Raises:
         NotFiniteError: NaN or +∞ among the logits.
     """
@@ -254,10 +277,10 @@ def sample(logits: Logits, sampling: Sampling, number: float) -> int:
         if not math.isfinite(logits[token]):
             raise NotFiniteError("the decoder's logits are not finite; the engine or bundle is faulty")
         return token
-    kept, probabilities = distribution(logits, sampling)
-    cumulative = np.cumsum(probabilities)
-    # Scaled by the last sum, which rounding may leave off 1; side="right" never selects a probability of 0.
-    place = int(np.searchsorted(cumulative, number * cumulative[-1], side="right"))
+    kept, weights = candidates(logits, sampling)
+    sums = np.cumsum(weights)
+    # side="right" never selects a weight of 0.
+    place = int(np.searchsorted(sums, number * sums[-1], side="right"))
     return int(kept[min(place, len(kept) - 1)])
 
 
@@ -276,9 +299,8 @@ def sample_alike(logits: Logits, sampling: Sampling, numbers: NDArray[np.float64
         threshold = np.partition(logits, size - kept, axis=1)[:, size - kept, None]
         stay = logits >= threshold
         if np.isfinite(peaks).all() and (np.count_nonzero(stay, axis=1) == kept).all():
-            weights = np.exp((logits[stay].reshape(rows, kept).astype(np.float64) - peaks) / sampling.temperature)
-            cumulative = np.cumsum(weights / weights.sum(axis=1, keepdims=True), axis=1)
-            places = (cumulative <= (numbers * cumulative[:, -1])[:, None]).sum(axis=1)
+            sums = np.cumsum(weigh(logits[stay].reshape(rows, kept), sampling.temperature, peaks), axis=1)
+            places = (sums <= (numbers * sums[:, -1])[:, None]).sum(axis=1)
             tokens = np.nonzero(stay)[1].reshape(rows, kept)
             found: list[int] = tokens[np.arange(rows), np.minimum(places, kept - 1)].tolist()
             return found

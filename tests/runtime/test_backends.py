@@ -195,3 +195,35 @@ def test_states_stand_in_for_tokens_in_a_step(case: tuple[Editor, float]) -> Non
     for position in range(3):
         logits = cache.forward(tokens[:, :1], states[:, position : position + 1])
     assert np.abs(logits - whole).max() < bound * np.ptp(whole)
+
+
+def chunked(backend: Backend, tokens: np.ndarray, size: int) -> np.ndarray:
+    """Logits [R, N, V] of tokens [R, N] after a prefill of 4 of them, in chunks of `size` that end where N does."""
+    rows, count = tokens.shape
+    cache = FilledRows(backend, rows, count)
+    cache.forward(tokens[:, :4])
+    found = np.zeros((rows, count, 0), np.float32)
+    for start in range(4, count, size):
+        begin = min(start, count - size)  # the last chunk repeats positions, so that it has `size` too
+        cache.lengths[:] = begin
+        logits = cache.forward(tokens[:, begin : begin + size], outputs=size)
+        found = np.zeros((rows, count, logits.shape[-1]), np.float32) if not found.size else found
+        found[:, begin : begin + size] = logits
+    return found[:, 4:]
+
+
+@pytest.mark.parametrize("rows", [1, 2])
+def test_chunks_of_drafts_give_the_same_bits_in_every_size_where_the_decoder_says_so(
+    case: tuple[Editor, float], rows: int
+) -> None:
+    """And every size gives the logits of steps but for rounding."""
+    editor, bound = case
+    chunks = editor.backend.make_decoder(2, 20).draft_chunks
+    assert chunks.sizes == tuple(sorted(chunks.sizes)) and all(size % 2 == 0 for size in chunks.sizes)
+    tokens = np.random.default_rng(2).integers(0, 256, (rows, 20), np.int32)
+    steps = chunked(editor.backend, tokens, 1)
+    by_size = [chunked(editor.backend, tokens, size) for size in chunks.sizes if size <= 16]
+    assert len(by_size) > 2
+    for logits in by_size:
+        assert np.abs(logits - steps).max() / np.ptp(steps) < bound
+        assert not chunks.alike or np.array_equal(logits, by_size[0])

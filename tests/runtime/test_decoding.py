@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from editar_rt.backends.base import Batch, Output
+from editar_rt.backends.base import Batch, DraftChunks, Output
 from editar_rt.generation.decoding import Job, decode, run_jobs
 from editar_rt.generation.sampling import Draw, Sampling, guide, sample, uniform
 from editar_rt.generation.scheduler import Scheduler
@@ -20,6 +20,7 @@ class FakeDecoder:
     """A row's logits follow from everything it was fed, in order."""
 
     piece = 6  # positions of a chunk at most
+    draft_chunks = DraftChunks((2, 4, 6, 8), True)
 
     def __init__(self, rows: int, capacity: int, calls: list[tuple[int, int]]) -> None:
         self.capacity, self.calls = capacity, calls
@@ -30,6 +31,9 @@ class FakeDecoder:
 
     def release(self, row: int) -> None:
         self.states[row] = np.nan
+
+    def runs(self, rows: int, positions: int) -> int:
+        return 1
 
     def run(self, batch: Batch, draw: Draw | None = None) -> Output:
         self.calls.append(batch.tokens.shape)

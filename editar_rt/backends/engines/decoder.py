@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from editar_rt import names
-from editar_rt.backends.base import Batch, Floats, Output
+from editar_rt.backends.base import Batch, DraftChunks, Floats, Output
 from editar_rt.backends.engines.device import CaptureError, Engines
 from editar_rt.backends.engines.plan import Plan, Shape, fixed
 from editar_rt.backends.engines.program import Program
@@ -76,6 +76,15 @@ class EngineDecoder:
     @property
     def piece(self) -> int:
         return self._plan.chunks[-1] if self._plan.chunks else 1
+
+    def runs(self, rows: int, positions: int) -> int:
+        if positions == 1:
+            return -(-rows // self._plan.rows[-1])
+        return rows * -(-positions // self.piece)
+
+    @property
+    def draft_chunks(self) -> DraftChunks:
+        return DraftChunks(tuple(size for size in (2, 4, 8, 16, 32) if size <= self.piece), False)
 
     def run(self, batch: Batch, draw: Draw | None = None) -> Output:
         end = int((batch.past + batch.counts).max())

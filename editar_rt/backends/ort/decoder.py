@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from editar_rt import names
-from editar_rt.backends.base import Batch, Floats, Output
+from editar_rt.backends.base import Batch, DraftChunks, Floats, Output
 from editar_rt.backends.engines.device import CaptureError
 from editar_rt.backends.failures import running
 from editar_rt.backends.ort.captured_steps import NO_GRAPH, CapturedSteps, run_options
@@ -102,6 +102,14 @@ class OnnxRuntimeDecoder:
     @property
     def piece(self) -> int:
         return CHUNK if self._device == "cpu" else self._capacity
+
+    def runs(self, rows: int, positions: int) -> int:
+        return 1 if positions == 1 else rows * -(-positions // self.piece)
+
+    @property
+    def draft_chunks(self) -> DraftChunks:
+        # On a CPU, chunks of two positions and more go through the same kernels; quantized weights need even ones.
+        return DraftChunks(tuple(range(2, LONG, 2)), self._device == "cpu")
 
     def run(self, batch: Batch, draw: Draw | None = None) -> Output:
         rows, past = batch.rows + self._spare, batch.past

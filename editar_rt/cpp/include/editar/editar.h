@@ -1,0 +1,249 @@
+/* editar.h - edits pictures with EditAR bundles. C99, no dependencies.
+ *
+ * Rules that hold for every function:
+ * - Zero means the usual: every struct begins with `size`, its size in bytes. Fill that in and leave the rest 0 or
+ * NULL. Later versions append fields. The library accepts shorter structs than its own, and refuses longer ones whose
+ *   unknown part is not 0. Structs are passed by pointer, never by value.
+ * - Text and paths are UTF-8, on Windows too.
+ * - The caller owns all memory that results are written to. The library gives out two kinds of handles, which
+ *   editar_close_* take back, and texts that live as long as their documentation says.
+ * - No function throws, exits, prints, or changes a signal handler, the locale or the floating-point environment.
+ * - A model and its sessions serve one call at a time. A second call, from whatever thread, gets EDITAR_BUSY at once
+ * and disturbs nothing. Different models are independent.
+ * - There is no call to start or shut down the library.
+ */
+#ifndef EDITAR_H
+#define EDITAR_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#define EDITAR_VERSION_MAJOR 0
+#define EDITAR_VERSION_MINOR 1
+#define EDITAR_VERSION_PATCH 0
+
+#if defined(EDITAR_STATIC)
+#define EDITAR_API
+#elif defined(_WIN32)
+#if defined(EDITAR_BUILD)
+#define EDITAR_API __declspec(dllexport)
+#else
+#define EDITAR_API __declspec(dllimport)
+#endif
+#else
+#define EDITAR_API __attribute__((visibility("default")))
+#endif
+#if defined(_WIN32)
+#define EDITAR_CALL __cdecl
+#else
+#define EDITAR_CALL
+#endif
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+typedef struct editar_model editar_model;     /* an open bundle with its engine */
+typedef struct editar_session editar_session; /* one picture, with its tokens and the decoder's cache */
+
+/* The outcome of a call. Values from 0 on are not errors. The numbers never change. */
+typedef int32_t editar_status;
+enum {
+    EDITAR_OK = 0,
+    EDITAR_STOPPED = 1,       /* the caller asked to stop; the output is filled as far as the edit went */
+    EDITAR_BAD_ARGUMENT = -1, /* a value that is not allowed */
+    EDITAR_BAD_BUNDLE = -2,   /* missing, damaged, altered, unsafe or of a newer format */
+    EDITAR_MISSING_PART = -3, /* the bundle lacks what the call needs */
+    EDITAR_BAD_PICTURE = -4,  /* unreadable, truncated, too large, or of a format that is not built in */
+    EDITAR_BACKEND = -5,      /* a library or device is missing or failed */
+    EDITAR_NO_MEMORY = -6,
+    EDITAR_BUSY = -7,        /* another call is using the model */
+    EDITAR_UNSUPPORTED = -8, /* Python's runtime does this, and this library does not */
+    EDITAR_INTERNAL = -99    /* a fault of this library; please report it */
+};
+
+/* ---- the library ---- */
+
+EDITAR_API const char* EDITAR_CALL editar_version(void); /* "0.1.0" */
+/* One sentence about this thread's last call, if it failed; otherwise "". Valid until the thread's next call. */
+EDITAR_API const char* EDITAR_CALL editar_last_error(void);
+
+enum { EDITAR_LOG_DEBUG = 0, EDITAR_LOG_INFO = 1, EDITAR_LOG_WARNING = 2, EDITAR_LOG_ERROR = 3 };
+typedef void(EDITAR_CALL* editar_log)(void* user, int32_t level, const char* message);
+/* For the whole process; called from any thread of the engine. Set it before the first model is opened. NULL, as at
+ * first, is silence. */
+EDITAR_API void EDITAR_CALL editar_set_log(editar_log log, void* user, int32_t least_level);
+
+/* ---- models ---- */
+
+typedef struct editar_model_options {
+    size_t size;
+    const char* device;      /* "auto" (NULL), "cpu", "cuda" or "tensorrt" */
+    int32_t threads;         /* of the CPU; 0 is one per physical core that the process may use. Tokens do not depend
+                                on it */
+    int32_t check_all_files; /* also hash files above 64 MiB */
+    const char* engine_path; /* ONNX Runtime's library. NULL: $EDITAR_ONNXRUNTIME, beside this library, the system's. A
+                                process has one: the first model decides */
+    const char* cache;       /* folder for weights that are prepacked for this machine's CPU; NULL: $EDITAR_CACHE, or
+                                none. It holds copies only, and Python's runtime shares it */
+    const char* plugin_path; /* the library that runs TensorRT engines. NULL: beside this library, the system's */
+    const char* engines;     /* folder of TensorRT engines; NULL: those that belong to the bundle */
+} editar_model_options;
+
+/* Open a bundle. Every file's size and the hashes of all but the largest files are compared with the manifest. */
+EDITAR_API editar_status EDITAR_CALL editar_open_model(const char* folder, const editar_model_options* options,
+                                                       editar_model** model);
+EDITAR_API void EDITAR_CALL editar_close_model(editar_model* model); /* close its sessions first; NULL does nothing */
+
+typedef struct editar_model_info {
+    size_t size;
+    int32_t image_size;      /* side of the pictures, pixels; 0 if unknown, as all sizes here */
+    int32_t picture_tokens;  /* N */
+    int32_t grid;            /* tokens along one side */
+    int32_t vocabulary;      /* V */
+    int32_t text_tokens;     /* T, length of the text encoder's input and output */
+    int32_t text_dim;        /* C, width of the text states */
+    int32_t parts;           /* EDITAR_HAS_… */
+    const char* precision;   /* "fp32", … These texts live as long as the model */
+    const char* fingerprint; /* SHA-256 of bundle.json */
+    const char* backend;     /* "ONNX Runtime 1.32.0 (CPU)" */
+} editar_model_info;
+enum { EDITAR_HAS_VQ = 1, EDITAR_HAS_TEXT = 2, EDITAR_HAS_DECODER = 4 };
+EDITAR_API editar_status EDITAR_CALL editar_get_model_info(const editar_model* model, editar_model_info* info);
+/* Facts about a bundle as one JSON document, with the keys of `editar info --json`; no engine is needed. Lives until
+ * the thread's next call. */
+EDITAR_API editar_status EDITAR_CALL editar_describe_bundle(const char* folder, int32_t check_all_files,
+                                                            const char** json);
+
+/* ---- pictures ---- */
+
+enum { EDITAR_GREY = 1, EDITAR_RGB = 3, EDITAR_RGBA = 4 };
+typedef struct editar_picture { /* 8 bits per channel, upright, lines from the top */
+    size_t size;
+    uint8_t* data;
+    int32_t width, height, channels;
+    int64_t stride; /* bytes from line to line; 0 is width * channels */
+} editar_picture;
+
+/* Read a PNG or JPEG, if the library was built with their readers, to the pixels that Python's runtime sees: EXIF's
+ * orientation is applied, and transparency is blended with white. Call it with data NULL for width, height and
+ * channels, then with memory for them. With channels EDITAR_GREY it reads a mask: transparency is blended with black.
+ */
+EDITAR_API editar_status EDITAR_CALL editar_read_picture(const void* file, size_t bytes, editar_picture* picture);
+/* Write a PNG, beside its name and then renamed. `texts` are pairs of names and values, ended by NULL, or NULL; they
+ * become text chunks "editar:NAME". */
+EDITAR_API editar_status EDITAR_CALL editar_write_png(const char* path, const editar_picture* picture,
+                                                      const char* const* texts);
+
+/* ---- edits ---- */
+
+/* A picture for any number of edits. Its middle square is used, scaled to image_size. The picture is copied. */
+EDITAR_API editar_status EDITAR_CALL editar_open_session(editar_model* model, const editar_picture* picture,
+                                                         editar_session** session);
+EDITAR_API void EDITAR_CALL editar_close_session(editar_session* session); /* NULL does nothing */
+/* The square of the picture that the model sees, image_size * image_size * 3 bytes, and its tokens; NULL where one is
+ * not wanted. */
+EDITAR_API editar_status EDITAR_CALL editar_get_source(const editar_session* session, uint8_t* rgb, int32_t* tokens);
+
+enum { EDITAR_TOP_K_OFF = -1, EDITAR_TO_THE_END = -1 };
+enum {                         /* editar_sampling.flags */
+       EDITAR_GREEDY = 1,      /* take the largest logit */
+       EDITAR_NOT_GREEDY = 2,  /* even if that is the bundle's default */
+       EDITAR_SEED_IS_ZERO = 4 /* even if the bundle has another default */
+};
+enum { EDITAR_CONSTANT = 0, EDITAR_LINEAR = 1, EDITAR_COSINE = 2 };     /* shapes of schedules */
+enum { EDITAR_USUAL_NOISE = 0, EDITAR_UNIFORM = 1, EDITAR_GUMBEL = 2 }; /* random numbers of a token */
+typedef struct editar_sampling {                                        /* 0 is the bundle's default */
+    size_t size;
+    uint64_t seed;            /* the same seed gives the same tokens, here and in Python */
+    double cfg_scale;         /* guidance; 1 is none. The first value of a schedule */
+    double cfg_last;          /* the last value of a schedule */
+    int32_t cfg_shape;        /* EDITAR_LINEAR or EDITAR_COSINE: from cfg_scale to cfg_last */
+    int32_t cfg_start;        /* tokens cfg_start to cfg_stop - 1 are guided; both 0 is the bundle's default */
+    int32_t cfg_stop;         /* EDITAR_TO_THE_END */
+    int32_t top_k;            /* EDITAR_TOP_K_OFF */
+    const double* cfg_scales; /* [picture_tokens], in place of cfg_scale */
+    double temperature, top_p;
+    int32_t flags; /* EDITAR_GREEDY, … */
+    int32_t noise; /* EDITAR_UNIFORM or EDITAR_GUMBEL */
+} editar_sampling;
+
+typedef struct editar_request {
+    size_t size;
+    const char* task;         /* "edit" (NULL), "depth", "canny" or "segmentation" */
+    const char* instruction;  /* the change, or the description of a picture */
+    const float* text_states; /* [text_tokens, text_dim], instead of running the text encoder */
+    const int32_t* token_ids; /* [token_count], instead of running the tokenizer; with the end token, without padding */
+    int32_t token_count;
+    int32_t variants;                /* 0 is 1; at most 64. Their seeds are seed, seed + 1, … */
+    const editar_sampling* sampling; /* NULL: the bundle's defaults */
+    const int32_t* kept;             /* [picture_tokens]; the first `keep` stay, and the rest is drawn anew */
+    int32_t keep;
+    int32_t mask_margin;        /* width in tokens of the border around a mask that is drawn too; 0 is 1, -1 is none */
+    const editar_picture* mask; /* EDITAR_GREY of the picture's aspect ratio: 128 and above may change. NULL: no mask */
+    int32_t no_composite;       /* not 0: do not paste the result into the picture outside the mask */
+    int32_t speculate; /* positions that a step drafts and verifies at once; 0 is none. Tokens do not depend on it
+                          where docs/performance.md says so */
+    /* Called on the calling thread after every token, or run of known ones. `tokens` [total] are those of the first
+     * variant, the source's from `done` on; valid during the call. Not 0 stops the edit. Callbacks must return: no
+     * exceptions, no longjmp, and no call on this model. */
+    int32_t(EDITAR_CALL* on_progress)(void* user, int32_t done, int32_t total, const int32_t* tokens);
+    /* Called after lines of tokens with the first variant's picture so far, completed from the source. */
+    int32_t(EDITAR_CALL* on_preview)(void* user, int32_t done, int32_t total, const editar_picture* picture);
+    double preview_share;         /* largest share of the time of decoding that previews take; 0 is 0.1 */
+    void* user;                   /* passed to the callbacks */
+    const volatile int32_t* stop; /* read before every step; set it to not 0 from any thread or a signal handler */
+} editar_request;
+
+enum { EDITAR_TEXT_TRUNCATED = 1, EDITAR_MASK_EMPTY = 2 };
+typedef struct editar_output {
+    size_t size;
+    int32_t* tokens;       /* [variants, picture_tokens], or NULL */
+    uint8_t* rgb;          /* [variants, image_size, image_size, 3], or NULL: the VQ decoder does not run */
+    int32_t done;          /* number of target tokens that are done */
+    int32_t prompt_tokens; /* of the prompt before truncation */
+    int32_t flags;         /* EDITAR_TEXT_TRUNCATED, EDITAR_MASK_EMPTY */
+    int32_t steps;         /* runs of the decoder after the prefill */
+    double encode_seconds, text_seconds, prefill_seconds, decode_seconds, pixel_seconds, preview_seconds;
+    double engine_seconds; /* of decode_seconds, those inside the engine */
+} editar_output;
+
+/* Edit the session's picture. The first edit prefills the picture and the text, each later one only the text. */
+EDITAR_API editar_status EDITAR_CALL editar_edit(editar_session* session, const editar_request* request,
+                                                 editar_output* output);
+/* How the session's last edit was made, as Python's runtime stores it in pictures: pairs of names and values, ended by
+ * NULL. They live until the session's next edit. NULL if there was none. */
+EDITAR_API const char* const* EDITAR_CALL editar_get_texts(editar_session* session, int32_t variant);
+
+/* ---- steps of an edit, for tests and for those who bring their own ---- */
+
+/* Token ids of a prompt, with its end token: at most `capacity` of them are written, and `count` is their number before
+ * truncation. */
+EDITAR_API editar_status EDITAR_CALL editar_tokenize(editar_model* model, const char* task, const char* instruction,
+                                                     int32_t* ids, int32_t capacity, int32_t* count);
+/* Token ids -> states [text_tokens, text_dim]. */
+EDITAR_API editar_status EDITAR_CALL editar_encode_text(editar_model* model, const int32_t* ids, int32_t count,
+                                                        float* states);
+/* A square of image_size * image_size * 3 bytes -> tokens [picture_tokens]. */
+EDITAR_API editar_status EDITAR_CALL editar_encode_square(editar_model* model, const uint8_t* rgb, int32_t* tokens);
+/* Tokens [pictures, picture_tokens] -> [pictures, image_size, image_size, 3]. */
+EDITAR_API editar_status EDITAR_CALL editar_decode_tokens(editar_model* model, const int32_t* tokens, int32_t pictures,
+                                                          uint8_t* rgb);
+/* Logits of all target positions with forced tokens: [picture_tokens, vocabulary], conditional and without text.
+ * `condition` NULL is the unconditional picture. */
+EDITAR_API editar_status EDITAR_CALL editar_score(editar_model* model, const float* text_states,
+                                                  const int32_t* condition, const int32_t* tokens, float* cond,
+                                                  float* uncond);
+/* Generate from text states and a condition's tokens; `known` [picture_tokens] is negative where tokens are drawn, or
+ * NULL. */
+EDITAR_API editar_status EDITAR_CALL editar_generate(editar_model* model, const float* text_states,
+                                                     const int32_t* condition, const editar_sampling* sampling,
+                                                     const int32_t* known, int32_t* tokens);
+/* One token from guided logits [vocabulary]. 0 in `sampling` is EditAR's default here. */
+EDITAR_API editar_status EDITAR_CALL editar_sample(const float* logits, int32_t vocabulary,
+                                                   const editar_sampling* sampling, uint64_t position, int32_t* token);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

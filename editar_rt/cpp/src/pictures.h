@@ -1,0 +1,27 @@
+// Pictures as 8-bit arrays: the square that the model sees, as Pillow's Lanczos filter scales it, and masks.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "editar/editar.h"
+
+namespace editar {
+
+struct Picture {  // lines from the top, without gaps
+    int width = 0, height = 0, channels = 0;
+    std::vector<uint8_t> data;
+};
+
+// A checked copy of a caller's picture; RGBA is blended with white, grey becomes RGB. Throws EDITAR_BAD_ARGUMENT.
+Picture rgb_of(const editar_picture& given);
+// A checked copy of a caller's grey picture.
+Picture grey_of(const editar_picture& given);
+
+// The middle square of an RGB picture at side * side pixels: `fit_square` of editar_rt/images/fit.py.
+Picture fit_square(const Picture& picture, int side);
+// `read_mask` of editar_rt/images/masks.py with fit crop: 1 where a pixel of the square may change, [side * side].
+// Throws EDITAR_BAD_PICTURE where the aspect ratios differ.
+std::vector<uint8_t> fit_mask(const Picture& mask, int width, int height, int side);
+
+}  // namespace editar
