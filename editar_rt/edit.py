@@ -169,6 +169,10 @@ class Edit:
         self._job = Job.of(sequences, self.tokens, watchers, self.request.cancel)
         return self._job
 
+    def preview(self) -> Image.Image:
+        """The square of the first variant so far: tokens that are not done yet are the source's."""
+        return Image.fromarray(self.source.pictures(self.model, self.tokens[:1], self._mask)[0])
+
     def finish(self) -> Kept:
         """Decode the pictures, compose the results and write the trace."""
         # How far the loop came; without a loop, everything was known or the edit was cancelled before it began.
@@ -212,8 +216,7 @@ class Edit:
 
         def show(tokens: Ints, done: int) -> None:
             if on_preview is not None:
-                picture = self.source.pictures(self.model, tokens[:1], self._mask)[0]
-                on_preview(Image.fromarray(picture), done, tokens.shape[1])
+                on_preview(self.preview(), done, tokens.shape[1])
 
         return Previewer(show, self.request.preview_share, self.source.pixel_seconds, self.model.grid)
 

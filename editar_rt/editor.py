@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 
 from editar_rt.arguments import as_list
 from editar_rt.backends import Settings, make_backend
+from editar_rt.batch import Batch
 from editar_rt.bundle.folder import Bundle
 from editar_rt.deprecated import batch_requests, takes_old_arguments, warn
 from editar_rt.edit import Edit, Source
 from editar_rt.errors import OptionError
-from editar_rt.generation.decoding import run_jobs
 from editar_rt.generation.scheduler import Scheduler
 from editar_rt.images.fit import Fit
 from editar_rt.images.pixels import Picture
@@ -107,15 +107,13 @@ class Editor(Model):
         guided = [edit.sampling.guided for edit in edits]
         timings: dict[str, float] = {}
         with timed(timings, "prefill"):
-            scheduler = Scheduler(self.backend, len(edits), sum(guided), self.prefix_length, self.picture_tokens)
-            jobs = []
+            batch = Batch(Scheduler(self.backend, len(edits), sum(guided), self.prefix_length, self.picture_tokens))
             for edit, each in zip(edits, inputs, strict=True):
-                sequences = edit.sequences([scheduler.join(edit.sampling.guided)], each)
-                scheduler.prefill(sequences[0])
-                jobs.append(edit.job(sequences))
+                batch.join(edit, each, prefill=True)
         # 3) Decode all pictures together.
         with timed(timings, "decode"):
-            run_jobs(scheduler, jobs)
+            while batch.members:
+                batch.step()
         for edit in edits:
             edit.timings |= timings
 

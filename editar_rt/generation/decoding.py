@@ -147,6 +147,12 @@ class Job:
     ) -> Job:
         return cls(Group(sequences), tokens, watchers, cancel)
 
+    def begin(self) -> None:
+        """Report tokens that are known from the start, unless the job was cancelled before."""
+        self.stopped = self.cancel is not None and self.cancel.is_set()
+        if not self.stopped:
+            self.take([])
+
     def take(self, drawn: Iterable[Drawn]) -> None:
         """Store and report the tokens sampled by one step. Stop if a watcher raises `Cancelled` or `cancel` is set."""
         try:
@@ -167,19 +173,21 @@ class Job:
         return not self.stopped and not self.group.finished
 
 
+def step_jobs(scheduler: Scheduler, active: Iterable[Job]) -> None:
+    """One step of active jobs together; every job takes its own tokens from it."""
+    active = list(active)
+    drawn = scheduler.step([sequence for job in active for sequence in job.group.lagging()])
+    for job in active:
+        job.take(drawn)
+
+
 def run_jobs(scheduler: Scheduler, jobs: Iterable[Job]) -> None:
     """Run jobs until each is finished or stopped; all active ones step together."""
     jobs = list(jobs)
-    # Leave out what was cancelled before it began, and finish what has nothing to sample.
     for job in jobs:
-        job.stopped = job.cancel is not None and job.cancel.is_set()
-        if not job.stopped:
-            job.take([])
-    # Step all others together; every job takes its own tokens from the step.
+        job.begin()
     while active := [job for job in jobs if job.active]:
-        drawn = scheduler.step([sequence for job in active for sequence in job.group.lagging()])
-        for job in active:
-            job.take(drawn)
+        step_jobs(scheduler, active)
 
 
 def progress_watcher(on_progress: Progress | None) -> list[Watcher]:
