@@ -35,30 +35,30 @@ export class History {
     this.entries.unshift(entry);
     this.list.prepend(this.card(entry));
     const loose = this.entries.filter((each) => !each.kept);
-    for (const old of loose.slice(LONGEST)) this.remove(old);
+    for (const old of loose.slice(LONGEST)) void this.remove(old);
     this.onchange();
   }
 
   /** @param {Entry} entry */
-  remove(entry) {
+  async remove(entry) {
+    if (entry.kept) await ask("readwrite", (store) => store.delete(entry.id)).catch(() => {});
     this.entries = this.entries.filter((each) => each !== entry);
     const card = this.list.querySelector(`[data-id="${entry.id}"]`);
     const picture = card?.querySelector("img");
     if (picture) URL.revokeObjectURL(picture.src);
     card?.remove();
-    if (entry.kept) ask("readwrite", (store) => store.delete(entry.id)).catch(() => {});
     this.onchange();
   }
 
   /** @param {Entry} entry @param {HTMLButtonElement} button */
   async keep(entry, button) {
     entry.kept = !entry.kept;
-    button.setAttribute("aria-pressed", String(entry.kept));
     const change = (/** @type {IDBObjectStore} */ store) =>
       /** @type {IDBRequest} */ (entry.kept ? store.put(entry) : store.delete(entry.id));
     await ask("readwrite", change).catch(() => {
       button.title = "This browser does not store pictures; the result stays until the page closes";
     });
+    button.setAttribute("aria-pressed", String(entry.kept));
   }
 
   /** @param {Entry} entry */
@@ -83,9 +83,9 @@ export class History {
     const again = action("again", "Use again", "Use its picture, mask and settings again");
     again.onclick = () => this.does.use(entry);
     const bin = action("bin", "Delete", "Delete");
-    bin.onclick = () => {
+    bin.onclick = async () => {
       const next = /** @type {HTMLElement | null} */ (card.nextElementSibling ?? card.previousElementSibling);
-      this.remove(entry);
+      await this.remove(entry);
       (next?.querySelector("button") ?? this.list).focus();
     };
     const actions = make("span", "actions");

@@ -151,7 +151,7 @@ async function open(file, name) {
     stage.masked = true;
     refresh();
     say(cut || "Paint over what may change, or leave the mask empty to change anything.");
-    prompt.focus({ preventScroll: true });
+    canvas.focus({ preventScroll: true });
   } catch (e) {
     warn(words(e));
   }

@@ -199,12 +199,13 @@ export class Stage {
 
   // Keys on the canvas. Those of the tools work in the whole page: page.js.
 
-  /** @param {KeyboardEvent} e */
+  /** Arrow keys move the brush, or the view under the hand. @param {KeyboardEvent} e */
   key(e) {
     const ways = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
     const way = ways[/** @type {keyof typeof ways} */ (e.key)];
     if (!this.picture || !(way || e.key === "Enter") || e.ctrlKey || e.metaKey) return;
     e.preventDefault();
+    if (way && this.tool === "hand") return this.pan(-32 * way[0], -32 * way[1]);
     const from = this.cursor ?? { x: 0.5, y: 0.5 };
     const step = e.altKey ? 1 / SIDE : Math.max(this.width / 2, 2 / SIDE);
     const clamp = (/** @type {number} */ value) => Math.min(Math.max(value, 0), 1);
