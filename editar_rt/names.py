@@ -12,7 +12,7 @@ VQ_DECODER = "vq_decoder"  # tokens -> pixels
 TEXT_ENCODER = "text_encoder"  # input_ids, attention_mask -> text_states
 PREFIX_GRAPH = "prefix"  # text_states -> text_prefix, null_text_prefix, null_picture_prefix
 DECODER = "decoder"  # tokens, prefix, logit_positions, lengths, past -> logits, present
-SAMPLER = "sampler"  # logits of a step, null_rows, numbers, settings -> drawn; of the dialect delta alone
+SAMPLER = "sampler"  # logits of a step, null_rows, numbers, settings -> drawn; of dialects for TensorRT
 PARTS = (VQ_ENCODER, VQ_DECODER, TEXT_ENCODER, PREFIX_GRAPH, DECODER, SAMPLER)
 
 PIXELS = "pixels"  # float32 [B, 3, H, W] in [-1, 1]
@@ -26,7 +26,7 @@ NULL_PICTURE_PREFIX = "null_picture_prefix"  # float32 [1, N, D]
 PREFIX = "prefix"  # float32 [B or 1, S or 1, D]
 LOGIT_POSITIONS = "logit_positions"  # int32 [K], indices into the S positions
 PAST_LENGTH = "past_length"  # int32 [B], number of cached positions of each row
-POSITIONS = "positions"  # int32 [B, S], positions in the sequence; padding has the cache's capacity
+POSITIONS = "positions"  # int32 [B, S], positions in the sequence; of padding, any up to the capacity
 TOTAL_LENGTH = "total_length"  # int32 [], the largest past_length + S, or more
 LAST_ROW = "last_row"  # int32 [B], the last position, past_length + S - 1; replaces past_length in graphs for CUDA
 LOGITS = "logits"  # float32 [B, K, V]
@@ -55,6 +55,7 @@ CAPACITY_DIM = "capacity"
 
 
 PAST_BEGINNINGS = ("past_key_", "past_value_")
+PRESENT_BEGINNINGS = ("present_key_", "present_value_")
 
 
 def past_key(layer: int) -> str:
@@ -75,3 +76,8 @@ def present_key(layer: int) -> str:
 def present_value(layer: int) -> str:
     """Values of a layer after the chunk; bound to the same memory as `past_value`."""
     return f"present_value_{layer}"
+
+
+def present_of(past: str) -> str:
+    """The name after the chunk of keys or values that have the name `past` before it."""
+    return past.replace("past_", "present_", 1)

@@ -75,7 +75,7 @@ def storage_options(precision: str = "fp32") -> Callable[[F], F]:
         click.option(
             "--sampling-head/--no-sampling-head",
             default=None,
-            help="Add a sampling head, so that the device samples tokens itself (dialect delta only; default off).",
+            help="Add a sampling head: the device samples tokens itself (dialects delta and native; default off).",
         ),
         click.option(
             "--calibration",

@@ -11,6 +11,7 @@ contains those that differ between targets: normalization, rotation, attention a
 - "standard": ONNX opset 24 only, for any runtime that supports it. Work grows with the capacity.
 - "delta": basic operators of opset 17, for TensorRT 8.5 and later (opset 21 with INT4 weights, for 10.0 and later). The
   graph returns the new keys and values, and the runtime writes them to the cache.
+- "native": "standard" with a cache of fixed capacity, for TensorRT 10.15 and later and for TensorRT for RTX.
 
 `export.precision` decides the stored types.
 

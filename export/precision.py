@@ -5,7 +5,7 @@
 | fp32, fp16, bf16 | that type | that type |
 | int8 | 8 bits in blocks of 128 | float32 (float16 for CUDA) |
 | int4 | 4 bits in blocks of 32, the output head 8 bits | float32 (float16 for CUDA) |
-| int4, dialect delta | 4 bits in blocks of 64, the output head float16 | float16 |
+| int4, dialects delta and native | 4 bits in blocks of 64, the output head float16 | float16 |
 
 Blocks are quantized by ONNX Runtime's quantizer and multiplied by its operator MatMulNBits, which quantizes the
 activations of each row separately: a picture's tokens do not depend on the rest of the batch. TensorRT has no such
@@ -140,7 +140,7 @@ class Storage:
         if self.kv_cache == INT8 and not operators.reads_int8_cache:
             yield "only GroupQueryAttention of the dialect ort reads an int8 cache"
         if self.sampling_head and not operators.has_sampler:
-            yield "the sampling head needs the dialect delta; with other dialects, logits are copied to the host anyway"
+            yield "the sampling head needs the dialect delta or native; others copy the logits to the host anyway"
         if blocks is not None and blocks.bits not in operators.bits:
             yield operators.other_bits
 

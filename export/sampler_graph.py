@@ -1,4 +1,4 @@
-"""The sampling head of the dialect delta: a graph that samples a step's tokens from its logits on the device.
+"""The sampling head of the dialects for TensorRT: a graph that samples a step's tokens from its logits on the device.
 
 It samples the same token as `editar_rt.generation.sampling` from the same logits and random numbers, or answers that it
 cannot decide. The host sums in float64, which engines do not have, and an engine may compute guidance with one rounding

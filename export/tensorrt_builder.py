@@ -136,8 +136,8 @@ def check_bundle(bundle: Bundle, output: Path) -> None:
     manifest = bundle.manifest
     if not manifest.operators.has_fixed_shapes:
         raise OptionError(
-            f"TensorRT needs the dialect delta, but {bundle.folder} has the dialect {manifest.dialect}; convert it "
-            f"with: python -m export convert {bundle.folder} --dialect delta -o OUT"
+            f"TensorRT needs the dialect delta or native, but {bundle.folder} has the dialect {manifest.dialect}; "
+            f"convert it with: python -m export convert {bundle.folder} --dialect delta -o OUT"
         )
     if output.resolve().parent != bundle.folder.resolve():
         raise OptionError(

@@ -32,7 +32,7 @@ Progress = Callable[[str, int, int], None]
 def tensorrt(bundle: Path, target: str, output: Path | None, force: bool, as_json: bool) -> None:
     """Build TensorRT engines of BUNDLE for this machine's GPU. None are written if their outputs are wrong.
 
-    BUNDLE must have the dialect delta, as written by: python -m export onnx … --dialect delta.
+    BUNDLE must have the dialect delta or native, as written by: python -m export onnx … --dialect delta.
     """
     recipe, opened = read_engines(target), Bundle.open(bundle)
     output = output or bundle / Path(target).stem

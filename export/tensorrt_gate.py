@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from editar_rt import names
-from editar_rt.backends.engines.backend import DeltaBackend
+from editar_rt.backends.engines.backend import EngineBackend
 from editar_rt.backends.engines.device import Engines
 from editar_rt.backends.engines.plan import Plan, Shape
 from editar_rt.bundle.compare import Comparison
@@ -37,14 +37,14 @@ def compare(bundle: Bundle, engines: Engines, plan: Plan) -> Iterator[Comparison
             f"the self-test of the bundle {bundle.folder} lacks {', '.join(missing)}, with which engines are compared; "
             "export it on a machine that can run them"
         )
-    editor = Editor(bundle, DeltaBackend(bundle, engines, plan))
+    editor = Editor(bundle, EngineBackend(bundle, engines, plan))
     for check in selftest.verify(editor, [part for part in parts if part != names.SAMPLER]):
         if check.part != names.DECODER:  # decoder and sampler follow, engine by engine
             yield check
     if names.DECODER not in parts:
         return
     for rows in plan.rows if names.SAMPLER in parts else ():
-        own = DeltaBackend(bundle, engines, Plan((rows,), plan.chunks))
+        own = EngineBackend(bundle, engines, Plan((rows,), plan.chunks))
         for check in selftest.verify(Editor(bundle, own), [names.SAMPLER]):
             shape = Shape(names.SAMPLER, rows=rows)
             yield replace(check, part=shape.name)
@@ -66,7 +66,7 @@ def _decoder(
         pieces: number of pieces of the prefill, to test a chunk engine; 0 tests a step engine.
     """
     shape = Shape(names.DECODER, positions=plan.chunks[0]) if pieces else Shape(names.DECODER, rows=plan.rows[0])
-    editor = Editor(bundle, DeltaBackend(bundle, engines, plan))
+    editor = Editor(bundle, EngineBackend(bundle, engines, plan))
     way = selftest.Way(pieces=pieces) if pieces else selftest.Way(plan.rows[0], row)
     for check in selftest.verify(editor, [names.PREFIX_GRAPH, names.DECODER], way):
         if check.part == names.DECODER:

@@ -207,6 +207,18 @@ def golden_gpt_bundle_delta_int4(tiny_sources: Sources, tmp_path_factory: pytest
     return _transformer_bundle(tiny_sources, tmp_path_factory, dialect="delta", precision="int4")
 
 
+@pytest.fixture(scope="session")
+def golden_gpt_bundle_native(tiny_sources: Sources, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The golden transformer alone, float32, as newer TensorRT runs it, with a sampling head."""
+    return _transformer_bundle(tiny_sources, tmp_path_factory, dialect="native", sampling_head=True)
+
+
+@pytest.fixture(scope="session")
+def golden_gpt_bundle_native_fp16(tiny_sources: Sources, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The golden transformer alone, float16, as newer TensorRT runs it."""
+    return _transformer_bundle(tiny_sources, tmp_path_factory, dialect="native", precision="fp16")
+
+
 def _transformer_bundle(sources: Sources, folders: pytest.TempPathFactory, **storage: Any) -> Path:
     from export.bundle_writer import Options, Sources, write_bundle
     from export.precision import Storage

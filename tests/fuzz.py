@@ -23,6 +23,7 @@ from collections.abc import Callable
 from pathlib import Path
 from random import Random
 from typing import Any
+from unittest import mock
 
 import click
 import numpy as np
@@ -225,6 +226,7 @@ def records(rng: Random, folder: Path) -> None:
 
 def command_lines(rng: Random, folder: Path) -> None:
     """A command with options and arguments that it may or may not take."""
+    import editar_rt.server.run  # noqa: F401 - needs an extra
     from editar_rt.cli.app import cli
 
     name = rng.choice(sorted(cli.commands))
@@ -244,7 +246,8 @@ def command_lines(rng: Random, folder: Path) -> None:
     arguments += (
         ["-o", str(folder / rng.choice(("out.png", "none/out.png", "out.txt", "")))] if rng.random() < 0.8 else []
     )
-    cli.main(arguments, prog_name="editar", standalone_mode=False)
+    with mock.patch("editar_rt.server.run.serve", return_value=0):  # it would not end
+        cli.main(arguments, prog_name="editar", standalone_mode=False)
 
 
 def python_arguments(rng: Random, folder: Path) -> None:

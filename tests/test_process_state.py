@@ -20,7 +20,8 @@ SHARED = {
     "environ": {"setdefault", "update", "pop", "clear"},
     "multiprocessing": {"set_start_method"},
 }
-PROGRAMS = {"editar_rt/command_line.py"}  # what a program does before its command, and undoes after it
+# What a program does before its command, or a server around its requests, and undoes after it.
+PROGRAMS = {"editar_rt/command_line.py", "editar_rt/server/run.py"}
 # Each with its reason where it stands.
 ALLOWED = {("editar_rt/telemetry.py", "environ.setdefault"), ("editar_rt/cli/options.py", "environ[…] =")}
 

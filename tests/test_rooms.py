@@ -21,9 +21,9 @@ ROOMS = (
     ("model",),
     ("results", "request", "deprecated"),
     ("observe",),
-    ("edit", "session", "editor"),
+    ("edit", "batch", "session", "editor"),
     ("editar_rt",),  # what the package itself exports
-    ("measure",),
+    ("measure", "server"),
     ("cli", "__main__"),
 )
 

@@ -42,20 +42,20 @@ def _onnxruntime(bundle: Bundle, device: str, settings: Settings) -> Backend:
 
 
 def _tensorrt(bundle: Bundle, device: str, settings: Settings) -> Backend:
-    from editar_rt.backends.engines.backend import DeltaBackend
+    from editar_rt.backends.engines.backend import EngineBackend
     from editar_rt.backends.engines.tensorrt import open_engines
 
     engines = open_engines(bundle)
-    return DeltaBackend(bundle, engines, engines.info.plan)
+    return EngineBackend(bundle, engines, engines.info.plan)
 
 
 def _emulated(bundle: Bundle, device: str, settings: Settings) -> Backend:
-    from editar_rt.backends.engines.backend import DeltaBackend
+    from editar_rt.backends.engines.backend import EngineBackend
     from editar_rt.backends.engines.emulated import EmulatedEngines
     from editar_rt.backends.engines.plan import Plan
 
     engines = EmulatedEngines(bundle, settings.threads, settings.cache)
-    return DeltaBackend(bundle, engines, Plan.usual(bundle.manifest.model))
+    return EngineBackend(bundle, engines, Plan.usual(bundle.manifest.model))
 
 
 USUAL = Settings()
@@ -82,9 +82,9 @@ def make_backend(bundle: Bundle, device: str, settings: Settings = USUAL) -> Bac
     """The backend for a device.
 
     Args:
-        device: `cpu` or `cuda` for ONNX Runtime. A bundle of the dialect delta runs on `tensorrt`, which needs its
-            engines, or `emulated`: ONNX Runtime on the CPU in place of TensorRT, slow and for checks. `auto` means
-            CUDA if ONNX Runtime has it, otherwise the CPU; for the dialect delta, TensorRT.
+        device: `cpu` or `cuda` for ONNX Runtime. A bundle of the dialects delta and native runs on `tensorrt`, which
+            needs its engines, or `emulated`: ONNX Runtime on the CPU in place of TensorRT, slow and for checks. `auto`
+            means CUDA if ONNX Runtime has it, otherwise the CPU; for those dialects, TensorRT.
 
     Raises:
         OptionError: an unknown device, or an invalid number of threads.
@@ -123,6 +123,6 @@ def _wrong_device(bundle: Bundle, device: str) -> str:
             f"check it on the CPU, slowly and without TensorRT, choose --device {EMULATED}"
         )
     return (
-        f"{device} runs bundles of the dialect delta, but {bundle.folder} has the dialect {dialect}; convert it with: "
-        f"python -m export convert {bundle.folder} --dialect delta -o OUT"
+        f"{device} runs bundles of the dialects delta and native, but {bundle.folder} has the dialect {dialect}; "
+        f"convert it with: python -m export convert {bundle.folder} --dialect delta -o OUT"
     )

@@ -80,9 +80,11 @@ def _check_cache(manifest: Manifest, part: Part, where: str) -> None:
     inputs, outputs = ({tensor.name: tensor for tensor in tensors} for tensors in (part.inputs, part.outputs))
     for past, present in _cache_names(layers):
         _check_tensor(manifest, where, "input", inputs, past, shape, fixed_too=fixed)
-        if not fixed:
-            _check_tensor(manifest, where, "output", outputs, present, shape)
-    if fixed:
+        if not manifest.operators.returns_new_rows:
+            _check_tensor(manifest, where, "output", outputs, present, shape, fixed_too=fixed)
+            if fixed and inputs[past].shape != outputs[present].shape:
+                _refuse(f"{where}: {present} must have the shape of {past}, with whose memory it is updated in place")
+    if manifest.operators.returns_new_rows:
         rows: Shape = (2 * layers, SYMBOL, "heads", SYMBOL, "head_dim")
         _check_tensor(manifest, where, "output", outputs, names.NEW_ROWS, rows)
 

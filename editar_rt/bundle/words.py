@@ -84,7 +84,9 @@ class Dialect:
     has_sampler: bool = False
     """Whether the bundle can have a sampling head, which samples on the device."""
     has_fixed_shapes: bool = False
-    """Whether engines of fixed shapes run it (TensorRT), which return new keys and values; otherwise ONNX Runtime."""
+    """Whether engines of fixed shapes run it (TensorRT), with a cache of fixed capacity; otherwise ONNX Runtime."""
+    returns_new_rows: bool = False
+    """Whether it returns new keys and values, which the runtime places; otherwise it updates the cache in place."""
     needs_half_on_cuda: bool = False
     """Whether ONNX Runtime's CUDA provider supports only 16-bit activations."""
     reads_whole_cache: bool = False
@@ -103,6 +105,15 @@ DIALECTS = {
         quantized=WEIGHT_ONLY,
         has_sampler=True,
         has_fixed_shapes=True,
+        returns_new_rows=True,
+    ),
+    "native": Dialect(
+        bits=(4,),
+        other_bits="TensorRT documents no 8-bit weights for matmuls with float activations; use int4 or fp16",
+        quantized=WEIGHT_ONLY,
+        has_sampler=True,
+        has_fixed_shapes=True,
+        reads_whole_cache=True,
     ),
 }
 DEFAULT_DIALECT = "ort"

@@ -76,9 +76,15 @@ class BasicOperators(ABC):
 class CacheTensors:
     """The inputs and outputs of a cache that is updated in place, [B, H, capacity, head_dim] each."""
 
-    def __init__(self, writer: GraphWriter, config: TransformerConfig, dtype: ir.DataType) -> None:
+    def __init__(
+        self,
+        writer: GraphWriter,
+        config: TransformerConfig,
+        dtype: ir.DataType,
+        capacity: int | str = names.CAPACITY_DIM,
+    ) -> None:
         self.writer, self.dtype = writer, dtype
-        self.shape: list[int | str] = [names.ROWS_DIM, config.n_head, names.CAPACITY_DIM, config.head_dim]
+        self.shape: list[int | str] = [names.ROWS_DIM, config.n_head, capacity, config.head_dim]
         self.past = [
             (
                 writer.input(names.past_key(i), dtype, self.shape),

@@ -49,9 +49,9 @@ def choose(storage: Storage) -> type[DeltaDialect]:
 class DeltaDialect(BasicOperators):
     """See the module's docstring.
 
-    Extra inputs: positions int32 [B, S], positions in the sequence, or the cache's capacity for padding after a chunk;
-    past_length int32 [B], number of cached positions; past_key_i and past_value_i [B, H, capacity, head_dim]. Extra
-    output: new_rows [2 · layers, B, H, S, head_dim], keys and then values of each layer.
+    Extra inputs: positions int32 [B, S], positions in the sequence, of padding any up to the capacity; past_length
+    int32 [B], number of cached positions; past_key_i and past_value_i [B, H, capacity, head_dim]. Extra output:
+    new_rows [2 · layers, B, H, S, head_dim], keys and then values of each layer.
     """
 
     opsets: ClassVar = {"": 17}

@@ -5,6 +5,7 @@ The cache is updated in place if past and present are the same buffer.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import ClassVar
 
 import numpy as np
@@ -42,26 +43,39 @@ class StandardDialect(BasicOperators):
     ) -> None:
         super().__init__(writer)
         self.config, op = config, self.op
-        past_length = op.Cast(writer.input(names.PAST_LENGTH, INT32, [names.ROWS_DIM]), to=INT64)
+        self.past_length = op.Cast(writer.input(names.PAST_LENGTH, INT32, [names.ROWS_DIM]), to=INT64)
+        self.cache = self.add_cache(storage.cache_type)
         self.cos, self.sin = (
             writer.stored_constant(table, name)
-            for table, name in zip(rotary_table(config), ("rotary_cos", "rotary_sin"))
+            for table, name in zip(self.rotary_tables(), ("rotary_cos", "rotary_sin"))
         )
-        self.cache = CacheTensors(writer, config, storage.cache_type)
-        zero, one = (writer.constant(value, np.int64, name) for value, name in ((0, "start"), (1, "increment")))
-        last, second = (writer.constant([axis], np.int64, name) for axis, name in ((1, "axis_1"), (2, "axis_2")))
+        self.positions, self.mask = self.positions_and_mask(tokens)
+        self.split = writer.constant([config.dim] * 3, np.int64, "qkv_sizes")
+        self.by_head = writer.constant([0, 0, config.n_head, config.head_dim], np.int64, "by_head")
+        self.in_one = writer.constant([0, 0, config.dim], np.int64, "in_one")
+
+    def add_cache(self, dtype: ir.DataType) -> CacheTensors:
+        """The cache's inputs."""
+        return CacheTensors(self.writer, self.config, dtype)
+
+    def rotary_tables(self) -> Iterable[np.ndarray]:
+        """Cosines and sines by position, [positions, head_dim / 2] each."""
+        return rotary_table(self.config)
+
+    def positions_and_mask(self, tokens: ir.Value) -> tuple[ir.Value, ir.Value]:
+        """Positions in the sequence, int64 [B, S], and the cached positions that each of them sees, bool [B, 1, S,
+        capacity]."""
+        op, constant = self.op, self.writer.constant
+        zero, one = (constant(value, np.int64, name) for value, name in ((0, "start"), (1, "increment")))
+        last, second = (constant([axis], np.int64, name) for axis, name in ((1, "axis_1"), (2, "axis_2")))
 
         def count(value: ir.Value, axis: int) -> ir.Value:  # 0, 1, …, one less than the dimension
             size = op.Squeeze(op.Shape(value, start=axis, end=axis + 1))
             return op.Range(zero, size, one)
 
-        self.past_length = past_length
-        self.positions = op.Add(op.Unsqueeze(past_length, last), count(tokens, 1))  # [B, S]
-        seen = op.LessOrEqual(count(self.cache.past[0][0], 2), op.Unsqueeze(self.positions, second))
-        self.mask = op.Unsqueeze(seen, last)  # bool [B, 1, S, capacity]
-        self.split = writer.constant([config.dim] * 3, np.int64, "qkv_sizes")
-        self.by_head = writer.constant([0, 0, config.n_head, config.head_dim], np.int64, "by_head")
-        self.in_one = writer.constant([0, 0, config.dim], np.int64, "in_one")
+        positions = op.Add(op.Unsqueeze(self.past_length, last), count(tokens, 1))
+        seen = op.LessOrEqual(count(self.cache.past[0][0], 2), op.Unsqueeze(positions, second))
+        return positions, op.Unsqueeze(seen, last)
 
     def normalize(self, hidden: ir.Value, weight: ir.Value) -> ir.Value:
         return self.op.RMSNormalization(hidden, weight, axis=-1, epsilon=self.config.norm_eps)

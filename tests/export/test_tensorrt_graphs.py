@@ -149,6 +149,20 @@ def test_whole_numbers_fit_32_bits_and_cross_the_boundary_as_int32(graphs: dict[
 
 
 def test_every_shape_is_static_once_the_inputs_are(bundle: Bundle) -> None:
+    check_shapes_are_static(bundle)
+
+
+def test_every_shape_of_the_dialect_native_is_static(golden_gpt_bundle_native_fp16: Path) -> None:
+    bundle = Bundle.open(golden_gpt_bundle_native_fp16)
+    check_shapes_are_static(bundle)
+    graph = ir.load(bundle.part_path(names.DECODER)).graph
+    found = {node.op_type for node in graph}
+    assert {"TensorScatter", "Attention", "RotaryEmbedding", "RMSNormalization"} <= found
+    assert not {"Shape", "Expand", "Range"} & found
+    assert all(node.inputs[0].dtype == ir.DataType.FLOAT for node in graph if node.op_type == "RMSNormalization")
+
+
+def check_shapes_are_static(bundle: Bundle) -> None:
     model = bundle.manifest.model
     for shape in Plan.usual(model).shapes(bundle.manifest.parts):
         graph = onnx.load(bundle.part_path(shape.part), load_external_data=False)

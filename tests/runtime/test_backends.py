@@ -25,6 +25,8 @@ BACKENDS = {
     "delta": ("golden_gpt_bundle_delta", "emulated", 2e-4),
     "delta, sampling head": ("golden_gpt_bundle_delta_head", "emulated", 2e-4),
     "delta, fp16": ("golden_gpt_bundle_delta_fp16", "emulated", 5e-3),
+    "native": ("golden_gpt_bundle_native", "emulated", 2e-4),
+    "native, fp16": ("golden_gpt_bundle_native_fp16", "emulated", 5e-3),
 }
 GOLDEN = golden_arrays("gpt_tiny")
 CONDITION = GOLDEN["image_tokens"][:1].astype(np.int32)

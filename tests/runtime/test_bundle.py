@@ -76,7 +76,10 @@ def test_a_newer_format_says_how_to_update(bundle: Path) -> None:
         Bundle.open(bundle)
 
 
-@pytest.mark.parametrize("path", ["../secret.onnx", "/etc/passwd", "a/../../b", "C:\\x.onnx", "..\\x.onnx", ""])
+FORBIDDEN_PATHS = ["../secret.onnx", "/etc/passwd", "a/../../b", "C:\\x.onnx", "..\\x.onnx", ""]
+
+
+@pytest.mark.parametrize("path", FORBIDDEN_PATHS)
 def test_paths_that_leave_the_bundle_are_refused(bundle: Path, path: str) -> None:
     rewrite(bundle, lambda m: m["parts"]["decoder"].update(file=path))
     with pytest.raises(BundleError, match="not a path inside the bundle"):
@@ -104,77 +107,77 @@ def test_a_part_without_a_hash_is_refused(bundle: Path) -> None:
         Bundle.open(bundle)
 
 
-@pytest.mark.parametrize(
-    ("content", "says"),
-    [
-        ("{", "not JSON"),
-        ("[]", "not an EditAR bundle"),
-        ('{"format": "editar-bundle"}', "format_version None"),
-        ('{"format": "editar-bundle", "format_version": 1}', "lacks files, model, parts"),
-        ('{"format": "editar-bundle", "format_version": 1, "model": 3, "parts": {}, "files": {}}', "must be an object"),
-        ("[" * 100_000, "not JSON"),
-        ("9" * 10_000, "not JSON"),
-        ('{"format": "editar-bundle", "format_version": true}', "format_version True"),
-        (" " * (MAX_MANIFEST_BYTES + 1), "larger than 4 MiB"),
-    ],
-)
+DAMAGED_MANIFESTS = [
+    ("{", "not JSON"),
+    ("[]", "not an EditAR bundle"),
+    ('{"format": "editar-bundle"}', "format_version None"),
+    ('{"format": "editar-bundle", "format_version": 1}', "lacks files, model, parts"),
+    ('{"format": "editar-bundle", "format_version": 1, "model": 3, "parts": {}, "files": {}}', "must be an object"),
+    ("[" * 100_000, "not JSON"),
+    ("9" * 10_000, "not JSON"),
+    ('{"format": "editar-bundle", "format_version": true}', "format_version True"),
+    (" " * (MAX_MANIFEST_BYTES + 1), "larger than 4 MiB"),
+]
+
+
+@pytest.mark.parametrize(("content", "says"), DAMAGED_MANIFESTS)
 def test_a_damaged_manifest_is_one_sentence(tmp_path: Path, content: str, says: str) -> None:
     (tmp_path / "bundle.json").write_text(content)
     with pytest.raises(BundleError, match=says):
         Bundle.open(tmp_path)
 
 
-@pytest.mark.parametrize(
-    ("change", "says"),
-    [
-        (lambda m: m["model"].update(picture_tokens="many"), "model: picture_tokens must be int, got 'many'"),
-        (lambda m: m["model"].update(layers=0), "model: layers must be 1 to 1024, got 0"),
-        (
-            lambda m: m["model"].update(picture_tokens=17),
-            r"picture_tokens is not grid · grid \(picture_tokens 17, grid 4",
-        ),
-        (lambda m: m["model"].update(image_size=40), "image_size is not grid · downsampling"),
-        (lambda m: m["parts"]["decoder"].pop("inputs"), "decoder lacks inputs"),
-        (lambda m: m["parts"]["decoder"]["inputs"][0].update(shape=[1.5]), r"shape\[0\] must be"),
-        (lambda m: m["files"]["decoder.onnx"].update(sha256="0"), "gives decoder.onnx no valid size and SHA-256"),
-        (lambda m: m["files"]["decoder.onnx"].update(bytes=-1), "gives decoder.onnx no valid size and SHA-256"),
-        (lambda m: m["sampling"].update(top_p=10**400), "sampling: top_p is a number of 401 digits"),
-        (lambda m: m["model"].pop("layers"), "decoder needs the size layers, which model lacks"),
-        (lambda m: m["model"].update(layers=1), "keys and values of 1 layers, as in model, but has 6 such tensors"),
-        (lambda m: m["model"].update(layers=1000), "keys and values of 1000 layers, as in model"),
-        (lambda m: m["model"].update(layers=10**8), "layers must be 1 to 1024, got 100000000"),
-        (lambda m: m["model"].update(image_size=65536, downsampling=16384), "image_size must be 1 to 4096, got 65536"),
-        (lambda m: m["model"].update(text_tokens=2**31 - 1), "text_tokens must be 1 to 8192, got 2147483647"),
-        (
-            lambda m: m["model"].update(layers=1000, text_tokens=8000, dim=65536, heads=64, head_dim=1024),
-            "keys and values of one row would have .* elements",
-        ),
-        (
-            lambda m: m["model"].update(heads=2, head_dim=64),
-            r"past_key_0 must be \[any, 2, any, 64\], as in model, got \['rows', 4, 'capacity', 32\]",
-        ),
-        (lambda m: m["model"].update(vocab_size=10), "codebook_size and vocab_size must be equal, got 256 and 10"),
-        (lambda m: m["model"].update(vocab_size=10, codebook_size=10), r"logits must be \[any, any, 10\]"),
-        (lambda m: m["model"].update(text_tokens=None), "text_encoder needs the size text_tokens"),
-        (lambda m: m["model"].update(text_tokens=7), r"input_ids must be \[any, 7\], as in model"),
-        (lambda m: m["model"].update(image_size=64, downsampling=16), r"pixels must be \[any, 3, 64, 64\]"),
-        (
-            lambda m: m["parts"].update(vq_encoder=m["parts"]["vq_decoder"], vq_decoder=m["parts"]["vq_encoder"]),
-            "vq_encoder lacks the input pixels",
-        ),
-        (lambda m: m["parts"]["decoder"].update(inputs=[]), "decoder lacks the input tokens"),
-        (lambda m: m["parts"]["decoder"]["inputs"][0].update(dtype="foo"), "dtype must be one of .*, got 'foo'"),
-        (lambda m: m.update(spelling="delta"), "decoder lacks the output new_rows"),
-        (lambda m: m.update(spelling="cursive"), "spelling must be one of ort, standard, delta, got 'cursive'"),
-        (lambda m: m.update(precision="fp7"), "precision must be one of .*, got 'fp7'"),
-        (lambda m: m.update(kv_cache="none"), "kv_cache must be one of same, int8, got 'none'"),
-        (lambda m: m["files"].update({"n" * 300: m["files"]["decoder.onnx"]}), "n{300} is|lacks n{300}|cannot be read"),
-        (lambda m: m["files"].update({"\ud800": m["files"]["decoder.onnx"]}), "control characters in the string"),
-        (lambda m: m.update(self_test={"x": json.loads("[" * 99 + "]" * 99)}), "nested more than 32 levels deep"),
-        (lambda m: m["made_by"].update(tool="\x1b[2J"), r"control characters in the string '\\x1b\[2J'"),
-        (lambda m: m["parts"].update({"\u202e": m["parts"]["decoder"]}), r"in the string '\\u202e'"),
-    ],
-)
+WRONG_MANIFESTS = [
+    (lambda m: m["model"].update(picture_tokens="many"), "model: picture_tokens must be int, got 'many'"),
+    (lambda m: m["model"].update(layers=0), "model: layers must be 1 to 1024, got 0"),
+    (
+        lambda m: m["model"].update(picture_tokens=17),
+        r"picture_tokens is not grid · grid \(picture_tokens 17, grid 4",
+    ),
+    (lambda m: m["model"].update(image_size=40), "image_size is not grid · downsampling"),
+    (lambda m: m["parts"]["decoder"].pop("inputs"), "decoder lacks inputs"),
+    (lambda m: m["parts"]["decoder"]["inputs"][0].update(shape=[1.5]), r"shape\[0\] must be"),
+    (lambda m: m["files"]["decoder.onnx"].update(sha256="0"), "gives decoder.onnx no valid size and SHA-256"),
+    (lambda m: m["files"]["decoder.onnx"].update(bytes=-1), "gives decoder.onnx no valid size and SHA-256"),
+    (lambda m: m["sampling"].update(top_p=10**400), "sampling: top_p is a number of 401 digits"),
+    (lambda m: m["model"].pop("layers"), "decoder needs the size layers, which model lacks"),
+    (lambda m: m["model"].update(layers=1), "keys and values of 1 layers, as in model, but has 6 such tensors"),
+    (lambda m: m["model"].update(layers=1000), "keys and values of 1000 layers, as in model"),
+    (lambda m: m["model"].update(layers=10**8), "layers must be 1 to 1024, got 100000000"),
+    (lambda m: m["model"].update(image_size=65536, downsampling=16384), "image_size must be 1 to 4096, got 65536"),
+    (lambda m: m["model"].update(text_tokens=2**31 - 1), "text_tokens must be 1 to 8192, got 2147483647"),
+    (
+        lambda m: m["model"].update(layers=1000, text_tokens=8000, dim=65536, heads=64, head_dim=1024),
+        "keys and values of one row would have .* elements",
+    ),
+    (
+        lambda m: m["model"].update(heads=2, head_dim=64),
+        r"past_key_0 must be \[any, 2, any, 64\], as in model, got \['rows', 4, 'capacity', 32\]",
+    ),
+    (lambda m: m["model"].update(vocab_size=10), "codebook_size and vocab_size must be equal, got 256 and 10"),
+    (lambda m: m["model"].update(vocab_size=10, codebook_size=10), r"logits must be \[any, any, 10\]"),
+    (lambda m: m["model"].update(text_tokens=None), "text_encoder needs the size text_tokens"),
+    (lambda m: m["model"].update(text_tokens=7), r"input_ids must be \[any, 7\], as in model"),
+    (lambda m: m["model"].update(image_size=64, downsampling=16), r"pixels must be \[any, 3, 64, 64\]"),
+    (
+        lambda m: m["parts"].update(vq_encoder=m["parts"]["vq_decoder"], vq_decoder=m["parts"]["vq_encoder"]),
+        "vq_encoder lacks the input pixels",
+    ),
+    (lambda m: m["parts"]["decoder"].update(inputs=[]), "decoder lacks the input tokens"),
+    (lambda m: m["parts"]["decoder"]["inputs"][0].update(dtype="foo"), "dtype must be one of .*, got 'foo'"),
+    (lambda m: m.update(spelling="delta"), "decoder lacks the output new_rows"),
+    (lambda m: m.update(spelling="cursive"), "spelling must be one of ort, standard, delta, native, got 'cursive'"),
+    (lambda m: m.update(precision="fp7"), "precision must be one of .*, got 'fp7'"),
+    (lambda m: m.update(kv_cache="none"), "kv_cache must be one of same, int8, got 'none'"),
+    (lambda m: m["files"].update({"n" * 300: m["files"]["decoder.onnx"]}), "n{300} is|lacks n{300}|cannot be read"),
+    (lambda m: m["files"].update({"\ud800": m["files"]["decoder.onnx"]}), "control characters in the string"),
+    (lambda m: m.update(self_test={"x": json.loads("[" * 99 + "]" * 99)}), "nested more than 32 levels deep"),
+    (lambda m: m["made_by"].update(tool="\x1b[2J"), r"control characters in the string '\\x1b\[2J'"),
+    (lambda m: m["parts"].update({"\u202e": m["parts"]["decoder"]}), r"in the string '\\u202e'"),
+]
+
+
+@pytest.mark.parametrize(("change", "says"), WRONG_MANIFESTS)
 def test_what_is_wrong_in_a_manifest_is_named(
     bundle: Path, change: Callable[[dict[str, Any]], None], says: str
 ) -> None:

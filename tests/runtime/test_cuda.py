@@ -14,7 +14,7 @@ import pytest
 
 from editar_rt.backends.engines import cuda
 from editar_rt.backends.engines.cuda import CtypesRuntime, CudaMemory, Device, find_runtime, memory_in_use
-from editar_rt.backends.engines.device import CaptureError
+from editar_rt.backends.engines.device import CaptureError, Lines
 from editar_rt.errors import BackendError
 
 pytestmark = pytest.mark.skipif(shutil.which("gcc") is None, reason="the stand-in for libcudart is compiled with gcc")
@@ -89,12 +89,26 @@ def test_data_goes_there_and_back(memory: CudaMemory) -> None:
     here, there = memory.allocate(64), memory.allocate(128)
     memory.zero(there, 128)
     memory.to_device(here, source)
-    memory.copy_2d(there + 8, 32, here + 4, 16, 6, 4)
+    memory.copy_lines(Lines(there + 8, 32), Lines(here + 4, 16), 6, 4)
     memory.to_host(target, there)
     memory.synchronize()
     expected = np.zeros((4, 32), np.uint8)
     expected[:, 8:14] = source.reshape(4, 16)[:, 4:10]
     assert np.array_equal(target.reshape(4, 32), expected)
+
+
+def test_lines_of_several_slices_are_copied_at_once(memory: CudaMemory) -> None:
+    source, target = memory.host_array(64), memory.host_array(256)
+    source[:] = np.arange(64)
+    here, there = memory.allocate(64), memory.allocate(256)
+    memory.zero(there, 256)
+    memory.to_device(here, source)
+    memory.copy_lines(Lines(there + 8, 32, 128), Lines(here + 4, 16, 32), 6, 2, 2)
+    memory.to_host(target, there)
+    memory.synchronize()
+    expected = np.zeros((2, 4, 32), np.uint8)
+    expected[:, :2, 8:14] = source.reshape(2, 2, 16)[..., 4:10]
+    assert np.array_equal(target.reshape(2, 4, 32), expected)
 
 
 def test_too_much_memory_says_what_is_needed_and_what_there_is(library: ctypes.CDLL, memory: CudaMemory) -> None:

@@ -137,13 +137,13 @@ def test_a_second_graph_of_the_file_is_looked_at_too(tmp_path: Path) -> None:
     assert [each.location for each in read_graph(bundle / "vq_decoder.onnx").external] == [OUTSIDE]
 
 
-@pytest.mark.parametrize(
-    "location",
-    [
-        "../evil.data", "/etc/hostname", "sub/../../evil.data", "C:\\evil.data", "\\\\host\\evil.data", "..\\evil.data",
-        "", "weights.data\0", "a\nb", "*/_ORT_MEM_ADDR_/*",
-    ],
-)  # fmt: skip
+FORBIDDEN_LOCATIONS = [
+    "../evil.data", "/etc/hostname", "sub/../../evil.data", "C:\\evil.data", "\\\\host\\evil.data", "..\\evil.data",
+    "", "weights.data\0", "a\nb", "*/_ORT_MEM_ADDR_/*",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("location", FORBIDDEN_LOCATIONS)
 def test_a_location_that_leaves_the_bundle_is_refused(tmp_path: Path, location: str) -> None:
     bundle = crafted.write_bundle(tmp_path / "bundle", plain(location))
     with pytest.raises(BundleError, match="which is not a file inside the bundle; do not trust it"):
@@ -159,15 +159,14 @@ def test_weights_that_no_manifest_lists_are_refused(tmp_path: Path) -> None:
         opened(bundle)
 
 
-@pytest.mark.parametrize(
-    "tensor",
-    [
-        crafted.external("weights", crafted.DATA, offset=4),
-        crafted.external("weights", crafted.DATA, length=10**6),
-        crafted.external("weights", crafted.DATA, dims=(4, 10**9)),
-    ],
-    ids=["offset", "length", "dims"],
-)
+BEYOND_THE_END = {
+    "offset": crafted.external("weights", crafted.DATA, offset=4),
+    "length": crafted.external("weights", crafted.DATA, length=10**6),
+    "dims": crafted.external("weights", crafted.DATA, dims=(4, 10**9)),
+}
+
+
+@pytest.mark.parametrize("tensor", BEYOND_THE_END.values(), ids=BEYOND_THE_END)
 def test_weights_behind_the_end_of_their_file_are_refused(tmp_path: Path, tensor: TensorProto) -> None:
     bundle = tmp_path / "bundle"
     bundle.mkdir()
@@ -177,22 +176,22 @@ def test_weights_behind_the_end_of_their_file_are_refused(tmp_path: Path, tensor
         opened(bundle)
 
 
-@pytest.mark.parametrize(
-    ("field", "tensor", "says"),
-    [
-        (
-            "inputs",
-            TensorInfo("tokens", "int64", ["rows", 4]),
-            r"tokens' is int32 \['rows', 4\] in the graph and int64",
-        ),
-        ("outputs", TensorInfo("pixels", "float16", ["rows", 3, 4, 4]), "pixels' is float32 .* and float16"),
-        (
-            "inputs",
-            TensorInfo("more", "int32", ["rows", 4]),
-            "the manifest has the input 'more', which the graph lacks",
-        ),
-    ],
-)
+OTHER_TENSORS = [
+    (
+        "inputs",
+        TensorInfo("tokens", "int64", ["rows", 4]),
+        r"tokens' is int32 \['rows', 4\] in the graph and int64",
+    ),
+    ("outputs", TensorInfo("pixels", "float16", ["rows", 3, 4, 4]), "pixels' is float32 .* and float16"),
+    (
+        "inputs",
+        TensorInfo("more", "int32", ["rows", 4]),
+        "the manifest has the input 'more', which the graph lacks",
+    ),
+]
+
+
+@pytest.mark.parametrize(("field", "tensor", "says"), OTHER_TENSORS)
 def test_a_graph_that_is_not_as_described_is_refused(tmp_path: Path, field: str, tensor: TensorInfo, says: str) -> None:
     bundle = crafted.write_bundle(tmp_path / "bundle")
     path = bundle / "bundle.json"
@@ -205,7 +204,10 @@ def test_a_graph_that_is_not_as_described_is_refused(tmp_path: Path, field: str,
         opened(bundle)
 
 
-@pytest.mark.parametrize("output", [[None], [None, 3, 4, 4, 1], [None, 3, 4, 5]])
+OTHER_SHAPES = [[None], [None, 3, 4, 4, 1], [None, 3, 4, 5]]
+
+
+@pytest.mark.parametrize("output", OTHER_SHAPES)
 def test_a_graph_of_another_shape_is_refused(tmp_path: Path, output: list[int | None]) -> None:
     graph = crafted.model()
     graph.graph.output[0].CopyFrom(helper.make_tensor_value_info("pixels", TensorProto.FLOAT, output))
@@ -232,23 +234,23 @@ def nested(levels: int) -> bytes:
     return message(7, content)
 
 
-@pytest.mark.parametrize(
-    ("content", "says"),
-    [
-        (b"", "it is empty"),
-        (b"\0" * 100, "a field of number 0"),
-        (b"not a graph at all", "."),
-        (message(8, b""), "it has no graph"),
-        (message(7, b"")[:-1] + b"\x7f", "a length in it exceeds"),
-        (b"\x3a\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01", "a number of too many bytes"),
-        (b"\xba\x80\x80\x80\x80\x01" + b"\x00", "a number of too many bytes"),
-        (b"\xba\x80\x80\x80\x10\x00", "a field of number"),
-        (b"\x3b\x3c", "a field of wire type 3"),
-        (b"\x3d\x00", "it is truncated"),
-        (nested(100), "nested more than 64 levels"),
-        (message(7, b"\x78\x00" * (1 << 20)), "more than 1048576 fields"),
-    ],
-)
+NO_GRAPHS = [
+    (b"", "it is empty"),
+    (b"\0" * 100, "a field of number 0"),
+    (b"not a graph at all", "."),
+    (message(8, b""), "it has no graph"),
+    (message(7, b"")[:-1] + b"\x7f", "a length in it exceeds"),
+    (b"\x3a\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01", "a number of too many bytes"),
+    (b"\xba\x80\x80\x80\x80\x01" + b"\x00", "a number of too many bytes"),
+    (b"\xba\x80\x80\x80\x10\x00", "a field of number"),
+    (b"\x3b\x3c", "a field of wire type 3"),
+    (b"\x3d\x00", "it is truncated"),
+    (nested(100), "nested more than 64 levels"),
+    (message(7, b"\x78\x00" * (1 << 20)), "more than 1048576 fields"),
+]
+
+
+@pytest.mark.parametrize(("content", "says"), NO_GRAPHS)
 def test_a_file_that_is_no_graph_is_one_sentence(tmp_path: Path, content: bytes, says: str) -> None:
     path = tmp_path / "x.onnx"
     path.write_bytes(content)

@@ -15,7 +15,7 @@ import pytest
 
 import editar_rt
 from editar_rt import Sampling, names
-from editar_rt.backends.engines.backend import DeltaBackend
+from editar_rt.backends.engines.backend import EngineBackend
 from editar_rt.backends.engines.decoder import EngineDecoder
 from editar_rt.backends.engines.emulated import EmulatedEngines, NumpyMemory
 from editar_rt.backends.engines.plan import Plan, Shape
@@ -78,7 +78,7 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> Drawn:
 @pytest.fixture(scope="module")
 def editor(golden_gpt_bundle_delta_head: Path) -> Editor:
     bundle = Bundle.open(golden_gpt_bundle_delta_head)
-    return Editor(bundle, DeltaBackend(bundle, EmulatedEngines(bundle, 1), Plan((1, 2, 6), (16, 120))))
+    return Editor(bundle, EngineBackend(bundle, EmulatedEngines(bundle, 1), Plan((1, 2, 6), (16, 120))))
 
 
 def steps(editor: Editor, sampling: Sampling, rows: int = 1, on_device: bool = True, known: Any = None) -> Any:
@@ -305,7 +305,7 @@ def test_rows_that_do_not_go_through_one_engine_are_the_hosts(editor: Editor, dr
 
 def test_an_engine_with_more_rows_than_are_there(golden_gpt_bundle_delta_head: Path, drawn: Drawn) -> None:
     bundle = Bundle.open(golden_gpt_bundle_delta_head)
-    wide = Editor(bundle, DeltaBackend(bundle, EmulatedEngines(bundle, 1), Plan((3,), (120,))))
+    wide = Editor(bundle, EngineBackend(bundle, EmulatedEngines(bundle, 1), Plan((3,), (120,))))
     for sampling in (Sampling(seed=2), Sampling(cfg_scale=1.0, seed=2), Sampling(cfg_interval=6, seed=2)):
         assert tokens(steps(wide, sampling)) == tokens(steps(wide, sampling, on_device=False))
     assert drawn.done > 40
@@ -355,5 +355,5 @@ def test_only_the_dialect_delta_has_a_head(editor: Editor, golden_gpt_bundle_del
     without = Bundle.open(golden_gpt_bundle_delta)
     assert without.manifest.sampler_top_k is None and editor.bundle.manifest.sampler_top_k == 256
     for bundle, draws in ((without, False), (editor.bundle, True)):
-        decoder = DeltaBackend(bundle, EmulatedEngines(bundle, 1), Plan((1, 2), (16,))).make_decoder(2, 20)
+        decoder = EngineBackend(bundle, EmulatedEngines(bundle, 1), Plan((1, 2), (16,))).make_decoder(2, 20)
         assert decoder.draws == draws

@@ -115,6 +115,7 @@ BACKENDS = {
     "ort": ("golden_gpt_bundle", "cpu"),
     "standard": ("golden_gpt_bundle_standard", "cpu"),
     "delta": ("golden_gpt_bundle_delta", "emulated"),
+    "native": ("golden_gpt_bundle_native", "emulated"),
     "delta, sampling head": ("golden_gpt_bundle_delta_head", "emulated"),
 }
 

@@ -21,7 +21,7 @@ import pytest
 import editar_rt
 from editar_rt import Sampling, machine, names
 from editar_rt.backends.engines import tensorrt
-from editar_rt.backends.engines.backend import DeltaBackend
+from editar_rt.backends.engines.backend import EngineBackend
 from editar_rt.backends.engines.decoder import EngineDecoder
 from editar_rt.backends.engines.folder import BUILD_NAME, read_build
 from editar_rt.backends.engines.tensorrt import Machine, open_engines
@@ -64,7 +64,7 @@ def run(
 ) -> np.ndarray:
     """Tokens that the engines in a bundle generate."""
     engines = open_engines(bundle, machine)
-    editor = Editor(bundle, DeltaBackend(bundle, engines, engines.info.plan))
+    editor = Editor(bundle, EngineBackend(bundle, engines, engines.info.plan))
     return editor.generate(text, picture, Sampling(cfg_interval=8, greedy=True))
 
 
@@ -440,7 +440,7 @@ runpy.run_module("export", run_name="__main__")
     assert answer.returncode == 1
     assert answer.stderr.startswith("export: TensorRT's Python module does not load")
     for arguments, sentence in (
-        ((str(golden_gpt_bundle), "--target", "rtx"), "export: TensorRT needs the dialect delta, but "),
+        ((str(golden_gpt_bundle), "--target", "rtx"), "export: TensorRT needs the dialect delta or native, but "),
         ((str(full), "--target", "cpu"), "has no table [tensorrt]"),
         ((str(full), "--target", "rtx", "-o", "elsewhere"), "export: engines must be in their bundle's folder"),
     ):

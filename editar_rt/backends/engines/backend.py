@@ -1,4 +1,4 @@
-"""Runs bundles of the dialect delta through engines of fixed shapes. `decoder` steps the decoder's.
+"""Runs bundles of the dialects delta and native through engines of fixed shapes. `decoder` steps the decoder's.
 
 The device, TensorRT on a GPU or its emulation, implements the interfaces in `device`.
 """
@@ -24,7 +24,7 @@ from editar_rt.bundle.manifest import Part
 from editar_rt.errors import BackendError, MissingPartError
 
 
-class DeltaBackend:
+class EngineBackend:
     """See the module's docstring and `base.Backend`."""
 
     def __init__(self, bundle: Bundle, engines: Engines, plan: Plan) -> None:

@@ -16,7 +16,7 @@ from typing import Any, ClassVar, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from editar_rt.backends.engines.device import CaptureError
+from editar_rt.backends.engines.device import CaptureError, Lines
 from editar_rt.errors import BackendError
 
 LIBRARIES = ("libcudart.so.13", "libcudart.so.12", "libcudart.so.11.0", "libcudart.so")
@@ -103,12 +103,16 @@ class BindingsRuntime:
         "cudaStreamBeginCapture": (1, "cudaStreamCaptureMode"),
         "cudaDeviceGetAttribute": (0, "cudaDeviceAttr"),
     }
+    STRUCTS: ClassVar = {"cudaMemcpy3DAsync": (0, "cudaMemcpy3DParms")}  # arguments that must be structures
 
     def __init__(self, module: Any) -> None:
         self._module = module
 
     def call(self, function: str, *arguments: int) -> Any:
         given: list[Any] = list(arguments)
+        if function in self.STRUCTS:
+            index, structure = self.STRUCTS[function]
+            given[index] = getattr(self._module, structure)(_ptr=given[index])
         if function in self.ENUMS:
             index, enumeration = self.ENUMS[function]
             given[index] = getattr(self._module, enumeration)(given[index])
@@ -256,9 +260,19 @@ class CudaMemory:
     def to_host(self, target: NDArray[Any], address: int) -> None:
         self._runtime.call("cudaMemcpyAsync", target.ctypes.data, address, target.nbytes, TO_HOST, self.stream)
 
-    def copy_2d(self, target: int, target_pitch: int, source: int, source_pitch: int, width: int, height: int) -> None:
-        places = (target, target_pitch, source, source_pitch, width, height)
-        self._runtime.call("cudaMemcpy2DAsync", *places, ON_DEVICE, self.stream)
+    def copy_lines(self, target: Lines, source: Lines, width: int, height: int, depth: int = 1) -> None:
+        if depth == 1:
+            places = (target.address, target.pitch, source.address, source.pitch, width, height)
+            self._runtime.call("cudaMemcpy2DAsync", *places, ON_DEVICE, self.stream)
+            return
+        # struct cudaMemcpy3DParms: array, position and pitched pointer of the source; the same of the target; extent.
+        numbers = (
+            *(0, 0, 0, 0, source.address, source.pitch, width, source.slice // source.pitch),
+            *(0, 0, 0, 0, target.address, target.pitch, width, target.slice // target.pitch),
+            *(width, height, depth, ON_DEVICE),
+        )
+        described = (ctypes.c_size_t * len(numbers))(*numbers)
+        self._runtime.call("cudaMemcpy3DAsync", ctypes.addressof(described), self.stream)
 
     def capture(self, work: Callable[[], None]) -> Callable[[], None]:
         call, graph = self._runtime.call, 0

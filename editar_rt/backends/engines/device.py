@@ -7,7 +7,7 @@ TensorRT (`cuda`, `tensorrt`), and their emulation with NumPy and ONNX Runtime (
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from numpy.typing import NDArray
 
@@ -24,6 +24,15 @@ def aligned(size: int) -> int:
 
 class CaptureError(BackendError):
     """The work cannot be recorded; it can still be queued."""
+
+
+class Lines(NamedTuple):
+    """Places of lines of bytes: line j of slice i begins at address + i · slice + j · pitch."""
+
+    address: int
+    pitch: int
+    slice: int = 0
+    """A multiple of the pitch."""
 
 
 class DeviceMemory(Protocol):
@@ -49,8 +58,8 @@ class DeviceMemory(Protocol):
     def to_host(self, target: NDArray[Any], address: int) -> None:
         """Queue a copy into an array, under the same conditions."""
 
-    def copy_2d(self, target: int, target_pitch: int, source: int, source_pitch: int, width: int, height: int) -> None:
-        """Queue a copy of `height` lines of `width` bytes; line i begins i · pitch bytes after line 0."""
+    def copy_lines(self, target: Lines, source: Lines, width: int, height: int, depth: int = 1) -> None:
+        """Queue a copy of `depth` slices of `height` lines of `width` bytes."""
 
     def capture(self, work: Callable[[], None]) -> Callable[[], None]:
         """Record the work that `work` queues instead of doing it. Calling the result queues all of it at once.

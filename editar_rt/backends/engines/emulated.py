@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from editar_rt.backends.engines.device import ALIGNMENT, CaptureError
+from editar_rt import names
+from editar_rt.backends.engines.device import ALIGNMENT, CaptureError, Lines
 from editar_rt.backends.engines.plan import Shape
 from editar_rt.backends.failures import running
 from editar_rt.backends.ort.backend import OnnxRuntimeBackend
@@ -66,14 +67,15 @@ class NumpyMemory:
     def to_host(self, target: NDArray[Any], address: int) -> None:
         self.submit(lambda: np.copyto(_flat(target), self._bytes(address, target.nbytes)))
 
-    def copy_2d(self, target: int, target_pitch: int, source: int, source_pitch: int, width: int, height: int) -> None:
-        def lines(address: int, pitch: int) -> NDArray[np.uint8]:
-            if width > pitch:
-                raise BackendError(f"lines of {width} bytes do not fit a pitch of {pitch}")
-            flat = self._bytes(address, (height - 1) * pitch + width)
-            return np.lib.stride_tricks.as_strided(flat, (height, width), (pitch, 1))
+    def copy_lines(self, target: Lines, source: Lines, width: int, height: int, depth: int = 1) -> None:
+        def lines(place: Lines) -> NDArray[np.uint8]:
+            if (height > 1 and width > place.pitch) or (depth > 1 and (height - 1) * place.pitch + width > place.slice):
+                raise BackendError(f"{height} lines of {width} bytes do not fit {place}")
+            size = (depth - 1) * place.slice + (height - 1) * place.pitch + width
+            flat = self._bytes(place.address, size)
+            return np.lib.stride_tricks.as_strided(flat, (depth, height, width), (place.slice, place.pitch, 1))
 
-        self.submit(lambda: np.copyto(lines(target, target_pitch), lines(source, source_pitch)))
+        self.submit(lambda: np.copyto(lines(target), lines(source)))
 
     def capture(self, work: Work) -> Work:
         if self._record is not None:
@@ -100,6 +102,10 @@ class NumpyMemory:
         if place < 0 or address + size > self._starts[place] + self._sizes[self._starts[place]]:
             raise BackendError(f"{size} bytes at {address:#x} are not inside an allocated block")
 
+    def read(self, address: int, size: int) -> NDArray[np.uint8]:
+        """A copy of bytes, uint8 [size]."""
+        return self._bytes(address, size).copy()
+
     def _bytes(self, address: int, size: int) -> NDArray[np.uint8]:
         self.check(address, size)
         return np.ctypeslib.as_array((ctypes.c_uint8 * size).from_address(address))
@@ -112,13 +118,19 @@ def _flat(array: NDArray[Any]) -> NDArray[np.uint8]:
 
 
 class OnnxRuntimeEngine:
-    """`device.Engine`: a session with fixed shapes and addresses."""
+    """`device.Engine`: a session with fixed shapes and addresses.
+
+    Where the cache is updated in place, it is checked as TensorRT would rely on it: past and present have one address,
+    and no chunk is written behind the capacity.
+    """
 
     def __init__(self, session: Any, shape: Shape, bundle: Bundle, memory: NumpyMemory) -> None:
         part = bundle.manifest.parts[shape.part]
-        self._session, self._memory, self._part = session, memory, shape.part
+        self._session, self._memory, self._part, self._shape = session, memory, shape.part, shape
         self._inputs = {tensor.name: (np.dtype(tensor.dtype), shape.of(tensor)) for tensor in part.inputs}
         self._outputs = {tensor.name: (np.dtype(tensor.dtype), shape.of(tensor)) for tensor in part.outputs}
+        self._aliased = {names.present_of(name): name for name in self._inputs} if shape.part == names.DECODER else {}
+        self._aliased = {present: past for present, past in self._aliased.items() if present in self._outputs}
         self._addresses: dict[str, int] = {}
         self._binding: Any = None
 
@@ -133,6 +145,9 @@ class OnnxRuntimeEngine:
 
     def enqueue(self) -> None:
         if self._binding is None:
+            for present, past in self._aliased.items():
+                if self._addresses[present] != self._addresses[past]:
+                    raise BackendError(f"{present} must have the address of {past}, which is updated in place")
             binding = self._session.io_binding()
             with running(self._part):
                 for name, (dtype, shape) in self._inputs.items():
@@ -140,9 +155,22 @@ class OnnxRuntimeEngine:
                 for name, (dtype, shape) in self._outputs.items():
                     binding.bind_output(name, "cpu", 0, dtype, shape, self._addresses[name])
             self._binding = binding
-        binding = self._binding  # recorded work keeps its addresses
+        binding, lengths = self._binding, self._addresses.get(names.PAST_LENGTH, 0)  # recorded work keeps its addresses
         run = running(self._part)(self._session.run_with_iobinding)
-        self._memory.submit(lambda: run(binding))
+
+        def work() -> None:
+            if self._aliased:
+                self._check_written(lengths)
+            run(binding)
+
+        self._memory.submit(work)
+
+    def _check_written(self, address: int) -> None:
+        """Reject lengths behind which the engine's positions do not fit the cache; TensorRT would write elsewhere."""
+        capacity, positions = self._inputs[names.past_key(0)][1][2], self._shape.positions
+        lengths = self._memory.read(address, 4 * self._shape.rows).view(np.int32)
+        if ((lengths < 0) | (lengths + positions > capacity)).any():
+            raise BackendError(f"{positions} positions behind {lengths.tolist()} do not fit the capacity {capacity}")
 
 
 class EmulatedEngines:

@@ -27,19 +27,20 @@ class Program:
     """
 
     def __init__(self, bundle: Bundle, engines: Engines, shape: Shape, lent: Mapping[str, int]) -> None:
-        part, self.memory = bundle.manifest.parts[shape.part], engines.memory
+        part, self.memory, self.shape = bundle.manifest.parts[shape.part], engines.memory, shape
         self.passes = 0
         """Number of times that inputs were set for a step."""
         self.engine = engines.open(shape)
         own = [t for t in part.inputs if t.name not in lent and not t.name.startswith(names.PAST_BEGINNINGS)]
         own.sort(key=lambda tensor: tensor.name == names.PREFIX)
-        self._in, self._out = Block(shape, own), Block(shape, part.outputs)
+        outputs = [t for t in part.outputs if not t.name.startswith(names.PRESENT_BEGINNINGS)]
+        self._in, self._out = Block(shape, own), Block(shape, outputs)
         self._in_address, out_address = (self.memory.allocate(block.size) for block in (self._in, self._out))
         self.addresses = {**self._in.addresses(self._in_address), **self._out.addresses(out_address), **lent}
         self.engine.bind(self.addresses)
         self._sent = self.memory.host_array(self._in.size)
         self.inputs = self._in.views(self._sent)
-        returned = Block(shape, [tensor for tensor in part.outputs if tensor.name != names.NEW_ROWS])
+        returned = Block(shape, [tensor for tensor in outputs if tensor.name != names.NEW_ROWS])
         self.outputs = returned.views(self.memory.host_array(returned.size))
         if names.LOGIT_POSITIONS in self.inputs:
             self.inputs[names.LOGIT_POSITIONS][:] = np.arange(shape.positions)

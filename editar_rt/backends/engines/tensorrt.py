@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from editar_rt import machine as machines
-from editar_rt.backends.engines.device import DeviceMemory
+from editar_rt.backends.engines.device import DeviceMemory, Lines
 from editar_rt.backends.engines.folder import (
     BuildInfo,
     check_build,
@@ -93,7 +93,7 @@ class TensorRTEngines:
         block = memory.allocate(2 * machines.COPIED_BYTES)
 
         def copy(size: int) -> None:
-            memory.copy_2d(block + machines.COPIED_BYTES, size, block, size, size, 1)
+            memory.copy_lines(Lines(block + machines.COPIED_BYTES, size), Lines(block, size), size, 1)
             memory.synchronize()
 
         try:

@@ -5,24 +5,28 @@
 #include <cstdint>
 #include <map>
 #include <string>
+#include <string_view>
 #include <utility>
 #include <vector>
 
+#include "facts.h"
+#include "files.h"
 #include "json.h"
 
 namespace editar {
 
 struct TensorInfo {
     std::string name, dtype;           // NumPy's name of the type
-    std::vector<int64_t> shape;        // negative where the dimension is a symbol
+    std::vector<int64_t> shape;        // -1 where the dimension is a symbol
     std::vector<std::string> symbols;  // as long as shape; "" where the dimension is a number
+    std::vector<bool> symbolic;        // as long as shape
 };
 
 struct PartInfo {
     std::string file;
     std::vector<TensorInfo> inputs, outputs;
-    const TensorInfo* input(const std::string& name) const;  // null if there is none
-    const TensorInfo* output(const std::string& name) const;
+    const TensorInfo* input(std::string_view name) const;  // null if there is none
+    const TensorInfo* output(std::string_view name) const;
 };
 
 struct FileInfo {
@@ -32,16 +36,22 @@ struct FileInfo {
 
 // Sizes of the models; 0 where the part that has them is missing.
 struct ModelInfo {
-    int image_size = 0, downsampling = 0, grid = 0, picture_tokens = 0, codebook_size = 0, codebook_dim = 0;
-    int vocab_size = 0, dim = 0, layers = 0, heads = 0, head_dim = 0, text_tokens = 0, text_dim = 0;
+#define EDITAR_SIZE(name, largest) int name = 0;
+    EDITAR_MODEL_SIZES(EDITAR_SIZE)
+#undef EDITAR_SIZE
     std::map<std::string, int64_t> parameters, activations, step_weight_bytes;
+
+    int size(std::string_view name) const;  // by its name in the manifest
+    void check() const;                     // out of range, or contradicting each other: EDITAR_BAD_BUNDLE
 };
 
 struct Manifest {
     ModelInfo model;
     std::vector<std::pair<std::string, PartInfo>> parts;  // in the manifest's order
-    std::map<std::string, FileInfo> files;
-    std::string precision = "fp32", dialect = "ort", kv_cache = "same";
+    std::map<std::string, FileInfo, std::less<>> files;   // by path inside the bundle; all but the manifest
+    std::string precision{facts::DEFAULT_PRECISION};
+    std::string dialect{facts::DEFAULT_DIALECT};
+    std::string kv_cache{facts::DEFAULT_KV_CACHE};
     int sampler_top_k = 0;
     std::vector<std::string> providers;  // of ONNX Runtime, that run the decoder
     std::string tokenizer, samples;      // "" if there is none
@@ -50,7 +60,9 @@ struct Manifest {
     std::vector<std::pair<std::string, std::string>> made_by;
     int64_t format_version = 1;
 
-    const PartInfo* part(const std::string& name) const;  // null if there is none
+    const PartInfo* part(std::string_view name) const;  // null if there is none
+    const FileInfo* file(std::string_view name) const;
+    const facts::Dialect& operators() const;
     // Throws Error (EDITAR_BAD_BUNDLE).
     static Manifest parse(std::string_view text);
 };
@@ -62,23 +74,30 @@ public:
 
     const std::string& folder() const { return folder_; }  // absolute
     const Manifest& manifest() const { return manifest_; }
-    const std::string& fingerprint() const { return fingerprint_; }
+    const std::string& fingerprint() const { return fingerprint_; }  // SHA-256 of bundle.json
 
     // The path of a listed file, after checking that it has not changed since the bundle was opened.
     std::string path(const std::string& name) const;
     // The graph of a part, after checking it and the files with its weights.
     std::string part_path(const std::string& part) const;
+    // Names of a part's files: its graph, and the files with its weights.
     std::vector<std::string> part_files(const std::string& part) const;
+    // Hash every file and read every graph.
+    void check() const;
 
 private:
-    struct Identity {
-        uint64_t device = 0, inode = 0;
-        int64_t size = 0, modified = 0;
-        bool operator==(const Identity& other) const;
-    };
+    std::string inside(const std::string& name) const;
+    FileIdentity check_file(const std::string& name, const FileInfo& expected, int64_t hash_up_to) const;
+
     std::string folder_, fingerprint_;
     Manifest manifest_;
-    std::map<std::string, Identity> opened_;
+    std::map<std::string, FileIdentity, std::less<>> opened_;
+    mutable std::map<std::string, std::vector<std::string>> part_files_;
 };
+
+// A shape for messages, as Python writes a list: [1, 'rows'], of at most 80 characters.
+std::string shown_shape(const TensorInfo& tensor);
+// Reject a path that could leave the bundle: EDITAR_BAD_BUNDLE.
+void check_relative(std::string_view path);
 
 }  // namespace editar

@@ -1,0 +1,93 @@
+"""uvicorn's protocol with deadlines: clients that send or read too slowly are closed.
+
+uvicorn itself waits for ever for the rest of a request, and for a reader. Here a whole request must arrive within
+`receive_timeout` of its first byte (of the connection, for the first request), and what waits for a reader must be
+taken within `send_timeout`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import h11
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from editar_rt.server.limits import CONNECTIONS, Limits
+
+
+def protocol(limits: Limits) -> type[asyncio.Protocol]:
+    """The class of a server's connections."""
+    receiving: dict[_Deadlines, None] = {}  # those whose request is not complete, the oldest first
+
+    class Deadlines(_Deadlines):
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            super().__init__(limits, receiving, *args, **kwargs)
+
+    return Deadlines
+
+
+class _Deadlines(H11Protocol):
+    def __init__(self, limits: Limits, receiving: dict[_Deadlines, None], *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._limits, self._receiving = limits, receiving
+        self._receive_timer: asyncio.TimerHandle | None = None
+        self._send_timer: asyncio.TimerHandle | None = None
+
+    # Receiving.
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        if len(self.connections) > CONNECTIONS:  # the slowest sender makes room
+            next(iter(self._receiving), self).transport.abort()
+        self._expect_request()
+
+    def data_received(self, data: bytes) -> None:
+        self._stop_send_timer()  # who asks again has read
+        if self._receive_timer is None and self.conn.their_state is h11.IDLE:
+            self._expect_request()
+        super().data_received(data)
+        if self.conn.their_state not in (h11.IDLE, h11.SEND_BODY):
+            self._stop_receive_timer()
+
+    def _expect_request(self) -> None:
+        self._receiving[self] = None
+        self._receive_timer = self.loop.call_later(self._limits.receive_timeout, self.transport.abort)
+
+    def _stop_receive_timer(self) -> None:
+        self._receiving.pop(self, None)
+        if self._receive_timer is not None:
+            self._receive_timer.cancel()
+            self._receive_timer = None
+
+    # Sending.
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._start_send_timer()
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self._stop_send_timer()
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        self._start_send_timer()  # for what is too little to pause writing
+
+    def _start_send_timer(self) -> None:
+        self._stop_send_timer()
+        self._send_timer = self.loop.call_later(self._limits.send_timeout, self._abort_unread)
+
+    def _abort_unread(self) -> None:
+        if self.transport.get_write_buffer_size():
+            self.transport.abort()
+
+    def _stop_send_timer(self) -> None:
+        if self._send_timer is not None:
+            self._send_timer.cancel()
+            self._send_timer = None
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        self._stop_receive_timer()
+        self._stop_send_timer()

@@ -1,0 +1,82 @@
+"""Pictures that came in a request, read within its limits, and results as files. Nothing touches the disk."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError
+
+from editar_rt.errors import PictureError
+from editar_rt.images.masks import THRESHOLD
+from editar_rt.images.orientation import turn_of
+from editar_rt.images.pixels import open_grey, open_picture
+from editar_rt.images.writing import LOSSY, picture_bytes
+from editar_rt.server.errors import bad
+
+FORMATS = ("PNG", "JPEG", "WEBP")
+
+
+@contextmanager
+def _opened(file: BinaryIO, what: str, max_pixels: int) -> Iterator[Image.Image]:
+    """Open a picture; its size is compared with the limit before anything is decoded."""
+    try:
+        with Image.open(file, formats=FORMATS) as image:
+            width, height = image.size
+            if width * height > max_pixels:
+                raise bad(
+                    f"the {what} has {width}×{height} pixels; at most {max_pixels / 1e6:g} million are read, "
+                    "make it smaller",
+                    what,
+                )
+            yield image
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        raise bad(f"the {what} has more than {max_pixels / 1e6:g} million pixels; make it smaller", what) from None
+    except UnidentifiedImageError:
+        raise bad(f"the {what} is not a PNG, JPEG or WebP picture", what) from None
+    except PictureError as error:
+        raise bad(str(error), what) from None
+    except (OSError, SyntaxError, ValueError) as error:  # Pillow's readers of headers raise these on damaged files
+        raise bad(f"the {what} cannot be read ({error:.120})", what) from None
+
+
+def read_image(file: BinaryIO, max_pixels: int) -> Image.Image:
+    """The picture to edit, upright RGB.
+
+    Raises:
+        ApiError: it is no picture, too large or damaged.
+    """
+    with _opened(file, "image", max_pixels) as image:
+        return open_picture(image)
+
+
+def read_mask(file: BinaryIO, max_pixels: int) -> NDArray[np.bool_]:
+    """A mask, bool [H, W], true where the picture may change.
+
+    With an alpha channel it is OpenAI's: transparent pixels may change. Without one, white pixels may.
+
+    Raises:
+        ApiError: as `read_image`, or no pixel of an alpha channel is transparent.
+    """
+    with _opened(file, "mask", max_pixels) as image:
+        if not image.has_transparency_data:
+            return np.asarray(open_grey(image)) >= THRESHOLD
+        turn = turn_of(image)
+        alpha = image.convert("RGBA").getchannel("A")
+        opaque = np.asarray(alpha if turn is None else alpha.transpose(turn)) >= THRESHOLD
+    if opaque.all():
+        raise bad(
+            "the mask has an alpha channel in which nothing is transparent: with an alpha channel, transparent pixels "
+            "may change; to mark pixels by white, send a mask without an alpha channel",
+            "mask",
+        )
+    return np.asarray(~opaque)
+
+
+def encode(image: Image.Image, output_format: str, quality: int | None, parameters: dict[str, str]) -> bytes:
+    """A result as a file, with its metadata."""
+    name = output_format.upper()
+    return picture_bytes(image, name, parameters, quality if name in LOSSY else None)
