@@ -12,8 +12,9 @@ VQ_DECODER = "vq_decoder"  # tokens -> pixels
 TEXT_ENCODER = "text_encoder"  # input_ids, attention_mask -> text_states
 PREFIX_GRAPH = "prefix"  # text_states -> text_prefix, null_text_prefix, null_picture_prefix
 DECODER = "decoder"  # tokens, prefix, logit_positions, lengths, past -> logits, present
+DECODER_CHUNKS = "decoder_chunks"  # the same over the same weights, and chunks of several rows; the dialect ort's
 SAMPLER = "sampler"  # logits of a step, null_rows, numbers, settings -> drawn; of dialects for TensorRT
-PARTS = (VQ_ENCODER, VQ_DECODER, TEXT_ENCODER, PREFIX_GRAPH, DECODER, SAMPLER)
+PARTS = (VQ_ENCODER, VQ_DECODER, TEXT_ENCODER, PREFIX_GRAPH, DECODER, DECODER_CHUNKS, SAMPLER)
 
 PIXELS = "pixels"  # float32 [B, 3, H, W] in [-1, 1]
 TOKENS = "tokens"  # int32 [B, N]; in the decoder [B, S], negative where the input is `prefix`
@@ -29,6 +30,7 @@ PAST_LENGTH = "past_length"  # int32 [B], number of cached positions of each row
 POSITIONS = "positions"  # int32 [B, S], positions in the sequence; of padding, any up to the capacity
 TOTAL_LENGTH = "total_length"  # int32 [], the largest past_length + S, or more
 LAST_ROW = "last_row"  # int32 [B], the last position, past_length + S - 1; replaces past_length in graphs for CUDA
+CHUNK_LENGTHS = "chunk_lengths"  # int32 [B], number of positions of each row's chunk; of `DECODER_CHUNKS`
 LOGITS = "logits"  # float32 [B, K, V]
 NEW_ROWS = "new_rows"  # [2 · layers, B, heads, S, head_dim], new keys and values of the chunk: keys, values by layer
 

@@ -31,6 +31,7 @@ from editar_rt.measure import selftest
 from editar_rt.version import __version__
 from export import graph_writer, parity
 from export.checkpoint_reader import build_transformer
+from export.dialects.ort import add_chunk_lengths
 from export.model_info import Options, Sources, model_info
 from export.part_graphs import listed_examples, part_graphs, twin_graph, twin_storage
 from export.precision import Storage
@@ -41,7 +42,8 @@ TOKENIZER = "tokenizer.json"
 SAMPLES = f"{FOLDER}/{LIST}"
 CPU, TENSORRT = "cpu", "tensorrt"
 TWIN = "decoder-twin"  # written, compared, run for the self-test, and removed
-TRANSFORMER_PARTS = (names.PREFIX_GRAPH, names.DECODER, names.SAMPLER)
+CHUNKS = names.DECODER_CHUNKS.removeprefix(names.DECODER)
+TRANSFORMER_PARTS = (names.PREFIX_GRAPH, names.DECODER, names.DECODER_CHUNKS, names.SAMPLER)
 LIBRARIES = ("torch", "onnx", "onnxscript", "onnxruntime", "transformers")  # versions recorded in the manifest
 
 
@@ -90,6 +92,14 @@ def write_bundle(
                 twin = _save(twin_graph(sources.transformer, storage), path)
             bound = storage.bound(name)
             _require_parity(path, cases(path), bound, report)
+            if name == names.DECODER and _takes_chunks(storage, report):
+                assert sources.transformer is not None
+                parts[names.DECODER_CHUNKS] = _write_chunks(partial / f"{name}.onnx", partial)
+                checked = partial / parts[names.DECODER_CHUNKS].file
+                if twin is not None:
+                    checked = partial / _write_chunks(path, partial).file
+                expected = parity.decoder_cases(build_transformer(sources.transformer), path, names.DECODER_CHUNKS)
+                _require_parity(checked, expected, bound, report)
         manifest = Manifest(
             model=info,
             parts={name: parts[name] for name in names.PARTS if name in parts},
@@ -108,7 +118,7 @@ def write_bundle(
         manifest = replace(manifest, self_test=_self_test(partial, manifest, twin))
         if twin is not None:
             manifest = replace(manifest, files={f: d for f, d in manifest.files.items() if not _is_twins(f)})
-            for leftover in partial.glob(f"{TWIN}.*"):
+            for leftover in partial.glob(f"{TWIN}*"):
                 leftover.unlink()
         _write_manifest(partial, manifest)
         Bundle.open(partial)  # a bundle that the runtime would reject is not published
@@ -123,6 +133,25 @@ def _write_part(name: str, model: ir.Model, path: Path, info: ModelInfo, storage
         for provider in [*storage.providers, *([TENSORRT] if DIALECTS[storage.dialect].has_fixed_shapes else [])]:
             info.step_weight_bytes[provider] = graph_writer.weight_bytes(model, provider)
     return _save(model, path)
+
+
+def _takes_chunks(storage: Storage, report: Callable[[str], None]) -> bool:
+    """Whether to write the decoder's second graph, which this ONNX Runtime must run for the comparison."""
+    if not DIALECTS[storage.dialect].takes_chunk_lengths:
+        return False
+    runs = parity.runs_here(names.DECODER_CHUNKS)
+    if not runs:
+        report(f"no {names.DECODER_CHUNKS}: ONNX Runtime here is too old to check it; chunks will run row by row")
+    return runs
+
+
+def _write_chunks(decoder: Path, folder: Path) -> Part:
+    """Write the second graph of a decoder, over the same file of weights."""
+    model = ir.load(decoder)
+    add_chunk_lengths(model)
+    path = folder / f"{decoder.stem}{CHUNKS}.onnx"
+    ir.save(model, path)
+    return Part(path.name, _describe(model.graph.inputs), _describe(model.graph.outputs))
 
 
 def _save(model: ir.Model, path: Path) -> Part:
@@ -145,7 +174,7 @@ def _self_test(folder: Path, manifest: Manifest, twin: Part | None) -> dict[str,
         own = twin_storage(manifest.dialect)
         manifest = replace(
             manifest,
-            parts=manifest.parts | {names.DECODER: twin},
+            parts={n: p for n, p in manifest.parts.items() if n != names.DECODER_CHUNKS} | {names.DECODER: twin},
             precision=own.precision,
             kv_cache=own.kv_cache,
             providers=own.providers,
@@ -225,7 +254,7 @@ def _describe(values: Sequence[ir.Value]) -> list[TensorInfo]:
 
 
 def _is_twins(file: str) -> bool:
-    return file.startswith(f"{TWIN}.")
+    return file.startswith(TWIN)
 
 
 def _made_by(options: Options) -> dict[str, str]:

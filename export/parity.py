@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from editar_rt import names
-from editar_rt.backends.ort.backend import WEIGHT_ONLY
+from editar_rt.backends.ort.backend import WEIGHT_ONLY, takes_chunk_lengths
 from editar_rt.bundle.compare import Comparison
 from editar_rt.errors import BackendError
 from editar_rt.measure import selftest
@@ -37,8 +37,11 @@ Array = np.ndarray[Any, np.dtype[Any]]
 
 CLEAR_MARGIN = 1e-4  # between the best two cosines of codebook rows; far above the effect of the order of sums
 SEED = 0
-# Label, rows, whether there is a past, positions.
-DECODER_CASES: tuple[tuple[str, int, bool, int], ...] = (("prefill", 2, False, 6), ("chunk after a past", 1, True, 4))
+# By part: label, rows, whether there is a past, positions.
+DECODER_CASES: dict[str, tuple[tuple[str, int, bool, int], ...]] = {
+    names.DECODER: (("prefill", 2, False, 6), ("chunk after a past", 1, True, 4)),
+    names.DECODER_CHUNKS: (("chunks after a past", 2, True, 4),),
+}
 
 
 @dataclass(frozen=True)
@@ -69,7 +72,7 @@ def compare(path: Path, cases: Sequence[Case], bound: float) -> list[Comparison]
 def _compare(path: Path, cases: Sequence[Case], bound: float) -> list[Comparison]:
     # Prepacking is not worthwhile for one run, and would double a text encoder's memory. The decoder's integer matmuls
     # require it.
-    session = open_session(path, prepack=any(case.part == names.DECODER for case in cases))
+    session = open_session(path, prepack=any(case.part in DECODER_CASES for case in cases))
     comparisons = []
     for case in cases:
         answers = session.run(list(case.expected), feeds(session, case.inputs))
@@ -77,6 +80,11 @@ def _compare(path: Path, cases: Sequence[Case], bound: float) -> list[Comparison
             label = f"{name}, {case.label}" if case.label else name
             comparisons.append(Comparison.of(case.part, label, answer, expected, bound))
     return comparisons
+
+
+def runs_here(part: str) -> bool:
+    """Whether this version of ONNX Runtime can run a part."""
+    return part != names.DECODER_CHUNKS or takes_chunk_lengths(onnxruntime.__version__)
 
 
 def open_session(path: Path, prepack: bool = True) -> onnxruntime.InferenceSession:
@@ -269,18 +277,19 @@ def cache_scales_of(path: Path, layers: int) -> Scales:
     return [(keys.numpy().item(), values.numpy().item()) for keys, values in pairs if keys and values]
 
 
-def decoder_cases(transformer: Transformer, path: Path) -> list[Case]:
-    """Two rows with an empty cache; then one row after a random past, from text to target positions.
+def decoder_cases(transformer: Transformer, path: Path, part: str = names.DECODER) -> list[Case]:
+    """Two rows with an empty cache, and one row after a random past, from text to target positions.
 
     Args:
         path: the graph, whose integer matmuls PyTorch imitates.
+        part: `DECODER_CHUNKS` has two rows after the past instead.
     """
     config, embeddings = transformer.config, transformer.tok_embeddings.weight
     scales, cases = cache_scales_of(path, config.n_layer), []
     with matmuls_as_stored(transformer, path):
-        for label, rows, filled, chunk in DECODER_CASES:
+        for label, rows, filled, chunk in DECODER_CASES[part]:
             inputs = decoder_inputs(config, embeddings, scales, rows, filled, chunk)
-            cases.append(Case(names.DECODER, label, inputs, answers(names.DECODER, transformer, inputs, scales)))
+            cases.append(Case(part, label, inputs, answers(part, transformer, inputs, scales)))
     return cases
 
 
@@ -319,6 +328,7 @@ def decoder_inputs(
             names.LAST_ROW: torch.full((rows,), past + chunk - 1).int(),
             names.POSITIONS: (past + torch.arange(chunk)).expand(rows, chunk).int(),
             names.TOTAL_LENGTH: torch.tensor(past + chunk).int(),
+            names.CHUNK_LENGTHS: torch.full((rows,), chunk).int(),
         }
     )
 

@@ -135,7 +135,7 @@ def verify(
         on_part(question.part)
         bound = manifest.bound(question.part)
         compared += _compare(bundle, question, bound)
-        if device != CPU and question.part != names.DECODER:
+        if device != CPU and question.part not in parity.DECODER_CASES:
             compared += _compare_backend(editor, question, bound)
     if not compared:
         raise OptionError(
@@ -193,9 +193,12 @@ def _transformer_questions(bundle: Bundle, checkpoint: Checkpoint[TransformerCon
     yield _Question(names.PREFIX_GRAPH, "", parity.prefix_inputs(config), build)
     path, embeddings = bundle.part_path(names.DECODER), checkpoint.tensors["tok_embeddings.weight"].float()
     scales = parity.cache_scales_of(path, config.n_layer)
-    for label, rows, filled, chunk in parity.DECODER_CASES:
-        inputs = parity.decoder_inputs(config, embeddings, scales, rows, filled, chunk)
-        yield _Question(names.DECODER, label, inputs, build, path, scales)
+    for part, cases in parity.DECODER_CASES.items():
+        if part not in bundle.manifest.parts or not parity.runs_here(part):
+            continue
+        for label, rows, filled, chunk in cases:
+            inputs = parity.decoder_inputs(config, embeddings, scales, rows, filled, chunk)
+            yield _Question(part, label, inputs, build, path, scales)
 
 
 class _PyTorchRunner(BaseRunner):  # type: ignore[misc]  # Polygraphy has no type information

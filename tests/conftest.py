@@ -145,25 +145,25 @@ def tiny_bundle(tiny_sources: Sources, tmp_path_factory: pytest.TempPathFactory)
 @pytest.fixture(scope="session")
 def golden_gpt_bundle(tiny_sources: Sources, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The golden transformer alone, float32."""
-    return _transformer_bundle(tiny_sources, tmp_path_factory)
+    return transformer_bundle(tiny_sources, tmp_path_factory)
 
 
 @pytest.fixture(scope="session")
 def golden_gpt_bundle_fp16(tiny_sources: Sources, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The golden transformer alone, float16."""
-    return _transformer_bundle(tiny_sources, tmp_path_factory, precision="fp16")
+    return transformer_bundle(tiny_sources, tmp_path_factory, precision="fp16")
 
 
 @pytest.fixture(scope="session")
 def golden_gpt_bundle_cuda(tiny_sources: Sources, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The golden transformer alone, float16, for CUDA."""
-    return _transformer_bundle(tiny_sources, tmp_path_factory, precision="fp16", provider="cuda")
+    return transformer_bundle(tiny_sources, tmp_path_factory, precision="fp16", provider="cuda")
 
 
 @pytest.fixture(scope="session")
 def golden_gpt_bundle_bf16(tiny_sources: Sources, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The golden transformer alone, bfloat16, for CUDA."""
-    return _transformer_bundle(tiny_sources, tmp_path_factory, precision="bf16", provider="cuda")
+    return transformer_bundle(tiny_sources, tmp_path_factory, precision="bf16", provider="cuda")
 
 
 @pytest.fixture(scope="session", params=["int8", "int8 and an int8 cache", "int4"])
@@ -172,54 +172,53 @@ def golden_gpt_bundle_quantized(
 ) -> Path:
     """The golden transformer alone, with quantized weights."""
     precision, _, cache = request.param.partition(" and ")
-    return _transformer_bundle(
-        tiny_sources, tmp_path_factory, precision=precision, kv_cache="int8" if cache else "same"
-    )
+    return transformer_bundle(tiny_sources, tmp_path_factory, precision=precision, kv_cache="int8" if cache else "same")
 
 
 @pytest.fixture(scope="session")
 def golden_gpt_bundle_standard(tiny_sources: Sources, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The golden transformer alone, float32, in operators of ONNX itself."""
-    return _transformer_bundle(tiny_sources, tmp_path_factory, dialect="standard")
+    return transformer_bundle(tiny_sources, tmp_path_factory, dialect="standard")
 
 
 @pytest.fixture(scope="session")
 def golden_gpt_bundle_delta(tiny_sources: Sources, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The golden transformer alone, float32, as TensorRT runs it."""
-    return _transformer_bundle(tiny_sources, tmp_path_factory, dialect="delta")
+    return transformer_bundle(tiny_sources, tmp_path_factory, dialect="delta")
 
 
 @pytest.fixture(scope="session")
 def golden_gpt_bundle_delta_fp16(tiny_sources: Sources, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The golden transformer alone, float16, as TensorRT runs it."""
-    return _transformer_bundle(tiny_sources, tmp_path_factory, dialect="delta", precision="fp16")
+    return transformer_bundle(tiny_sources, tmp_path_factory, dialect="delta", precision="fp16")
 
 
 @pytest.fixture(scope="session")
 def golden_gpt_bundle_delta_head(tiny_sources: Sources, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The golden transformer alone, float32, as TensorRT runs it, with a sampling head."""
-    return _transformer_bundle(tiny_sources, tmp_path_factory, dialect="delta", sampling_head=True)
+    return transformer_bundle(tiny_sources, tmp_path_factory, dialect="delta", sampling_head=True)
 
 
 @pytest.fixture(scope="session")
 def golden_gpt_bundle_delta_int4(tiny_sources: Sources, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The golden transformer alone, with the INT4 weights of TensorRT 10."""
-    return _transformer_bundle(tiny_sources, tmp_path_factory, dialect="delta", precision="int4")
+    return transformer_bundle(tiny_sources, tmp_path_factory, dialect="delta", precision="int4")
 
 
 @pytest.fixture(scope="session")
 def golden_gpt_bundle_native(tiny_sources: Sources, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The golden transformer alone, float32, as newer TensorRT runs it, with a sampling head."""
-    return _transformer_bundle(tiny_sources, tmp_path_factory, dialect="native", sampling_head=True)
+    return transformer_bundle(tiny_sources, tmp_path_factory, dialect="native", sampling_head=True)
 
 
 @pytest.fixture(scope="session")
 def golden_gpt_bundle_native_fp16(tiny_sources: Sources, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The golden transformer alone, float16, as newer TensorRT runs it."""
-    return _transformer_bundle(tiny_sources, tmp_path_factory, dialect="native", precision="fp16")
+    return transformer_bundle(tiny_sources, tmp_path_factory, dialect="native", precision="fp16")
 
 
-def _transformer_bundle(sources: Sources, folders: pytest.TempPathFactory, **storage: Any) -> Path:
+def transformer_bundle(sources: Sources, folders: pytest.TempPathFactory, **storage: Any) -> Path:
+    """The transformer of `sources` alone; `storage` as in `export.precision.Storage`."""
     from export.bundle_writer import Options, Sources, write_bundle
     from export.precision import Storage
 

@@ -113,7 +113,7 @@ class Session:
         self.types: dict[str, Any] = {}  # that were bound
         self.totals: list[int] = []  # total_length of runs that were not captured
         self.released: list[int] = []
-        self.get_outputs, self.run = session.get_outputs, session.run
+        self.get_inputs, self.get_outputs, self.run = session.get_inputs, session.get_outputs, session.run
         self.providers: list[str] = []
 
     def get_providers(self) -> list[str]:

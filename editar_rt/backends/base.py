@@ -70,7 +70,7 @@ class Decoder(Protocol):
         """Largest recommended number of positions of a chunk, so that other pictures' steps do not wait for long."""
 
     def runs(self, rows: int, positions: int) -> int:
-        """How many runs of the device a batch of `rows` rows with `positions` positions each takes; 1 is the cheapest.
+        """How many runs of the device a batch of `rows` rows with `positions` positions each, all with logits, takes.
 
         Each run reads all weights.
         """

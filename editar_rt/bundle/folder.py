@@ -142,6 +142,15 @@ class Bundle:
             self.path(name)
         return self._part_files[part]
 
+    def weight_paths(self, part: str) -> list[Path]:
+        """The files with a part's weights.
+
+        Raises:
+            BundleError: as `part_files`.
+        """
+        graph = self.manifest.parts[part].file
+        return [self.path(name) for name in self.part_files(part) if name != graph]
+
     def stored_bytes(self, *parts: str) -> int:
         """Bytes of the files of some parts; one that several have counts once.
 

@@ -19,6 +19,8 @@ PIXELS: Shape = (SYMBOL, 3, "image_size", "image_size")
 PICTURE: Shape = (SYMBOL, "picture_tokens")
 TEXT: Shape = (SYMBOL, "text_tokens")
 STATES: Shape = (SYMBOL, "text_tokens", "text_dim")
+CHUNK: dict[str, Shape] = {names.TOKENS: (SYMBOL, SYMBOL), names.PREFIX: (SYMBOL, SYMBOL, "dim")}
+LOGITS: dict[str, Shape] = {names.LOGITS: (SYMBOL, SYMBOL, "vocab_size")}
 
 # By part: inputs, outputs.
 TENSORS: dict[str, tuple[dict[str, Shape], dict[str, Shape]]] = {
@@ -33,10 +35,8 @@ TENSORS: dict[str, tuple[dict[str, Shape], dict[str, Shape]]] = {
             names.NULL_PICTURE_PREFIX: (1, "picture_tokens", "dim"),
         },
     ),
-    names.DECODER: (
-        {names.TOKENS: (SYMBOL, SYMBOL), names.PREFIX: (SYMBOL, SYMBOL, "dim")},
-        {names.LOGITS: (SYMBOL, SYMBOL, "vocab_size")},
-    ),
+    names.DECODER: (CHUNK, LOGITS),
+    names.DECODER_CHUNKS: (CHUNK | {names.CHUNK_LENGTHS: (SYMBOL,)}, LOGITS),
     names.SAMPLER: ({names.LOGITS: (SYMBOL, 1, "vocab_size")}, {names.DRAWN: (SYMBOL,)}),
 }
 # Symbols that a dialect of fixed shapes may have: what an engine fixes.
@@ -57,7 +57,7 @@ def check_parts(manifest: Manifest, where: str) -> None:
             given = {tensor.name: tensor for tensor in tensors}
             for tensor, shape in shapes.items():
                 _check_tensor(manifest, f"{where}: {name}", kind, given, tensor, shape)
-        if name == names.DECODER:
+        if name in (names.DECODER, names.DECODER_CHUNKS):
             _check_cache(manifest, part, f"{where}: {name}")
         for tensor_info in (*part.inputs, *part.outputs):
             unknown = [d for d in tensor_info.shape if isinstance(d, str) and d not in CALLED]

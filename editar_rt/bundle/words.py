@@ -81,6 +81,8 @@ class Dialect:
     quantized: Precision | None = None
     """Storage of quantized weights, if it differs from the precision's."""
     reads_int8_cache: bool = False
+    takes_chunk_lengths: bool = False
+    """Whether its decoder can have a second graph, `names.DECODER_CHUNKS`, which runs chunks of several rows."""
     has_sampler: bool = False
     """Whether the bundle can have a sampling head, which samples on the device."""
     has_fixed_shapes: bool = False
@@ -94,7 +96,7 @@ class Dialect:
 
 
 DIALECTS = {
-    "ort": Dialect(bits=(4, 8), reads_int8_cache=True, needs_half_on_cuda=True),
+    "ort": Dialect(bits=(4, 8), reads_int8_cache=True, takes_chunk_lengths=True, needs_half_on_cuda=True),
     "standard": Dialect(
         other_bits="MatMulNBits, which multiplies integer weights, belongs to the dialect ort",
         reads_whole_cache=True,
@@ -135,7 +137,7 @@ def text_precision(precision: str, dialect: str) -> str:
 
 def error_bound(part: str, precision: str, kv_cache: str, dialect: str) -> float:
     """Largest allowed error of a part's outputs, as a share of the largest value."""
-    if part == names.DECODER:
+    if part in (names.DECODER, names.DECODER_CHUNKS):
         return max(stored_numbers(precision, dialect).bound, INT8_CACHE_BOUND if kv_cache == INT8 else 0.0)
     if part == names.TEXT_ENCODER:
         return PRECISIONS[text_precision(precision, dialect)].bound

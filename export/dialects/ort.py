@@ -19,12 +19,27 @@ from export.precision import Storage
 from training.config import TransformerConfig
 from training.models.rotary import rotary_table
 
+QUERY_SEQLENS = 16  # GroupQueryAttention's input with the lengths of the rows' chunks
 PER_TENSOR = "PER_TENSOR"  # GroupQueryAttention's value for one scale per layer for keys, and one for values
 
 
 def choose(storage: Storage) -> type[OrtDialect]:
     """The class that writes a decoder with this storage."""
     return OrtDialect
+
+
+def add_chunk_lengths(model: ir.Model) -> None:
+    """Give a decoder of this dialect the input chunk_lengths [B].
+
+    Without it, the operator takes several positions behind a past for one row only. ONNX Runtime before 1.32 does not
+    have it, so a bundle has a graph without it as well; both read the same weights.
+    """
+    lengths = ir.Value(name=names.CHUNK_LENGTHS, type=ir.TensorType(INT32), shape=ir.Shape([names.ROWS_DIM]))
+    model.graph.inputs.append(lengths)
+    for node in model.graph:
+        if node.op_type == "GroupQueryAttention":
+            node.resize_inputs(QUERY_SEQLENS + 1)
+            node.replace_input_with(QUERY_SEQLENS, lengths)
 
 
 class OrtDialect:

@@ -1,6 +1,7 @@
 // What the tests call inside of the library, by ctypes. A failed call returns its status and leaves its sentence.
 #include <cstring>
 #include <exception>
+#include <memory>
 #include <string>
 
 #include "bundle.h"
@@ -8,12 +9,14 @@
 #include "graph_file.h"
 #include "json.h"
 #include "sha256.h"
+#include "tokenizer.h"
 
 using namespace editar;
 
 namespace {
 
 std::string answer;  // of the last call: its result or its sentence
+std::unique_ptr<Tokenizer> tokenizer;
 
 template <typename Work>
 int32_t calling(Work work) {
@@ -106,6 +109,34 @@ int32_t inside_graph(const char* path) {
         std::vector<std::string> locations;
         for (const auto& each : read_graph(path).external) locations.push_back(each.location);
         return list_of(locations);
+    });
+}
+
+// Read a tokenizer, which the next calls use. The answer is empty.
+int32_t inside_tokenizer(const char* json, size_t size) {
+    return calling([&] {
+        tokenizer = std::make_unique<Tokenizer>(std::string_view(json, size), "tokenizer.json");
+        return "";
+    });
+}
+
+// Encode texts that lie one behind the other, each up to its stop. Ids go to `ids`, each text's number to `counts`.
+int32_t inside_encode(const char* texts, const int64_t* stops, int64_t texts_count, int32_t* ids, int32_t* counts) {
+    return calling([&] {
+        for (int64_t i = 0; i < texts_count; ++i) {
+            const int64_t start = i == 0 ? 0 : stops[i - 1];
+            const auto found = tokenizer->encode({texts + start, static_cast<size_t>(stops[i] - start)});
+            counts[i] = static_cast<int32_t>(found.size());
+            for (const int32_t id : found) *ids++ = id;
+        }
+        return "";
+    });
+}
+
+int32_t inside_pad_id(int32_t* id) {
+    return calling([&] {
+        *id = tokenizer->pad_id();
+        return "";
     });
 }
 }

@@ -7,7 +7,19 @@ from pathlib import Path
 
 from tests.cpp.build import CPP, build
 
-SOURCES = ("text", "json", "sha256", "files", "manifest", "graph_file", "bundle")
+SOURCES = (
+    "text",
+    "json",
+    "sha256",
+    "files",
+    "manifest",
+    "graph_file",
+    "bundle",
+    "unicode",
+    "unicode_tables",
+    "token_models",
+    "tokenizer",
+)
 OK, BAD_ARGUMENT, BAD_BUNDLE, MISSING_PART, BAD_PICTURE, UNSUPPORTED = 0, -1, -2, -3, -4, -8
 
 

@@ -105,7 +105,7 @@ def test_samples_and_sampling_defaults_travel_along(tiny_sources: Sources, tmp_p
     assert manifest.samples == "samples/samples.json"
     assert (tmp_path / "bundle/samples/sub/a.png").read_bytes() == b"picture"
     assert manifest.sampling == {"temperature": 0.9, "top_k": 64}
-    assert list(manifest.parts) == [names.PREFIX_GRAPH, names.DECODER]
+    assert list(manifest.parts) == [names.PREFIX_GRAPH, names.DECODER, names.DECODER_CHUNKS]
     assert manifest.model.codebook_size is None
 
 

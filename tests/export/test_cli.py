@@ -33,8 +33,8 @@ def test_a_checkpoint_becomes_a_bundle(exporter: Command, checkpoint: Path, tmp_
     done = exporter(*arguments, "--default", "temperature=0.9", "--default", "top_k=100")
     assert done.code == 0
     lines = done.stdout.splitlines()
-    assert "logits, prefill" in lines[-3]
-    assert lines[-1].startswith(f"wrote {bundle}: prefix, decoder; ")
+    assert "logits, prefill" in lines[-4]
+    assert lines[-1].startswith(f"wrote {bundle}: prefix, decoder, decoder_chunks; ")
 
     editor = editar_rt.load(bundle, device="cpu")
     assert editor.default_sampling == editar_rt.Sampling(temperature=0.9, top_k=100)

@@ -108,12 +108,13 @@ def test_nobody_reads_weights_from_outside_of_a_bundle(
     monkeypatch.setenv(prepacked.VARIABLE, str(tmp_path / "cache"))
     bundle = Path(shutil.copytree(golden_gpt_bundle, tmp_path / "bundle"))
     shutil.copy2(bundle / "decoder.onnx.data", tmp_path / "evil.data")
-    graph = onnx.load(bundle / "decoder.onnx", load_external_data=False)
-    stored = next(tensor for tensor in graph.graph.initializer if tensor.external_data)
-    next(entry for entry in stored.external_data if entry.key == "location").value = "../evil.data"
-    onnx.save(graph, bundle / "decoder.onnx")
     manifest = json.loads((bundle / "bundle.json").read_text())
-    manifest["files"]["decoder.onnx"] = dataclasses.asdict(file_digest(bundle / "decoder.onnx"))
+    for file in ("decoder.onnx", "decoder_chunks.onnx"):
+        graph = onnx.load(bundle / file, load_external_data=False)
+        stored = next(tensor for tensor in graph.graph.initializer if tensor.external_data)
+        next(entry for entry in stored.external_data if entry.key == "location").value = "../evil.data"
+        onnx.save(graph, bundle / file)
+        manifest["files"][file] = dataclasses.asdict(file_digest(bundle / file))
     (bundle / "bundle.json").write_text(json.dumps(manifest))
     with pytest.raises(BundleError, match=r"'\.\./evil\.data', which is not a file inside the bundle"):
         read(bundle)

@@ -398,12 +398,14 @@ def test_a_graph_that_fails_while_it_runs_is_one_sentence(bundle: Path) -> None:
         editor.encode_pixels(np.zeros((1, 3, 32, 32), np.float32))
 
 
-@pytest.mark.parametrize(("dialect", "device"), [("", "cpu"), ("_delta", "emulated")])
+@pytest.mark.parametrize(
+    ("dialect", "device", "part"), [("", "cpu", "decoder_chunks"), ("_delta", "emulated", "decoder")]
+)
 def test_a_decoder_that_fails_in_a_step_is_one_sentence(
-    request: pytest.FixtureRequest, tmp_path: Path, dialect: str, device: str
+    request: pytest.FixtureRequest, tmp_path: Path, dialect: str, device: str, part: str
 ) -> None:
     bundle = Path(shutil.copytree(request.getfixturevalue(f"golden_gpt_bundle{dialect}"), tmp_path / "bundle"))
-    put_failing(bundle, "decoder")
+    put_failing(bundle, part)
     editor = editar_rt.load(bundle, device, 1)
     rows = FilledRows(editor.backend, 1, 16)
     with pytest.raises(BackendError, match="ONNX Runtime failed in the part decoder"):

@@ -146,3 +146,37 @@ def test_an_error_that_is_not_of_capture_is_raised(
     monkeypatch.setattr(provider, "InferenceSession", fails)
     with pytest.raises(BackendError, match="out of memory"):
         editar_rt.load(golden_gpt_bundle_cuda, "cuda").backend.make_decoder(1, 8)
+
+
+def chunks_of_drafts(cache: FilledRows, sizes: list[int]) -> list[np.ndarray]:
+    """Logits of chunks of these sizes in two rows that are filled unevenly."""
+    tokens = np.random.default_rng(5).integers(0, 256, (2, 40), np.int32)
+    cache.forward(tokens[:1, :9])
+    cache.forward(tokens[1:, :6], first_row=1)
+    answers, done = [], 9
+    for size in sizes:
+        answers.append(cache.forward(tokens[:, done : done + size], outputs=size).copy())
+        done += size
+    return answers
+
+
+def test_chunks_of_drafts_are_captured_by_their_size(golden_gpt_bundle_cuda: Path, provider: Provider) -> None:
+    sizes = [4, 4, 1, 2, 4, 2, 1]
+    expected = chunks_of_drafts(FilledRows(editar_rt.load(golden_gpt_bundle_cuda, "cpu").backend, 2, 40), sizes)
+    cache = FilledRows(editar_rt.load(golden_gpt_bundle_cuda, "cuda").backend, 2, 40)
+    assert cache.decoder.runs(2, 4) == 1
+    found = chunks_of_drafts(cache, sizes)
+    assert all(np.array_equal(one, other) for one, other in zip(found, expected, strict=True))
+    four, one, two = (["1", "1", "-1"], ["2", "2", "-1"], ["3", "3", "-1"])  # capture, replay, ordinary run
+    prefills = ["-1"] * 2
+    assert provider.capturing.launched == [
+        *prefills, *four, "1", "1", *one, "2", *two, "3", "1", "3", "2",
+    ]  # fmt: skip
+
+
+def test_a_chunk_that_only_wants_its_last_logits_is_not_captured(
+    golden_gpt_bundle_cuda: Path, provider: Provider
+) -> None:
+    cache = FilledRows(editar_rt.load(golden_gpt_bundle_cuda, "cuda").backend, 2, 40)
+    cache.forward(np.ones((2, 4), np.int32))
+    assert provider.capturing.launched == ["-1"]

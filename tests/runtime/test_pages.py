@@ -38,7 +38,7 @@ def resident(path: Path) -> int:
 def test_what_was_read_of_weights_goes_and_comes_back(weights: Path) -> None:
     array = opened(weights)
     assert resident(weights) == WORTH
-    assert drop_file_pages(weights.with_suffix("")) == WORTH
+    assert drop_file_pages([weights]) == WORTH
     assert resident(weights) == 0
     assert array.tobytes() == weights.read_bytes()
 
@@ -50,7 +50,7 @@ def test_what_was_written_and_other_files_stay(weights: Path) -> None:
     kept, written = opened(other), opened(weights)
     written[0] = 255 - written[0]
     expected = written.tobytes()
-    assert drop_file_pages(weights.with_suffix("")) == 0
+    assert drop_file_pages([weights]) == 0
     assert resident(other) == WORTH == len(kept)
     assert written.tobytes() == expected
 
@@ -60,13 +60,13 @@ def test_small_files_are_not_looked_for(weights: Path, monkeypatch: pytest.Monke
     weights.write_bytes(weights.read_bytes()[: WORTH // 2])
     monkeypatch.setattr(pages, "SMAPS", None)  # reading it would fail
     array = opened(weights)
-    assert drop_file_pages(weights.with_suffix("")) == 0 and len(array) == WORTH // 2
+    assert drop_file_pages([weights]) == 0 and len(array) == WORTH // 2
 
 
 def test_other_systems_keep_everything(weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pages.sys, "platform", "win32")
     monkeypatch.setattr(pages, "SMAPS", weights.with_name("no such file"))
-    assert drop_file_pages(weights.with_suffix("")) == 0 and not list(mappings())
+    assert drop_file_pages([weights]) == 0 and not list(mappings())
     trim_heap()
 
 

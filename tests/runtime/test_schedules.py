@@ -183,9 +183,9 @@ def shared_pages_written(editor: Editor, monkeypatch: pytest.MonkeyPatch) -> Non
 
 def positions_of_the_first(editor: Editor, monkeypatch: pytest.MonkeyPatch) -> None:
     """All rows step at the position of the first."""
-    run = ort_decoder.BoundStep.run
+    run = ort_decoder.BoundRun.run
     monkeypatch.setattr(
-        ort_decoder.BoundStep, "run", lambda self, session, tokens, past: run(self, session, tokens, past * 0 + past[0])
+        ort_decoder.BoundRun, "run", lambda self, session, tokens, past: run(self, session, tokens, past * 0 + past[0])
     )
 
 

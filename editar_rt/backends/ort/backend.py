@@ -18,7 +18,7 @@ from editar_rt.backends.ort.cuda_provider import CudaProvider, open_session
 from editar_rt.backends.ort.decoder import OnnxRuntimeDecoder
 from editar_rt.backends.ort.library import import_onnxruntime
 from editar_rt.backends.ort.pages import drop_file_pages, trim_heap
-from editar_rt.backends.ort.prepacked import forget, prepacked
+from editar_rt.backends.ort.prepacked import forget, prepacked, weights_of
 from editar_rt.backends.ort.rows import bytes_counted_twice
 from editar_rt.backends.ort.threads import set_threads
 from editar_rt.backends.process import Process
@@ -31,6 +31,16 @@ from editar_rt.errors import BackendError, MissingPartError
 WEIGHT_ONLY = ("session.qdq_matmulnbits_accuracy_level", "1")
 ONCE_AN_EDIT = {names.PREFIX_GRAPH}  # parts whose weights need not stay in memory
 READS_INT8 = (1, 27)  # first version whose attention reads an int8 cache; earlier ones fail in the first run
+CHUNK_LENGTHS = (1, 32)  # first version whose attention knows the lengths of several rows' chunks
+
+
+def takes_chunk_lengths(version: str) -> bool:
+    """Whether a version of ONNX Runtime runs the part `DECODER_CHUNKS`."""
+    return _numbers(version) >= CHUNK_LENGTHS
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    return tuple(map(int, version.split(".")[:2]))
 
 
 class OnnxRuntimeBackend:
@@ -80,6 +90,7 @@ class OnnxRuntimeBackend:
         self._process = Process()
         self._sessions: dict[str, Any] = {}
         self._graphs: dict[str, Path] = {}  # the graph of each session
+        self._weights: dict[str, list[Path]] = {}  # and the files with its weights
 
     @property
     def name(self) -> str:
@@ -111,6 +122,12 @@ class OnnxRuntimeBackend:
     def end_profile(self) -> Path:
         return Path(self.session(names.DECODER).end_profiling())
 
+    @property
+    def decoder_part(self) -> str:
+        """The decoder's graph to open: the one that also runs chunks of several rows, where there is one."""
+        has_chunks = names.DECODER_CHUNKS in self._bundle.manifest.parts
+        return names.DECODER_CHUNKS if has_chunks and takes_chunk_lengths(self.ort.__version__) else names.DECODER
+
     def session(self, part: str) -> Any:
         """The session of a part, created on first use, and again in a forked process."""
         if self._process.is_left:
@@ -135,17 +152,20 @@ class OnnxRuntimeBackend:
                 options.enable_profiling, options.profile_file_prefix = True, str(self._profile / part)
             if part in ONCE_AN_EDIT:
                 options.enable_cpu_mem_arena = False  # the arena would keep the memory of a run
-            kept = self._cache and self.device == "cpu" and prepacked(self._bundle, part, self.ort, self._open)
-            self._graphs[part] = kept or self._bundle.part_path(part)
+            described = self.decoder_part if part == names.DECODER else part
+            kept = self._cache and self.device == "cpu" and prepacked(self._bundle, described, self.ort, self._open)
+            self._graphs[part] = kept or self._bundle.part_path(described)
             try:
                 self._sessions[part] = self._open_part(part, options)
             except BackendError:
                 if not kept:
                     raise
                 forget(kept)
-                self._graphs[part] = self._bundle.part_path(part)
+                kept = None
+                self._graphs[part] = self._bundle.part_path(described)
                 self._sessions[part] = self._open_part(part, options)
-            drop_file_pages(self._graphs[part])  # opening reads more than running needs
+            self._weights[part] = [weights_of(kept)] if kept else self._bundle.weight_paths(described)
+            drop_file_pages(self._weights[part])  # opening reads more than running needs
             trim_heap()
         return self._sessions[part]
 
@@ -161,7 +181,7 @@ class OnnxRuntimeBackend:
 
     def _check_version(self) -> None:
         version: str = self.ort.__version__
-        if tuple(map(int, version.split(".")[:2])) < READS_INT8:
+        if _numbers(version) < READS_INT8:
             raise BackendError(
                 f"the cache of {self._bundle.folder} is int8, which needs ONNX Runtime "
                 f"{'.'.join(map(str, READS_INT8))} or newer, but this is {version}; run pip install -U onnxruntime "
@@ -171,7 +191,7 @@ class OnnxRuntimeBackend:
     def _open_part(self, part: str, options: Any) -> Any:
         if part == names.DECODER and self.cuda is not None:
             self.cuda.check(self._bundle)
-            inputs = (tensor.name for tensor in self._bundle.manifest.parts[part].inputs)
+            inputs = (tensor.name for tensor in self._bundle.manifest.parts[self.decoder_part].inputs)
             self.uncaptured = self.uncaptured or why_not(self.capture, inputs)
             if self.uncaptured is None:
                 try:
@@ -210,7 +230,7 @@ class OnnxRuntimeBackend:
         with running(part):
             outputs = dict(zip(wanted, session.run(wanted, dict(inputs)), strict=True))
         if part in ONCE_AN_EDIT:
-            drop_file_pages(self._graphs[part])
+            drop_file_pages(self._weights[part])
         return outputs
 
     def make_decoder(self, rows: int, capacity: int) -> OnnxRuntimeDecoder:

@@ -1,5 +1,7 @@
 """Decode steps on ONNX Runtime's CUDA provider as CUDA graphs: one launch per step instead of hundreds.
 
+A step has one position of each row, or several whose tokens were drafted.
+
 A graph replays kernels with the addresses and host values of its capture. So everything that changes from step to step
 is in fixed buffers on the device, which are overwritten before each replay. `total_length`, the only value that
 GroupQueryAttention reads on the host, is fixed to the cache's capacity: the operator uses it only for the sizes of its
@@ -41,9 +43,9 @@ class Graph(NamedTuple):
 
     binding: Any
     options: Any
-    tokens: Any  # int32 [R, 1], on the device
+    tokens: Any  # int32 [R, S], on the device
     last_row: Any  # int32 [R], on the device
-    logits: Any  # float32 [R, 1, V], on the device
+    logits: Any  # float32 [R, S, V], on the device
     held: list[Any]  # other bound values, to keep them alive
 
 
@@ -63,7 +65,8 @@ class CapturedSteps:
     ) -> None:
         self._ort, self._unused_ids, self._session = ort, ids, session
         self._capacity, self._width, self._vocab, self._close = capacity, width, vocab, close
-        self._graphs: dict[tuple[int, int], Graph] = {}  # by first row and number of rows
+        self._inputs = {tensor.name for tensor in session.get_inputs()}
+        self._graphs: dict[tuple[int, int, int], Graph] = {}  # by first row, number of rows and of positions
         self._ids: list[int] = []
         weakref.finalize(self, _release, session, self._ids)
 
@@ -75,7 +78,7 @@ class CapturedSteps:
         tokens: NDArray[np.int32],
         past: NDArray[np.int32],
     ) -> NDArray[np.float32]:
-        """One step, [R, 1] -> a new array of logits [R, 1, V].
+        """One step, [R, S] -> a new array of logits [R, S, V].
 
         Args:
             bind: creates a binding of the rows' cache, for their first step.
@@ -85,11 +88,12 @@ class CapturedSteps:
         Raises:
             CaptureError: the step cannot be captured. The contents of the cache are unchanged.
         """
-        key = first_row, len(tokens)
+        rows, positions = tokens.shape
+        key = first_row, rows, positions
         try:
             if key not in self._graphs:
-                self._graphs[key] = self._bind(bind(), len(tokens))
-                self._launch(self._graphs[key], tokens, np.minimum(past + 1, self._capacity - 1))
+                self._graphs[key] = self._bind(bind(), rows, positions)
+                self._launch(self._graphs[key], tokens, np.minimum(past + 1, self._capacity - positions))
                 self._check(self._launch(self._graphs[key], tokens, past).copy(), ordinary())
             return self._launch(self._graphs[key], tokens, past)
         except CaptureError:
@@ -97,32 +101,33 @@ class CapturedSteps:
         except Exception as e:  # the binding's own classes derive directly from Exception
             raise CaptureError(str(e)) from None
 
-    def _bind(self, binding: Any, rows: int) -> Graph:
+    def _bind(self, binding: Any, rows: int, positions: int) -> Graph:
         make = self._ort.OrtValue.ortvalue_from_numpy
 
-        def on_device(shape: tuple[int, ...], dtype: type) -> Any:
-            return make(np.zeros(shape, dtype), "cuda", 0)
+        def on_device(array: NDArray[Any]) -> Any:
+            return make(array, "cuda", 0)
 
-        tokens, last_row = on_device((rows, 1), np.int32), on_device((rows,), np.int32)
-        logits = on_device((rows, 1, self._vocab), np.float32)
-        prefix, positions = on_device((1, 1, self._width), np.float32), on_device((1,), np.int32)
-        total = make(np.asarray(self._capacity, np.int32))  # stays on the host
-        for name, value in (
-            (names.TOKENS, tokens),
-            (names.LAST_ROW, last_row),
-            (names.PREFIX, prefix),
-            (names.LOGIT_POSITIONS, positions),
-            (names.TOTAL_LENGTH, total),
-        ):
-            binding.bind_ortvalue_input(name, value)
+        tokens, last_row = on_device(np.zeros((rows, positions), np.int32)), on_device(np.zeros(rows, np.int32))
+        logits = on_device(np.zeros((rows, positions, self._vocab), np.float32))
+        inputs = {
+            names.TOKENS: tokens,
+            names.LAST_ROW: last_row,
+            names.PREFIX: on_device(np.zeros((1, 1, self._width), np.float32)),
+            names.LOGIT_POSITIONS: on_device(np.arange(positions, dtype=np.int32)),
+            names.CHUNK_LENGTHS: on_device(np.full(rows, positions, np.int32)),
+            names.TOTAL_LENGTH: make(np.asarray(self._capacity, np.int32)),  # stays on the host
+        }
+        for name, value in inputs.items():
+            if name in self._inputs:
+                binding.bind_ortvalue_input(name, value)
         binding.bind_ortvalue_output(names.LOGITS, logits)
         self._ids.append(next(self._unused_ids))
         options = run_options(self._ort, str(self._ids[-1]))
-        return Graph(binding, options, tokens, last_row, logits, [prefix, positions, total])
+        return Graph(binding, options, tokens, last_row, logits, list(inputs.values()))
 
     def _launch(self, graph: Graph, tokens: NDArray[np.int32], past: NDArray[np.int32]) -> NDArray[np.float32]:
         graph.tokens.update_inplace(np.ascontiguousarray(tokens))
-        graph.last_row.update_inplace(past.copy())  # of one position, so last_row equals past_length
+        graph.last_row.update_inplace(past + np.int32(tokens.shape[1] - 1))
         self._session.run_with_iobinding(graph.binding, graph.options)
         logits: NDArray[np.float32] = graph.logits.numpy()
         return logits

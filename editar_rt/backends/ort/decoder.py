@@ -3,8 +3,8 @@
 The graph runs through an IOBinding, with past and present of the cache bound to the same buffer. On the CPU, the inputs
 and logits of a step are arrays that stay bound.
 
-A step of several contiguous rows is one run. GroupQueryAttention accepts chunks after a past for one row only, so
-chunks run row by row.
+A step of several contiguous rows is one run, and so is a short chunk if the graph has the input `chunk_lengths`.
+Otherwise GroupQueryAttention accepts chunks after a past for one row only, and chunks run row by row.
 """
 
 from __future__ import annotations
@@ -52,6 +52,9 @@ class Sessions(Protocol):
     @property
     def device(self) -> str: ...
 
+    @property
+    def decoder_part(self) -> str: ...
+
     def session(self, part: str) -> Any: ...
 
     def give_up_capture(self, reason: str) -> Any: ...
@@ -68,7 +71,7 @@ class OnnxRuntimeDecoder:
         self._backend, self._device, self._cuda = backend, backend.device, backend.cuda
         self._session = backend.session(names.DECODER)
         manifest = bundle.manifest
-        part, model = manifest.parts[names.DECODER], manifest.model
+        part, model = manifest.parts[backend.decoder_part], manifest.model
         self._layers = model.layers or 0
         dtype = next(t.dtype for t in part.inputs if t.name == names.past_key(0))
         self._dtype = BFLOAT16_BITS if dtype == "bfloat16" else np.dtype(dtype)
@@ -87,7 +90,7 @@ class OnnxRuntimeDecoder:
         self._wanted = {tensor.name for tensor in part.inputs}
         self._vocab, self._no_states = model.vocab_size or 0, np.zeros((1, 1, model.dim or 0), np.float32)
         self._bindings: dict[tuple[int, int], Any] = {}  # by first row and number of rows
-        self._steps: dict[tuple[int, int], BoundStep] = {}  # likewise
+        self._bound: dict[tuple[int, int, int], BoundRun] = {}  # likewise, and by number of positions
         self._shrinking = backend.ort.RunOptions()
         self._shrinking.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
         self._plain = run_options(backend.ort, NO_GRAPH) if self._device == "cuda" else None
@@ -104,7 +107,9 @@ class OnnxRuntimeDecoder:
         return CHUNK if self._device == "cpu" else self._capacity
 
     def runs(self, rows: int, positions: int) -> int:
-        return 1 if positions == 1 else rows * -(-positions // self.piece)
+        if positions == 1 or self._takes_chunks(positions):
+            return 1
+        return rows * -(-positions // self.piece)
 
     @property
     def draft_chunks(self) -> DraftChunks:
@@ -124,6 +129,8 @@ class OnnxRuntimeDecoder:
                 self._row_buffers.prepare_write(row, position)
         if batch.tokens.shape[1] == 1:
             parts = [self._step(rows[span], batch, span) for span in neighbours(rows)]
+        elif self._together(batch):
+            parts = [self._chunks(int(rows[span.start]), batch, span) for span in neighbours(rows)]
         else:
             parts = [self._chunk(int(row), batch, place) for place, row in enumerate(rows)]
         logits = parts[0] if len(parts) == 1 else np.concatenate(parts)
@@ -153,7 +160,7 @@ class OnnxRuntimeDecoder:
         target = min(-(-positions // self._growth) * self._growth, self._room)
         old, self._buffers, self._row_buffers = self._buffers, [], None
         self._bindings.clear()
-        self._steps.clear()
+        self._bound.clear()
         make = self._backend.ort.OrtValue.ortvalue_from_numpy
         memory = RowBuffers(2 * self._layers, self._rows, heads, target, width, self._dtype)
         for n, row_buffer in enumerate(memory.buffers):
@@ -189,16 +196,16 @@ class OnnxRuntimeDecoder:
     # Steps: one position of each row.
 
     def _step(self, rows: Ints, batch: Batch, span: slice) -> Floats:
-        """Step contiguous rows → logits [R, 1, V], valid until the next step of the same number of rows."""
+        """Step contiguous rows → logits [R, 1, V], valid until the next step of the same rows."""
         tokens, past, states = batch.tokens[span], batch.past[span], rows_of(batch.states, span)
         first, count = int(rows[0]), len(rows)
         if not (self._pairs and count % 2):
-            return self._step_of(first, tokens, past, states)
+            return self._repeated(first, tokens, past, states)
         extra = self._adjacent(first, count)
         if self._row_buffers is not None:
             self._row_buffers.prepare_write(extra, int(self._filled[extra]))
         place = 0 if extra < first else count
-        logits = self._step_of(
+        logits = self._repeated(
             min(extra, first),
             np.insert(tokens, place, 0, axis=0),
             np.insert(past, place, self._filled[extra]),
@@ -214,13 +221,14 @@ class OnnxRuntimeDecoder:
         adjacent = [row for row in (first - 1, first + count) if 0 <= row < self._rows]
         return min(adjacent, key=lambda row: int(self._filled[row]))
 
-    def _step_of(self, first_row: int, tokens: Ints, past: Ints, states: Floats | None) -> Floats:
-        rows = len(tokens)
+    def _repeated(self, first_row: int, tokens: Ints, past: Ints, states: Floats | None) -> Floats:
+        """A run of contiguous rows whose shape recurs, with logits of all positions [R, S, V]."""
+        rows, positions = tokens.shape
         if self._device == "cpu" and states is None:
-            return self._bound_step(first_row, rows).run(self._session, tokens, past)
+            return self._bound_run(first_row, rows, positions).run(self._session, tokens, past)
 
         def ordinary() -> Floats:
-            return self._run(tokens, states, first_row, past, 1)
+            return self._run(tokens, states, first_row, past, positions)
 
         if self._captured is not None and tokens.min() >= 0:
             try:
@@ -232,11 +240,12 @@ class OnnxRuntimeDecoder:
             self._session = self._backend.give_up_capture(reason)
         return ordinary()
 
-    def _bound_step(self, first_row: int, rows: int) -> BoundStep:
-        key = first_row, rows
-        if key not in self._steps:
-            self._steps[key] = BoundStep(self._bind(first_row, rows), rows, self._no_states, self._vocab, self._wanted)
-        return self._steps[key]
+    def _bound_run(self, first_row: int, rows: int, positions: int) -> BoundRun:
+        key = first_row, rows, positions
+        if key not in self._bound:
+            binding = self._bind(first_row, rows)
+            self._bound[key] = BoundRun(binding, rows, positions, self._no_states, self._vocab, self._wanted)
+        return self._bound[key]
 
     def _follow(self) -> None:
         """Switch to ordinary runs if another cache gave up capture."""
@@ -244,7 +253,24 @@ class OnnxRuntimeDecoder:
             self._captured, self._session = None, self._backend.session(names.DECODER)
             self._bindings.clear()
 
-    # Chunks: several positions of one row.
+    # Chunks: several positions of one row, or of several.
+
+    def _takes_chunks(self, positions: int) -> bool:
+        """Whether chunks of this length of several rows are one run. Long ones are not: their memory would add up."""
+        # Quantized weights are multiplied with pairs of positions, and no row may share a pair with another.
+        return names.CHUNK_LENGTHS in self._wanted and positions < LONG and not (self._pairs and positions % 2)
+
+    def _together(self, batch: Batch) -> bool:
+        length = batch.tokens.shape[1]
+        paired = not (self._pairs and batch.outputs % 2)  # the last layer and the head see these positions alone
+        return self._takes_chunks(length) and paired and bool((batch.counts == length).all())
+
+    def _chunks(self, first_row: int, batch: Batch, span: slice) -> Floats:
+        """Run chunks of the same length in contiguous rows → logits [R, K, V]."""
+        tokens, past, states = batch.tokens[span], batch.past[span], rows_of(batch.states, span)
+        if batch.outputs == tokens.shape[1]:
+            return self._repeated(first_row, tokens, past, states)
+        return self._run(tokens, states, first_row, past, batch.outputs)
 
     def _chunk(self, row: int, batch: Batch, place: int) -> Floats:
         """Run one row in pieces, because temporary memory grows with the length of a piece.
@@ -277,6 +303,7 @@ class OnnxRuntimeDecoder:
             names.PAST_LENGTH: past,
             names.LAST_ROW: past + (positions - 1),
             names.TOTAL_LENGTH: np.asarray(past.max() + positions, np.int32),
+            names.CHUNK_LENGTHS: np.full(rows, positions, np.int32),
         }
         for name, array in inputs.items():
             if name in self._wanted:  # dialects differ
@@ -289,25 +316,30 @@ class OnnxRuntimeDecoder:
         return logits
 
 
-class BoundStep:
-    """A step of contiguous rows on the CPU, with arrays that stay bound and are overwritten: nothing is allocated.
+class BoundRun:
+    """A run of contiguous rows on the CPU, with arrays that stay bound and are overwritten: nothing is allocated.
 
     Args:
         binding: a binding of the rows' cache.
+        positions: S, of each row.
         wanted: the graph's inputs; dialects differ.
     """
 
-    def __init__(self, binding: Any, rows: int, no_states: Floats, vocab: int, wanted: set[str]) -> None:
-        self._binding = binding
-        self._tokens, self._past = np.zeros((rows, 1), np.int32), np.zeros(rows, np.int32)
-        self._total, self._logits = np.zeros((), np.int32), np.zeros((rows, 1, vocab), np.float32)
-        self._bound = {  # of one position, so last_row equals past_length
+    def __init__(
+        self, binding: Any, rows: int, positions: int, no_states: Floats, vocab: int, wanted: set[str]
+    ) -> None:
+        self._binding, self._positions = binding, positions
+        self._tokens, self._past = np.zeros((rows, positions), np.int32), np.zeros(rows, np.int32)
+        self._last_row, self._total = np.zeros(rows, np.int32), np.zeros((), np.int32)
+        self._logits = np.zeros((rows, positions, vocab), np.float32)
+        self._bound = {
             names.TOKENS: self._tokens,
             names.PREFIX: no_states,
-            names.LOGIT_POSITIONS: np.zeros(1, np.int32),
+            names.LOGIT_POSITIONS: np.arange(positions, dtype=np.int32),
             names.PAST_LENGTH: self._past,
-            names.LAST_ROW: self._past,
+            names.LAST_ROW: self._last_row,
             names.TOTAL_LENGTH: self._total,
+            names.CHUNK_LENGTHS: np.full(rows, positions, np.int32),
         }
         for name, array in self._bound.items():
             if name in wanted:
@@ -316,9 +348,9 @@ class BoundStep:
 
     @running(names.DECODER)
     def run(self, session: Any, tokens: Ints, past: Ints) -> Floats:
-        """Tokens [R, 1] after `past` [R] positions → logits [R, 1, V], valid until the next run."""
-        self._tokens[:], self._past[:] = tokens, past
-        self._total[...] = max(past.tolist()) + 1
+        """Tokens [R, S] after `past` [R] positions → logits [R, S, V], valid until the next run."""
+        self._tokens[:], self._past[:], self._last_row[:] = tokens, past, past + (self._positions - 1)
+        self._total[...] = max(past.tolist()) + self._positions
         session.run_with_iobinding(self._binding)
         return self._logits
 

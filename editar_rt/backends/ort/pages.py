@@ -9,7 +9,7 @@ from __future__ import annotations
 import ctypes
 import mmap
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -51,8 +51,8 @@ def mappings() -> Iterator[Mapping]:
             fields[name] = int(rest.split()[0]) * 1024
 
 
-def drop_file_pages(graph: Path) -> int:
-    """Drop the resident pages of a graph's weights: the files next to it whose names begin with its name.
+def drop_file_pages(weights: Collection[Path]) -> int:
+    """Drop the resident pages of files with weights.
 
     Pages are loaded again when they are read, from the page cache or the disk. Mappings that the process has written to
     are not touched.
@@ -61,13 +61,12 @@ def drop_file_pages(graph: Path) -> int:
         bytes that were resident.
     """
     libc = _libc("madvise")
-    sizes = [file.stat().st_size for file in graph.parent.glob(f"{graph.name}.*")]
-    if libc is None or max(sizes, default=0) < WORTH:
+    if libc is None or max((file.stat().st_size for file in weights), default=0) < WORTH:
         return 0
-    beginning, dropped = f"{graph.resolve()}.", 0
+    files, dropped = {str(file.resolve()) for file in weights}, 0
     libc.madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
     for mapping in mappings():
-        ours = mapping.file.startswith(beginning) and not mapping.own
+        ours = mapping.file in files and not mapping.own
         if ours and libc.madvise(mapping.start, mapping.size, mmap.MADV_DONTNEED) == 0:
             dropped += mapping.resident
     return dropped

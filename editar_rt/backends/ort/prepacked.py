@@ -81,6 +81,11 @@ def prepacked(bundle: Bundle, part: str, ort: Any, open_session: Callable[[Path,
     return folder / GRAPH
 
 
+def weights_of(graph: Path) -> Path:
+    """The file with a stored graph's weights."""
+    return graph.with_name(f"{graph.name}.data")
+
+
 def forget(graph: Path) -> None:
     """Remove a stored graph that does not open."""
     log.info("the prepacked weights in %s cannot be opened; continuing without them", graph.parent)
@@ -92,7 +97,7 @@ def _options(ort: Any, folder: Path) -> Any:
     options = ort.SessionOptions()
     options.optimized_model_filepath = str(folder / GRAPH)
     for name, value in (
-        ("optimized_model_external_initializers_file_name", f"{GRAPH}.data"),
+        ("optimized_model_external_initializers_file_name", weights_of(folder / GRAPH).name),
         ("optimized_model_external_initializers_min_size_in_bytes", "1024"),
         ("save_external_prepacked_constant_initializers", "1"),
     ):

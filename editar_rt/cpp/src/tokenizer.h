@@ -1,5 +1,5 @@
-// The bundle's tokenizer.json, with the ids of the `tokenizers` library: NFKC and lower case before BPE (the demo's),
-// or a precompiled character map before Unigram (T5's). Anything else is refused by name (EDITAR_UNSUPPORTED).
+// The bundle's tokenizer.json, with the ids of the tokenizers library: NFKC and lower case before BPE (the demo's), or
+// a precompiled character map before Unigram (T5's). Anything else is refused by name (EDITAR_UNSUPPORTED).
 #pragma once
 
 #include <cstdint>
@@ -20,7 +20,8 @@ public:
     // Ids of a text with its end token, neither padded nor truncated. Bytes that are not UTF-8 become U+FFFD.
     std::vector<int32_t> encode(std::string_view text) const;
     int32_t pad_id() const;
-    bool ends_with_special(const std::vector<int32_t>& ids) const;  // whether the last id is the post-processor's
+    // Whether the last id is one that the post-processor adds, the end token: a truncated prompt keeps it.
+    bool ends_with_special(const std::vector<int32_t>& ids) const;
 
 private:
     struct Impl;
