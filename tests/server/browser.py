@@ -94,6 +94,8 @@ def place(page: Any, x: float, y: float) -> tuple[float, float]:
 
 
 def middle(locator: Any) -> tuple[float, float]:
+    """CSS pixels of the middle of a thing, which is scrolled into sight."""
+    locator.scroll_into_view_if_needed()
     box = locator.bounding_box()
     return box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
 
