@@ -81,7 +81,7 @@ function refresh() {
 	stage.picture = picture?.pixels ?? null;
 	stage.drawn = now && !compared && !now.entry && shown ? now.row / shown.rows : 1;
 	block("empty").hidden = source !== null;
-	for (const id of ["canvas", "bar", "tools"]) block(id).hidden = source === null;
+	for (const id of ["canvas", "bar", "tools", "masked"]) block(id).hidden = source === null;
 	const finished = now?.entry != null && !beside;
 	button("download").disabled = !picture;
 	button("further").hidden = !finished;
@@ -241,8 +241,9 @@ async function run(wanted, picture, masked, above = null) {
 				refresh();
 			}
 		}
-		const seeds = mine.variants.map(({ seed }) => seed).join(", ");
-		say(`Done in ${((performance.now() - begun) / 1000).toFixed(1)} s, seed ${seeds}`);
+		const seeds = mine.variants.map(({ seed }) => seed);
+		const seconds = ((performance.now() - begun) / 1000).toFixed(1);
+		say(`Done in ${seconds} s, seed${seeds.length > 1 ? "s" : ""} ${seeds.join(", ")}`);
 	} catch (e) {
 		if (control.signal.aborted) say(`Stopped at row ${Math.max(...mine.variants.map(({ row }) => row))} of ${rows}`);
 		else {
