@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.tools import require_module, require_program
+from tests.tools import require, require_module, require_program
 
 for module, package in (("starlette", ".[serve]"), ("playwright", "playwright")):
     require_module(module, f"pip install {package}")
-CHROMIUM = require_program("chromium", "apt-get install -y chromium")
+CHROMIUM = require_program("chromium", "apt-get install chromium")
 
 from playwright.sync_api import Browser, Page, expect, sync_playwright  # noqa: E402
 
@@ -28,7 +28,8 @@ from tests.server.browser import HANDS, Keys, Mouse, Server, Touch, pixels  # no
 PAGE = Path(__file__).parents[2] / "editar_rt" / "server" / "page"
 MOST_BYTES = 60_000
 REPORT = "addEventListener('securitypolicyviolation', (e) => console.error(`blocked ${e.violatedDirective}`))"
-NPM = "apt-get install -y npm"
+NPM = "apt-get install nodejs npm"
+PACKAGES = ("typescript@7", "axe-core@4")
 CHECKED = ("--checkJs", "--allowJs", "--strict", "--noUnusedLocals", "--noUnusedParameters", "--noEmit")
 LIBRARIES = ("--target", "es2022", "--module", "es2022", "--lib", "es2022,dom,dom.iterable,dom.asynciterable")
 
@@ -52,7 +53,8 @@ def tools(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of npm packages: TypeScript's checker and axe-core."""
     npm = require_program("npm", NPM)
     folder = tmp_path_factory.mktemp("npm")
-    subprocess.run([npm, "install", "--silent", "--prefix", folder, "typescript@7", "axe-core@4"], check=True)
+    done = subprocess.run([npm, "install", "--silent", "--no-audit", "--no-fund", "--prefix", folder, *PACKAGES])
+    require(done.returncode == 0, "npm packages typescript and axe-core", f"npm install {' '.join(PACKAGES)}")
     return folder / "node_modules"
 
 
