@@ -1,4 +1,4 @@
-"""The page's figures in Chromium over the demo bundle: its bytes, from a click to the first row, from a click to a stop.
+"""The page's figures in Chromium over the demo: its bytes, from a click to the first row, from a click to a stop.
 
     python -m tests.benchmarks.page [--repeats N] [--picture OUT.png]
 

@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import uvicorn
@@ -103,7 +103,7 @@ def middle(locator: Any) -> tuple[float, float]:
 class Mouse:
     """Clicks, drags, and the wheel."""
 
-    context: dict[str, Any] = {"viewport": {"width": 1200, "height": 800}}
+    context: ClassVar[dict[str, Any]] = {"viewport": {"width": 1200, "height": 800}}
 
     def __init__(self, page: Any) -> None:
         self.page = page
@@ -144,7 +144,11 @@ class Mouse:
 class Touch(Mouse):
     """Fingers on a phone."""
 
-    context = {"viewport": {"width": 390, "height": 844}, "has_touch": True, "is_mobile": True}
+    context: ClassVar[dict[str, Any]] = {
+        "viewport": {"width": 390, "height": 844},
+        "has_touch": True,
+        "is_mobile": True,
+    }
 
     def __init__(self, page: Any) -> None:
         super().__init__(page)
@@ -161,12 +165,16 @@ class Touch(Mouse):
             moved = [(a + share * (c - a), b + share * (d - b)) for (a, b), (c, d) in zip(starts, ends)]
             self._touch("touchMove", *moved)
         self._touch("touchEnd")
-        self.page.wait_for_timeout(50)  # the browser holds touches back until it knows that they are no gesture of its own
+        self.page.wait_for_timeout(
+            50
+        )  # the browser holds touches back until it knows that they are no gesture of its own
 
     def press(self, name: str) -> None:
         """Tap until it is a click: Chromium drops a tap that follows its driver's scrolling."""
         target = self.page.locator(name)
-        target.evaluate("(e) => { window.tapped = 0; e.addEventListener('click', () => window.tapped++, { once: true }) }")
+        target.evaluate(
+            "(e) => { window.tapped = 0; e.addEventListener('click', () => window.tapped++, { once: true }) }"
+        )
         for _ in range(5):
             target.tap()
             for _ in range(10):

@@ -419,13 +419,15 @@ def test_kept_results_outlive_the_page_and_deleted_ones_do_not(hand: Any) -> Non
 # What a server may answer.
 
 
-def test_a_wrong_setting_is_told_in_the_servers_words(visit: Opener, server: Server) -> None:
-    page = visit()
-    page.route("**/v1/images/edits", lambda route: route.fulfill(status=200, body='data: {"error": {"message": "no"}}\n\n'))
+def test_a_wrong_setting_is_told_in_the_servers_words(browser: Browser, server: Server) -> None:
+    page = browser.new_page()
+    page.goto(server.url)
     page.locator("#file").set_input_files(PICTURE)
-    begin(Mouse(page))
-    expect(page.locator("#alert")).to_have_text("No.")
+    expect(page.locator("#tools")).to_be_visible()
+    begin(Mouse(page), temperature="warm")
+    expect(page.locator("#alert")).to_have_text("Temperature must be a number, got 'warm'.")
     expect(page.locator("#status")).to_have_text("Not finished")
+    page.close()
 
 
 def test_a_busy_server_is_asked_again(browser: Browser, server: Server) -> None:
