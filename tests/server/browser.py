@@ -26,6 +26,7 @@ from tests.runtime.demo import BUNDLE, GRID
 EVERY_ROW = 1000.0  # a preview share that no row is left out for
 MARGIN = 24  # CSS pixels around a fitted picture, as stage.js has it
 SECONDS = 30.0
+Context = ClassVar[dict[str, Any]]  # what a browser is told of its device
 
 
 class Server:
@@ -103,7 +104,7 @@ def middle(locator: Any) -> tuple[float, float]:
 class Mouse:
     """Clicks, drags, and the wheel."""
 
-    context: ClassVar[dict[str, Any]] = {"viewport": {"width": 1200, "height": 800}}
+    context: Context = {"viewport": {"width": 1200, "height": 800}}
 
     def __init__(self, page: Any) -> None:
         self.page = page
@@ -142,9 +143,9 @@ class Mouse:
 
 
 class Touch(Mouse):
-    """Fingers on a phone."""
+    """Fingers on a narrow phone."""
 
-    context: ClassVar[dict[str, Any]] = {
+    context: Context = {
         "viewport": {"width": 390, "height": 844},
         "has_touch": True,
         "is_mobile": True,
