@@ -26,7 +26,6 @@ from tests.runtime.demo import BUNDLE, GRID
 EVERY_ROW = 1000.0  # a preview share that no row is left out for
 MARGIN = 24  # CSS pixels around a fitted picture, as stage.js has it
 SECONDS = 30.0
-Context = ClassVar[dict[str, Any]]  # what a browser is told of its device
 
 
 class Server:
@@ -104,7 +103,7 @@ def middle(locator: Any) -> tuple[float, float]:
 class Mouse:
     """Clicks, drags, and the wheel."""
 
-    context: Context = {"viewport": {"width": 1200, "height": 800}}
+    context: ClassVar[dict[str, Any]] = {"viewport": {"width": 1200, "height": 800}}
 
     def __init__(self, page: Any) -> None:
         self.page = page
@@ -145,7 +144,7 @@ class Mouse:
 class Touch(Mouse):
     """Fingers on a narrow phone."""
 
-    context: Context = {
+    context: ClassVar[dict[str, Any]] = {
         "viewport": {"width": 390, "height": 844},
         "has_touch": True,
         "is_mobile": True,
