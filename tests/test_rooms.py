@@ -13,12 +13,12 @@ PACKAGES = ("editar_rt", "export", "training")
 # backends implement, and what a request says of sampling, lie below both the loop and the backends.
 ROOMS = (
     ("version", "names", "errors", "files", "arguments", "npz", "machine", "telemetry", "command_line"),
-    ("generation.exact", "generation.guidance", "generation.sampling"),
+    ("generation.exact", "generation.guidance", "generation.noise", "generation.sampling"),
     ("images", "text", "bundle"),
     ("backends.base", "backends.sampler"),
     ("generation",),
     ("backends",),
-    ("model",),
+    ("model", "measure.selftest", "measure.gate"),  # the editor's loader compares new engines
     ("results", "request", "deprecated"),
     ("observe",),
     ("edit", "batch", "session", "editor"),

@@ -14,11 +14,12 @@ from typing import Any, TypeVar
 import click
 
 from editar_rt.backends import DEVICES, Settings, make_backend
-from editar_rt.backends.ort.prepacked import OFF
-from editar_rt.backends.ort.prepacked import VARIABLE as CACHE
+from editar_rt.backends.kept_folder import OFF
+from editar_rt.backends.kept_folder import VARIABLE as CACHE
 from editar_rt.bundle.folder import Bundle
 from editar_rt.bundle.manifest import MANIFEST_NAME
 from editar_rt.editor import Editor
+from editar_rt.generation.noise import NOISES
 from editar_rt.generation.sampling import Sampling
 from editar_rt.images.writing import DEFAULT_QUALITY
 from editar_rt.text.prompts import TASKS
@@ -80,10 +81,33 @@ def sampling_options(command: F) -> F:
             help="Sample from the most likely tokens that sum to this probability; 1 turns this off.",
         ),
         click.option("--greedy", is_flag=True, default=None, help="Always take the most likely token."),
+        click.option(
+            "--noise",
+            type=click.Choice(NOISES),
+            show_default=BUNDLES,
+            help="How a seed draws tokens. Both kinds give the same distribution; gumbel suits --speculate.",
+        ),
     )
     for option in reversed(options):
         command = option(command)
     return command
+
+
+def _speculate(context: Any, parameter: click.Parameter, value: str | None) -> int | str | None:
+    if value is None or value == "auto":
+        return value
+    try:
+        return int(value)
+    except ValueError:
+        raise click.BadParameter(f"must be auto or an even number of positions, got {value!r:.60}") from None
+
+
+speculate_option = click.option(
+    "--speculate",
+    callback=_speculate,
+    metavar="auto|S",
+    help="Draft and verify S positions (an even number) in one pass of the decoder; auto chooses S while it runs.",
+)
 
 
 def device_options(command: F) -> F:
