@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import importlib.util
+import re
 from pathlib import Path
 from typing import Any
 
@@ -111,6 +112,15 @@ def test_arguments_are_read_as_ray_gives_them() -> None:
     assert from_file.limits == Limits(pictures=4, queue_timeout=9.5)
     assert from_file.options == Options(Access.of(["a.example", "b.example"], [], "key"), page=False)
     assert from_file.fingerprint == Bundle.open(BUNDLE).fingerprint
+
+
+def test_the_arguments_of_the_example_are_known() -> None:
+    text = (Path(__file__).parents[2] / "docs/serving/kubernetes/ray.yaml").read_text(encoding="utf-8")
+    block = re.search(r"import_path: editar_rt\.server\.ray:app\n +args:\n((?: {10}\w+: .+\n)+)", text)
+    assert block
+    given = dict(line.strip().split(": ") for line in block[1].splitlines())
+    deployment = ray.read_deployment({**given, "bundle": ABSOLUTE}, "key")
+    assert deployment.replicas == (1, 8) and deployment.device == "cuda"
 
 
 WRONG: dict[str, tuple[dict[str, Any], str]] = {

@@ -92,6 +92,11 @@ class Cluster:
                     found.append(int(name))
         return found
 
+    def memory(self) -> int:
+        """Bytes of all its processes; pages that several share are counted once."""
+        pages = [Path(f"/proc/{pid}/smaps_rollup").read_text(encoding="utf-8") for pid in self._processes()]
+        return 1024 * sum(int(line.split()[1]) for page in pages for line in page.splitlines() if line[:4] == "Pss:")
+
     def remove_last_node(self) -> None:
         end(self.nodes.pop())
 
