@@ -59,7 +59,7 @@ def joined() -> Iterator[bool]:
         except ConnectionError:
             if os.environ.get(ADDRESS):
                 raise
-            ray.init("local", include_dashboard=False, **quiet)
+            ray.init("local", include_dashboard=False, _node_ip_address="127.0.0.1", **quiet)
             new = True
     except (ConnectionError, RuntimeError, ValueError, OSError) as error:
         where = os.environ.get(ADDRESS) or "this machine"

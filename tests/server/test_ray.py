@@ -14,7 +14,9 @@ from pathlib import Path
 
 import pytest
 
+from editar_rt.__main__ import main
 from editar_rt.editor import Editor
+from tests.commands import in_process
 from tests.runtime.demo import BUNDLE, PICTURE, SAMPLES, WORDS
 from tests.server.stock_clients import picture_hash
 from tests.server.two_nodes import EMPTY, Cluster, end, require_cluster, two_nodes
@@ -73,12 +75,9 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def edited(cluster: Cluster, bundle: Path, pictures: Path, out: Path, *options: str) -> dict[str, object]:
-    arguments = ["-m", "editar_rt", "edit", str(bundle), str(pictures), WORDS, "-o", str(out), "--json"]
-    done = cluster.python(*arguments, "--threads=1", "--then=remove the cube", "--box=20,20,60,60", *options)
-    assert done.returncode == 0, done.stderr.decode()
-    document: dict[str, object] = json.loads(done.stdout.splitlines()[-1])
-    return document
+def arguments(bundle: Path, pictures: Path, out: Path, seed: int) -> list[str]:
+    turns = [WORDS, "--then", "remove the cube", "--box", "20,20,60,60"]
+    return ["edit", str(bundle), str(pictures), *turns, "-o", str(out), "--seed", str(seed), "--threads", "1", "--json"]
 
 
 def content(folder: Path) -> dict[str, bytes]:
@@ -86,20 +85,28 @@ def content(folder: Path) -> dict[str, bytes]:
 
 
 def test_a_folder_has_the_files_that_the_command_alone_writes_and_is_resumed(
-    cluster: Cluster, folder: Path, pictures: Path, tmp_path: Path
+    cluster: Cluster,
+    folder: Path,
+    pictures: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    edited(cluster, folder / "demo", pictures, tmp_path / "alone", "--seed=3")
-    edited(cluster, folder / "demo", pictures, tmp_path / "ray", "--seed=4")
+    alone = in_process(main, monkeypatch, capsys)
+    assert alone(*arguments(folder / "demo", pictures, tmp_path / "alone", seed=3)).code == 0
+    assert alone(*arguments(folder / "demo", pictures, tmp_path / "ray", seed=4)).code == 0
     (tmp_path / "ray" / "a b #1 %20.png").unlink()
     shutil.copy(tmp_path / "alone" / "a b #2 %20.png", tmp_path / "ray" / "a b #2 %20.png")
     shutil.copy(tmp_path / "alone" / "a b #2 %20-1.png", tmp_path / "ray" / "a b #2 %20-1.png")
 
-    document = edited(cluster, folder / "demo", pictures, tmp_path / "ray", "--seed=3", "--ray")
+    done = cluster.python("-m", "editar_rt", *arguments(folder / "demo", pictures, tmp_path / "ray", seed=3), "--ray")
 
+    assert done.returncode == 0, done.stderr.decode()
+    document = json.loads(done.stdout.splitlines()[-1])
     assert content(tmp_path / "ray") == content(tmp_path / "alone")
     assert document["skipped"] == [str(tmp_path / "ray" / "a b #2 %20.png")]
-    assert len(document["made_again"]) == 2  # type: ignore[arg-type]  # of another seed; one was lost
-    assert [Path(made["output"]).name for made in document["pictures"]] == [  # type: ignore[attr-defined]
+    assert len(document["made_again"]) == 2  # of another seed; one was lost
+    assert [Path(made["output"]).name for made in document["pictures"]] == [
         f"a b #{i} %20{turn}.png" for i in (0, 1, 3) for turn in ("-1", "")
     ]
 

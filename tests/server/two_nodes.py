@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import secrets
 import signal
 import subprocess
 import sys
@@ -20,9 +21,16 @@ from typing import Any
 
 from tests.tools import require, require_module, require_program
 
+ROOT = Path(__file__).parents[2]
 ADDRESS = "127.0.0.1:6379"
 START_SECONDS = 90
-ENVIRONMENT = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ADDRESS": ADDRESS, "OMP_NUM_THREADS": "1"}
+ENVIRONMENT = {
+    "RAY_ADDRESS": ADDRESS,
+    "RAY_AUTH_MODE": "token",  # as the docs advise
+    "RAY_AUTH_TOKEN": secrets.token_hex(32),
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "OMP_NUM_THREADS": "1",
+}
 MAPPED = [] if os.geteuid() == 0 else ["--map-root-user"]
 ENTERED = [] if os.geteuid() == 0 else ["--user", "--preserve-credentials"]
 EMPTY = "-t tmpfs none"
@@ -53,7 +61,7 @@ class Cluster:
 
     def start(self, *command: str, **options: Any) -> subprocess.Popen[bytes]:
         env = {**os.environ, **ENVIRONMENT}
-        return subprocess.Popen(self.command(*command), env=env, start_new_session=True, **options)
+        return subprocess.Popen(self.command(*command), env=env, cwd=ROOT, start_new_session=True, **options)
 
     def python(self, *arguments: str, seconds: float = 120) -> subprocess.CompletedProcess[bytes]:
         """Run Python to its end."""
