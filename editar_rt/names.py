@@ -34,14 +34,15 @@ CHUNK_LENGTHS = "chunk_lengths"  # int32 [B], number of positions of each row's 
 LOGITS = "logits"  # float32 [B, K, V]
 NEW_ROWS = "new_rows"  # [2 · layers, B, heads, S, head_dim], new keys and values of the chunk: keys, values by layer
 
-# Tensors of the sampler, whose logits are those of one step: [B, 1, V].
+# Tensors of the sampler, whose logits are [B, K, V].
 NULL_ROWS = "null_rows"  # int32 [B], index of each row's unconditional row; its own index without guidance
-NUMBERS = "numbers"  # float32 [B] in [0, 1), the random numbers
-CFG_SCALE = "cfg_scale"  # float32 [1]
-TEMPERATURE = "temperature"  # float32 [1]
-TOP_K = "top_k"  # int32 [1], 0 is off
-TOP_P = "top_p"  # float32 [1], 1 is off
-DRAWN = "drawn"  # int32 [B], sampled tokens; UNCLEAR if rounding could change the token
+NUMBERS = "numbers"  # float32 [B, K] in [0, 1), the random numbers; negative where the noise decides
+CFG_SCALE = "cfg_scale"  # float32 [B, K]
+TEMPERATURE = "temperature"  # float32 [B, K]
+TOP_K = "top_k"  # int32 [B, K], 0 is off
+TOP_P = "top_p"  # float32 [B, K], 1 is off
+NOISE = "noise"  # float32 [B, K, V], Gumbel noise of each token
+DRAWN = "drawn"  # int32 [B, K], sampled tokens; UNCLEAR if rounding could change the token
 UNCLEAR = -1
 
 # Prefixes of the names of nodes that return floats, for builders that choose types by themselves.

@@ -39,6 +39,7 @@ class Options(TypedDict, total=False):
     top_k: int | None
     top_p: float | None
     greedy: bool | None
+    noise: str | None
     sampling: Sampling | None
     text_states: NDArray[np.float32] | TextStates | None
     mask: Mask | None
@@ -83,8 +84,10 @@ class Request:
     """Sample from the most likely tokens that sum to this probability, in (0, 1]; 1 turns this off."""
     greedy: bool | None = None
     """Always take the most likely token."""
+    noise: str | None = None
+    """How the seed draws: `uniform` or `gumbel`; see `Sampling`."""
     sampling: Sampling | None = None
-    """The seven fields above as one object; must not be combined with any of them."""
+    """The eight fields above as one object; must not be combined with any of them."""
     text_states: NDArray[np.float32] | TextStates | None = None
     """The text encoder's output [1, T, C] float32, computed elsewhere for exactly this instruction and task. A
     `TextStates` also contains its prompt, and is rejected if the prompt differs."""

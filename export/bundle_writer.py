@@ -114,6 +114,7 @@ def write_bundle(
             sampling=dict(options.sampling),
             made_by=_made_by(options),
         )
+        manifest = replace(manifest, format_version=manifest.needed_version())
         # `editar verify` compares with the outputs of this machine.
         manifest = replace(manifest, self_test=_self_test(partial, manifest, twin))
         if twin is not None:

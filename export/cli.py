@@ -392,16 +392,16 @@ def bench_reference(
     click.echo(printed(report, as_json))
 
 
-def parse_defaults(given: tuple[str, ...]) -> dict[str, float | int]:
+def parse_defaults(given: tuple[str, ...]) -> dict[str, int | float | str]:
     """Parse NAME=VALUE options to fields of `Sampling` that a bundle may set."""
     usual = dataclasses.asdict(Sampling())
     del usual["seed"], usual["greedy"]  # they belong to a call, not to a model
-    found: dict[str, float | int] = {}
+    found: dict[str, int | float | str] = {}
     for text in given:
         name, _, value = text.partition("=")
         if name not in usual:
             raise OptionError(f"--default must be NAME=VALUE with one of the names {', '.join(usual)}; got {text!r}")
-        kind: type[float] | type[int] = type(usual[name])
+        kind: type[float] | type[int] | type[str] = type(usual[name])
         try:
             found[name] = kind(value)
         except ValueError:

@@ -53,7 +53,7 @@ class Options:
     """Folder of sample pictures with samples.json, copied into the bundle."""
     calibration: Path | None = None
     """Such a folder for the scales of an int8 cache; None means `samples`."""
-    sampling: Mapping[str, float | int] = field(default_factory=dict)
+    sampling: Mapping[str, int | float | str] = field(default_factory=dict)
     """Sampling defaults of this model."""
     command: str = ""
     """The command that makes the bundle, recorded in the manifest."""

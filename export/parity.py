@@ -207,7 +207,8 @@ def sampler_cases(vocab_size: int, most: int) -> list[Case]:
         uncond_rows = np.asarray([1 if example.guided else 0, 1], np.int32)
         inputs = selftest.sampler_inputs(example, uncond_rows, most).arrays()
         inputs[names.LOGITS] = example.logits[:, None]
-        expected = np.asarray([example.token, -1], np.int32)  # the unconditional row's token is not used
+        inputs.setdefault(names.NOISE, np.zeros_like(inputs[names.LOGITS]))
+        expected = np.asarray([[example.token], [-1]], np.int32)  # the unconditional row's token is not used
         cases.append(Case(names.SAMPLER, example.label, inputs, {names.DRAWN: expected}))
     return cases
 

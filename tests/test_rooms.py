@@ -13,7 +13,7 @@ PACKAGES = ("editar_rt", "export", "training")
 # backends implement, and what a request says of sampling, lie below both the loop and the backends.
 ROOMS = (
     ("version", "names", "errors", "files", "arguments", "npz", "machine", "telemetry", "command_line"),
-    ("generation.exact", "generation.guidance", "generation.sampling"),
+    ("generation.exact", "generation.guidance", "generation.noise", "generation.sampling"),
     ("images", "text", "bundle"),
     ("backends.base", "backends.sampler"),
     ("generation",),

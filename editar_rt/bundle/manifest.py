@@ -12,17 +12,18 @@ import re
 import types
 import typing
 from collections.abc import Collection
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import PurePosixPath, PureWindowsPath
 from typing import Any
 
 from editar_rt.arguments import is_integer
 from editar_rt.bundle.words import DEFAULT_DIALECT, DIALECTS, KV_CACHES, PRECISIONS, SAME, Dialect, error_bound
 from editar_rt.errors import BundleError
+from editar_rt.names import SAMPLER
 
 MANIFEST_NAME = "bundle.json"
 FORMAT = "editar-bundle"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2  # 2: sampling heads with noise and settings for each row; a default for noise
 GRAPH_SUFFIX = ".onnx"  # ONNX Runtime expects another format for other suffixes
 MAX_MANIFEST_BYTES = 4 << 20
 KEY = "key"  # of a field's metadata: its name in JSON, if that is different
@@ -135,7 +136,7 @@ class Manifest:
     tokenizer: str | None = None
     samples: str | None = None
     # Defaults that differ from `Sampling`'s. int comes first, because decoding takes the first type that fits.
-    sampling: dict[str, int | float] = field(default_factory=dict)
+    sampling: dict[str, int | float | str] = field(default_factory=dict)
     self_test: dict[str, Any] | None = None
     made_by: dict[str, str] = field(default_factory=dict)
     format: str = FORMAT
@@ -159,7 +160,8 @@ class Manifest:
                 f"({FORMAT_VERSION}); in a clone of the project run: git pull && pip install ."
             )
         check_strings(raw, MANIFEST_NAME)
-        manifest: Manifest = decode_json(cls, raw, MANIFEST_NAME)
+        read: Manifest = decode_json(cls, raw, MANIFEST_NAME)
+        manifest = read._without_old_sampler()
         for path in manifest.paths():
             check_relative(path)
             if path not in manifest.files:
@@ -180,6 +182,18 @@ class Manifest:
         manifest._check_words()
         manifest.model.check()
         return manifest
+
+    def _without_old_sampler(self) -> Manifest:
+        """Without a sampling head of format version 1, which has other inputs: the host samples instead."""
+        head = self.parts.get(SAMPLER)
+        if head is None or self.format_version > 1:
+            return self
+        parts = {name: part for name, part in self.parts.items() if name != SAMPLER}
+        return replace(self, parts=parts, sampler_top_k=None)
+
+    def needed_version(self) -> int:
+        """The oldest format version with which this bundle is read rightly."""
+        return 2 if SAMPLER in self.parts or "noise" in self.sampling else 1
 
     def _check_words(self) -> None:
         """Reject values that a field does not allow."""

@@ -37,7 +37,10 @@ TENSORS: dict[str, tuple[dict[str, Shape], dict[str, Shape]]] = {
     ),
     names.DECODER: (CHUNK, LOGITS),
     names.DECODER_CHUNKS: (CHUNK | {names.CHUNK_LENGTHS: (SYMBOL,)}, LOGITS),
-    names.SAMPLER: ({names.LOGITS: (SYMBOL, 1, "vocab_size")}, {names.DRAWN: (SYMBOL,)}),
+    names.SAMPLER: (
+        {names.LOGITS: (SYMBOL, SYMBOL, "vocab_size"), names.NOISE: (SYMBOL, SYMBOL, "vocab_size")},
+        {names.DRAWN: (SYMBOL, SYMBOL)},
+    ),
 }
 # Symbols that a dialect of fixed shapes may have: what an engine fixes.
 CALLED = (names.ROWS_DIM, names.POSITIONS_DIM, names.WANTED_DIM, names.PREFIX_ROWS_DIM, names.PREFIX_POSITIONS_DIM)

@@ -19,6 +19,7 @@ from editar_rt.backends.ort.prepacked import VARIABLE as CACHE
 from editar_rt.bundle.folder import Bundle
 from editar_rt.bundle.manifest import MANIFEST_NAME
 from editar_rt.editor import Editor
+from editar_rt.generation.noise import NOISES
 from editar_rt.generation.sampling import Sampling
 from editar_rt.images.writing import DEFAULT_QUALITY
 from editar_rt.text.prompts import TASKS
@@ -80,6 +81,12 @@ def sampling_options(command: F) -> F:
             help="Sample from the most likely tokens that sum to this probability; 1 turns this off.",
         ),
         click.option("--greedy", is_flag=True, default=None, help="Always take the most likely token."),
+        click.option(
+            "--noise",
+            type=click.Choice(NOISES),
+            show_default=BUNDLES,
+            help="How a seed draws tokens. Both kinds give the same distribution; gumbel suits --speculate.",
+        ),
     )
     for option in reversed(options):
         command = option(command)

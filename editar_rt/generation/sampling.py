@@ -7,6 +7,7 @@ on the rest of the batch: a picture gets the same tokens alone and in a batch, a
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from typing import Any
 
@@ -17,6 +18,7 @@ from editar_rt.arguments import is_finite, is_integer
 from editar_rt.errors import NotFiniteError, OptionError
 from editar_rt.generation import exact
 from editar_rt.generation.guidance import Scale, Schedule, read_scale, scales_of
+from editar_rt.generation.noise import NOISES, gumbel, uniform, words
 
 Logits = NDArray[np.float32]
 
@@ -29,6 +31,7 @@ EDITARS = {
     "top_p": 1.0,
     "seed": 0,
     "greedy": False,
+    "noise": "uniform",
 }
 """The published model's sampling."""
 NOT_GIVEN: Any = object()
@@ -64,7 +67,10 @@ class Sampling:
     seed: int = NOT_GIVEN
     """0 to 2⁶⁴ − 1."""
     greedy: bool = NOT_GIVEN
-    """Take the largest logit; temperature, top_k, top_p and seed are then unused."""
+    """Take the largest logit; temperature, top_k, top_p, seed and noise are then unused."""
+    noise: str = NOT_GIVEN
+    """How a seed draws from the distribution: `uniform` or `gumbel` (`generation/noise.py`). The same distribution, but
+    other tokens for the same seed. Drafts hold more often with `gumbel`."""
 
     def __post_init__(self) -> None:
         fields = dataclasses.fields(self)
@@ -88,6 +94,8 @@ class Sampling:
         _require(is_finite(self.top_p) and 0 < self.top_p <= 1, "top_p", "in (0, 1]", self.top_p)
         _require(is_integer(self.seed) and 0 <= self.seed < 2**64, "seed", "0 to 2^64 - 1", self.seed)
         _require(isinstance(self.greedy, bool | np.bool_), "greedy", "True or False", self.greedy)
+        good = isinstance(self.noise, str) and self.noise in NOISES
+        _require(good, "noise", " or ".join(NOISES), f"{self.noise!r:.60}")
         # Convert NumPy's numbers to Python's, which JSON and seeds above 2⁶³ need.
         kinds = {"temperature": float, "top_k": int, "top_p": float, "seed": int, "greedy": bool}
         for name, kind in kinds.items():
@@ -103,9 +111,9 @@ class Sampling:
         return {name: getattr(self, name) for name in names}
 
     @property
-    def filters(self) -> tuple[float, int, float, bool]:
-        """The settings that turn guided logits into a distribution; pictures that share them are sampled together."""
-        return self.temperature, self.top_k, self.top_p, self.greedy
+    def filters(self) -> tuple[float, int, float, bool, str]:
+        """What turns guided logits and random numbers into a token; pictures that share it are sampled together."""
+        return self.temperature, self.top_k, self.top_p, self.greedy, self.noise
 
     @property
     def guided(self) -> bool:
@@ -184,6 +192,20 @@ def largest_tokens(logits: Logits, count: int) -> NDArray[np.intp]:
     return np.asarray(candidates[values >= threshold])
 
 
+def finite_peak(logits: Logits) -> float:
+    """The largest of logits [V].
+
+    Raises:
+        NotFiniteError: NaN or +∞ among them.
+    """
+    peak = float(logits.max())
+    if not math.isfinite(peak):
+        raise NotFiniteError(
+            f"the decoder's logits are not finite (the largest is {peak}); the engine or bundle is faulty"
+        )
+    return peak
+
+
 def candidates(logits: Logits, sampling: Sampling) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
     """The tokens that top-k and then top-p keep of logits [V], ascending, and their weights, the largest of which is 1.
 
@@ -193,11 +215,7 @@ def candidates(logits: Logits, sampling: Sampling) -> tuple[NDArray[np.intp], ND
     Raises:
         NotFiniteError: NaN or +∞ among the logits. −∞ marks a token that is never sampled.
     """
-    peak = float(logits.max())
-    if not math.isfinite(peak):
-        raise NotFiniteError(
-            f"the decoder's logits are not finite (the largest is {peak}); the engine or bundle is faulty"
-        )
+    peak = finite_peak(logits)
     kept = largest_tokens(logits, sampling.top_k)
     weights = weigh(logits[kept], sampling.temperature, peak)
     if sampling.top_p < 1:
@@ -238,31 +256,6 @@ def softmax(logits: Logits) -> NDArray[np.float64]:
     return np.asarray(weights / weights.sum())
 
 
-def uniform(seed: int, index: int, position: int) -> float:
-    """The random number in [0, 1) of one token, from a counter-based generator keyed by the arguments.
-
-    Philox 4×64 with ten rounds (Salmon et al., 2011), as NumPy has it: key = seed, counter = (0, 0, index, position),
-    the top 53 bits of the first word. In Python's integers it takes half the time of making a NumPy generator.
-
-    Args:
-        seed: 0 to 2⁶⁴ − 1.
-        index: of the picture among several that share a seed; 0 for a single one.
-        position: of the target token, 0 to N − 1.
-    """
-    c0, c1, c2, c3 = 1, 0, index, position  # NumPy counts up before it draws
-    k0, k1 = seed, 0
-    for _ in range(10):
-        first, second = _MULTIPLIERS[0] * c0, _MULTIPLIERS[1] * c2
-        c0, c1, c2, c3 = (second >> 64) ^ c1 ^ k0, second & _WORD, (first >> 64) ^ c3 ^ k1, first & _WORD
-        k0, k1 = (k0 + _WEYL[0]) & _WORD, (k1 + _WEYL[1]) & _WORD
-    return (c0 >> 11) * 2.0**-53
-
-
-_WORD = 2**64 - 1
-_MULTIPLIERS = 0xD2E7470EE14C6C93, 0xCA5A826395121157
-_WEYL = 0x9E3779B97F4A7C15, 0xBB67AE8584CAA73B
-
-
 def sample(logits: Logits, sampling: Sampling, number: float) -> int:
     """One token from logits [V]: the inverse of the cumulative distribution at `number` in [0, 1).
 
@@ -273,10 +266,8 @@ def sample(logits: Logits, sampling: Sampling, number: float) -> int:
         NotFiniteError: NaN or +∞ among the logits.
     """
     if sampling.greedy:
-        token = int(logits.argmax())
-        if not math.isfinite(logits[token]):
-            raise NotFiniteError("the decoder's logits are not finite; the engine or bundle is faulty")
-        return token
+        finite_peak(logits)
+        return int(logits.argmax())
     kept, weights = candidates(logits, sampling)
     sums = np.cumsum(weights)
     # side="right" never selects a weight of 0.
@@ -307,6 +298,28 @@ def sample_alike(logits: Logits, sampling: Sampling, numbers: NDArray[np.float64
     return [sample(row, sampling, number) for row, number in zip(logits, numbers.tolist())]
 
 
+def sample_with_gumbel(logits: Logits, sampling: Sampling, words: NDArray[np.uint64]) -> int:
+    """One token from logits [V]: the candidate with the largest sum of its logit over the temperature and its noise.
+
+    In float64, after the largest logit is subtracted; of equal sums the first token.
+
+    Args:
+        words: [V], random words of all tokens; noise is computed for the candidates only.
+
+    Raises:
+        NotFiniteError: NaN or +∞ among the logits.
+    """
+    if sampling.top_p < 1:
+        kept, _ = candidates(logits, sampling)
+        peak = float(logits.max())
+    else:
+        peak = finite_peak(logits)
+        kept = largest_tokens(logits, sampling.top_k)
+    sums = (logits[kept].astype(np.float64) - peak) / sampling.temperature
+    sums += gumbel(words[kept])
+    return int(kept[sums.argmax()])
+
+
 @dataclasses.dataclass(frozen=True)
 class Draw:
     """The sampling of one batch: P pictures, at the last K positions of each one's chunk."""
@@ -319,8 +332,24 @@ class Draw:
     """Sampling settings of each picture."""
     scales: NDArray[np.float64]
     """[P, K], guidance scales; 1 means no guidance."""
-    numbers: NDArray[np.float64]
-    """[P, K] in [0, 1): the random number of each token."""
+    seeds: tuple[int, ...]
+    """[P], 0 to 2⁶⁴ − 1: the key of each picture's random numbers."""
+    positions: tuple[int, ...]
+    """[P], the first of the K target positions, 0 to N − 1."""
+
+    @functools.cached_property
+    def numbers(self) -> NDArray[np.float64]:
+        """[P, K] in [0, 1): the random numbers of pictures that draw with uniform noise; 0 for the others."""
+        count = self.scales.shape[1]
+        numbers = np.zeros(self.scales.shape)
+        for picture, (own, seed, start) in enumerate(zip(self.settings, self.seeds, self.positions)):
+            if own.noise == "uniform" and not own.greedy:
+                numbers[picture] = [uniform(seed, 0, position) for position in range(start, start + count)]
+        return numbers
+
+    def words(self, picture: int, place: int, vocabulary: int) -> NDArray[np.uint64]:
+        """[V], the random words of a picture's K-th position, for Gumbel noise."""
+        return words(self.seeds[picture], 0, self.positions[picture] + place, vocabulary)
 
     def guided(self, logits: Logits) -> Logits:
         """Logits [R, K, V] of a batch's rows → the guided logits of its pictures, [P, K, V]."""
@@ -345,16 +374,21 @@ class Draw:
         """
         if drawn is not None and (drawn >= 0).all():
             return drawn
-        guided, tokens = self.guided(logits), np.empty(self.numbers.shape, np.int32)
-        if len(self.settings) == 1 and drawn is None:  # without the loop's cost
-            tokens[0] = [sample(row, self.settings[0], n) for row, n in zip(guided[0], self.numbers[0].tolist())]
-            return tokens
-        alike: dict[tuple[float, int, float, bool], list[int]] = {}
+        guided, tokens = self.guided(logits), np.empty(self.scales.shape, np.int32)
+        alike: dict[tuple[Any, ...], list[int]] = {}
         for picture, own in enumerate(self.settings):
             alike.setdefault(own.filters, []).append(picture)
         for pictures in alike.values():
+            sampling = self.settings[pictures[0]]
+            if sampling.noise == "gumbel" and not sampling.greedy:
+                for picture in pictures:
+                    for place, row in enumerate(guided[picture]):
+                        if drawn is None or drawn[picture, place] < 0:
+                            own_words = self.words(picture, place, len(row))
+                            tokens[picture, place] = sample_with_gumbel(row, sampling, own_words)
+                continue
             rows = guided if len(alike) == 1 else guided[pictures]
             numbers = self.numbers[pictures]
-            found = sample_alike(rows.reshape(-1, rows.shape[-1]), self.settings[pictures[0]], numbers.ravel())
+            found = sample_alike(rows.reshape(-1, rows.shape[-1]), sampling, numbers.ravel())
             tokens[pictures] = np.reshape(found, numbers.shape)
         return tokens if drawn is None else np.where(drawn < 0, tokens, drawn)

@@ -18,7 +18,7 @@ import numpy as np
 
 from editar_rt.backends.base import Backend, Batch, Output
 from editar_rt.errors import OptionError
-from editar_rt.generation.sampling import Draw, uniform
+from editar_rt.generation.sampling import Draw
 from editar_rt.generation.sequence import Chunk, Context, Floats, Ints, Row, Sequence
 from editar_rt.generation.strategy import NOTHING, PLAIN, Strategy
 
@@ -271,7 +271,8 @@ class Scheduler:
             places[len(rows) - 1 : len(rows)],
             (sequence.sampling,),
             sequence.scales[None, position : position + 1],
-            np.asarray([[_number(sequence, position)]]),
+            (sequence.seed,),
+            (position,),
         )
         token = int(draw.on_host(rows)[0, 0])
         sequence.draw(token)
@@ -292,7 +293,8 @@ class Scheduler:
             layout.uncond,
             tuple(sequence.sampling for sequence in ready),
             np.asarray([sequence.scales[at : at + size] for sequence, at in zip(ready, positions)]),
-            np.asarray([[_number(s, at + k) for k in range(size)] for s, at in zip(ready, positions)]),
+            tuple(sequence.seed for sequence in ready),
+            tuple(positions),
         )
         # Run the decoder, which samples if it can; otherwise sample here.
         batch = Batch(layout.slots, past, layout.counts * np.int32(size), tokens, None, size)
@@ -330,11 +332,6 @@ class Scheduler:
         slots, owner, *others = (np.asarray(each, np.int32) for each in integers)
         self._layout = _Layout(list(ready), guided, [row for _, _, row in rows], slots, owner, *others)
         return self._layout
-
-
-def _number(sequence: Sequence, position: int) -> float:
-    """The random number of a sequence's token at a position."""
-    return 0.0 if sequence.sampling.greedy else uniform(sequence.seed, 0, position)
 
 
 def _same_picture(row: Row, other: Row) -> bool:

@@ -16,12 +16,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from editar_rt import names
-from editar_rt.backends.sampler import SamplerInputs
+from editar_rt.backends.sampler import BY_NOISE, SamplerInputs, rounded_gumbel
 from editar_rt.bundle.compare import Comparison, largest_difference, relative_error
 from editar_rt.editor import Editor
 from editar_rt.errors import BundleError, NotFiniteError
 from editar_rt.generation.decoding import decode
-from editar_rt.generation.sampling import Sampling, distribution, guide, sample
+from editar_rt.generation.noise import gumbel
+from editar_rt.generation.noise import words as random_words
+from editar_rt.generation.sampling import Sampling, candidates, distribution, guide, sample, sample_with_gumbel
 from editar_rt.generation.scheduler import Scheduler
 from editar_rt.generation.sequence import Chunk, Inputs, Sequence, state_chunk, token_chunk
 
@@ -39,6 +41,8 @@ SAMPLINGS = (
     Sampling(cfg_scale=1.0, temperature=0.7, top_k=50),
     Sampling(cfg_scale=5.0, temperature=1.5, top_p=0.9),
     Sampling(cfg_scale=1.0, top_k=0),
+    Sampling(noise="gumbel"),
+    Sampling(cfg_scale=1.0, temperature=0.7, top_k=50, noise="gumbel"),
 )  # settings with which samplers are tested
 TIES = 0.01  # share of a picture's tokens that may differ, as two codebook rows may be about equally close
 
@@ -90,6 +94,9 @@ class SamplerExample:
     sampling: Sampling
     scale: float
     number: float
+    """`BY_NOISE` if the noise decides."""
+    words: NDArray[np.uint64] | None
+    """[V], for the noise."""
     token: int
     """The token that the host samples."""
 
@@ -106,28 +113,47 @@ def sampler_examples(size: int, most: int) -> Iterator[SamplerExample]:
     for sampling in SAMPLINGS:
         scale = float(sampling.scales(1)[0])
         row = guide(logits[0], logits[1], scale) if sampling.guided else logits[0]
-        settings = SamplerInputs.prepare(sampling, scale, 0.5, np.zeros(1, np.int32), most, size)
-        if settings is None:
+        if not SamplerInputs.unused(1, 1).set(0, sampling, most, size):
             continue
+        chosen: list[tuple[float, NDArray[np.uint64] | None, int]]
         if sampling.greedy:
-            chosen = [(0.0, int(row.argmax()))]
+            chosen = [(0.0, None, int(row.argmax()))]
+        elif sampling.noise == "gumbel":
+            own = [_clear_words(row, sampling, seed) for seed in (0, 1000)]
+            chosen = [(BY_NOISE, words, sample_with_gumbel(row, sampling, words)) for words in own]
         else:
             _, probabilities = distribution(row, sampling)
             ends = np.cumsum(probabilities)
             # In the middle of the intervals of the two most likely tokens.
             numbers = [float(ends[i] - probabilities[i] / 2) for i in np.argsort(-probabilities)[:2]]
-            chosen = [(number, sample(row, sampling, number)) for number in numbers]
-        for number, token in chosen:
-            label = f"cfg_scale {scale:g}, top_k {settings.top_k}, top_p {settings.top_p:g}, number {number:.2f}"
-            yield SamplerExample(label, sampling.guided, logits, sampling, scale, number, token)
+            chosen = [(number, None, sample(row, sampling, number)) for number in numbers]
+        for number, words, token in chosen:
+            label = f"cfg_scale {scale:g}, top_k {sampling.top_k}, top_p {sampling.top_p:g}, number {number:.2f}"
+            yield SamplerExample(label, sampling.guided, logits, sampling, scale, number, words, token)
+
+
+def _clear_words(row: NDArray[np.float32], sampling: Sampling, seed: int) -> NDArray[np.uint64]:
+    """Random words with which the best token is well ahead of the second; the first such seed from `seed` on."""
+    while True:
+        drawn = random_words(seed, 0, 0, len(row))
+        kept, weights = candidates(row, sampling)
+        second, best = np.sort(np.log(weights) + gumbel(drawn[kept]))[-2:]
+        if best - second > 0.1:
+            return drawn
+        seed += 1
 
 
 def sampler_inputs(example: SamplerExample, uncond_rows: NDArray[np.int32], most: int) -> SamplerInputs:
     """Inputs of an example for rows of logits of the same picture."""
-    size = example.logits.shape[1]
-    found = SamplerInputs.prepare(example.sampling, example.scale, example.number, uncond_rows, most, size)
-    assert found is not None  # as when the example was made
-    return found
+    rows, size = len(uncond_rows), example.logits.shape[1]
+    inputs = SamplerInputs.unused(rows, 1)
+    for row in range(rows):
+        inputs.set(row, example.sampling, most, size)
+    inputs.numbers[:], inputs.cfg_scale[:], inputs.uncond_rows[:] = example.number, example.scale, uncond_rows
+    if example.words is None:
+        return inputs
+    noise = np.broadcast_to(rounded_gumbel(example.words), (rows, 1, size))
+    return inputs._replace(noise=np.ascontiguousarray(noise))
 
 
 def verify(editor: Editor, parts: Collection[str] | None = None, way: Way = ONE_ROW) -> list[Comparison]:

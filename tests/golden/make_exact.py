@@ -1,6 +1,7 @@
-"""Writes `exact.txt`: bits of `editar_rt.generation.exact`, for every runtime that computes them anew.
+"""Writes `exact.txt`: bits of `generation.exact` and `generation.noise`, for every runtime that computes them anew.
 
-Each line is a function, its argument and its value, as the 16 hexadecimal digits of a float64's bits.
+Each line is a function, its argument and its value, as the 16 hexadecimal digits of a float64's bits. The argument of
+`gumbel` is a random word.
 
     python -m tests.golden.make_exact
 """
@@ -12,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from editar_rt.generation import exact
+from editar_rt.generation import exact, noise
 
 FILE = Path(__file__).with_name("exact.txt")
 EDGES = {
@@ -37,7 +38,9 @@ def lines() -> list[str]:
         given = given[given > 0] if name == "log" else given
         values = getattr(exact, name)(given)
         made += [f"{name} {x:016x} {y:016x}" for x, y in zip(bits(given), bits(values))]
-    return made
+    given = np.asarray([0, 1, 4095, 4096, 2**63, 2**64 - 1], np.uint64)
+    given = np.concatenate([given, noise.words(7, 0, 3, 200)])
+    return made + [f"gumbel {x:016x} {y:016x}" for x, y in zip(given.tolist(), bits(noise.gumbel(given)))]
 
 
 def bits(values: np.ndarray) -> list[int]:

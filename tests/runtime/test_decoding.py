@@ -9,7 +9,8 @@ import pytest
 
 from editar_rt.backends.base import Batch, DraftChunks, Output
 from editar_rt.generation.decoding import Job, decode, run_jobs
-from editar_rt.generation.sampling import Draw, Sampling, guide, sample, uniform
+from editar_rt.generation.noise import uniform
+from editar_rt.generation.sampling import Draw, Sampling, guide, sample
 from editar_rt.generation.scheduler import Scheduler
 from editar_rt.generation.sequence import Inputs, Sequence, state_chunk, token_chunk
 

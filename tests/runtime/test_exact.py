@@ -11,21 +11,28 @@ import numpy as np
 import pytest
 
 from editar_rt.generation import exact
+from editar_rt.generation.noise import gumbel
 from editar_rt.generation.sampling import Sampling, candidates, largest_tokens, sample
 
 TABLE = Path(__file__).parents[1] / "golden" / "exact.txt"
 DRAWS = int(os.environ.get("EDITAR_TEST_DRAWS", "100000"))
 
 
-@pytest.mark.parametrize("name", ["exp", "log"])
+FUNCTIONS = {
+    "exp": lambda words: exact.exp(words.view(np.float64)),
+    "log": lambda words: exact.log(words.view(np.float64)),
+    "gumbel": gumbel,
+}
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
 def test_the_bits_are_those_of_the_table(name: str) -> None:
     rows = [line.split() for line in TABLE.read_text(encoding="ascii").splitlines()]
     own = [(int(x, 16), int(y, 16)) for function, x, y in rows if function == name]
     arguments, values = np.asarray(own, np.uint64).T.copy()
-    assert len(own) > 400
-    found = getattr(exact, name)(arguments.view(np.float64))
-    assert found.view(np.uint64).tolist() == values.tolist()
-    one_by_one = [getattr(exact, name)(x.view(np.float64)[None])[0] for x in arguments]
+    assert len(own) > 200
+    assert FUNCTIONS[name](arguments).view(np.uint64).tolist() == values.tolist()
+    one_by_one = [FUNCTIONS[name](arguments[n : n + 1])[0] for n in range(len(arguments))]
     assert np.asarray(one_by_one).view(np.uint64).tolist() == values.tolist()  # whatever the length of an array
 
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from editar_rt.errors import BackendError, OptionError
+from editar_rt.generation.noise import gumbel, uniform, words
 from editar_rt.generation.sampling import (
     Draw,
     Sampling,
@@ -14,8 +15,8 @@ from editar_rt.generation.sampling import (
     largest_tokens,
     sample,
     sample_alike,
+    sample_with_gumbel,
     softmax,
-    uniform,
 )
 
 
@@ -134,6 +135,52 @@ def test_draws_follow_the_softmax() -> None:
     np.testing.assert_allclose(shares, softmax(logits), atol=0.015)
 
 
+@pytest.mark.parametrize("settings", [Sampling(), Sampling(top_k=30, temperature=1.5), Sampling(top_p=0.8, top_k=40)])
+def test_gumbel_noise_draws_from_the_same_distribution(settings: Sampling) -> None:
+    """Chi-square over 20,000 seeds. A right sampler exceeds the bound with a probability of 1e-6."""
+    logits = np.random.default_rng(4).standard_normal(50).astype(np.float32)
+    drawn = [sample_with_gumbel(logits, settings, words(seed, 0, 5, 50)) for seed in range(20_000)]
+    kept, probabilities = distribution(logits, settings)
+    counts = np.bincount(drawn, minlength=50)
+    assert counts.sum() == counts[kept].sum()
+    expected = 20_000 * probabilities
+    square, free = float(((counts[kept] - expected) ** 2 / expected).sum()), len(kept) - 1
+    bound = free * (1 - 2 / (9 * free) + 4.75 * np.sqrt(2 / (9 * free))) ** 3  # Wilson and Hilferty
+    assert square < bound
+
+
+def test_gumbel_noise_keeps_more_tokens_when_a_distribution_changes_a_little() -> None:
+    rng, kept = np.random.default_rng(0), {"uniform": 0, "gumbel": 0}
+    for seed in range(300):
+        logits = rng.standard_normal(500).astype(np.float32)
+        other = logits + (0.2 * rng.standard_normal(500)).astype(np.float32)
+        for noise in kept:
+            tokens = [draw_one(each, Sampling(seed=seed, noise=noise)) for each in (logits, other)]
+            kept[noise] += tokens[0] == tokens[1]
+    assert kept["gumbel"] > 250 > 150 > kept["uniform"]
+
+
+def draw_one(logits: np.ndarray, sampling: Sampling) -> int:
+    one = np.zeros(1, np.int32)
+    return int(Draw(one, one, (sampling,), np.ones((1, 1)), (sampling.seed,), (0,)).on_host(logits[None, None])[0, 0])
+
+
+def test_the_words_of_gumbel_noise_never_change() -> None:
+    """Philox's block t // 4 + 1 of the counter (·, 0, index + 2³², position), and of it the word t mod 4."""
+    generator = np.random.Philox(key=5, counter=[2, 0, 1 + 2**32, 9])  # NumPy counts up before it draws
+    assert words(5, 1, 9, 12)[8:].tolist() == generator.random_raw(4).tolist()
+    assert words(0, 0, 0, 2).tolist() == WORDS
+    assert gumbel(np.asarray(WORDS, np.uint64)).tolist() == NOISE
+
+
+WORDS, NOISE = [8370376640230025748, 14620320421396104344], [0.2354831221065896, 1.4589703876137303]
+
+
+def test_no_word_gives_infinite_noise() -> None:
+    lowest, highest = gumbel(np.asarray([0, 2**64 - 1], np.uint64)).tolist()
+    assert -3.7 < lowest < -3.5 and 36.7 < highest < 36.8
+
+
 def test_a_draw_depends_on_seed_index_and_position_alone() -> None:
     numbers = {uniform(s, i, p) for s in (0, 1, 2**63) for i in (0, 1) for p in range(50)}
     assert len(numbers) == 300
@@ -146,24 +193,29 @@ def draw_of(settings: list[Sampling], guided: list[bool]) -> Draw:
     cond = np.arange(len(settings), dtype=np.int32)
     uncond = np.where(guided, cond + len(settings), cond).astype(np.int32)
     scales = np.asarray([each.scales(2) if on else [1, 1] for each, on in zip(settings, guided)])
-    numbers = np.asarray([[uniform(each.seed, 0, position) for position in range(2)] for each in settings])
-    return Draw(cond, uncond, tuple(settings), scales, numbers)
+    seeds = tuple(each.seed for each in settings)
+    return Draw(cond, uncond, tuple(settings), scales, seeds, (0,) * len(settings))
 
 
 def test_pictures_of_a_batch_draw_as_they_would_alone() -> None:
     """Each with its own settings, guided or not; several positions of each."""
     settings = [Sampling(seed=3), Sampling(cfg_scale=1.0, top_k=7), Sampling(greedy=True), Sampling(top_p=0.5)]
-    guided = [True, False, True, False]
-    logits = np.random.default_rng(1).standard_normal((8, 2, 500)).astype(np.float32)
+    settings.append(Sampling(seed=4, noise="gumbel"))
+    guided = [True, False, True, False, True]
+    logits = np.random.default_rng(1).standard_normal((10, 2, 500)).astype(np.float32)
     together = draw_of(settings, guided).on_host(logits)
     for n, (own, on) in enumerate(zip(settings, guided)):
-        alone = draw_of([own], [on]).on_host(logits[[n, n + 4]])
+        alone = draw_of([own], [on]).on_host(logits[[n, n + 5]])
         assert together[n].tolist() == alone[0].tolist()
         for position in range(2):
             row = logits[n, position]
             if on:
-                row = guide(row, logits[n + 4, position], float(own.scales(2)[position]))
-            assert together[n, position] == sample(row, own, uniform(own.seed, 0, position))
+                row = guide(row, logits[n + 5, position], float(own.scales(2)[position]))
+            if own.noise == "gumbel":
+                expected = sample_with_gumbel(row, own, words(own.seed, 0, position, 500))
+            else:
+                expected = sample(row, own, uniform(own.seed, 0, position))
+            assert together[n, position] == expected
 
 
 @pytest.mark.parametrize("size", [64, 1024, 2048, 16384])

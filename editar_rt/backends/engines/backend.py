@@ -93,7 +93,7 @@ class EngineBackend:
         sampler.engine.enqueue()
         sampler.download()
         memory.synchronize()
-        return sampler.outputs[names.DRAWN].copy()
+        return sampler.outputs[names.DRAWN][:, 0].copy()
 
     def run(self, part: str, inputs: Arrays) -> dict[str, NDArray[Any]]:
         program = self.program(Shape(part))

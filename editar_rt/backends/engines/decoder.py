@@ -103,8 +103,8 @@ class EngineDecoder:
         self._address = self._memory.allocate(size)
         weakref.finalize(self, self._memory.free, self._address)
         self._memory.zero(self._address, size)
-        # Recorded runs by first row, shape, and whether they sample; None after the first run, a warm-up.
-        self._recorded: dict[tuple[int, Shape, bool], Callable[[], None] | None] = {}
+        # Recorded runs by first row, shape, and how they sample; None after the first run, a warm-up.
+        self._recorded: dict[tuple[int, Shape, str | bool], Callable[[], None] | None] = {}
 
     @property
     def draws(self) -> bool:
@@ -219,7 +219,7 @@ class EngineDecoder:
             read: Floats = program.outputs[names.LOGITS][taken]
             return read
 
-        drawn: Ints = sampler.outputs[names.DRAWN][taken[draw.cond]][:, None].copy()
+        drawn: Ints = sampler.outputs[names.DRAWN][taken[draw.cond]].copy()
         if (drawn < 0).any():
             drawn = draw.on_host(logits(), drawn)
         return Output(logits, drawn)
@@ -257,7 +257,7 @@ class EngineDecoder:
         program.upload(prefix)
         program.engine.enqueue()
         if sampler is not None:
-            sampler.upload()
+            sampler.upload(sampler.noisy)
             sampler.engine.enqueue()
             sampler.download()
         elif logits:
@@ -265,7 +265,7 @@ class EngineDecoder:
 
     def _pass_recorded(self, program: Program, start: int, sampler: Program | None = None) -> None:
         """Queue a run; from the second on, as a recorded one."""
-        key = (start, program.shape, sampler is not None)
+        key = (start, program.shape, sampler is not None and ("noise" if sampler.noisy else "numbers"))
 
         def run() -> None:
             self._pass(program, start, sampler=sampler)

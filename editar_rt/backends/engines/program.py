@@ -16,11 +16,14 @@ from editar_rt.backends.sampler import SamplerInputs
 from editar_rt.bundle.folder import Bundle
 from editar_rt.bundle.manifest import TensorInfo
 
+LAST = (names.PREFIX, names.NOISE)
+
 
 class Program:
     """An engine with buffers at fixed addresses for all its tensors except the cache.
 
-    On each side, the inputs form one block and are copied together. The decoder's prefix is last: a step omits it.
+    On each side, the inputs form one block and are copied together. The decoder's prefix and the sampler's noise are
+    last: most runs omit them.
 
     Args:
         lent: addresses of inputs that are another program's outputs.
@@ -30,9 +33,11 @@ class Program:
         part, self.memory, self.shape = bundle.manifest.parts[shape.part], engines.memory, shape
         self.passes = 0
         """Number of times that inputs were set for a step."""
+        self.noisy = False
+        """Whether a sampler's noise is set, so that it must be copied too."""
         self.engine = engines.open(shape)
         own = [t for t in part.inputs if t.name not in lent and not t.name.startswith(names.PAST_BEGINNINGS)]
-        own.sort(key=lambda tensor: tensor.name == names.PREFIX)
+        own.sort(key=lambda tensor: tensor.name in LAST)
         outputs = [t for t in part.outputs if not t.name.startswith(names.PRESENT_BEGINNINGS)]
         self._in, self._out = Block(shape, own), Block(shape, outputs)
         self._in_address, out_address = (self.memory.allocate(block.size) for block in (self._in, self._out))
@@ -49,16 +54,17 @@ class Program:
 
     def set_inputs(self, inputs: SamplerInputs) -> None:
         """Set a sampler's inputs, for all of its rows."""
+        self.noisy = inputs.noise is not None
         for name, array in inputs.arrays().items():
             self.inputs[name][:] = array
 
-    def upload(self, prefix: bool = True) -> None:
+    def upload(self, last: bool = True) -> None:
         """Queue the inputs' copy to the device.
 
         Args:
-            prefix: include the decoder's prefix; otherwise its value on the device stays unchanged.
+            last: include the decoder's prefix or the sampler's noise; otherwise its value on the device stays.
         """
-        end = self._in.size if prefix else self._in.offsets.get(names.PREFIX, self._in.size)
+        end = self._in.size if last else min((self._in.offsets[n] for n in LAST if n in self._in.offsets), default=None)
         self.memory.to_device(self._in_address, self._sent[:end])
 
     def download(self) -> None:
