@@ -290,10 +290,12 @@ def sample_alike(logits: Logits, sampling: Sampling, numbers: NDArray[np.float64
         threshold = np.partition(logits, size - kept, axis=1)[:, size - kept, None]
         stay = logits >= threshold
         if np.isfinite(peaks).all() and (np.count_nonzero(stay, axis=1) == kept).all():
-            sums = np.cumsum(weigh(logits[stay].reshape(rows, kept), sampling.temperature, peaks), axis=1)
-            places = (sums <= (numbers * sums[:, -1])[:, None]).sum(axis=1)
-            tokens = np.nonzero(stay)[1].reshape(rows, kept)
-            found: list[int] = tokens[np.arange(rows), np.minimum(places, kept - 1)].tolist()
+            flat = np.flatnonzero(stay)
+            values = logits.ravel()[flat].reshape(rows, kept)
+            sums = np.cumsum(weigh(values, sampling.temperature, peaks), axis=1)
+            places = np.minimum((sums <= (numbers * sums[:, -1])[:, None]).sum(axis=1), kept - 1)
+            begins = np.arange(rows)
+            found: list[int] = (flat[begins * kept + places] - begins * size).tolist()
             return found
     return [sample(row, sampling, number) for row, number in zip(logits, numbers.tolist())]
 

@@ -10,25 +10,24 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from collections.abc import Sequence as Several
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from editar_rt.edit import Source
 from editar_rt.editor import Editor
 from editar_rt.errors import OptionError, PictureError
 from editar_rt.files import placing
-from editar_rt.generation.decoding import decode
 from editar_rt.generation.noise import NOISES
 from editar_rt.generation.sampling import Sampling
-from editar_rt.generation.scheduler import Drawn, Scheduler
+from editar_rt.generation.scheduler import Scheduler
 from editar_rt.generation.sequence import Inputs, Sequence
-from editar_rt.images.fit import Placement
-from editar_rt.images.pixels import Picture, open_picture, to_pixels
+from editar_rt.images.pixels import Picture
 from editar_rt.machine import description
 from editar_rt.measure.profile import check_chart
-from editar_rt.text.prompts import prompt_for
+from editar_rt.text.prompts import build_prompt
 from editar_rt.version import __version__
 
 SIZES = (2, 4, 8, 16, 32)
@@ -122,14 +121,35 @@ def measure(
                 on_progress(done, total)
 
 
+class Jacobi:
+    """PROVISIONAL"""
+
+    def __init__(self, size: int) -> None:
+        self.most = size - 1
+        self.seen: dict[int, int] = {}
+        self.source = None
+
+    def draft(self, sequence: Sequence, most: int) -> Any:
+        picture = sequence.context.cond.picture
+        if self.source is not sequence:
+            self.source, self.seen = sequence, {}
+        at = sequence.position
+        return np.asarray([self.seen.get(p, int(picture.tokens[p])) for p in range(at, at + most)], np.int32)
+
+    def saw(self, sequence: Sequence, position: int, drawn: Any) -> None:
+        for k, token in enumerate(drawn.tolist()):
+            self.seen[position + k] = token
+
+
 def _scheduler(editor: Editor, size: int, guided: bool) -> Scheduler:
-    ...
+    rows = 1 if guided else 0
+    args = (editor.backend, 1, rows, editor.prefix_length, editor.picture_tokens, True)
+    return Scheduler(*args) if size == STEP else Scheduler(*args, Jacobi(size))
 
 
 def _inputs(editor: Editor, case: Case) -> Inputs:
-    square = Placement.square(open_picture(case.image), editor.image_size)
-    tokens = editor.encode_pixels(to_pixels(np.asarray(square)[None]))
-    (inputs,) = editor.inputs(editor.encode_text([build_prompt(case.task, case.instruction)]), tokens)
+    tokens = Source(editor, case.image).tokens
+    (inputs,) = editor.inputs(editor.encode_text([build_prompt(case.task, case.instruction)]), tokens[None])
     return inputs
 
 
