@@ -23,7 +23,7 @@ from editar_rt.generation import exact
 
 NOISES = ("uniform", "gumbel")
 CLOSE = 1e-9
-"""Sums of logits and `nearly_gumbel` that differ by more are in the order of their exact sums: rounding is far below."""
+"""Sums of logits and `nearly_gumbel` that differ by more are in the order of the exact sums; rounding is far less."""
 _WORD = 2**64 - 1
 _MULTIPLIERS = 0xD2E7470EE14C6C93, 0xCA5A826395121157
 _WEYL = 0x9E3779B97F4A7C15, 0xBB67AE8584CAA73B

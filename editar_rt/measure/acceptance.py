@@ -18,12 +18,13 @@ import numpy as np
 
 from editar_rt.edit import Source
 from editar_rt.editor import Editor
-from editar_rt.errors import OptionError, PictureError
+from editar_rt.errors import PictureError
 from editar_rt.files import placing
 from editar_rt.generation.noise import NOISES
 from editar_rt.generation.sampling import Sampling
 from editar_rt.generation.scheduler import Scheduler
-from editar_rt.generation.sequence import Inputs, Sequence
+from editar_rt.generation.sequence import Sequence
+from editar_rt.generation.strategy import Jacobi
 from editar_rt.images.pixels import Picture
 from editar_rt.machine import description
 from editar_rt.measure.profile import check_chart
@@ -61,22 +62,6 @@ class Made(NamedTuple):
     """Whether the tokens are those of single steps."""
 
 
-def check_sizes(sizes: Several[int], editor: Editor) -> None:
-    """
-    Raises:
-        OptionError: a size that the bundle's decoder cannot verify, or that is longer than a picture.
-    """
-    allowed = [size for size in _decoder_sizes(editor) if size <= editor.picture_tokens]
-    wrong = [size for size in sizes if size not in allowed]
-    if wrong:
-        can = f"{allowed[0]} to {allowed[-1]} positions, an even number" if allowed else "no drafts"
-        raise OptionError(f"on {editor.backend.name} this bundle verifies {can}; got {wrong[0]}")
-
-
-def _decoder_sizes(editor: Editor) -> tuple[int, ...]:
-    return editor.backend.make_decoder(1, editor.prefix_length).draft_chunks.sizes
-
-
 def measure(
     editor: Editor,
     cases: Several[Case],
@@ -84,6 +69,7 @@ def measure(
     sizes: Several[int] = SIZES,
     noises: Several[str] = NOISES,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
+    clock: Callable[[], float] = time.perf_counter,
 ) -> Iterator[Made]:
     """Make the pictures of all cases in every way; the n-th case has the sampling's seed plus n.
 
@@ -91,66 +77,42 @@ def measure(
 
     Args:
         on_progress: gets the numbers of pictures made and in all.
+        clock: returns seconds.
 
     Raises:
-        OptionError: a size that the decoder cannot verify.
+        OptionError: the decoder has no chunks of a size.
         PictureError: a picture cannot be read.
     """
-    check_sizes(sizes, editor)
-    schedulers = {size: _scheduler(editor, size, sampling.guided) for size in (STEP, *sizes)}
-    contexts = {size: scheduler.join(sampling.guided) for size, scheduler in schedulers.items()}
-    done, total = 0, len(cases) * len(noises) * len(schedulers)
+    scheduler, ways = editor.scheduler(1, sampling.guided), (None, *sizes)
+    for size in ways:  # reject a wrong size before the work
+        scheduler.speculation(size, Jacobi(np.zeros(editor.picture_tokens, np.int32)))
+    context, done, total = scheduler.join(sampling.guided), 0, len(cases) * len(noises) * len(ways)
     for number, case in enumerate(cases):
-        inputs = _inputs(editor, case)
+        picture = Source(editor, case.image).tokens
+        states = editor.encode_text([build_prompt(case.task, case.instruction)])
+        (inputs,) = editor.inputs(states, picture[None])
         for noise in noises:
             own = replace(sampling, noise=noise, seed=(sampling.seed + number) % 2**64)
             steps: np.ndarray | None = None
-            for size, scheduler in schedulers.items():
-                sequence = Sequence(contexts[size], inputs, own, own.seed, None, editor.picture_tokens)
-                scheduler.prefill(sequence)
-                scheduler.step([sequence])  # the first token, from the prefill
-                passes, begun = 0, time.perf_counter()
-                while not sequence.finished:
-                    scheduler.step([sequence])
-                    passes += 1
-                seconds = time.perf_counter() - begun
+            for size in ways:
+                speculation = scheduler.speculation(size, Jacobi(picture))
+                sequence = Sequence(context, inputs, own, own.seed, None, editor.picture_tokens, speculation)
+                seconds = seconds_of_passes(scheduler, sequence, clock)
                 steps = sequence.tokens if steps is None else steps
                 equal = np.array_equal(steps, sequence.tokens)
-                yield Made(case.group, noise, size, passes, len(steps) - 1, seconds, equal)
+                yield Made(case.group, noise, size or STEP, sequence.passes, len(steps) - 1, seconds, equal)
                 done += 1
                 on_progress(done, total)
 
 
-class Jacobi:
-    """PROVISIONAL"""
-
-    def __init__(self, size: int) -> None:
-        self.most = size - 1
-        self.seen: dict[int, int] = {}
-        self.source = None
-
-    def draft(self, sequence: Sequence, most: int) -> Any:
-        picture = sequence.context.cond.picture
-        if self.source is not sequence:
-            self.source, self.seen = sequence, {}
-        at = sequence.position
-        return np.asarray([self.seen.get(p, int(picture.tokens[p])) for p in range(at, at + most)], np.int32)
-
-    def saw(self, sequence: Sequence, position: int, drawn: Any) -> None:
-        for k, token in enumerate(drawn.tolist()):
-            self.seen[position + k] = token
-
-
-def _scheduler(editor: Editor, size: int, guided: bool) -> Scheduler:
-    rows = 1 if guided else 0
-    args = (editor.backend, 1, rows, editor.prefix_length, editor.picture_tokens, True)
-    return Scheduler(*args) if size == STEP else Scheduler(*args, Jacobi(size))
-
-
-def _inputs(editor: Editor, case: Case) -> Inputs:
-    tokens = Source(editor, case.image).tokens
-    (inputs,) = editor.inputs(editor.encode_text([build_prompt(case.task, case.instruction)]), tokens[None])
-    return inputs
+def seconds_of_passes(scheduler: Scheduler, sequence: Sequence, clock: Callable[[], float]) -> float:
+    """Finish a sequence. Returns the time of its passes, without the prefill and the first token that follows it."""
+    scheduler.prefill(sequence)
+    scheduler.step([sequence])
+    begun = clock()
+    while not sequence.finished:
+        scheduler.step([sequence])
+    return clock() - begun
 
 
 def report(editor: Editor, made: Several[Made], sampling: Sampling) -> dict[str, Any]:

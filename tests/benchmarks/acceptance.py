@@ -3,13 +3,14 @@
     OMP_NUM_THREADS=1 python -m tests.benchmarks.acceptance engines/demo --pictures 100 > acceptance.json
 
 `editar acceptance` for pictures that are drawn here instead of read; the groups are the kinds of edits and conditions.
-Not a test: pytest does not collect it.
+Times are CPU seconds of the process, on one thread. Not a test: pytest does not collect it.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import json
+import time
 from pathlib import Path
 
 import click
@@ -55,7 +56,7 @@ def main(
     if temperature is not None:
         sampling = dataclasses.replace(sampling, temperature=temperature)
     cases = scenes(kinds, pictures, editor.image_size)
-    made = list(measure(editor, cases, sampling, sizes, noises))
+    made = list(measure(editor, cases, sampling, sizes, noises, clock=time.process_time))
     click.echo(json.dumps(report(editor, made, sampling), indent=1))
 
 
