@@ -42,7 +42,7 @@ class Batch:
         """
         context = self.scheduler.join(edit.sampling.guided)
         try:
-            sequences = edit.sequences([context], inputs)
+            sequences = edit.sequences(self.scheduler, [context], inputs)
             if prefill:
                 self.scheduler.prefill(sequences[0])
             member = Member(edit, context, edit.job(sequences))

@@ -18,7 +18,9 @@ from PIL import Image
 from editar_rt.errors import BackendError, EmptyMaskWarning, OptionError
 from editar_rt.generation.decoding import Job, Watcher, progress_watcher
 from editar_rt.generation.sampling import Sampling
+from editar_rt.generation.scheduler import Scheduler
 from editar_rt.generation.sequence import Context, Inputs, Sequence
+from editar_rt.generation.strategy import Jacobi
 from editar_rt.images.fit import Fit, Placement
 from editar_rt.images.masks import composite, dilate, feather, read_mask, touched_cells
 from editar_rt.images.pixels import Picture, open_picture, to_pictures, to_pixels
@@ -146,17 +148,30 @@ class Edit:
         self._recorder = Recorder(len(self.seeds), model.picture_tokens, sampling) if request.trace else None
         self._previewer = self._make_previewer() if request.on_preview is not None else None
         self._job: Job | None = None
+        self._sequences: list[Sequence] = []
 
     def states(self, encode: Callable[[str], NDArray[np.float32]]) -> NDArray[np.float32]:
         """The text states [1, T, C], from the request or encoded."""
         with timed(self.timings, "text"):
             return encode(self.request.prompt) if self.request.states is None else self.request.states
 
-    def sequences(self, contexts: Iterable[Context], inputs: Inputs) -> list[Sequence]:
-        """One sequence for each variant."""
-        count = self.model.picture_tokens
+    def sequences(self, scheduler: Scheduler, contexts: Iterable[Context], inputs: Inputs) -> list[Sequence]:
+        """One sequence for each variant, over contexts of the scheduler.
+
+        Raises:
+            OptionError: a guidance schedule of another length, or a `speculate` that the decoder cannot run.
+        """
+        count, speculate = self.model.picture_tokens, self.request.speculate
         return [
-            Sequence(context, inputs, self.sampling, seed, self.known, count)
+            Sequence(
+                context,
+                inputs,
+                self.sampling,
+                seed,
+                self.known,
+                count,
+                scheduler.speculation(speculate, Jacobi(self.source.tokens)),
+            )
             for context, seed in zip(contexts, self.seeds, strict=True)
         ]
 
@@ -166,7 +181,8 @@ class Edit:
         for observer in observers:
             observer.begin()
         watchers: list[Watcher] = [*progress_watcher(self.request.on_progress), *observers]
-        self._job = Job.of(sequences, self.tokens, watchers, self.request.cancel)
+        self._sequences = list(sequences)
+        self._job = Job.of(self._sequences, self.tokens, watchers, self.request.cancel)
         return self._job
 
     def preview(self) -> Image.Image:
@@ -189,21 +205,22 @@ class Edit:
             pictures = self.source.pictures(self.model, self.tokens, self._mask)
         self.source.encode_seconds = 0.0
         self.timings["total"] = time.perf_counter() - self._started
+        passes = [sequence.passes for sequence in self._sequences] or [0] * len(self.seeds)
         results = [
-            self._result(Image.fromarray(picture), own, seed)
-            for picture, own, seed in zip(pictures, self.tokens, self.seeds, strict=True)
+            self._result(Image.fromarray(picture), own, seed, runs)
+            for picture, own, seed, runs in zip(pictures, self.tokens, self.seeds, passes, strict=True)
         ]
         if self._recorder is not None and self.request.trace is not None:
             self._trace(self._recorder, results).save(self.request.trace)
         return Kept(self.request, self.sampling, self.tokens, self._done, self._mask, results)
 
-    def _result(self, square: Image.Image, tokens: Ints, seed: int) -> Result:
+    def _result(self, square: Image.Image, tokens: Ints, seed: int, passes: int) -> Result:
         finished, original = self._done == self.model.picture_tokens, self.source.original
         given = dict(self.timings), self._parameters(seed), finished, seed, self.request
         if original is None:
-            return Result(square, tokens, *given)
+            return Result(square, tokens, *given, passes=passes)
         share = None if self._mask is None else feather(self._mask, self.model.grid)
-        return Result(self.source.placement.restore(square, original, share=share), tokens, *given, square)
+        return Result(self.source.placement.restore(square, original, share=share), tokens, *given, square, passes)
 
     def _known(self, mask: NDArray[np.bool_] | None) -> Ints:
         if mask is None:
@@ -241,5 +258,7 @@ class Edit:
             done=self._done,
             timings=results[0].timings,
             text_states=None if states is None else states_digest(states),
+            speculate=self.request.speculate,
+            passes=[result.passes for result in results],
         )
         return recorder.trace(header, self.tokens, [result.image for result in results])

@@ -107,7 +107,11 @@ class Editor(Model):
         guided = [edit.sampling.guided for edit in edits]
         timings: dict[str, float] = {}
         with timed(timings, "prefill"):
-            batch = Batch(Scheduler(self.backend, len(edits), sum(guided), self.prefix_length, self.picture_tokens))
+            batch = Batch(
+                Scheduler(
+                    self.backend, len(edits), sum(guided), self.prefix_length, self.picture_tokens, costs=self.costs
+                )
+            )
             for edit, each in zip(edits, inputs, strict=True):
                 batch.join(edit, each, prefill=True)
         # 3) Decode all pictures together.
@@ -140,7 +144,13 @@ def load(path: str | os.PathLike[str], device: str = "auto", threads: int | None
 
     Raises:
         BundleError: the folder is not a bundle, or the bundle is damaged or of a newer format.
-        BackendError: a device or library is missing.
+        BackendError: a device or library is missing; or the engines of TensorRT for RTX, which are compared with the
+            exporting machine when they are loaded for the first time on a GPU, gave other outputs.
     """
     bundle = Bundle.open(path)
-    return Editor(bundle, make_backend(bundle, device, Settings(threads, cache)))
+    editor = Editor(bundle, make_backend(bundle, device, Settings(threads, cache)))
+    if editor.backend.needs_trial:
+        from editar_rt.measure.gate import try_engines
+
+        try_engines(editor)
+    return editor

@@ -22,6 +22,7 @@ from editar_rt.generation.decoding import Job, Progress, Step, decode, progress_
 from editar_rt.generation.sampling import Sampling
 from editar_rt.generation.scheduler import Scheduler
 from editar_rt.generation.sequence import Inputs, Sequence, state_chunk, token_chunk
+from editar_rt.generation.strategy import Costs, Jacobi, Speculate, check_speculate
 from editar_rt.text.prompts import build_prompt
 from editar_rt.text.tokenizer import TextTokenizer
 from editar_rt.version import __version__
@@ -36,6 +37,8 @@ class Model:
         self.model = bundle.manifest.model
         self._tokenizer: TextTokenizer | None = None
         self.default_sampling = bundle.default_sampling
+        self.costs = Costs()
+        """Of the decoder's passes, as measured so far."""
         self._turn = threading.RLock()
 
     @contextmanager
@@ -128,6 +131,7 @@ class Model:
         sampling: Sampling | None = None,
         on_progress: Progress | None = None,
         known_tokens: NDArray[np.int32] | None = None,
+        speculate: Speculate | None = None,
     ) -> NDArray[np.int32]:
         """Generate target tokens.
 
@@ -136,10 +140,12 @@ class Model:
             condition_tokens: int [B, N], or None for the unconditional picture embedding.
             sampling: the bundle's defaults when None.
             known_tokens: int [B, N], tokens that are given; negative where they are sampled. None samples all.
+            speculate: as in `Request`.
 
         Returns:
             tokens int32 [B, N]. A picture's tokens do not depend on the rest of the batch.
         """
+        check_speculate(speculate)
         inputs, known = self.inputs(text_states, condition_tokens), self._check_known(known_tokens, len(text_states))
         sampling, count = Sampling.checked(sampling, self.default_sampling), self.picture_tokens
         tokens = np.empty((len(inputs), count), np.int32)
@@ -147,7 +153,9 @@ class Model:
         jobs: list[Job] = []
         watchers = progress_watcher(on_progress and (lambda *_: on_progress(min(job.done for job in jobs), count)))
         for own, each, fixed in zip(tokens, inputs, known, strict=True):
-            sequence = Sequence(scheduler.join(sampling.guided), each, sampling, sampling.seed, fixed, count)
+            speculation = scheduler.speculation(speculate, Jacobi(each.picture.tokens))
+            context = scheduler.join(sampling.guided)
+            sequence = Sequence(context, each, sampling, sampling.seed, fixed, count, speculation)
             jobs.append(Job.of([sequence], own[None], watchers))
         run_jobs(scheduler, jobs)
         return tokens
@@ -174,12 +182,19 @@ class Model:
         condition_tokens: NDArray[np.int32] | None,
         sampling: Sampling,
         count: int | None = None,
+        speculate: Speculate | None = None,
     ) -> Iterator[Step]:
         """`generate` as an iterator of steps, for the first `count` tokens. The prefill runs before it returns."""
         scheduler = self.scheduler(len(text_states), sampling.guided)
         sequences = [
             Sequence(
-                scheduler.join(sampling.guided), inputs, sampling, sampling.seed, None, count or self.picture_tokens
+                scheduler.join(sampling.guided),
+                inputs,
+                sampling,
+                sampling.seed,
+                None,
+                count or self.picture_tokens,
+                scheduler.speculation(speculate, Jacobi(inputs.picture.tokens)),
             )
             for inputs in self.inputs(text_states, condition_tokens)
         ]
@@ -200,7 +215,7 @@ class Model:
             on_device: False samples on the host even if the device can.
         """
         rows = pictures if guided else 0
-        return Scheduler(self.backend, pictures, rows, self.prefix_length, self.picture_tokens, on_device)
+        return Scheduler(self.backend, pictures, rows, self.prefix_length, self.picture_tokens, on_device, self.costs)
 
     def inputs(self, text_states: NDArray[np.float32], condition_tokens: NDArray[np.int32] | None) -> list[Inputs]:
         """The decoder's input of each picture, from text states [B, T, C] and tokens [B, N] (None: unconditional)."""

@@ -17,6 +17,7 @@ from editar_rt.errors import OptionError
 from editar_rt.generation.decoding import Cancel, Progress
 from editar_rt.generation.guidance import Scale
 from editar_rt.generation.sampling import Sampling
+from editar_rt.generation.strategy import Speculate, check_speculate
 from editar_rt.images.fit import FITS, Fit
 from editar_rt.images.masks import Mask
 from editar_rt.images.pixels import Picture
@@ -41,6 +42,7 @@ class Options(TypedDict, total=False):
     greedy: bool | None
     noise: str | None
     sampling: Sampling | None
+    speculate: Speculate | None
     text_states: NDArray[np.float32] | TextStates | None
     mask: Mask | None
     mask_margin: int
@@ -88,6 +90,10 @@ class Request:
     """How the seed draws: `uniform` or `gumbel`; see `Sampling`."""
     sampling: Sampling | None = None
     """The eight fields above as one object; must not be combined with any of them."""
+    speculate: Speculate | None = None
+    """Take several tokens in a pass of the decoder: an even number of positions that are drafted and verified, or
+    `auto`, which chooses it while it runs. The tokens are those without it, except where rounding decides. None takes
+    one."""
     text_states: NDArray[np.float32] | TextStates | None = None
     """The text encoder's output [1, T, C] float32, computed elsewhere for exactly this instruction and task. A
     `TextStates` also contains its prompt, and is rejected if the prompt differs."""
@@ -145,6 +151,7 @@ class Request:
                 f"the text states are those of {given.prompt!r:.120}, and the edit's prompt is {self.prompt!r:.120}; "
                 "make them for this one with: editar text"
             )
+        check_speculate(self.speculate)
         self.sampling_over(Sampling())
 
     @property

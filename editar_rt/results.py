@@ -39,6 +39,8 @@ class Result:
     """The request that was made."""
     square: Image.Image | None = None
     """The model's square that `image` was restored from; None if it is `image` itself."""
+    passes: int = 0
+    """Runs of the decoder after the prefill that this picture took part in: N − 1 without `speculate` and masks."""
 
     def save(self, path: str | os.PathLike[str] | BinaryIO, quality: int | None = None, metadata: bool = True) -> None:
         """Write the picture with its metadata. Arguments and errors are those of `images.writing.save_picture`."""

@@ -214,7 +214,7 @@ class Session:
                 with timed(edit.timings, "prefill"):
                     (inputs,) = model.inputs(states, self.condition_tokens)
                     scheduler, contexts = self._rows(n, sampling.guided)
-                    sequences = edit.sequences(contexts, inputs)
+                    sequences = edit.sequences(scheduler, contexts, inputs)
                     for sequence in sequences:
                         scheduler.prefill(sequence)
                 # 3) Decode all variants together.

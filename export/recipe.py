@@ -6,6 +6,7 @@ always checked. Recipes are also read on devices, so this module needs neither t
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
@@ -14,6 +15,8 @@ from typing import Any, NamedTuple
 
 from editar_rt.arguments import is_integer
 from editar_rt.backends.engines.plan import Plan
+from editar_rt.backends.engines.tensorrt_compat import LIBRARIES
+from editar_rt.backends.engines.tensorrt_compat import TENSORRT as TENSORRT_LIBRARY
 from editar_rt.bundle.manifest import ModelInfo
 from editar_rt.bundle.words import DIALECTS, KV_CACHES, PRECISIONS
 from editar_rt.errors import OptionError
@@ -60,6 +63,10 @@ def _list_of(allowed: str, *rules: Rule) -> Rule:
     )
 
 
+def _text(allowed: str, pattern: str) -> Rule:
+    return Rule(allowed, lambda value: isinstance(value, str) and re.fullmatch(pattern, value) is not None)
+
+
 FLAG = Rule("true or false", lambda value: isinstance(value, bool))
 FIELDS: dict[str, dict[str, Rule]] = {
     ONNX: {
@@ -75,7 +82,12 @@ FIELDS: dict[str, dict[str, Rule]] = {
         "chunks": _list_of(
             f'"{PICTURE}", "{TEXT}" and integers from 2 to 8192', _one_of((PICTURE, TEXT)), _integer(2, 8192)
         ),
+        "drafts": _list_of("integers from 2 to 64", _integer(2, 64)),
+        "library": _one_of(LIBRARIES),
+        "capabilities": _list_of('compute capabilities such as "8.6"', _text("", r"\d{1,2}\.\d")),
         "shared": FLAG,
+        "dynamic": FLAG,
+        "static": _list_of('shapes such as "2x1", rows and positions', _text("", r"\d{1,3}x\d{1,4}")),
         "workspace_mib": _integer(1, 1 << 20),
         "optimization_level": _integer(0, 5),
         "tf32": FLAG,
@@ -92,8 +104,19 @@ class EngineRecipe:
     """Numbers of rows of the step engines: one without guidance, two with it, more for batches."""
     chunks: tuple[int | str, ...] = (PICTURE, TEXT)
     """Numbers of positions of the chunk engines; `picture` and `text` mean the bundle's lengths."""
+    drafts: tuple[int, ...] = ()
+    """Numbers of positions of engines that check drafted tokens in all rows at once."""
+    library: str = TENSORRT_LIBRARY
+    """A key of `LIBRARIES`."""
+    capabilities: tuple[str, ...] = ()
+    """The compute capabilities of the GPUs to build for, where the library builds without one."""
     shared: bool = False
     """One engine for all shapes of the decoder: the weights are stored once, but steps are slower."""
+    dynamic: bool = False
+    """One engine for all rows and positions up to the largest; the library compiles kernels for each shape at run
+    time."""
+    static: tuple[str, ...] = ()
+    """Shapes of the decoder, rows x positions, that get an engine of their own beside the dynamic one."""
     workspace_mib: int = 2048
     """Scratch memory that a layer may use."""
     optimization_level: int | None = None
@@ -107,7 +130,11 @@ class EngineRecipe:
         """The engines for a bundle."""
         lengths = {PICTURE: model.picture_tokens, TEXT: model.text_tokens}
         chunks = {lengths[c] if isinstance(c, str) else c for c in self.chunks}
-        return Plan(tuple(sorted(set(self.rows))), tuple(sorted(c for c in chunks if c is not None)) or (1,))
+        return Plan(
+            tuple(sorted(set(self.rows))),
+            tuple(sorted(c for c in chunks if c is not None)) or (1,),
+            tuple(sorted(set(self.drafts))),
+        )
 
 
 def read_storage(name: str) -> dict[str, Any]:
@@ -135,6 +162,8 @@ def read_engines(name: str) -> EngineRecipe:
         field: tuple(value) if isinstance(value, list) else value
         for field, value in _read_table(name, TENSORRT).items()
     }
+    if fields.get("shared") and fields.get("dynamic"):
+        raise OptionError(f"the recipe {name} sets both shared and dynamic; choose one")
     return EngineRecipe(**fields)
 
 

@@ -1,8 +1,8 @@
-"""Builds a bundle's engines with TensorRT on the device that will run them.
+"""Builds a bundle's engines: with TensorRT on the device that will run them, with TensorRT for RTX anywhere.
 
 Every part becomes an engine of fixed shapes; the decoder gets one for each number of rows and each length of a chunk
-(or one for all, if the recipe says so). The graphs' types are kept, see `tensorrt_compat`. The engines are published
-only after they have passed the gate.
+(or one for all, if the recipe says so). The graphs' types are kept, see `tensorrt_compat`. Where there is a GPU, the
+engines are published only after they have passed the gate; otherwise the first load on a GPU compares them.
 
 This needs tensorrt, NumPy and the bundle, but neither torch nor ONNX.
 """
@@ -11,8 +11,8 @@ from __future__ import annotations
 
 import datetime
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -21,14 +21,18 @@ from editar_rt import names
 from editar_rt.backends.engines.folder import BUILD_NAME, BuildInfo, EngineInfo
 from editar_rt.backends.engines.plan import Shape
 from editar_rt.backends.engines.tensorrt import Machine, TensorRTEngines
+from editar_rt.backends.engines.tensorrt_compat import Profile, Progress, TensorRT
+from editar_rt.backends.engines.trial import entry
 from editar_rt.bundle.compare import Comparison
 from editar_rt.bundle.folder import Bundle, file_digest, publishing
+from editar_rt.bundle.manifest import Part
 from editar_rt.bundle.words import stored_numbers
 from editar_rt.errors import BackendError, OptionError
+from editar_rt.measure.gate import check, compare
 from editar_rt.version import __version__
 from export.recipe import EngineRecipe
-from export.tensorrt_gate import GateError, compare
 
+USUAL_ROWS = 2  # with guidance
 BUILD_FACTOR = 4  # memory for building as a multiple of the weights: file, parser's and builder's copies, engine
 MEMORY_FILE = Path("/proc/meminfo")
 ENDING = ".engine"
@@ -41,7 +45,7 @@ class Watcher:
     report: Callable[[str], None] = lambda line: None
     """Called with lines of the result."""
     warn: Callable[[str], None] = lambda line: None
-    progress: Callable[[str, int, int], None] = lambda phase, done, total: None
+    progress: Progress = lambda phase, done, total: None
 
 
 @dataclass
@@ -54,13 +58,21 @@ class _Built:
 
 
 def build_engines(
-    bundle: Bundle, target: str, recipe: EngineRecipe, output: Path, machine: Machine, force: bool, watcher: Watcher
+    bundle: Bundle,
+    target: str,
+    recipe: EngineRecipe,
+    output: Path,
+    tensorrt: TensorRT,
+    machine: Machine | None,
+    force: bool,
+    watcher: Watcher,
 ) -> BuildInfo:
     """Build, test and publish the engines of a bundle.
 
     Args:
         target: the recipe's name, for the command that builds them again.
         output: the folder to write, inside the bundle.
+        machine: the GPU that tests them; None if they are for others, which test them when they load them first.
 
     Raises:
         OptionError: the bundle has another dialect or weights that this TensorRT cannot read, or the runtime would not
@@ -69,17 +81,7 @@ def build_engines(
         GateError: the outputs of the engines differ from those of the exporting machine; nothing is published.
     """
     check_bundle(bundle, output)
-    if recipe.shared and not machine.tensorrt.shares_engines:
-        raise OptionError(
-            f"TensorRT {machine.tensorrt.version} gives wrong results with one engine for several shapes; use a "
-            "recipe without shared = true"
-        )
-    stored = stored_numbers(bundle.manifest.precision, bundle.manifest.dialect)
-    if stored.is_quantized and not machine.tensorrt.reads_int4:
-        raise OptionError(
-            f"the decoder of {bundle.folder} has INT4 weights, which need TensorRT 10.0 or newer, but this is "
-            f"{machine.tensorrt.version}; export the bundle again with --precision fp16"
-        )
+    _check_features(bundle, recipe, tensorrt)
     bundle.check()
     for line in memory_warnings(bundle, free_memory()):
         watcher.warn(line)
@@ -88,28 +90,29 @@ def build_engines(
         built = _Built()
         files: dict[str, list[Shape]] = {}
         for shape in plan.shapes(manifest.parts):
-            together = recipe.shared and shape.part == names.DECODER
-            files.setdefault((shape.part if together else shape.name) + ENDING, []).append(shape)
+            name = shape.part if _is_together(shape, recipe) else shape.name
+            files.setdefault(name + ENDING, []).append(shape)
         for number, (name, shapes) in enumerate(files.items(), start=1):
             watcher.warn(f"building {name} ({number} of {len(files)})")
-            _build(bundle, recipe, machine, partial / name, shapes, built, watcher)
+            _build(bundle, recipe, tensorrt, machine, partial / name, shapes, built, watcher)
         info = BuildInfo(
             bundle=bundle.fingerprint,
             target=target,
-            tensorrt=machine.tensorrt.version,
-            cuda=machine.cuda,
-            gpu=machine.gpu,
-            compute_capability=machine.capability,
+            tensorrt=tensorrt.version,
+            cuda=machine.cuda if machine else "",
+            gpu=machine.gpu if machine else "",
+            compute_capability=machine.capability if machine else "",
             rows=list(plan.rows),
             chunks=list(plan.chunks),
             engines=built.engines,
             files={name: file_digest(partial / name) for name in files},
             graphs={name: file.sha256 for name, file in manifest.files.items() if ".onnx" in name},
             flags={
-                "strongly_typed": machine.tensorrt.is_strongly_typed,
+                "strongly_typed": tensorrt.is_strongly_typed,
                 "float16": built.halves,
                 "tf32": recipe.tf32,
                 "shared": recipe.shared,
+                "dynamic": recipe.dynamic,
                 "workspace_mib": recipe.workspace_mib,
                 "optimization_level": recipe.optimization_level,
                 "external": recipe.external,
@@ -120,9 +123,14 @@ def build_engines(
                 "version": __version__,
                 "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
             },
+            drafts=list(plan.drafts),
+            library=tensorrt.library,
+            capabilities=list(recipe.capabilities),
+            tried=machine is not None,
         )
-        compared = _pass_gate(bundle, partial, info, machine, watcher)
-        info = replace(info, parity=[_entry(each) for each in compared])
+        if machine is not None:
+            compared = _pass_gate(bundle, partial, info, machine, watcher)
+            info = replace(info, parity=[entry(each) for each in compared])
         (partial / BUILD_NAME).write_text(info.to_json(), encoding="utf-8")
     return info
 
@@ -142,6 +150,32 @@ def check_bundle(bundle: Bundle, output: Path) -> None:
     if output.resolve().parent != bundle.folder.resolve():
         raise OptionError(
             f"engines must be in their bundle's folder, where the runtime finds them; choose -o {bundle.folder}/NAME"
+        )
+
+
+def _check_features(bundle: Bundle, recipe: EngineRecipe, tensorrt: TensorRT) -> None:
+    """Reject what this library cannot do.
+
+    Raises:
+        OptionError: as in `build_engines`.
+    """
+    manifest = bundle.manifest
+    tensorrt.check_capabilities(recipe.capabilities)
+    if (recipe.shared or recipe.dynamic) and not tensorrt.shares_engines:
+        raise OptionError(
+            f"{tensorrt.title} gives wrong results with one engine for several shapes; use a recipe without "
+            f"{'shared' if recipe.shared else 'dynamic'} = true"
+        )
+    if not manifest.operators.returns_new_rows and not tensorrt.updates_caches:
+        raise OptionError(
+            f"the dialect native needs TensorRT 10.15 or newer, but this is {tensorrt.version}; convert the bundle "
+            f"with: python -m export convert {bundle.folder} --dialect delta -o OUT"
+        )
+    stored = stored_numbers(manifest.precision, manifest.dialect)
+    if stored.is_quantized and not tensorrt.reads_int4:
+        raise OptionError(
+            f"the decoder of {bundle.folder} has INT4 weights, which need TensorRT 10.0 or newer, but this is "
+            f"{tensorrt.version}; export the bundle again with --precision fp16"
         )
 
 
@@ -172,22 +206,37 @@ def free_memory(file: Path = MEMORY_FILE) -> int | None:
         return None
 
 
-def _build(
-    bundle: Bundle,
-    recipe: EngineRecipe,
-    machine: Machine,
+def build_engine(
+    tensorrt: TensorRT,
     path: Path,
-    shapes: list[Shape],
-    built: _Built,
-    watcher: Watcher,
-) -> None:
-    """Build one file, with the engine of one shape or of several."""
-    begun, tensorrt, part = time.perf_counter(), machine.tensorrt, bundle.manifest.parts[shapes[0].part]
+    part: Part,
+    shapes: Sequence[Shape],
+    recipe: EngineRecipe,
+    progress: Progress = lambda phase, done, total: None,
+    timings: Callable[[Any], AbstractContextManager[None]] = lambda config: nullcontext(),
+) -> tuple[memoryview, bool]:
+    """Build one engine from a part's graph, for one shape or for several.
+
+    Args:
+        path: the graph.
+        timings: given the builder's configuration, a context in which it has the timings of earlier builds.
+
+    Returns:
+        the engine, and whether it has float16 layers.
+
+    Raises:
+        BackendError: the library cannot read the graph or build the engine.
+    """
     builder = tensorrt.make_builder()
     network = tensorrt.make_network(builder)
-    parser = tensorrt.parse(network, bundle.part_path(shapes[0].part))
+    parser = tensorrt.parse(network, path)
     config = tensorrt.make_config(
-        builder, recipe.workspace_mib << 20, recipe.optimization_level, recipe.tf32, recipe.external
+        builder,
+        recipe.workspace_mib << 20,
+        recipe.optimization_level,
+        recipe.tf32,
+        recipe.external,
+        recipe.capabilities,
     )
     found = {network.get_input(i).name: network.get_input(i) for i in range(network.num_inputs)}
     if set(found) != {tensor.name for tensor in part.inputs}:
@@ -196,45 +245,87 @@ def _build(
         for tensor in part.inputs:
             found[tensor.name].shape = shapes[0].of(tensor)
     else:
-        profiles = [{tensor.name: shape.of(tensor) for tensor in part.inputs} for shape in shapes]
-        tensorrt.add_profiles(builder, config, profiles)
-    if tensorrt.keep_types(network, config):
-        built.halves.append(path.name)
-    monitor = tensorrt.watch(config, watcher.progress)
-    with _timings(bundle, machine) as cache_file:
-        saved = cache_file.read_bytes() if cache_file.is_file() else b""
-        cache = tensorrt.use_timings(config, saved)
-        path.write_bytes(tensorrt.build(builder, network, config))
-        cache_file.with_suffix(".partial").write_bytes(tensorrt.timings(config))
+        tensorrt.add_profiles(builder, config, _profiles(part, shapes, recipe.dynamic))
+    tensorrt.split_attention(network)
+    halves = tensorrt.keep_types(network, config)
+    monitor = tensorrt.watch(config, progress)
+    with timings(config):
+        engine = tensorrt.build(builder, network, config)
     # Lifetimes in TensorRT's Python module depend on its version, so all objects are kept until here.
-    del monitor, cache, config, parser, network, builder
-    engine = tensorrt.load(tensorrt.make_runtime(), path.read_bytes())
-    scratch = tensorrt.scratch_bytes(engine)
-    for profile, shape in enumerate(shapes):
-        built.engines[shape.name] = EngineInfo(path.name, profile, scratch)
-    built.seconds[path.name] = time.perf_counter() - begun
-    watcher.report(
-        f"{path.name:24}  {path.stat().st_size / 2**20:8.1f} MiB  scratch {scratch / 2**20:8.1f} MiB  "
-        f"{built.seconds[path.name]:6.1f} s"
+    del monitor, config, parser, network, builder
+    return engine, halves
+
+
+def _build(
+    bundle: Bundle,
+    recipe: EngineRecipe,
+    tensorrt: TensorRT,
+    machine: Machine | None,
+    path: Path,
+    shapes: list[Shape],
+    built: _Built,
+    watcher: Watcher,
+) -> None:
+    """Write one file, with the engine of one shape or of several."""
+    begun, part = time.perf_counter(), bundle.manifest.parts[shapes[0].part]
+    engine, halves = build_engine(
+        tensorrt,
+        bundle.part_path(shapes[0].part),
+        part,
+        shapes,
+        recipe,
+        watcher.progress,
+        lambda config: _timings(bundle, tensorrt, machine, config),
     )
+    path.write_bytes(engine)
+    del engine
+    if halves:
+        built.halves.append(path.name)
+    scratch, said = 0, ""  # a machine without a GPU does not learn it
+    if machine is not None:
+        scratch = tensorrt.scratch_bytes(tensorrt.load(tensorrt.make_runtime(), path.read_bytes()))
+        said = f"scratch {scratch / 2**20:8.1f} MiB  "
+    for number, shape in enumerate(shapes):
+        built.engines[shape.name] = EngineInfo(path.name, 0 if recipe.dynamic else number, scratch)
+    built.seconds[path.name] = time.perf_counter() - begun
+    watcher.report(f"{path.name:24}  {path.stat().st_size / 2**20:8.1f} MiB  {said}{built.seconds[path.name]:6.1f} s")
+
+
+def _is_together(shape: Shape, recipe: EngineRecipe) -> bool:
+    """Whether a shape is run by an engine of several shapes."""
+    if shape.part != names.DECODER:
+        return False
+    return recipe.shared or (recipe.dynamic and f"{shape.rows}x{shape.positions}" not in recipe.static)
+
+
+def _profiles(part: Part, shapes: Sequence[Shape], dynamic: bool) -> list[Profile]:
+    """One profile for each shape, or one that covers all and is made for steps of the usual rows."""
+    if not dynamic:
+        return [{tensor.name: (shape.of(tensor),) * 3 for tensor in part.inputs} for shape in shapes]
+    least, most = (
+        Shape(names.DECODER, pick(shape.rows for shape in shapes), pick(shape.positions for shape in shapes))
+        for pick in (min, max)
+    )
+    usual = Shape(names.DECODER, min(USUAL_ROWS, most.rows), least.positions)
+    return [{tensor.name: (least.of(tensor), usual.of(tensor), most.of(tensor)) for tensor in part.inputs}]
 
 
 @contextmanager
-def _timings(bundle: Bundle, machine: Machine) -> Iterator[Path]:
-    """The file of the builder's timings for this machine; after the block it is replaced by the new timings."""
-    file = bundle.folder / f"tensorrt-{machine.tensorrt.version}-{machine.capability}.timings"
+def _timings(bundle: Bundle, tensorrt: TensorRT, machine: Machine | None, config: Any) -> Iterator[None]:
+    """Let the builder use the timings of this machine, if it measures; after the block, they are kept."""
+    if machine is None or not tensorrt.has_timings:
+        yield
+        return
+    file = bundle.folder / f"tensorrt-{tensorrt.version}-{machine.capability}.timings"
     written = file.with_suffix(".partial")
     try:
-        yield file
+        cache = tensorrt.use_timings(config, file.read_bytes() if file.is_file() else b"")
+        yield
+        written.write_bytes(tensorrt.timings(config))
         written.replace(file)
+        del cache  # it must live until here
     finally:
         written.unlink(missing_ok=True)
-
-
-def _entry(compared: Comparison) -> dict[str, Any]:
-    """A comparison as an entry of `build.json`."""
-    found = compared.to_json()
-    return {"engine": found.pop("part"), **found}
 
 
 def _pass_gate(bundle: Bundle, folder: Path, info: BuildInfo, machine: Machine, watcher: Watcher) -> list[Comparison]:
@@ -242,10 +333,5 @@ def _pass_gate(bundle: Bundle, folder: Path, info: BuildInfo, machine: Machine, 
     for each in compare(bundle, TensorRTEngines(bundle, folder, info, machine), info.plan):
         watcher.report(str(each))
         compared.append(each)
-    if failed := [each for each in compared if not each.holds]:
-        worst = failed[0]
-        raise GateError(
-            f"the outputs of the engine {worst.part} differ from those of the exporting machine ({worst.output}: error "
-            f"{worst.error:.1e}, allowed {worst.bound:.0e}); nothing was published"
-        )
+    check(compared, "nothing was published")
     return compared

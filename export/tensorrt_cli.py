@@ -1,4 +1,4 @@
-"""`python -m export tensorrt …`: builds engines of a bundle for the GPU of this machine.
+"""`python -m export tensorrt …`: builds engines of a bundle, for the GPU of this machine or for others.
 
 It imports neither torch nor ONNX: devices have only tensorrt, NumPy and the runtime.
 """
@@ -14,6 +14,7 @@ from pathlib import Path
 import click
 
 from editar_rt.backends.engines.tensorrt import this_machine
+from editar_rt.backends.engines.tensorrt_compat import RTX, load_tensorrt
 from editar_rt.bundle.folder import Bundle
 from export.recipe import TENSORRT, read_engines, recipe_names
 from export.tensorrt_builder import Watcher, build_engines, check_bundle
@@ -32,6 +33,9 @@ Progress = Callable[[str, int, int], None]
 def tensorrt(bundle: Path, target: str, output: Path | None, force: bool, as_json: bool) -> None:
     """Build TensorRT engines of BUNDLE for this machine's GPU. None are written if their outputs are wrong.
 
+    With a recipe for TensorRT for RTX, no GPU is needed: the engines are for the GPUs that the recipe names, and are
+    compared when one loads them first.
+
     BUNDLE must have the dialect delta or native, as written by: python -m export onnx … --dialect delta.
     """
     recipe, opened = read_engines(target), Bundle.open(bundle)
@@ -44,11 +48,14 @@ def tensorrt(bundle: Path, target: str, output: Path | None, force: bool, as_jso
             warn=lambda line: click.echo(line, err=True),
             progress=progress,
         )
-        info = build_engines(opened, target, recipe, output, this_machine(), force, watcher)
+        machine = None if recipe.library == RTX else this_machine(recipe.library)
+        library = machine.tensorrt if machine else load_tensorrt(recipe.library, watcher.warn)
+        info = build_engines(opened, target, recipe, output, library, machine, force, watcher)
     if as_json:
         click.echo(json.dumps(json.loads(info.to_json())))
     else:
-        click.echo(f"wrote {output}: {len(info.engines)} engines in {sum(info.seconds.values()):.0f} s")
+        tried = "" if info.tried else "; they have not run: the first load on a GPU compares them"
+        click.echo(f"wrote {output}: {len(info.engines)} engines in {sum(info.seconds.values()):.0f} s{tried}")
 
 
 @contextmanager

@@ -20,11 +20,12 @@ import onnxruntime
 
 from editar_rt.backends.engines.emulated import NumpyMemory
 from editar_rt.backends.engines.tensorrt import Machine
-from editar_rt.backends.engines.tensorrt_compat import TensorRT
+from editar_rt.backends.engines.tensorrt_compat import RTX, TENSORRT, TensorRT
 from editar_rt.backends.ort.backend import WEIGHT_ONLY
 
 API: dict[str, dict[str, list[str]]] = json.loads((Path(__file__).parent / "runtime/tensorrt_api.json").read_text())
-VERSIONS = list(API)
+RTX_VERSION = "1.7.1.116"  # of TensorRT for RTX
+VERSIONS = [version for version in API if version != RTX_VERSION]
 TYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(int32)": np.int32}
 SCRATCH = 4096
 
@@ -38,6 +39,8 @@ class World:
         self.spoil: Callable[[str, dict[str, np.ndarray]], None] = lambda name, outputs: None
         """Changes an engine's outputs; its name is that of its graph and of the tokens' shape."""
         self.cannot_start = False
+        self.kernels: list[str] = []
+        """What contexts of TensorRT for RTX have compiled, and what they found in the cache that they were given."""
 
 
 def make_module(version: str, world: World) -> Any:
@@ -66,7 +69,9 @@ def make_module(version: str, world: World) -> Any:
         return enum.IntEnum(name, {member: number for number, member in enumerate(members)})
 
     enums = {
-        name: enumeration(name) for name in api if name.endswith(("Flag", "Type", "Source", "Feature", "Strategy"))
+        name: enumeration(name)
+        for name in api
+        if name.endswith(("Flag", "Type", "Source", "Feature", "Strategy", "Capability"))
     }
 
     class ILogger:
@@ -81,16 +86,35 @@ def make_module(version: str, world: World) -> Any:
     class ILayer(Real):
         kind = "ILayer"
 
-        def __init__(self, name: str, dtypes: list[Any]) -> None:
-            self.name, self.num_outputs = name, len(dtypes)
+        def __init__(self, name: str, dtypes: list[Any], operator: str) -> None:
+            self.name, self.num_outputs, self._operator = name, len(dtypes), operator
             self._outputs = [ITensor("", (), dtype) for dtype in dtypes]
             self._given: list[Any] = []
+
+        @property
+        def type(self) -> Any:
+            kinds = enums["LayerType"]
+            return kinds.ATTENTION_OUTPUT if self._operator == "Attention" else kinds.ELEMENTWISE
 
         def get_output(self, index: int) -> Any:
             return self._outputs[index]
 
         def set_output_type(self, index: int, dtype: Any) -> None:
             self._given.append(dtype)
+
+    class IAttention(Real):
+        kind = "IAttention"
+
+        def __setattr__(self, name: str, value: Any) -> None:
+            world.calls.append(f"attention {name} {value}")
+            super().__setattr__(name, value)
+
+    class IAttentionOutputLayer(ILayer):
+        kind = "IAttentionOutputLayer"
+
+        @property
+        def attention(self) -> Any:
+            return IAttention()
 
     class INetworkDefinition(Real):
         kind = "INetworkDefinition"
@@ -146,7 +170,7 @@ def make_module(version: str, world: World) -> Any:
                 self._network._inputs.append(ITensor(value.name, shape, None))
             for node in graph.node:
                 dtypes = [types.get(found.get(name, 0), module.int32) for name in node.output]
-                self._network._layers.append(ILayer(node.name, dtypes))
+                self._network._layers.append(ILayer(node.name, dtypes, node.op_type))
             return True
 
     class ITimingCache(Real):
@@ -174,6 +198,11 @@ def make_module(version: str, world: World) -> Any:
 
         def set_flag(self, flag: Any) -> None:
             self._flags.add(flag.name)
+
+        def set_compute_capability(self, capability: Any, index: int) -> bool:
+            assert index < self.num_compute_capabilities
+            world.calls.append(f"for {capability.name}")
+            return True
 
         def clear_flag(self, flag: Any) -> None:
             world.calls.append(f"clear {flag.name}")
@@ -209,8 +238,8 @@ def make_module(version: str, world: World) -> Any:
             self._shapes: dict[str, Any] = {}
 
         def set_shape(self, name: str, least: Any, usual: Any, most: Any) -> None:
-            assert least == usual == most
-            self._shapes[name] = usual
+            assert all(a <= b <= c for a, b, c in zip(least, usual, most, strict=True))
+            self._shapes[name] = usual if least == most else (least, usual, most)
 
     class Builder(Real):
         kind = "Builder"
@@ -233,7 +262,9 @@ def make_module(version: str, world: World) -> Any:
 
         def build_serialized_network(self, network: Any, config: Any) -> bytes | None:
             shapes = [p._shapes for p in config._profiles] or [{t.name: t.shape for t in network._inputs}]
-            assert all(d > 0 for each in shapes for shape in each.values() for d in shape), "a shape is left open"
+            assert all(np.min(shape, initial=1) > 0 for each in shapes for shape in each.values()), (
+                "a shape is left open"
+            )
             monitor = getattr(config, "progress_monitor", None)
             if monitor is not None:
                 monitor.phase_start("Building Engine", None, 2)
@@ -257,6 +288,7 @@ def make_module(version: str, world: World) -> Any:
         def __init__(self, engine: Any) -> None:
             self._engine, self._addresses, self._profile, self._scratch = engine, {}, 0, None
             self._given: dict[str, Any] = {}
+            self._kernels: Any = None
 
         def __setattr__(self, name: str, value: Any) -> None:
             if name == "device_memory":
@@ -283,8 +315,15 @@ def make_module(version: str, world: World) -> Any:
             assert self._scratch is not None, "no scratch memory"
             world.memory.check(*self._scratch)
             shapes, session = self._engine._described["shapes"][self._profile], self._engine._session
-            if self._engine._described["profiles"]:
+            if any(is_range(shape) for shape in shapes.values()):
+                for name, shape in shapes.items():
+                    least, _, most = shape if is_range(shape) else (shape,) * 3
+                    assert all(a <= b <= c for a, b, c in zip(least, self._given[name], most, strict=True)), name
+                shapes = self._given
+            elif self._engine._described["profiles"]:
                 assert self._given == {name: list(shape) for name, shape in shapes.items()}
+            if self._kernels is not None:
+                self._kernels._compile(f"{Path(self._engine._described['path']).stem} {shapes.get('tokens', '')}")
             sizes = {d: n for t in session.get_inputs() for d, n in zip(t.shape, shapes[t.name]) if isinstance(d, str)}
             addresses = dict(self._addresses)
 
@@ -326,15 +365,59 @@ def make_module(version: str, world: World) -> Any:
             return len(self._session.get_inputs()) + len(self._session.get_outputs())
 
         def get_tensor_shape(self, name: str) -> tuple[int, ...]:
-            every = [tuple(shapes[name]) for shapes in self._described["shapes"]]
+            every = []
+            for shapes in self._described["shapes"]:
+                shape = shapes[name]
+                every += [tuple(bound) for bound in shape] if is_range(shape) else [tuple(shape)]
             return every[0] if len(every) == 1 else tuple(-1 if len(set(d)) > 1 else d[0] for d in zip(*every))
 
         def create_execution_context_without_device_memory(self) -> Any:
             return IExecutionContext(self)
 
         def create_execution_context(self, strategy: Any = None) -> Any:
+            context = IExecutionContext(self)
+            if isinstance(strategy, IRuntimeConfig):
+                context._kernels, strategy = strategy._cache, strategy._strategy
             assert strategy.name == "USER_MANAGED"
-            return IExecutionContext(self)
+            return context
+
+        def create_runtime_config(self) -> Any:
+            return IRuntimeConfig()
+
+    class IRuntimeCache(Real):
+        kind = "IRuntimeCache"
+
+        def __init__(self) -> None:
+            self._kernels: list[str] = []
+
+        def _compile(self, name: str) -> None:
+            if name not in self._kernels:
+                self._kernels.append(name)
+                world.kernels.append(f"compiled {name}")
+
+        def deserialize(self, data: bytes) -> bool:
+            self._kernels = json.loads(data)
+            world.kernels += [f"found {name}" for name in self._kernels]
+            return True
+
+        def serialize(self) -> bytes:
+            return json.dumps(self._kernels).encode()
+
+    class IRuntimeConfig(Real):
+        kind = "IRuntimeConfig"
+
+        def __init__(self) -> None:
+            self._cache: Any = None
+
+        def set_execution_context_allocation_strategy(self, strategy: Any) -> None:
+            self._strategy = strategy
+
+        def create_runtime_cache(self) -> Any:
+            return IRuntimeCache()
+
+        def set_runtime_cache(self, cache: Any) -> bool:
+            self._cache = cache
+            return True
 
     class Runtime(Real):
         kind = "Runtime"
@@ -352,6 +435,8 @@ def make_module(version: str, world: World) -> Any:
     module = SimpleNamespace(__version__=version, ILogger=ILogger, **enums)
     made = (Builder, OnnxParser, Runtime)
     module.__dict__.update({each.__name__: each for each in made})
+    if "IAttentionOutputLayer" in api:
+        module.IAttentionOutputLayer = IAttentionOutputLayer
     if "IProgressMonitor" in api:
         module.IProgressMonitor = type("IProgressMonitor", (), {})
     for alias, member in (("float32", "FLOAT"), ("float16", "HALF"), ("int32", "INT32"), ("bool", "BOOL")):
@@ -359,7 +444,19 @@ def make_module(version: str, world: World) -> Any:
     return module
 
 
-def make_machine(version: str, world: World | None = None, gpu: str = "Orin", capability: str = "8.7") -> Machine:
+def is_range(shape: Any) -> bool:
+    """Whether a profile's shape is three: least, usual and most."""
+    return bool(len(shape)) and not isinstance(shape[0], int)
+
+
+def make_tensorrt(version: str, world: World) -> TensorRT:
+    """The library of a version."""
+    return TensorRT(make_module(version, world), library=RTX if version == RTX_VERSION else TENSORRT)
+
+
+def make_machine(
+    version: str, world: World | None = None, gpu: str = "Orin", capability: str = "8.7", driver: str = "13.0"
+) -> Machine:
     """A machine with a stand-in for TensorRT and for the GPU's memory."""
     world = world or World()
-    return Machine(TensorRT(make_module(version, world)), world.memory, 7, gpu, capability, "12.6")
+    return Machine(make_tensorrt(version, world), world.memory, 7, gpu, capability, "12.6", driver)

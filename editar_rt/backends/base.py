@@ -110,6 +110,10 @@ class Backend(Protocol):
     def device(self) -> str:
         """`cpu`, or the kind of device with the weights and the cache."""
 
+    @property
+    def needs_trial(self) -> bool:
+        """Whether its engines were built elsewhere and have not been compared on this device yet (`measure.gate`)."""
+
     def read_bandwidth(self) -> float | None:
         """Measured read bandwidth of the device's memory, bytes per second; None if it cannot be measured."""
 

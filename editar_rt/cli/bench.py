@@ -20,9 +20,11 @@ from editar_rt.cli.options import (
     json_option,
     progress,
     sampling_options,
+    speculate_option,
     start,
 )
 from editar_rt.files import check_outputs
+from editar_rt.generation.strategy import Speculate, check_speculate
 
 
 @cli.command()
@@ -44,6 +46,7 @@ from editar_rt.files import check_outputs
 )
 @click.option("--host-sampling", is_flag=True, help="Sample tokens on the host, even if the device can.")
 @sampling_options
+@speculate_option
 @device_options
 @json_option
 def bench(
@@ -55,6 +58,7 @@ def bench(
     compare: tuple[Path, ...],
     chart: Path | None,
     host_sampling: bool,
+    speculate: Speculate | None,
     device: str,
     threads: int | None,
     as_json: bool,
@@ -64,10 +68,14 @@ def bench(
 
     The report has the time of every stage, and compares the time of a decode step with the machine's memory bandwidth.
     With --compare, the bundles take turns, so that their ratios do not depend on the machine's load.
+
+    With --speculate, times of a step are those of a token, and the report has the tokens taken in a pass. These depend
+    on the picture and the instruction: here random noise and "make the ball red".
     """
     from editar_rt.measure.bench import BundleSubject, Plan, measure, printed
 
     check_sampling(options)
+    check_speculate(speculate)
     plan = Plan(repeats, warmup, at, steps)
     bundles = [Bundle.open(path) for path in (bundle, *compare)]
     if chart is not None:
@@ -77,7 +85,7 @@ def bench(
         check_outputs([chart], [path for opened in bundles for path in bundle_files(opened)])
     samplings = [chosen_sampling(opened.default_sampling, options) for opened in bundles]
     subjects = [
-        BundleSubject(start(opened, device, threads), sampling, not host_sampling)
+        BundleSubject(start(opened, device, threads), sampling, not host_sampling, speculate)
         for opened, sampling in zip(bundles, samplings)
     ]
     with progress("measuring", "runs") as update:

@@ -34,6 +34,7 @@ from editar_rt.cli.options import (
     progress,
     quality_option,
     sampling_options,
+    speculate_option,
     start,
     task_option,
 )
@@ -143,6 +144,7 @@ def editing_options(command: Callable[..., Any]) -> Callable[..., Any]:
 @task_option
 @editing_options
 @sampling_options
+@speculate_option
 @device_options
 @json_option
 def edit(

@@ -128,7 +128,7 @@ def edit_picture(
     """Do a job on one picture and write the results.
 
     Returns:
-        the `output`, `timings` and `parameters` of every picture except the contact sheet.
+        the `output`, `timings`, `passes` and `parameters` of every picture except the contact sheet.
     """
     side, picture, mask, fit = editor.image_size, given.image, None, job.request.fit or "crop"
     where: Mask | None = job.mask
@@ -184,7 +184,12 @@ def _saved(job: Job, result: Result, settings: dict[str, Any], path: Path) -> di
     save_picture(result.image, destination(path), parameters, job.quality, job.metadata)
     # JSON gets the numbers themselves, not the texts of the picture's metadata.
     sampling = replace(job.sampling, seed=result.seed).settings(len(result.tokens))
-    return {"output": str(path), "timings": result.timings, "parameters": parameters | sampling | settings}
+    return {
+        "output": str(path),
+        "timings": result.timings,
+        "passes": result.passes,
+        "parameters": parameters | sampling | settings,
+    }
 
 
 # Folders.

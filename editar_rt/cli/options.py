@@ -14,8 +14,8 @@ from typing import Any, TypeVar
 import click
 
 from editar_rt.backends import DEVICES, Settings, make_backend
-from editar_rt.backends.ort.prepacked import OFF
-from editar_rt.backends.ort.prepacked import VARIABLE as CACHE
+from editar_rt.backends.kept_folder import OFF
+from editar_rt.backends.kept_folder import VARIABLE as CACHE
 from editar_rt.bundle.folder import Bundle
 from editar_rt.bundle.manifest import MANIFEST_NAME
 from editar_rt.editor import Editor
@@ -91,6 +91,23 @@ def sampling_options(command: F) -> F:
     for option in reversed(options):
         command = option(command)
     return command
+
+
+def _speculate(context: Any, parameter: click.Parameter, value: str | None) -> int | str | None:
+    if value is None or value == "auto":
+        return value
+    try:
+        return int(value)
+    except ValueError:
+        raise click.BadParameter(f"must be auto or an even number of positions, got {value!r:.60}") from None
+
+
+speculate_option = click.option(
+    "--speculate",
+    callback=_speculate,
+    metavar="auto|S",
+    help="Draft and verify S positions (an even number) in one pass of the decoder; auto chooses S while it runs.",
+)
 
 
 def device_options(command: F) -> F:

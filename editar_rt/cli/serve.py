@@ -81,6 +81,13 @@ MIB = 1 << 20
     help="Seconds in which a request must arrive.",
 )
 @click.option(
+    "--send-timeout",
+    type=click.FloatRange(0, min_open=True),
+    default=60,
+    show_default=True,
+    help="Seconds in which a client must take what waits for it.",
+)
+@click.option(
     "--grace",
     type=click.FloatRange(0),
     default=30,
@@ -106,6 +113,7 @@ def serve(
     max_pixels: float,
     max_body: int,
     receive_timeout: float,
+    send_timeout: float,
     grace: float,
     page: bool,
     log_prompts: bool,
@@ -143,6 +151,7 @@ def serve(
         max_body=max_body * MIB,
         max_pixels=round(max_pixels * MEGA),
         receive_timeout=receive_timeout,
+        send_timeout=send_timeout,
         grace=grace,
     )
     opened = Bundle.open(bundle)

@@ -11,6 +11,7 @@ number of pictures. The outermost picture takes the place of one that leaves.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable
 from typing import NamedTuple
 
@@ -20,7 +21,7 @@ from editar_rt.backends.base import Backend, Batch, Output
 from editar_rt.errors import OptionError
 from editar_rt.generation.sampling import Draw
 from editar_rt.generation.sequence import Chunk, Context, Floats, Ints, Row, Sequence
-from editar_rt.generation.strategy import NOTHING, PLAIN, Strategy
+from editar_rt.generation.strategy import Costs, Drafter, Speculate, Speculation, best_size, sizes_for
 
 
 class Logits:
@@ -80,7 +81,7 @@ class Scheduler:
         prefix: number of positions of picture and text.
         count: N, target tokens; the last is never fed.
         on_device: False samples on the host even if the device can.
-        strategy: decides how many positions a step takes.
+        costs: measured costs of passes, which may outlive the scheduler.
     """
 
     def __init__(
@@ -91,11 +92,11 @@ class Scheduler:
         prefix: int,
         count: int,
         on_device: bool = True,
-        strategy: Strategy = PLAIN,
+        costs: Costs | None = None,
     ) -> None:
         self.pictures, self.guided, self.count = pictures, pictures if guided is None else guided, count
         self.decoder = backend.make_decoder(self.pictures + self.guided, prefix + count - 1)
-        self._on_device, self._strategy = on_device, strategy
+        self._on_device, self._costs = on_device, Costs() if costs is None else costs
         self._contexts: list[Context] = []  # by place from the middle; guided ones first
         self._layout: _Layout | None = None
 
@@ -170,20 +171,48 @@ class Scheduler:
             budget = self.decoder.piece
             waiting: list[Row] = []  # rows being prefilled, which later ones may copy instead of running the same
             for sequence in lagging:
-                budget -= self._catch_up(sequence, budget, waiting)
+                prefilled = all(row.has_prefix for row in sequence.rows())
+                fed = self._catch_up(sequence, budget, waiting)
+                sequence.passes += prefilled and fed > 0
+                budget -= fed
                 if all(sequence.lacks(row) == 0 for row in sequence.rows()):
                     drawn.append(self._draw_after_chunks(sequence))
                     continue
                 waiting += [row for row in sequence.rows() if not row.has_prefix]
-        # 3. Let the strategy draft tokens; sequences with the same number of drafts take one step in one run.
-        drafts: dict[int, list[tuple[Sequence, Ints]]] = {}  # by their number
-        for sequence in ready:
-            most = sequence.window(self._strategy.most + 1) - 1
-            tokens = self._strategy.draft(sequence, most) if most else NOTHING
-            drafts.setdefault(len(tokens), []).append((sequence, tokens))
-        for number, those in sorted(drafts.items()):
-            drawn += self._step_together([sequence for sequence, _ in those], [tokens for _, tokens in those], number)
+        # 3. Step the ready ones: those that take the same number of positions in one run.
+        for size, together in sorted(self._by_size(ready).items()):
+            drawn += self._step_together(together, size)
         return drawn
+
+    def speculation(self, speculate: Speculate | None, drafter: Drafter) -> Speculation | None:
+        """How a sequence takes several positions in a pass of this scheduler's decoder; None for plain decoding.
+
+        Raises:
+            OptionError: the decoder has no chunks of this size.
+        """
+        if speculate is None:
+            return None
+        chunks = self.decoder.draft_chunks
+        together = bool(chunks.sizes) and self.decoder.runs(2 if self.guided else 1, chunks.sizes[0]) == 1
+        sizes = sizes_for(speculate, chunks, together, self.count)
+        return Speculation(drafter, sizes, chunks.alike) if sizes else None
+
+    def _by_size(self, ready: list[Sequence]) -> dict[int, list[Sequence]]:
+        """Ready sequences by the number of positions that they take."""
+        plain = [sequence for sequence in ready if sequence.speculation is None]
+        found = {1: plain} if plain else {}
+        alike: dict[tuple[int, ...], list[Sequence]] = {}
+        for sequence in ready:
+            if sequence.speculation is not None:
+                alike.setdefault(sequence.speculation.sizes, []).append(sequence)
+        for those in alike.values():
+            speculations = [each.speculation for each in those if each.speculation is not None]
+            size = best_size(speculations, self._costs, sum(len(each.rows()) for each in those))
+            if len(those) == 1 and speculations[0].shrinks:
+                needed = those[0].window()
+                size = min(size, needed + needed % 2)
+            found.setdefault(size, []).extend(those)
+        return found
 
     def prefill(self, sequence: Sequence) -> None:
         """Feed picture and text without sampling a token."""
@@ -220,13 +249,20 @@ class Scheduler:
                 # Stop at the budget. If another row is computing the same prefix, wait and copy it.
                 if fed >= budget or (not row.has_prefix and any(_will_give(other, row) for other in waiting)):
                     return fed
-                fed += self._feed(row, sequence.tokens, sequence.position)
+                fed += self._feed(row, sequence.tokens, sequence.position, sequence.speculation is not None)
         return fed
 
-    def _feed(self, row: Row, tokens: Ints, position: int) -> int:
-        """Feed a row's next piece, or copy the same prefix from another row. Returns how many positions were run."""
+    def _feed(self, row: Row, tokens: Ints, position: int, even: bool = False) -> int:
+        """Feed a row's next piece, or copy the same prefix from another row. Returns how many positions were run.
+
+        Args:
+            even: feed an even number of target tokens if possible, the first of them again, so that the bits do not
+                depend on where the last pass ended.
+        """
         if not row.has_prefix and self._copied(row):
             return 0
+        if even and row.filled > row.start and (position - row.filled + row.start) % 2:
+            row.filled -= 1
         chunk = row.next_piece(tokens, position, self.decoder.piece)
         row.logits = self._run_chunk(row, chunk, 1)[0]
         row.advance(chunk)
@@ -278,42 +314,33 @@ class Scheduler:
         sequence.draw(token)
         return Drawn(sequence, position, token, Logits(Output(lambda: rows), draw), 0, 0)
 
-    def _step_together(self, ready: list[Sequence], drafts: list[Ints], number: int) -> list[Drawn]:
-        """One run in which every picture takes one position, and `number` drafted ones after it."""
-        # Feed each row the last token of its sequence, then the drafts; both rows of a guided picture get the same.
-        layout, size = self._layout_of(ready), number + 1
-        positions = [sequence.position for sequence in ready]
-        # The token before the position gives its logits; a drafted one gives those of the next.
-        fed = np.asarray([[s.tokens[at - 1], *own] for s, at, own in zip(ready, positions, drafts)], np.int32)
-        tokens = fed[layout.owner]
-        past = np.asarray([row.filled for row in layout.rows], np.int32)
-        # The settings and random numbers of each picture's next token.
+    def _step_together(self, ready: list[Sequence], size: int) -> list[Drawn]:
+        """One run in which every picture feeds `size` positions, and takes the tokens that are valid after it."""
+        # Each row is fed the tokens before the position and drafts after it; both rows of a guided picture the same.
+        layout = self._layout_of(ready)
+        chunks = [sequence.chunk(size) for sequence in ready]
+        fed = np.stack([tokens for _, tokens in chunks])
+        past = np.asarray([row.start + chunks[at][0] for row, at in zip(layout.rows, layout.owner.tolist())], np.int32)
+        # The settings and random numbers of each picture at the positions after those that are fed.
         draw = Draw(
             layout.cond,
             layout.uncond,
             tuple(sequence.sampling for sequence in ready),
-            np.asarray([sequence.scales[at : at + size] for sequence, at in zip(ready, positions)]),
+            np.stack([sequence.scales[at + 1 : at + 1 + size] for sequence, (at, _) in zip(ready, chunks)]),
             tuple(sequence.seed for sequence in ready),
-            tuple(positions),
+            tuple(at + 1 for at, _ in chunks),
         )
         # Run the decoder, which samples if it can; otherwise sample here.
-        batch = Batch(layout.slots, past, layout.counts * np.int32(size), tokens, None, size)
+        begun = time.perf_counter()
+        batch = Batch(layout.slots, past, layout.counts * np.int32(size), fed[layout.owner], None, size)
         output = self.decoder.run(batch, draw if self._on_device else None)
         made = draw.on_host(output.logits()) if output.tokens is None else output.tokens
-        # Accept sampled tokens up to the first one that differs from its draft: the later ones followed a wrong token.
-        source, drawn, taken = Logits(output, draw), [], []
-        for place, (sequence, own) in enumerate(zip(ready, made.tolist())):
-            right = 1 + next((k for k in range(number) if own[k] != drafts[place][k]), number)
-            taken.append(right)
-            for offset, token in enumerate(own[:right]):
-                drawn.append(Drawn(sequence, sequence.position, token, source, place, offset))
-                sequence.draw(token)
-            self._strategy.saw(sequence, positions[place], made[place])
-        # Record the fed tokens that were right; the cache is rewound to them.
-        for row, place in zip(layout.rows, layout.owner.tolist()):
-            at = row.filled - row.start
-            row.fed[at : at + taken[place]] = fed[place, : taken[place]]
-            row.filled += taken[place]
+        self._costs.add(len(layout.rows), size, time.perf_counter() - begun)
+        # Accept what is valid; the cache is rewound to it.
+        source, drawn = Logits(output, draw), []
+        for place, (sequence, (at, tokens)) in enumerate(zip(ready, chunks)):
+            for position, token in sequence.accept(at, tokens, made[place]):
+                drawn.append(Drawn(sequence, position, token, source, place, position - at - 1))
         return drawn
 
     def _layout_of(self, ready: list[Sequence]) -> _Layout:

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from editar_rt.generation.sampling import Sampling
+from editar_rt.generation.strategy import Speculation
 
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int32]
@@ -150,6 +151,7 @@ class Sequence:
         seed: replaces the seed of the sampling.
         known: int32 [N], negative where a token is to be sampled; None samples all.
         count: N.
+        speculation: how several positions are taken in a pass; None takes one.
 
     Raises:
         OptionError: a guidance schedule of another length.
@@ -163,15 +165,19 @@ class Sequence:
         seed: int,
         known: Ints | None,
         count: int,
+        speculation: Speculation | None = None,
     ) -> None:
         if sampling.guided != (context.uncond is not None):
             raise ValueError("a context needs an unconditional row with guidance, and must not have one without")
-        self.context, self.sampling, self.seed = context, sampling, seed
+        self.context, self.sampling, self.seed, self.speculation = context, sampling, seed, speculation
+        self.passes = 0
+        """Runs of the decoder since the prefill."""
         self.scales = sampling.scales(count)
         self.tokens = np.full(count, -1, np.int32) if known is None else np.array(known, np.int32)
         """[N]; negative where they are not sampled yet."""
         free = np.flatnonzero(self.tokens < 0).tolist()
         self._next = iter([*free[1:], count])
+        self._stop = free[-1] + 1 if free else count
         self.position: int = free[0] if free else count
         """Index of the target token to sample next; N when finished."""
         self._guided: list[bool] = [*(self.scales > 1).tolist(), False]
@@ -193,8 +199,11 @@ class Sequence:
 
     def rows(self) -> tuple[Row, ...]:
         """The rows that the next token needs. Without guidance the unconditional row waits; it catches up later."""
+        return self._rows_of(self.guided)
+
+    def _rows_of(self, guided: bool) -> tuple[Row, ...]:
         context = self.context
-        return (context.cond, context.uncond) if self.guided and context.uncond is not None else (context.cond,)
+        return (context.cond, context.uncond) if guided and context.uncond is not None else (context.cond,)
 
     def lacks(self, row: Row) -> int:
         """Number of positions to feed to a row before the next token can be sampled."""
@@ -206,16 +215,59 @@ class Sequence:
         position = self.position
         return position > 0 and all(row.start + position - row.filled == 1 for row in self.rows())
 
-    def window(self, most: int) -> int:
-        """The number of positions that one step may sample: consecutive free ones with the same guidance as the next.
-
-        Args:
-            most: largest number to return.
-        """
-        stop, end = self.position + 1, min(self.position + most, len(self.tokens))
-        while stop < end and self.tokens[stop] < 0 and self._guided[stop] == self.guided:
+    def window(self) -> int:
+        """The number of positions up to the last free one, or to where guidance begins or ends."""
+        guided, stop = self.guided, self.position + 1
+        while stop < self._stop and self._guided[stop] == guided:
             stop += 1
         return stop - self.position
+
+    def chunk(self, size: int) -> tuple[int, Ints]:
+        """The chunk of a pass, which gives the logits of `position` and of those after it.
+
+        It has `size` positions in any case: near the end of the picture it begins with positions that are cached
+        already, and computes the same keys and values again.
+
+        Returns:
+            its first position, and the tokens to feed [size]: those that are known or sampled, otherwise drafts.
+        """
+        start = max(0, min(self.position - 1, len(self.tokens) - 1 - size))
+        fed = self.tokens[start : start + size].copy()
+        if self.speculation is not None:
+            free = fed < 0
+            fed[free] = self.speculation.drafter.draft(start, start + size)[free]
+        return start, fed
+
+    def accept(self, start: int, fed: Ints, made: Ints) -> list[tuple[int, int]]:
+        """Take the tokens sampled by a pass up to the first one that differs from its draft.
+
+        Args:
+            start, fed: from `chunk`.
+            made: [K], the tokens sampled at the K last positions after `start`, whatever they followed.
+
+        Returns:
+            the positions taken and their tokens. The keys and values of all tokens before `position` are then valid.
+        """
+        end, guided, taken = start + len(fed), self.guided, []
+        offset = end + 1 - len(made)
+        failed = False
+        first = self.position
+        while self.position <= end and not self.finished and self.guided == guided and not failed:
+            position = self.position
+            token = int(made[position - offset])
+            taken.append((position, token))
+            self.draw(token)
+            failed = position < end and int(fed[position - start]) != token
+        self.passes += 1
+        if self.speculation is not None:
+            self.speculation.drafter.saw(first, made[first - offset :])
+            checked = sum(position < end for position, _ in taken)
+            self.speculation.learn(checked - failed, failed)
+        for row in self._rows_of(guided):
+            stop = min(taken[-1][0] if failed else end, self.position - 1)
+            row.fed[start:stop] = fed[: stop - start]
+            row.filled = row.start + stop
+        return taken
 
     def draw(self, token: int) -> None:
         """Store the token sampled at `position`, and move on to the next free position."""

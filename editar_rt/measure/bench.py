@@ -28,6 +28,7 @@ from editar_rt.generation.decoding import decode
 from editar_rt.generation.sampling import Sampling
 from editar_rt.generation.scheduler import Scheduler
 from editar_rt.generation.sequence import Sequence
+from editar_rt.generation.strategy import Jacobi, Speculate
 from editar_rt.machine import description, peak_memory_bytes, peak_resident_bytes
 from editar_rt.measure.memory import cache_bytes_per_position
 from editar_rt.version import __version__
@@ -105,11 +106,19 @@ class BundleSubject:
 
     Args:
         on_device: False samples on the host even if the device can.
+        speculate: as in `Request`. The time of a step is then that of a token.
     """
 
-    def __init__(self, editor: Editor, sampling: Sampling | None = None, on_device: bool = True) -> None:
+    def __init__(
+        self,
+        editor: Editor,
+        sampling: Sampling | None = None,
+        on_device: bool = True,
+        speculate: Speculate | None = None,
+    ) -> None:
         self.editor, self.sampling = editor, Sampling.checked(sampling, editor.default_sampling)
-        self.on_device = on_device
+        self.on_device, self.speculate = on_device, speculate
+        self._taken = self._passes = 0  # tokens and passes of all runs
         self._rng = np.random.default_rng(0)
         self._scheduler: Scheduler | None = None
 
@@ -134,12 +143,14 @@ class BundleSubject:
             "rows": self.rows,
             "device_memory": self.editor.backend.memory_in_use(),
             "sampling_head": self.on_device and names.SAMPLER in manifest.parts,
+            "speculate": self.speculate,
+            "tokens_per_pass": self._taken / self._passes if self._passes else None,
         }
 
     def bytes_per_step(self, plan: Plan) -> int | None:
         manifest, device = self.editor.bundle.manifest, self.editor.backend.device
         weights = manifest.model.step_weight_bytes.get(device)
-        if weights is None:
+        if weights is None or self.speculate is not None:
             return None
         filled = plan.mean_cached(self.editor.prefix_length, self.picture_tokens)
         return weights + int(self.rows * filled * cache_bytes_per_position(manifest))
@@ -178,15 +189,23 @@ class BundleSubject:
         fed = plan.positions(editor.prefix_length, count)
         known, drawn = self._tokens(1, count)[0], fed.start - editor.prefix_length
         known[drawn : drawn + 1 + len(fed)] = -1
-        sequence = Sequence(context, other, sampling, sampling.seed, known, count)
+        speculation = scheduler.speculation(self.speculate, Jacobi(picture[0]))
+        sequence = Sequence(context, other, sampling, sampling.seed, known, count, speculation)
         seconds, _ = _timed(lambda: scheduler.prefill(sequence))
         yield NEXT_PREFILL, seconds
-        begun = time.perf_counter()
+        taken: list[float] = []  # seconds until each token of the last pass
+        begun, passes = time.perf_counter(), 0
         for step in decode(scheduler, [sequence]):
             now = time.perf_counter()
+            if sequence.passes != passes:
+                yield from ((STEP, sum(taken) / len(taken)) for _ in taken)
+                self._taken, self._passes = self._taken + len(taken), self._passes + bool(taken)
+                taken, passes = [], sequence.passes
             if step.drawn and step.position > drawn:  # the first token comes from a chunk
-                yield STEP, now - begun
+                taken.append(now - begun)
             begun = now
+        yield from ((STEP, sum(taken) / len(taken)) for _ in taken)
+        self._taken, self._passes = self._taken + len(taken), self._passes + bool(taken)
 
     def _tokens(self, rows: int, count: int) -> NDArray[np.int32]:
         size = self.editor.model.codebook_size or self.editor.model.vocab_size or 1
@@ -309,6 +328,8 @@ def lines(report: dict[str, Any]) -> Iterator[str]:
                 f"{document['tokens_per_second']:.1f} tokens/s; "
                 f"first token after {document['time_to_first_token_ms']:.1f} ms"
             )
+            if document.get("speculate") is not None and document["tokens_per_pass"]:
+                yield f"speculate {document['speculate']}: {document['tokens_per_pass']:.2f} tokens a pass"
             if document["percent_of_bandwidth"] is not None:
                 bandwidth = f"{document['percent_of_bandwidth']:.0f} % of {document['read_bandwidth'] / 1e9:.1f} GB/s"
                 yield f"a step reads {document['bytes_per_step'] / 1e6:.1f} MB at {bandwidth}, the measured bandwidth"

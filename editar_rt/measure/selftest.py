@@ -18,7 +18,6 @@ from numpy.typing import NDArray
 from editar_rt import names
 from editar_rt.backends.sampler import BY_NOISE, SamplerInputs, rounded_gumbel
 from editar_rt.bundle.compare import Comparison, largest_difference, relative_error
-from editar_rt.editor import Editor
 from editar_rt.errors import BundleError, NotFiniteError
 from editar_rt.generation.decoding import decode
 from editar_rt.generation.noise import gumbel
@@ -26,6 +25,7 @@ from editar_rt.generation.noise import words as random_words
 from editar_rt.generation.sampling import Sampling, candidates, distribution, guide, sample, sample_with_gumbel
 from editar_rt.generation.scheduler import Scheduler
 from editar_rt.generation.sequence import Chunk, Inputs, Sequence, state_chunk, token_chunk
+from editar_rt.model import Model
 
 PROMPT = "make the ball red"
 CHUNK = 32  # positions of the decoder's prefill that are tokens, and then
@@ -62,7 +62,7 @@ class Way:
 ONE_ROW = Way()
 
 
-def answers(editor: Editor, parts: Collection[str], way: Way = ONE_ROW) -> dict[str, Any]:
+def answers(editor: Model, parts: Collection[str], way: Way = ONE_ROW) -> dict[str, Any]:
     """The outputs of this machine, by part and output, as JSON values.
 
     Args:
@@ -156,7 +156,7 @@ def sampler_inputs(example: SamplerExample, uncond_rows: NDArray[np.int32], most
     return inputs._replace(noise=np.ascontiguousarray(noise))
 
 
-def verify(editor: Editor, parts: Collection[str] | None = None, way: Way = ONE_ROW) -> list[Comparison]:
+def verify(editor: Model, parts: Collection[str] | None = None, way: Way = ONE_ROW) -> list[Comparison]:
     """Repeat the self-test of an editor's bundle.
 
     Args:
@@ -185,7 +185,7 @@ def verify(editor: Editor, parts: Collection[str] | None = None, way: Way = ONE_
     return checks
 
 
-def batch_checks(editor: Editor) -> list[Comparison]:
+def batch_checks(editor: Model) -> list[Comparison]:
     """Check that a row's outputs are the same alone and together with 1, 2 and 3 other rows.
 
     On a CPU they must be identical. GPU libraries choose kernels by the number of rows, so there the bound for another
@@ -217,7 +217,7 @@ def _spread(count: int, size: int) -> NDArray[np.int32]:
     return ((np.arange(count, dtype=np.int64) * 7919 + 17) % size).astype(np.int32)
 
 
-def _transformer(editor: Editor, way: Way) -> dict[str, Any]:
+def _transformer(editor: Model, way: Way) -> dict[str, Any]:
     model = editor.model
     text_tokens, text_dim, vocabulary = model.text_tokens or 1, model.text_dim or 1, model.vocab_size or 1
     states = np.sin(np.arange(text_tokens * text_dim, dtype=np.float64) * 0.37).reshape(1, text_tokens, text_dim)
@@ -265,7 +265,7 @@ def _lengths(positions: int, text_tokens: int) -> tuple[int, int, int]:
     return min(CHUNK, positions - rows - steps), rows, steps
 
 
-def _sampler(editor: Editor) -> dict[str, Any]:
+def _sampler(editor: Model) -> dict[str, Any]:
     """Test every sampler engine; those of several rows also with guidance, where the last row is unconditional."""
     backend, manifest = editor.backend, editor.bundle.manifest
     if not backend.sampler_rows:

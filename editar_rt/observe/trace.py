@@ -25,6 +25,7 @@ from editar_rt.errors import OptionError, TraceError
 from editar_rt.files import placing, read_regular
 from editar_rt.generation.decoding import Step
 from editar_rt.generation.sampling import Sampling, distribution, softmax
+from editar_rt.generation.strategy import check_speculate
 from editar_rt.images.pixels import open_picture
 from editar_rt.images.writing import picture_bytes
 from editar_rt.npz import read_arrays
@@ -51,6 +52,8 @@ class Header:
     done: int  # number of target positions that were reached; N unless cancelled
     timings: dict[str, float]  # seconds by stage
     text_states: str | None = None  # SHA-256 of the text states that the edit was given
+    speculate: int | str | None = None  # `Request.speculate`
+    passes: list[int] | None = None  # runs of the decoder after the prefill, one number per variant
     format: str = FORMAT
     format_version: int = FORMAT_VERSION
 
@@ -239,6 +242,7 @@ def _check(trace: Trace) -> None:
     """Reject a trace whose fields contradict each other."""
     header = trace.header
     Sampling(**header.sampling)
+    check_speculate(header.speculate)
     shape = (len(header.seeds), len(header.condition_tokens))
     shapes = (shape, shape[1:], shape, shape, shape[1:])
     for (name, kind), wanted in zip(ARRAYS.items(), shapes, strict=True):

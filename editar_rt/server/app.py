@@ -19,7 +19,7 @@ from starlette.applications import Starlette
 from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.routing import BaseRoute, Mount, Route
 from starlette.staticfiles import StaticFiles
@@ -77,6 +77,7 @@ class _Server:
         self.engine, self.options = engine, options
         self._decoders = ThreadPoolExecutor(1, "editar decode")  # one at a time: a picture takes much memory
         self._encoders = ThreadPoolExecutor(2, "editar encode")
+        self._described = answers.model_of(engine.editor, engine.limits)
 
     def routes(self) -> list[BaseRoute]:
         routes: list[BaseRoute] = [
@@ -108,13 +109,12 @@ class _Server:
             return _Stream(self, asked, work, outbox)
         try:
             results = await _unless_left(outbox.results(len(asked.seeds)), request.receive)
+            if results is None:
+                raise ClientDisconnect
+            made = [(each.result, each.warned) for each in results]
+            content = await self._encoded(partial(answers.answer, asked, made, self.engine.editor))
         finally:
-            self._let_go(work)
-        if results is None:
-            return Response(status_code=499)
-        content = await self._encoded(
-            partial(answers.answer, asked, [(each.result, each.warned) for each in results], self.engine.editor)
-        )
+            self.engine.let_go(work)
         return Response(content, media_type="application/json", headers=NO_STORE)
 
     async def _asked(self, request: Request) -> Asked:
@@ -147,11 +147,6 @@ class _Server:
         if self.options.log_prompts:
             log.info("id=%s prompt=%r", request.state.id, asked.request.instruction)
 
-    def _let_go(self, work: Work) -> None:
-        """Cancel what is left of a work whose client hears nothing more of it."""
-        if work.left:
-            self.engine.cancel_work(work, "client")
-
     async def _encoded(self, make: Callable[[], bytes]) -> bytes:
         return await asyncio.get_running_loop().run_in_executor(self._encoders, make)
 
@@ -171,12 +166,11 @@ class _Server:
     # What the server is.
 
     async def models(self, request: Request) -> Response:
-        own = answers.model_of(self.engine.editor, self.engine.limits)
-        return JSONResponse({"object": "list", "data": [own]})
+        return JSONResponse({"object": "list", "data": [self._described]})
 
     async def model(self, request: Request) -> Response:
         check_model(request.path_params["model"], self.engine.editor)
-        return JSONResponse(answers.model_of(self.engine.editor, self.engine.limits))
+        return JSONResponse(self._described)
 
     async def health(self, request: Request) -> Response:
         alive = self.engine.alive
@@ -212,7 +206,7 @@ class _Stream(Response):
             await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
             await _unless_left(self._write(send), receive)
         finally:
-            self._server._let_go(self._work)
+            self._server.engine.let_go(self._work)
 
     async def _write(self, send: Send) -> bool:
         async for content in self._events():

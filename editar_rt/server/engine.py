@@ -119,6 +119,7 @@ class Engine:
         self._changed = threading.Condition()
         self._arrived: deque[Work] = deque()
         self._works: dict[str, Work] = {}  # waiting and running, by id
+        self._held: set[Work] = set()  # whose answers are not sent
         self._waiting: deque[Picture] = deque()
         self._running: list[Picture] = []
         self._count = 0  # pictures that wait or run
@@ -147,12 +148,13 @@ class Engine:
     def alive(self) -> bool:
         """Whether the thread has shown a sign of life."""
         silent = time.monotonic() - self._beat
-        return self.error is None and silent < HEARTBEAT_SECONDS + self._longest
+        starting = not self.warm.is_set()  # opening the parts of a large bundle takes minutes
+        return self.error is None and (starting or silent < HEARTBEAT_SECONDS + self._longest)
 
     @property
     def busy(self) -> bool:
-        """Whether pictures wait or run."""
-        return self._count > 0
+        """Whether there is work that was not let go."""
+        return bool(self._held)
 
     def check_room(self, pictures: int) -> None:
         """
@@ -185,10 +187,10 @@ class Engine:
                     "request_id_in_use",
                 )
             self._works[work.name] = work
+            self._held.add(work)
             self._count += len(work.seeds)
             self._arrived.append(work)
             self._changed.notify()
-        self.metrics.waiting(len(work.seeds))
 
     def cancel(self, name: str, why: str = "api") -> bool:
         """Cancel a work by its id. Returns whether there is one."""
@@ -199,11 +201,13 @@ class Engine:
                 self._changed.notify()
         return work is not None
 
-    def cancel_work(self, work: Work, why: str) -> None:
-        """Cancel a work, and no other that has taken its id since."""
+    def let_go(self, work: Work) -> None:
+        """Whoever submitted a work is through with it: what is left of it is cancelled."""
         with self._changed:
-            work.stop(why)
-            self._changed.notify()
+            self._held.discard(work)
+            if work.left:
+                work.stop("client")
+                self._changed.notify()
 
     def stop(self) -> None:
         """Take no new work."""
@@ -238,6 +242,7 @@ class Engine:
                 self._drop_stopped()
                 self._admit()
                 self._step()
+                self._note_loads()
             self._wait()
             self._drop_stopped()
         except BaseException as error:
@@ -287,10 +292,10 @@ class Engine:
             self._count -= pictures
             if work.left == 0:
                 self._works.pop(work.name, None)
-        self.metrics.loads(len(self._waiting), len(self._running), self._rows(), 2 * self.limits.pictures)
 
-    def _rows(self) -> int:
-        return sum(len(list(p.member.context)) for p in self._running if p.member is not None)
+    def _note_loads(self) -> None:
+        rows = sum(len(list(p.member.context)) for p in self._running if p.member is not None)
+        self.metrics.loads(len(self._waiting), len(self._running), rows, 2 * self.limits.pictures)
 
     def _admit(self) -> None:
         """Begin the next picture, if there is a place. One between two steps: the others wait for its encoder."""

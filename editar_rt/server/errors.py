@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -49,8 +48,7 @@ def from_error(error: BaseException, param: str | None = None) -> ApiError:
     if isinstance(error, ApiError):
         return error
     if isinstance(error, (OptionError, PictureError)):
-        named = re.match(r"[a-z_]+", str(error)) if isinstance(error, OptionError) else None
-        return bad(str(error), param or (named[0] if named and "_" in named[0] else None))
+        return bad(str(error), param)
     kind = "edit_failed" if isinstance(error, EditarError) else "internal_error"
     return ApiError(500, "the edit failed; the server's log says why", kind, headers=NO_RETRY)
 

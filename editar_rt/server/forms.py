@@ -257,7 +257,8 @@ def _request(
         mask = read_mask(given_masks[0], limits.max_pixels) if given_masks else None
         request = make_request(image, prompt, {**options, "mask": mask})
     except OptionError as error:
-        raise from_error(error) from None
+        named = str(error).split()[0]  # messages about a value begin with its name
+        raise from_error(error, named if named in OURS else None) from None
     if mask is not None:
         try:
             masks.read_mask(mask, image.size, editor.image_size, request.fit or "crop")

@@ -141,7 +141,7 @@ class Guard:
                     headers={"www-authenticate": "Bearer"},
                 )
         length = headers.get("content-length", "")
-        if length.isdecimal() and (len(length) > 18 or int(length) > self.max_body):
+        if _is_more(length, self.max_body):
             self.metrics.rejected("body")
             raise too_large(self.max_body)
 
@@ -173,9 +173,10 @@ class _Body:
     def __init__(self, receive: Receive, most: int, headers: dict[str, str]) -> None:
         self._receive, self._most = receive, most
         self._bytes = 0
-        # A client that waits for a "continue" has sent nothing, and need not.
-        self._ended = headers.get("content-length", "0") == "0" and "transfer-encoding" not in headers
-        self._ended |= "expect" in headers
+        # Not read are no body, one that waits for a "continue", and one that would be cut off all the same.
+        length = headers.get("content-length", "0")
+        self._ended = length == "0" and "transfer-encoding" not in headers
+        self._ended |= "expect" in headers or _is_more(length, DRAINED_FACTOR * most)
 
     async def receive(self) -> Message:
         """
@@ -230,6 +231,10 @@ class _Answer:
             own = [(name.encode(), value.encode()) for name, value in error.headers.items()]
             content = json.dumps(error.body, ensure_ascii=False).encode()
             await self.send_plain(error.status, content, [(b"content-type", b"application/json"), *own])
+
+
+def _is_more(length: str, most: int) -> bool:
+    return length.isdecimal() and (len(length) > 18 or int(length) > most)
 
 
 def too_large(most: int) -> ApiError:

@@ -54,9 +54,6 @@ class Metrics:
     def rejected(self, why: str) -> None:
         self._rejected.labels(why).inc()
 
-    def waiting(self, more: int) -> None:
-        self._waiting.inc(more)
-
     def loads(self, waiting: int, running: int, rows: int, limit: int) -> None:
         self._waiting.set(waiting)
         self._running.set(running)

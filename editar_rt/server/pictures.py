@@ -15,7 +15,7 @@ from editar_rt.images.masks import THRESHOLD
 from editar_rt.images.orientation import turn_of
 from editar_rt.images.pixels import open_grey, open_picture
 from editar_rt.images.writing import LOSSY, picture_bytes
-from editar_rt.server.errors import bad
+from editar_rt.server.errors import ApiError, bad
 
 FORMATS = ("PNG", "JPEG", "WEBP")
 
@@ -39,8 +39,10 @@ def _opened(file: BinaryIO, what: str, max_pixels: int) -> Iterator[Image.Image]
         raise bad(f"the {what} is not a PNG, JPEG or WebP picture", what) from None
     except PictureError as error:
         raise bad(str(error), what) from None
-    except (OSError, SyntaxError, ValueError) as error:  # Pillow's readers of headers raise these on damaged files
-        raise bad(f"the {what} cannot be read ({error:.120})", what) from None
+    except ApiError:
+        raise
+    except Exception as error:  # Pillow's decoders raise many kinds on damaged files
+        raise bad(f"the {what} cannot be read ({str(error)[:120]})", what) from None
 
 
 def read_image(file: BinaryIO, max_pixels: int) -> Image.Image:

@@ -2,9 +2,10 @@
 
     python tests/benchmarks/record_tensorrt_api.py FOLDER…  > tests/runtime/tensorrt_api.json
 
-Each FOLDER is an unpacked wheel of a version (tensorrt_bindings, tensorrt_cu12_bindings, …, or tensorrt up to 8.5) for
-the Python that runs this. The libraries behind the bindings need not be there: empty ones, made with gcc, satisfy the
-loader, and nothing of them is called. `USED` is what the project touches.
+Each FOLDER is an unpacked wheel of a version (tensorrt_bindings, tensorrt_cu12_bindings, …, tensorrt up to 8.5, or
+tensorrt_rtx_cu13_bindings of TensorRT for RTX) for the Python that runs this. The libraries behind the bindings need
+not be there: empty ones, made with gcc, satisfy the loader, and nothing of them is called. `USED` is what the project
+touches.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ from pathlib import Path
 USED = """Builder BuilderFlag DataType ExecutionContextAllocationStrategy IBuilderConfig ICudaEngine IExecutionContext
 IHostMemory ILayer ILogger INetworkDefinition IOptimizationProfile IProgressMonitor ITensor ITimingCache MemoryPoolType
 NetworkDefinitionCreationFlag OnnxParser ParserError PreviewFeature Runtime TacticSource float16 float32 int32 bool
+ComputeCapability DynamicShapesKernelSpecializationStrategy IAttention IAttentionOutputLayer IRuntimeCache
+IRuntimeConfig LayerType
 """
 PROGRAM = """
 import ctypes, importlib, json, os, sys
@@ -31,7 +34,8 @@ for _ in range(2):  # one may need another
             pass
 sys.setdlopenflags(os.RTLD_LAZY | os.RTLD_GLOBAL)
 sys.path.insert(0, folder)
-module = importlib.import_module("tensorrt_bindings" if os.path.isdir(folder + "/tensorrt_bindings") else "tensorrt")
+names = ("tensorrt_rtx_bindings", "tensorrt_bindings", "tensorrt")
+module = importlib.import_module(next(name for name in names if os.path.isdir(os.path.join(folder, name))))
 found = {}
 for name in used:
     value = getattr(module, name, None)
@@ -43,7 +47,7 @@ print(json.dumps({module.__version__: found}))
 
 def record(folder: Path, python: str = sys.executable) -> dict[str, dict[str, list[str]]]:
     """{version: {class: attributes}} of an unpacked wheel."""
-    binding = next(folder.glob("tensorrt*/tensorrt.so"))
+    binding = next(file for file in folder.glob("tensorrt*/tensorrt*.so") if file.stem in ("tensorrt", "tensorrt_rtx"))
     with tempfile.TemporaryDirectory() as made:
         _stand_ins(binding, Path(made))
         answer = subprocess.run(

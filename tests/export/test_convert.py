@@ -15,6 +15,7 @@ import pytest
 
 import editar_rt
 from editar_rt import names
+from editar_rt.backends import kept_folder
 from editar_rt.backends.ort import prepacked
 from editar_rt.bundle.folder import Bundle, file_digest
 from editar_rt.errors import BundleError, MissingPartError
@@ -105,7 +106,7 @@ def test_nobody_reads_weights_from_outside_of_a_bundle(
 ) -> None:
     """A converter that did would carry the file's content away in what it writes."""
     monkeypatch.setattr(prepacked, "PAYS_FROM", 0)
-    monkeypatch.setenv(prepacked.VARIABLE, str(tmp_path / "cache"))
+    monkeypatch.setenv(kept_folder.VARIABLE, str(tmp_path / "cache"))
     bundle = Path(shutil.copytree(golden_gpt_bundle, tmp_path / "bundle"))
     shutil.copy2(bundle / "decoder.onnx.data", tmp_path / "evil.data")
     manifest = json.loads((bundle / "bundle.json").read_text())

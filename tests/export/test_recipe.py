@@ -24,7 +24,14 @@ def test_every_recipe_can_be_exported(name: str) -> None:
 
 
 def test_recipes_for_tensorrt_have_steps_with_and_without_guidance() -> None:
-    assert recipe_names(TENSORRT) == ["h200", "jetson-orin-jp5", "jetson-orin-jp6", "jetson-thor-jp7", "rtx"]
+    assert recipe_names(TENSORRT) == [
+        "h200",
+        "jetson-orin-jp5",
+        "jetson-orin-jp6",
+        "jetson-thor-jp7",
+        "rtx",
+        "rtx-anywhere",
+    ]
     for name in recipe_names(TENSORRT):
         recipe = read_engines(name)
         assert 1 in recipe.rows and 2 in recipe.rows and not (recipe.shared and name == "jetson-orin-jp5")

@@ -9,8 +9,8 @@ import pytest
 
 from editar_rt.backends.base import Batch, DraftChunks, Output
 from editar_rt.generation.decoding import Job, decode, run_jobs
-from editar_rt.generation.noise import uniform
-from editar_rt.generation.sampling import Draw, Sampling, guide, sample
+from editar_rt.generation.noise import uniform, words
+from editar_rt.generation.sampling import Draw, Sampling, guide, sample, sample_with_gumbel
 from editar_rt.generation.scheduler import Scheduler
 from editar_rt.generation.sequence import Inputs, Sequence, state_chunk, token_chunk
 
@@ -108,7 +108,10 @@ def plain_tokens(row: int, sampling: Sampling, known: np.ndarray | None = None, 
     for position in range(COUNT):
         scale = float(sampling.scales(COUNT)[position])
         mixed = guide(*logits, scale) if scale > 1 else logits[0]
-        drawn = sample(mixed, sampling, 0.0 if sampling.greedy else uniform(sampling.seed, 0, position))
+        if sampling.noise == "gumbel":
+            drawn = sample_with_gumbel(mixed, sampling, words(sampling.seed, 0, position, VOCABULARY))
+        else:
+            drawn = sample(mixed, sampling, 0.0 if sampling.greedy else uniform(sampling.seed, 0, position))
         found.append(drawn if known is None or known[row, position] < 0 else int(known[row, position]))
         step = np.asarray([[found[-1]]], np.int32)
         past, fed = one + fed, fed + 1

@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 
 import editar_rt
-from editar_rt.backends.ort import kept_folder, pages, prepacked
+from editar_rt.backends import kept_folder
+from editar_rt.backends.ort import pages, prepacked
 from tests.runtime import crafted
 
 RUN = (
@@ -26,7 +27,7 @@ RUN = (
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty cache that takes the tests' small bundles too."""
     monkeypatch.setattr(prepacked, "PAYS_FROM", 0)
-    monkeypatch.setenv(prepacked.VARIABLE, str(tmp_path / "cache"))
+    monkeypatch.setenv(kept_folder.VARIABLE, str(tmp_path / "cache"))
     return tmp_path / "cache"
 
 
@@ -147,7 +148,7 @@ def test_leftovers_of_killed_processes_go_and_those_of_living_ones_stay(tmp_path
 
 
 def test_it_can_be_refused(golden_gpt_bundle: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(prepacked.VARIABLE, prepacked.OFF)
+    monkeypatch.setenv(kept_folder.VARIABLE, kept_folder.OFF)
     tokens(golden_gpt_bundle)
     assert not cache.exists()
 
@@ -157,7 +158,7 @@ def test_a_place_that_cannot_be_written_is_gone_without(
 ) -> None:
     monkeypatch.setattr(prepacked, "PAYS_FROM", 0)
     (tmp_path / "file").touch()
-    monkeypatch.setenv(prepacked.VARIABLE, str(tmp_path / "file" / "cache"))
+    monkeypatch.setenv(kept_folder.VARIABLE, str(tmp_path / "file" / "cache"))
     assert tokens(golden_gpt_bundle).shape == (1, 16)
 
 

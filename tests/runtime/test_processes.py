@@ -20,7 +20,8 @@ from PIL import Image
 
 import editar_rt
 from editar_rt import command_line
-from editar_rt.backends.ort import backend, library, prepacked
+from editar_rt.backends import kept_folder
+from editar_rt.backends.ort import backend, library
 from editar_rt.backends.ort.threads import set_threads
 from editar_rt.bundle.folder import Bundle
 from editar_rt.errors import BackendError, OptionError
@@ -83,7 +84,7 @@ def test_a_user_without_a_home_keeps_no_weights(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.delenv("EDITAR_CACHE", raising=False)
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
     monkeypatch.setattr(Path, "home", unknown)
-    assert prepacked.cache_folder() is None
+    assert kept_folder.cache_folder() is None
 
 
 def test_a_bundle_is_found_after_the_process_has_moved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

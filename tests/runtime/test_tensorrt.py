@@ -25,16 +25,16 @@ from editar_rt.backends.engines.backend import EngineBackend
 from editar_rt.backends.engines.decoder import EngineDecoder
 from editar_rt.backends.engines.folder import BUILD_NAME, read_build
 from editar_rt.backends.engines.tensorrt import Machine, open_engines
-from editar_rt.backends.engines.tensorrt_compat import import_tensorrt
+from editar_rt.backends.engines.tensorrt_compat import load_tensorrt
 from editar_rt.bundle.folder import Bundle
 from editar_rt.editor import Editor
 from editar_rt.errors import BackendError, OptionError
+from editar_rt.measure.gate import GateError
 from export.recipe import EngineRecipe
 from export.tensorrt_builder import Watcher, build_engines, free_memory, memory_warnings
-from export.tensorrt_gate import GateError
 from tests.benchmarks.record_tensorrt_api import record
 from tests.conftest import golden_arrays
-from tests.tensorrt_stand_in import API, VERSIONS, World, make_machine
+from tests.tensorrt_stand_in import API, RTX_VERSION, VERSIONS, World, make_machine
 
 GOLDEN = golden_arrays("gpt_tiny")
 RECIPE = EngineRecipe(rows=(1, 2), chunks=("text",))
@@ -42,7 +42,8 @@ RECIPE = EngineRecipe(rows=(1, 2), chunks=("text",))
 
 def build(folder: Path, machine: Machine, recipe: EngineRecipe = RECIPE, force: bool = False, **watcher: Any) -> Bundle:
     bundle = Bundle.open(folder)
-    build_engines(bundle, "jetson-orin-jp6", recipe, folder / "jetson-orin-jp6", machine, force, Watcher(**watcher))
+    place = folder / "jetson-orin-jp6"
+    build_engines(bundle, place.name, recipe, place, machine.tensorrt, machine, force, Watcher(**watcher))
     return bundle
 
 
@@ -259,7 +260,7 @@ def test_other_dialects_and_places_are_refused(golden_gpt_bundle: Path, full: Pa
         build(golden_gpt_bundle, machine)
     bundle = Bundle.open(full)
     with pytest.raises(OptionError, match=r"engines must be in their bundle's folder.*choose -o"):
-        build_engines(bundle, "rtx", RECIPE, tmp_path / "elsewhere", machine, False, Watcher())
+        build_engines(bundle, "rtx", RECIPE, tmp_path / "elsewhere", machine.tensorrt, machine, False, Watcher())
 
 
 def test_a_graph_that_the_parser_does_not_read(full: Path) -> None:
@@ -386,7 +387,7 @@ def test_a_machine_without_tensorrt_says_so(copy: Path) -> None:
         with pytest.raises(BackendError, match=r'TensorRT\'s Python module does not load.*pip install "\.\[trt\]"'):
             editar_rt.load(copy, device=device)
     with pytest.raises(BackendError, match="python3-libnvinfer"):
-        import_tensorrt()
+        load_tensorrt()
 
 
 def test_scratch_memory_is_one_block_for_all_contexts(built: Path) -> None:
@@ -401,7 +402,7 @@ def test_scratch_memory_is_one_block_for_all_contexts(built: Path) -> None:
 
 
 def test_an_editor_takes_the_engines(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tensorrt, "this_machine", lambda: make_machine("10.13.0.35"))
+    monkeypatch.setattr(tensorrt, "this_machine", lambda library: make_machine("10.13.0.35"))
     monkeypatch.setattr(machine, "COPIED_BYTES", 8 << 20)
     for device in ("tensorrt", "auto"):
         editor = editar_rt.load(copy, device=device)
@@ -452,10 +453,10 @@ runpy.run_module("export", run_name="__main__")
 
 
 WHEELS = {"8.5.3.1": "tensorrt", "8.6.1": "tensorrt-bindings", "10.13.0.35": "tensorrt-cu11-bindings"}
-WHEELS |= {"11.4.0.106": "tensorrt-cu12-bindings"}
+WHEELS |= {"11.4.0.106": "tensorrt-cu12-bindings", RTX_VERSION: "tensorrt-rtx-cu13-bindings"}
 
 
-@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("version", API)
 def test_the_real_bindings_have_what_was_recorded(version: str, tmp_path: Path) -> None:
     """Downloads NVIDIA's wheel of a version (1 MB; of 8.5 550 MB) and looks at the classes in it."""
     python = f"{sys.version_info.major}.{sys.version_info.minor}"

@@ -53,6 +53,10 @@ class EngineBackend:
         return 0
 
     @property
+    def needs_trial(self) -> bool:
+        return self.engines.trial is not None and self.engines.trial.is_needed
+
+    @property
     def sampler_rows(self) -> tuple[int, ...]:
         return self.plan.rows if names.SAMPLER in self.bundle.manifest.parts else ()
 
@@ -70,6 +74,12 @@ class EngineBackend:
             held = ", ".join(parts) or "nothing"
             raise MissingPartError(f"the bundle {self.bundle.folder} has no part {name}; its parts are {held}")
         return parts[name]
+
+    @property
+    def capacity(self) -> int:
+        """Positions of a row of the decoder's cache."""
+        tensor = next(t for t in self.part(names.DECODER).inputs if t.name == names.past_key(0))
+        return fixed(tensor.shape, {names.ROWS_DIM: 1})[2]
 
     def program(self, shape: Shape) -> Program:
         """An engine with its buffers, created on first use."""

@@ -203,6 +203,8 @@ class Device:
         major, minor = (runtime.call("cudaDeviceGetAttribute", attribute, self.index) for attribute in CAPABILITY)
         self.capability = f"{major}.{minor}"
         self.cuda = _version(runtime.call("cudaRuntimeGetVersion"))
+        self.driver = _version(runtime.call("cudaDriverGetVersion"))
+        """The newest CUDA that the driver supports."""
 
 
 def _old_driver(runtime: Runtime) -> str:

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple, Protocol
 from numpy.typing import NDArray
 
 from editar_rt.backends.engines.plan import Shape
+from editar_rt.backends.engines.trial import Trial
 from editar_rt.errors import BackendError
 
 ALIGNMENT = 256  # bytes, of every tensor's address
@@ -98,6 +99,10 @@ class Engines(Protocol):
 
     def read_bandwidth(self) -> float | None:
         """See `base.Backend.read_bandwidth`."""
+
+    @property
+    def trial(self) -> Trial | None:
+        """The result of the engines' first run on this machine, if they were built without a GPU."""
 
     def open(self, shape: Shape) -> Engine:
         """An engine, loaded on first use.

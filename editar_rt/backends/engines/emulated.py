@@ -177,6 +177,7 @@ class EmulatedEngines:
     """`device.Engines` of ONNX Runtime's sessions; all shapes of a part share one."""
 
     device = "cpu"
+    trial = None
 
     def __init__(self, bundle: Bundle, threads: int | None = None, cache: bool = False) -> None:
         self._bundle = bundle

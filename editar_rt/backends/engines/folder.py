@@ -1,7 +1,8 @@
 """Built engines on disk: a folder inside the bundle, with a `build.json` that says where they run.
 
-An engine is native code for one GPU and one version of TensorRT, built on the device by `python -m export
-tensorrt`. Engines that do not match are rejected with the command that builds them again.
+An engine of TensorRT is native code for one GPU and one version, built on the device by `python -m export tensorrt`.
+One of TensorRT for RTX is for the compute capabilities that its recipe names, and one version; it is built anywhere.
+Engines that do not match are rejected with the command that builds them again.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from editar_rt.backends.engines.plan import Plan
+from editar_rt.backends.engines.tensorrt_compat import LIBRARIES, RTX, TENSORRT, TOO_OLD, TensorRT
 from editar_rt.bundle.folder import Bundle
 from editar_rt.bundle.links import is_kept_inside
 from editar_rt.bundle.manifest import FileInfo, check_relative, decode_json
@@ -46,8 +48,10 @@ class BuildInfo:
     """SHA-256 of the bundle.json that the engines were built from."""
     target: str
     tensorrt: str
+    """The library's version."""
     cuda: str
     gpu: str
+    """The GPU that they were built on; empty if they are for `capabilities`."""
     compute_capability: str
     rows: list[int]
     chunks: list[int]
@@ -63,12 +67,24 @@ class BuildInfo:
     parity: list[dict[str, Any]] = field(default_factory=list)
     """The comparisons of the gate."""
     made_by: dict[str, str] = field(default_factory=dict)
+    drafts: list[int] = field(default_factory=list)
+    library: str = TENSORRT
+    """A key of `tensorrt_compat.LIBRARIES`."""
+    capabilities: list[str] = field(default_factory=list)
+    """The compute capabilities of the GPUs that they are for, if they were built without one."""
+    tried: bool = True
+    """Whether they ran and passed the gate; otherwise the first load on each machine compares them (`trial`)."""
     format: str = FORMAT
     format_version: int = FORMAT_VERSION
 
     @property
     def plan(self) -> Plan:
-        return Plan(tuple(self.rows), tuple(self.chunks))
+        return Plan(tuple(self.rows), tuple(self.chunks), tuple(self.drafts))
+
+    @property
+    def title(self) -> str:
+        """Name and version of the library for users."""
+        return f"{LIBRARIES[self.library].title} {self.tensorrt}"
 
     def to_json(self) -> str:
         return json.dumps(dataclasses.asdict(self), indent=1) + "\n"
@@ -77,6 +93,12 @@ class BuildInfo:
 def rebuild_command(bundle: Bundle, target: str) -> str:
     """The command that builds a bundle's engines again."""
     return shlex.join(["python", "-m", "export", "tensorrt", str(bundle.folder), "--target", target, "--force"])
+
+
+def other_command(bundle: Bundle) -> str:
+    """The command that builds a bundle's engines on a device, with its own TensorRT."""
+    command = ["python", "-m", "export", "tensorrt", str(bundle.folder), "--target"]
+    return f"{shlex.join(command)} TARGET, where TARGET is a recipe in engines/ for this device"
 
 
 def find_folders(bundle: Bundle) -> list[Path]:
@@ -108,15 +130,20 @@ def read_build(folder: Path) -> BuildInfo:
             check_relative(name)
     except BundleError as error:
         raise BackendError(f"{path} is damaged ({error}); build the engines again") from None
-    if not info.rows or not info.chunks or min(*info.rows, *info.chunks) < 1:
+    if not info.rows or not info.chunks or min(*info.rows, *info.chunks, *info.drafts) < 1:
         raise BackendError(f"{path} is damaged (it has no rows or chunks); build the engines again")
+    if info.library not in LIBRARIES:
+        raise BackendError(f"{path} is damaged (there is no library {info.library!r:.40}); build the engines again")
     if any(min(engine.profile, engine.scratch_bytes) < 0 for engine in info.engines.values()):
         raise BackendError(f"{path} is damaged (an engine has a negative number); build the engines again")
     return info
 
 
-def check_build(info: BuildInfo, folder: Path, bundle: Bundle, tensorrt: str, gpu: str, capability: str) -> None:
+def check_build(info: BuildInfo, folder: Path, bundle: Bundle, here: TensorRT, gpu: str, capability: str) -> None:
     """Reject engines that were built from another bundle or for another machine.
+
+    Args:
+        here: this machine's library.
 
     Raises:
         BackendError: they do not match, with the command that builds them.
@@ -124,13 +151,23 @@ def check_build(info: BuildInfo, folder: Path, bundle: Bundle, tensorrt: str, gp
     command = rebuild_command(bundle, info.target)
     if info.bundle != bundle.fingerprint:
         raise BackendError(f"the engines in {folder} were built from another bundle than this one; run: {command}")
-    here = {"TensorRT": tensorrt, "GPU": f"{gpu} ({capability})"}
-    there = {"TensorRT": info.tensorrt, "GPU": f"{info.gpu} ({info.compute_capability})"}
-    for what, value in here.items():
-        if there[what] != value:
-            raise BackendError(
-                f"the engines in {folder} are for {what} {there[what]}, but this machine has {value}; run: {command}"
-            )
+    if info.title != here.title:
+        found = here.version if info.library == here.library else here.title
+        raise BackendError(
+            f"the engines in {folder} are for {info.title}, but this machine has {found}; run: {command}"
+        )
+    machine = f"{gpu} ({capability})"
+    if info.library == TENSORRT and machine != f"{info.gpu} ({info.compute_capability})":
+        raise BackendError(
+            f"the engines in {folder} are for GPU {info.gpu} ({info.compute_capability}), but this machine has "
+            f"{machine}; run: {command}"
+        )
+    if info.library == RTX and capability not in info.capabilities:
+        again = command if capability in here.capabilities and capability != TOO_OLD else other_command(bundle)
+        raise BackendError(
+            f"the engines in {folder} are for GPUs of compute capability {', '.join(info.capabilities)}, but this "
+            f"machine has {machine}; {'name it in the recipe, and ' if again == command else ''}run: {again}"
+        )
 
 
 def read_engine(folder: Path, info: BuildInfo, name: str, bundle: Bundle) -> bytes:

@@ -1,4 +1,4 @@
-"""TensorRT for `device.Engines`: runs the engines that `python -m export tensorrt` built on this device.
+"""TensorRT and TensorRT for RTX for `device.Engines`: run the engines that `python -m export tensorrt` built.
 
 Every engine has one context. All contexts share one block of scratch memory, because they run one after the other on
 one stream. `tensorrt_compat` handles differences between versions, and `folder` the files.
@@ -6,11 +6,13 @@ one stream. `tensorrt_compat` handles differences between versions, and `folder`
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from editar_rt import machine as machines
+from editar_rt.backends.engines import kept_kernels
 from editar_rt.backends.engines.device import DeviceMemory, Lines
 from editar_rt.backends.engines.folder import (
     BuildInfo,
@@ -21,37 +23,58 @@ from editar_rt.backends.engines.folder import (
     rebuild_command,
 )
 from editar_rt.backends.engines.plan import Shape
-from editar_rt.backends.engines.tensorrt_compat import TensorRT, import_tensorrt
+from editar_rt.backends.engines.tensorrt_compat import TENSORRT, Kernels, TensorRT, load_tensorrt
+from editar_rt.backends.engines.trial import Trial
 from editar_rt.bundle.folder import Bundle
 from editar_rt.errors import BackendError
 
 
 class Machine:
-    """A GPU with TensorRT; `stream` is the handle of the stream that `memory` uses."""
+    """A GPU with TensorRT or TensorRT for RTX; `stream` is the handle of the stream that `memory` uses."""
 
     def __init__(
-        self, tensorrt: TensorRT, memory: DeviceMemory, stream: int, gpu: str, capability: str, cuda: str
+        self,
+        tensorrt: TensorRT,
+        memory: DeviceMemory,
+        stream: int,
+        gpu: str,
+        capability: str,
+        cuda: str,
+        driver: str = "",
     ) -> None:
         self.tensorrt, self.memory, self.stream = tensorrt, memory, stream
-        self.gpu, self.capability, self.cuda = gpu, capability, cuda
+        self.gpu, self.capability, self.cuda, self.driver = gpu, capability, cuda, driver
 
     @property
     def name(self) -> str:
-        return f"TensorRT {self.tensorrt.version} ({self.gpu})"
+        return f"{self.tensorrt.title} ({self.gpu})"
+
+    @property
+    def facts(self) -> dict[str, str]:
+        """What the behaviour of engines depends on."""
+        return {
+            "gpu": self.gpu,
+            "compute_capability": self.capability,
+            "driver": self.driver,
+            "tensorrt": self.tensorrt.version,
+        }
 
 
-def this_machine() -> Machine:
+def this_machine(library: str = TENSORRT) -> Machine:
     """
+    Args:
+        library: a key of `LIBRARIES`.
+
     Raises:
-        BackendError: TensorRT, CUDA or a GPU is missing, or the driver is too old.
+        BackendError: the library, CUDA or a GPU is missing, or the driver is too old.
     """
     from editar_rt.backends.engines.cuda import CudaMemory, Device, find_runtime
 
-    tensorrt = TensorRT(import_tensorrt())
+    tensorrt = load_tensorrt(library)
     runtime = find_runtime()
     device = Device(runtime)
     memory = CudaMemory(runtime)
-    return Machine(tensorrt, memory, memory.stream, device.name, device.capability, device.cuda)
+    return Machine(tensorrt, memory, memory.stream, device.name, device.capability, device.cuda, device.driver)
 
 
 class TensorRTEngine:
@@ -73,13 +96,30 @@ class TensorRTEngine:
 class TensorRTEngines:
     """See the module's docstring and `device.Engines`."""
 
-    def __init__(self, bundle: Bundle, folder: Path, info: BuildInfo, machine: Machine) -> None:
+    def __init__(
+        self, bundle: Bundle, folder: Path, info: BuildInfo, machine: Machine, trial: Trial | None = None
+    ) -> None:
         self.info, self._bundle, self._folder, self._machine = info, bundle, folder, machine
+        self.trial = trial
         self._runtime = machine.tensorrt.make_runtime()
         self._loaded: dict[str, Any] = {}  # by file
-        # Allocated for the largest engine before any is loaded, because recorded steps keep the address.
+        self._kernels: Kernels | None = None
+        # Allocated for the largest engine before any context, because recorded steps keep the address.
         self._scratch_bytes = max((engine.scratch_bytes for engine in info.engines.values()), default=0)
+        if machine.tensorrt.builds_without_gpu:  # a machine that only builds does not learn how much they need
+            files = dict.fromkeys(engine.file for engine in info.engines.values())
+            needed = [machine.tensorrt.scratch_bytes(self._engine(file)) for file in files]
+            self._scratch_bytes = max(needed, default=0)
+            self._keep_kernels()
         self._scratch = machine.memory.allocate(self._scratch_bytes) if self._scratch_bytes else 0
+
+    def _keep_kernels(self) -> None:
+        """Take the kernels that were compiled before, and keep those of now when this is no longer used."""
+        identity = [file.sha256 for file in self.info.files.values()] + list(self._machine.facts.values())
+        folder = kept_kernels.place(identity)
+        saved = kept_kernels.read(folder)
+        self._kernels = Kernels(saved)
+        weakref.finalize(self, kept_kernels.keep, folder, self._kernels, len(saved))
 
     device = "tensorrt"
 
@@ -110,16 +150,10 @@ class TensorRTEngines:
         info = self.info.engines.get(shape.name)
         if info is None:
             raise BackendError(f"{self._folder} has no engine {shape.name}; run: {command}")
-        if info.file not in self._loaded:
-            data = read_engine(self._folder, self.info, info.file, self._bundle)
-            try:
-                self._loaded[info.file] = tensorrt.load(self._runtime, data)
-            except BackendError as error:
-                raise BackendError(f"the engine {self._folder / info.file}: {error}; run: {command}") from None
-        engine = self._loaded[info.file]
+        engine = self._engine(info.file)
         if tensorrt.scratch_bytes(engine) > self._scratch_bytes:
             raise BackendError(f"the engine {info.file} needs more memory than its build.json says; run: {command}")
-        context = tensorrt.make_context(engine)
+        context = tensorrt.make_context(engine, self._kernels)
         if self._scratch:
             tensorrt.use_scratch(context, self._scratch, self._scratch_bytes)
         if engine.num_optimization_profiles > 1:
@@ -129,6 +163,17 @@ class TensorRTEngines:
             for tensor in part.inputs:
                 context.set_input_shape(tensor.name, shape.of(tensor))
         return TensorRTEngine(self._machine, context, info.file)
+
+    def _engine(self, file: str) -> Any:
+        """A file's engine, loaded on first use."""
+        if file not in self._loaded:
+            data = read_engine(self._folder, self.info, file, self._bundle)
+            try:
+                self._loaded[file] = self._machine.tensorrt.load(self._runtime, data)
+            except BackendError as error:
+                command = rebuild_command(self._bundle, self.info.target)
+                raise BackendError(f"the engine {self._folder / file}: {error}; run: {command}") from None
+        return self._loaded[file]
 
 
 def open_engines(bundle: Bundle, machine: Machine | None = None) -> TensorRTEngines:
@@ -147,14 +192,15 @@ def open_engines(bundle: Bundle, machine: Machine | None = None) -> TensorRTEngi
             f"{rebuild_command(bundle, 'TARGET').removesuffix(' --force')}, where TARGET is a recipe in engines/; to "
             "check the bundle on the CPU, slowly and without TensorRT, choose --device emulated"
         )
-    machine = machine or this_machine()
     reasons = []
     for folder in folders:
         try:
             info = read_build(folder)
-            check_build(info, folder, bundle, machine.tensorrt.version, machine.gpu, machine.capability)
+            here = machine or this_machine(info.library)
+            check_build(info, folder, bundle, here.tensorrt, here.gpu, here.capability)
+            trial = Trial(bundle, folder, info, here.facts)
         except BackendError as error:
             reasons.append(str(error))
             continue
-        return TensorRTEngines(bundle, folder, info, machine)
-    raise BackendError("; ".join(reasons))
+        return TensorRTEngines(bundle, folder, info, here, trial)
+    raise BackendError("; ".join(dict.fromkeys(reasons)))

@@ -113,6 +113,10 @@ class OnnxRuntimeBackend:
         return bytes_counted_twice()
 
     @property
+    def needs_trial(self) -> bool:
+        return False
+
+    @property
     def sampler_rows(self) -> tuple[int, ...]:
         return ()
 

@@ -4,8 +4,7 @@ ONNX Runtime prepacks the weights of matmuls when it opens a graph. This takes m
 is private memory of the process. Here, the prepacked graph is written once per machine and then always opened from
 disk: its weights are mapped, so that processes share them and the system may drop them.
 
-`EDITAR_CACHE` names the folder (default `~/.cache/editar_rt`); `off` disables it. The folder contains copies only and
-may be deleted at any time. A graph takes about twice the size of its float32 weights: original and prepacked ones.
+`kept_folder` says where. A graph takes about twice the size of its float32 weights: original and prepacked ones.
 """
 
 from __future__ import annotations
@@ -13,36 +12,21 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
 import platform
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from editar_rt.backends.ort.kept_folder import is_as_sealed, making, remove_abandoned
+from editar_rt.backends.kept_folder import cache_folder, is_as_sealed, making, remove_abandoned
 from editar_rt.bundle.folder import Bundle
 from editar_rt.bundle.graph_file import read_graph
 from editar_rt.errors import BackendError, BundleError
 
-VARIABLE, OFF = "EDITAR_CACHE", "off"
 PAYS_FROM = 16 << 20  # size of weights in bytes; smaller graphs open quickly and take little memory anyway
 ROOM = 4  # required free disk space, as a multiple of the weights
 GRAPH = "graph.onnx"
 log = logging.getLogger("editar_rt")
-
-
-def cache_folder() -> Path | None:
-    """The folder for prepacked graphs; None if it is disabled or there is no home folder."""
-    named = os.environ.get(VARIABLE, "")
-    if named == OFF:
-        return None
-    try:
-        if named:
-            return Path(named).absolute()
-        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "editar_rt"
-    except (RuntimeError, OSError):  # an unknown user, or a current folder that was removed
-        return None
 
 
 def prepacked(bundle: Bundle, part: str, ort: Any, open_session: Callable[[Path, Any], Any]) -> Path | None:

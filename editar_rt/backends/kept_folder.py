@@ -3,6 +3,9 @@
 After a power failure, a renamed file may contain zeros; a disk may lose pages; and a process may be killed while it
 writes. Therefore a folder is sealed with the hash of every file, synced, and only then renamed. Before use, the times
 of its files and a sample of their pages are compared, which is cheap; if the times differ, the complete file is hashed.
+
+`EDITAR_CACHE` names their folder (default `~/.cache/editar_rt`); `off` disables it. It contains copies only and may be
+deleted at any time.
 """
 
 from __future__ import annotations
@@ -28,9 +31,23 @@ try:
 except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
+VARIABLE, OFF = "EDITAR_CACHE", "off"
 SEAL, LOCK, PARTIAL = "seal.json", "lock", ".partial-"
 SAMPLED, PAGE = 64, 4096  # number of sampled pages of a file, and their size in bytes
 ABANDONED_SECONDS = 3600  # without a lock, a folder not written to for this long is abandoned
+
+
+def cache_folder() -> Path | None:
+    """The folder for what is kept; None if it is disabled or there is no home folder."""
+    named = os.environ.get(VARIABLE, "")
+    if named == OFF:
+        return None
+    try:
+        if named:
+            return Path(named).absolute()
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "editar_rt"
+    except (RuntimeError, OSError):  # an unknown user, or a current folder that was removed
+        return None
 
 
 @contextmanager
