@@ -83,7 +83,8 @@ def measure(
         OptionError: the decoder has no chunks of a size.
         PictureError: a picture cannot be read.
     """
-    scheduler, ways = editor.scheduler(1, sampling.guided), (None, *sizes)
+    scheduler = editor.scheduler(1, sampling.guided)
+    ways: tuple[int | None, ...] = (None, *sizes)
     for size in ways:  # reject a wrong size before the work
         scheduler.speculation(size, Jacobi(np.zeros(editor.picture_tokens, np.int32)))
     context, done, total = scheduler.join(sampling.guided), 0, len(cases) * len(noises) * len(ways)
