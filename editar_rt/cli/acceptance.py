@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import click
 
@@ -38,13 +38,13 @@ from editar_rt.measure.profile import check_chart
 @click.argument("pictures", type=PATH)
 @click.argument("instructions", type=PATH)
 @click.option(
-    "--size",
+    "--speculate",
     "sizes",
     type=click.IntRange(2),
     multiple=True,
     default=SIZES,
     show_default=True,
-    help="Positions of a chunk, an even number; may be repeated.",
+    help="Positions of a pass, an even number; may be repeated.",
 )
 @click.option("-n", "count", type=click.IntRange(1), show_default="all", help="Number of pictures to make, at most.")
 @click.option("--plot", type=PATH, help="Write a plot of tokens a pass by size (.png or .svg).")
@@ -73,13 +73,14 @@ def acceptance(
     both kinds of noise if --noise does not choose one.
     """
     check_sampling(options)
-    cases = _cases(pictures, instructions, task)[:count]
+    listed = _listed(pictures, instructions, task)[:count]
     opened = Bundle.open(bundle)
     if plot is not None:
         check_chart(plot)
-        check_outputs([plot], [instructions, *(Path(str(case.image)) for case in cases), *bundle_files(opened)])
+        check_outputs([plot], [instructions, *(each.picture for each in listed), *bundle_files(opened)])
     noises = NOISES if options["noise"] is None else (options["noise"],)
     sampling = chosen_sampling(opened.default_sampling, options)
+    cases = [Case(each.picture, each.instruction, each.task, each.task) for each in listed]
     editor = start(opened, device, threads)
     with progress("measuring", "pictures") as update:
         made = list(measure(editor, cases, sampling, sorted(set(sizes)), noises, update))
@@ -89,7 +90,13 @@ def acceptance(
     click.echo(json.dumps(document) if as_json else printed(document))
 
 
-def _cases(pictures: Path, instructions: Path, task: str) -> list[Case]:
+class _Listed(NamedTuple):
+    picture: Path
+    task: str
+    instruction: str
+
+
+def _listed(pictures: Path, instructions: Path, task: str) -> list[_Listed]:
     """Pictures with their instructions.
 
     Raises:
@@ -100,16 +107,16 @@ def _cases(pictures: Path, instructions: Path, task: str) -> list[Case]:
     lines = read_instructions(instructions)
     if instructions.suffix == ".json":
         folder = pictures if is_folder(pictures) else pictures.parent
-        listed = parse_samples("\n".join(lines), instructions)
-        cases = [Case(folder / Path(each.picture).name, each.instruction, each.task, each.task) for each in listed]
-        if missing := [case.image for case in cases if not Path(str(case.image)).is_file()]:
+        samples = parse_samples("\n".join(lines), instructions)
+        listed = [_Listed(folder / Path(each.picture).name, each.task, each.instruction) for each in samples]
+        if missing := [each.picture for each in listed if not each.picture.is_file()]:
             raise OptionError(
                 f"{instructions} lists {missing[0]}, which does not exist; give the folder of its pictures"
             )
-        return cases
+        return listed
     found = list_pictures(pictures).pictures if is_folder(pictures) else [pictures]
     if not found or not lines:
         what = f"no picture in {pictures}" if not found else f"no instruction in {instructions}"
         raise OptionError(f"there is {what}; give pictures, and a text file with one instruction per line")
     longest = max(len(found), len(lines))
-    return [Case(found[n % len(found)], lines[n % len(lines)], task) for n in range(longest)]
+    return [_Listed(found[n % len(found)], task, lines[n % len(lines)]) for n in range(longest)]

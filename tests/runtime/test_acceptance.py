@@ -32,7 +32,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def acceptance(editar: Command, bundle: Path, folder: Path, *more: object) -> dict[str, Any]:
-    sizes = () if "--size" in more else ("--size", 2, "--size", 4)
+    sizes = () if "--speculate" in more else ("--speculate", 2, "--speculate", 4)
     done = editar("acceptance", bundle, folder / "pictures", folder / "instructions.txt", *sizes, *more, "--json")
     assert done.code == 0, done.stderr
     return done.document
@@ -65,12 +65,12 @@ def test_the_shorter_list_starts_again(
     if pictures == 1:
         (folder / "pictures" / "1.png").unlink()
     (folder / "instructions.txt").write_text("make the ball red\n" * lines)
-    document = acceptance(editar, tiny_bundle, folder, "--noise", "uniform", "--size", 2)
+    document = acceptance(editar, tiny_bundle, folder, "--noise", "uniform", "--speculate", 2)
     assert document["acceptance"]["uniform"]["2"]["pictures"] == cases
 
 
 def test_a_list_of_samples_is_reported_by_task_too(editar: Command) -> None:
-    more = ("--size", 8, "--noise", "gumbel", "--json")
+    more = ("--speculate", 8, "--noise", "gumbel", "--json")
     document = editar("acceptance", BUNDLE, SAMPLES, SAMPLES / "samples.json", *more).document
     listed = json.loads((SAMPLES / "samples.json").read_text())["samples"]
     assert document["acceptance"]["gumbel"]["8"]["pictures"] == len(listed)
@@ -93,7 +93,7 @@ def test_trained_weights_take_more_tokens_a_pass_in_longer_chunks(editar: Comman
 def test_the_table_and_the_plot(editar: Command, tiny_bundle: Path, folder: Path) -> None:
     plot = folder / "plot.png"
     done = editar(
-        "acceptance", tiny_bundle, folder / "pictures", folder / "instructions.txt", "--size", 4, "--plot", plot
+        "acceptance", tiny_bundle, folder / "pictures", folder / "instructions.txt", "--speculate", 4, "--plot", plot
     )
     assert done.code == 0, done.stderr
     lines = done.stdout.splitlines()
@@ -106,9 +106,9 @@ def test_the_table_and_the_plot(editar: Command, tiny_bundle: Path, folder: Path
 @pytest.mark.parametrize(
     ("more", "code", "says"),
     [
-        (("--size", "3"), 2, "3"),
-        (("--size", "1"), 2, "1 is not in the range"),
-        (("--size", "64"), 2, "64"),
+        (("--speculate", "3"), 2, "3"),
+        (("--speculate", "1"), 2, "1 is not in the range"),
+        (("--speculate", "64"), 2, "64"),
         (("--plot", "plot.gif"), 1, "must end with .png or .svg"),
         (("--plot", "instructions.txt"), 1, "must end with .png or .svg"),
         (("--temperature", "0"), 2, "temperature must be"),
@@ -152,7 +152,7 @@ def test_bad_lists_are_refused_in_a_sentence(
     (folder / "bad.json").write_text("[]")
     sample = {"picture": "samples/absent.png", "task": "edit", "instruction": "remove the cube"}
     (folder / "other.json").write_text(json.dumps({"samples": [sample]}))
-    done = editar("acceptance", tiny_bundle, pictures, instructions)
+    done = editar("acceptance", tiny_bundle, pictures, instructions, "--speculate", 2)
     assert done.code == code and says in done.stderr and "Traceback" not in done.stderr, done.stderr
 
 
@@ -170,7 +170,12 @@ def test_other_tokens_than_those_of_single_steps_are_counted() -> None:
 
 def test_seeds_count_up_from_the_one_given() -> None:
     editor = editar_rt.load(BUNDLE, "cpu", 1)
-    sampling = dataclasses.replace(editor.default_sampling, seed=2**64 - 1)
+    sampling = dataclasses.replace(editor.default_sampling, seed=2**64 - 1, temperature=4.0)
     cases = [Case(SAMPLES / "recolour-0.png", "make the ball green")] * 2
-    made = list(measure(editor, cases, sampling, (8,), ("uniform",)))
-    assert [each.size for each in made] == [STEP, 8, STEP, 8] and made[1].passes != made[3].passes
+    last, first = (each for each in measure(editor, cases, sampling, (8,), ("gumbel",)) if each.size != STEP)
+    (alone,) = (
+        each
+        for each in measure(editor, cases[:1], dataclasses.replace(sampling, seed=0), (8,), ("gumbel",))
+        if each.size != STEP
+    )
+    assert last.passes != first.passes == alone.passes
