@@ -281,14 +281,16 @@ def _build(
     del engine
     if halves:
         built.halves.append(path.name)
-    scratch, said = 0, ""  # a machine without a GPU does not learn it
+    scratch = tensorrt.take_scratch()
     if machine is not None:
         scratch = tensorrt.scratch_bytes(tensorrt.load(tensorrt.make_runtime(), path.read_bytes()))
-        said = f"scratch {scratch / 2**20:8.1f} MiB  "
     for number, shape in enumerate(shapes):
         built.engines[shape.name] = EngineInfo(path.name, 0 if recipe.dynamic else number, scratch)
     built.seconds[path.name] = time.perf_counter() - begun
-    watcher.report(f"{path.name:24}  {path.stat().st_size / 2**20:8.1f} MiB  {said}{built.seconds[path.name]:6.1f} s")
+    watcher.report(
+        f"{path.name:24}  {path.stat().st_size / 2**20:8.1f} MiB  scratch {scratch / 2**20:8.1f} MiB  "
+        f"{built.seconds[path.name]:6.1f} s"
+    )
 
 
 def _is_together(shape: Shape, recipe: EngineRecipe) -> bool:

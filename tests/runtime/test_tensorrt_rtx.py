@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
 import editar_rt
 from editar_rt import Sampling, names
@@ -25,9 +26,11 @@ from editar_rt.backends.engines.folder import BUILD_NAME, read_build
 from editar_rt.backends.engines.tensorrt import Machine, open_engines
 from editar_rt.backends.engines.tensorrt_compat import LIBRARIES, RTX
 from editar_rt.bundle.folder import Bundle
+from editar_rt.cli.app import cli
 from editar_rt.editor import Editor
 from editar_rt.errors import BackendError, OptionError
 from editar_rt.measure.gate import GateError
+from editar_rt.measure.memory import engine_needs
 from export.recipe import EngineRecipe, read_engines
 from export.tensorrt_builder import Watcher, build_engines
 from tests.conftest import golden_arrays
@@ -167,9 +170,8 @@ def test_compiled_kernels_are_kept_for_the_next_load(copy: Path, here: World, ca
 
 
 def test_scratch_memory_is_learned_from_the_engines(built: Path) -> None:
-    """A machine without a GPU cannot know it."""
+    """What a machine without a GPU writes down is the builder's word."""
     world = World()
-    assert {engine.scratch_bytes for engine in read_build(built / "rtx-anywhere").engines.values()} == {0}
     open_engines(Bundle.open(built), make_machine(RTX_VERSION, world, GPU, CAPABILITY))
     assert len(world.memory._blocks) == 1
 
@@ -195,6 +197,18 @@ def test_the_newest_tensorrt_runs_both_dialects(dialect: str, request: pytest.Fi
     editor = Editor(bundle, EngineBackend(bundle, engines, engines.info.plan))
     tokens = editor.generate(GOLDEN["text"], GOLDEN["image_tokens"], Sampling(cfg_interval=8, greedy=True))
     assert tokens.tolist() == GOLDEN["greedy_tokens_cfg3_interval8"].tolist()
+
+
+def test_the_memory_of_engines_is_estimated_without_loading_them(built: Path, golden_gpt_bundle_native: Path) -> None:
+    done = CliRunner().invoke(cli, ["info", str(built), "--json"], catch_exceptions=False)
+    need = json.loads(done.stdout.splitlines()[-1])["engines"]["rtx-anywhere"]
+    files = read_build(built / "rtx-anywhere").files.values()
+    assert need["weights"] == sum(file.bytes for file in files)  # the engine of all shapes once
+    assert need["cache"] == 2 * 320 * 3 * 2 * 4 * 32 * 4  # rows, capacity, layers, keys and values, heads, width
+    assert need["activations"] == 4096 and need["total"] == need["weights"] + need["cache"] + 4096
+    said = CliRunner().invoke(cli, ["info", str(built)], catch_exceptions=False).stdout
+    assert "memory       the engines in rtx-anywhere: about" in said
+    assert engine_needs(Bundle.open(golden_gpt_bundle_native)) == {}
 
 
 # What is refused.

@@ -8,6 +8,7 @@ bindings of 8.5, 8.6, 10, 11 and RTX 1.7.
 from __future__ import annotations
 
 import importlib
+import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -41,6 +42,7 @@ LIBRARIES = {
     RTX: Library("TensorRT for RTX", "tensorrt_rtx", 'run in a clone of the project: pip install ".[rtx]"'),
 }
 RTX_ALONE = 'capabilities = [...] in a recipe needs library = "rtx"'
+SCRATCH = re.compile(r"Total Activation Memory: (\d+) bytes")  # in the builder's log
 TOO_OLD = "7.5"  # Turing: TensorRT for RTX has no kernels for float32 matmuls there
 
 
@@ -77,6 +79,7 @@ class TensorRT:
         self.module, self.library = module, library
         self._errors: list[str] = []
         self._warnings: list[str] = []
+        self._scratch = 0
         severity = module.ILogger.Severity
         serious = (severity.INTERNAL_ERROR, severity.ERROR)
         base: Any = module.ILogger
@@ -86,6 +89,8 @@ class TensorRT:
                 base.__init__(own)
 
             def log(own, level: Any, message: str) -> None:
+                if (found := SCRATCH.search(message)) is not None:
+                    self._scratch = int(found[1])
                 if level in (*serious, severity.WARNING):
                     (self._errors if level in serious else self._warnings).append(message.strip())
                     report(message.strip())
@@ -142,6 +147,11 @@ class TensorRT:
         self._errors.clear()
         self._warnings.clear()
         return messages or "no reason given"
+
+    def take_scratch(self) -> int:
+        """Device memory that the last engine needs besides weights, inputs and outputs, as its builder logged it."""
+        scratch, self._scratch = self._scratch, 0
+        return scratch
 
     # Building.
 
