@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from editar_rt import names, version
+from editar_rt.backends import kept_folder
 from editar_rt.backends.ort import backend as ort_backend
 from editar_rt.backends.ort import decoder as ort_decoder
 from editar_rt.backends.ort import prepacked, threads
@@ -323,8 +324,8 @@ def _onnxruntime() -> Iterator[str]:
     yield from _constants(threads, int)
     yield from _constants(ort_decoder, int, only=("GROWTH", "CHUNK", "LONG"))
     yield from _constants(prepacked, int)
-    yield from _named("CACHE_VARIABLE", prepacked.VARIABLE)
-    yield from _named("CACHE_OFF", prepacked.OFF)
+    yield from _named("CACHE_VARIABLE", kept_folder.VARIABLE)
+    yield from _named("CACHE_OFF", kept_folder.OFF)
     yield from _named("CACHE_GRAPH", prepacked.GRAPH)
 
 
