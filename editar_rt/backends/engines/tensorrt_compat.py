@@ -46,6 +46,14 @@ SCRATCH = re.compile(r"Total Activation Memory: (\d+) bytes")  # in the builder'
 TOO_OLD = "7.5"  # Turing: TensorRT for RTX has no kernels for float32 matmuls there
 
 
+FLOAT8_FROM = "8.9"  # compute capability
+
+
+def has_float8(capability: str) -> bool:
+    """Whether GPUs of a compute capability have 8-bit floats."""
+    return tuple(map(int, capability.split("."))) >= tuple(map(int, FLOAT8_FROM.split(".")))
+
+
 def load_tensorrt(library: str = TENSORRT, report: Callable[[str], None] = lambda line: None) -> TensorRT:
     """Import a library's Python module.
 
@@ -132,6 +140,11 @@ class TensorRT:
     def reads_int4(self) -> bool:
         """Whether matmuls with 4-bit weights and 16-bit activations are supported: from TensorRT 10 on."""
         return self.is_strongly_typed and _has(self.module.DataType, "INT4")
+
+    @property
+    def reads_8_bits(self) -> bool:
+        """Whether matmuls with 8-bit weights and 16-bit activations are documented: for TensorRT for RTX."""
+        return self.builds_without_gpu
 
     @property
     def shares_engines(self) -> bool:
