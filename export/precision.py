@@ -12,8 +12,8 @@
 Blocks are quantized by ONNX Runtime's quantizer and multiplied by its operator MatMulNBits, which quantizes the
 activations of each row separately: a picture's tokens do not depend on the rest of the batch. TensorRT has no such
 operator; it reads ONNX's small types through DequantizeLinear, INT4 in blocks of 64 or 128, 8-bit ones with a scale for
-each output, and the activations stay float16 (weight-only). Always in float32: the residual stream with its sums and normalizations, softmax (inside the attention
-operator), and the logits.
+each output, and the activations stay float16 (weight-only). Always in float32: the residual stream with its sums and
+normalizations, softmax (inside the attention operator), and the logits.
 
 The KV cache has the activations' type, or int8 with one scale per layer for keys and one for values. On CUDA, int8
 saves memory but not time: ONNX Runtime's native int8-cache kernel needs grouped-query attention, and these models have
@@ -37,6 +37,7 @@ from editar_rt.bundle.words import (
     INT8,
     PRECISIONS,
     SAME,
+    WHOLE,
     Blocks,
     error_bound,
     stored_numbers,
@@ -121,6 +122,19 @@ class Storage:
         chosen = stored_numbers(self.precision, self.dialect)
         stored = "float16" if self.provider == "cuda" and chosen.is_quantized else chosen.stored
         return Numbers(TYPES[stored], chosen.blocks, chosen.head)
+
+    def check_width(self, width: int) -> None:
+        """Reject a transformer whose inputs do not fill whole blocks, where none of its weights would be quantized.
+
+        Raises:
+            OptionError: the width of the transformer does not fit.
+        """
+        blocks = self.numbers.blocks
+        if DIALECTS[self.dialect].quantized and blocks is not None and blocks.block != WHOLE and width % blocks.block:
+            raise OptionError(
+                f"TensorRT's {self.precision.upper()} weights need a width that is a multiple of {blocks.block}, but "
+                f"this transformer's is {width}; use --precision int8 or fp16"
+            )
 
     @property
     def text_precision(self) -> str:

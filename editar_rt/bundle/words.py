@@ -66,8 +66,8 @@ PRECISIONS = {
     "fp8": Precision("float16", 1e-2, Blocks(8, WHOLE, is_float=True)),
 }
 INT8_CACHE_BOUND = 1e-1  # rounded keys and values add values near a rounding boundary: 6e-2 was measured
-# TensorRT multiplies 4-bit weights in blocks of 64 or 128, and 8-bit ones with a scale for each output, with activations
-# that stay float16: the weights are the same on both sides, so the bound is float16's.
+# TensorRT multiplies 4-bit weights in blocks of 64 or 128, 8-bit ones with a scale for each output. Activations stay
+# float16: the weights are the same on both sides, so the bound is float16's.
 WEIGHT_ONLY = {
     "int4": Precision("float16", PRECISIONS["fp16"].bound, Blocks(4, 64)),
     "int8": Precision("float16", PRECISIONS["fp16"].bound, Blocks(8, WHOLE)),

@@ -31,6 +31,9 @@ from editar_rt.editor import Editor
 from editar_rt.errors import BackendError, OptionError
 from editar_rt.measure.gate import GateError
 from editar_rt.measure.memory import engine_needs
+from export.bundle_writer import write_bundle
+from export.model_info import Options, Sources
+from export.precision import Storage
 from export.recipe import EngineRecipe, read_engines
 from export.tensorrt_builder import Watcher, build_engines
 from tests.conftest import golden_arrays
@@ -249,6 +252,26 @@ def test_the_dialect_native_is_refused_where_caches_are_not_updated_in_place(
 def test_a_dynamic_engine_is_refused_where_it_gives_wrong_results(golden_gpt_bundle_delta: Path) -> None:
     with pytest.raises(OptionError, match="TensorRT 8.6.1 gives wrong results .* without dynamic = true"):
         build(golden_gpt_bundle_delta, EngineRecipe(dynamic=True), "8.6.1")
+
+
+def lowered(sources: Sources, folder: Path, precision: str) -> Path:
+    write_bundle(folder, Sources(transformer=sources.transformer), Options(storage=Storage(precision, "native")))
+    return folder
+
+
+def test_eight_bit_weights_are_for_tensorrt_for_rtx(tiny_sources: Sources, tmp_path: Path) -> None:
+    folder = lowered(tiny_sources, tmp_path / "bundle", "int8")
+    recipe = replace(RECIPE, library="tensorrt", capabilities=())
+    with pytest.raises(OptionError, match=r"has INT8 weights, which only TensorRT for RTX .* --precision int4 or fp16"):
+        build(folder, recipe, "11.4.0.106")
+    build(folder)
+
+
+def test_float8_weights_need_gpus_that_have_them(tiny_sources: Sources, tmp_path: Path) -> None:
+    folder = lowered(tiny_sources, tmp_path / "bundle", "fp8")
+    with pytest.raises(OptionError, match=r"capability 8.9 and newer have, but the recipe also names 8.0, 8.6; leave"):
+        build(folder)
+    build(folder, replace(RECIPE, capabilities=("8.9", "12.0")))
 
 
 def machine(version: str = RTX_VERSION, gpu: str = GPU, capability: str = CAPABILITY) -> Machine:
