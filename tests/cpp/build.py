@@ -8,11 +8,22 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from tests.tools import require_program
+from tests.tools import require, require_program
 
 CPP = Path(__file__).parents[2] / "editar_rt/cpp"
 STRICT = ("-std=c++17", "-Wall", "-Wextra", "-Werror", "-ffp-contract=off", f"-I{CPP}/src", f"-I{CPP}/include")
 INSTALL = "apt-get install g++"
+PICTURE_FLAGS = ("-DEDITAR_PICTURE_FILES", "-DEDITAR_COLOR_PROFILES")
+
+
+def picture_libraries() -> list[str]:
+    """The linker's flags for PNG, JPEG and colour profiles. Skips the test where their headers are not there."""
+    compiler = require_program("g++", INSTALL)
+    headers = "".join(f"#include <{name}.h>\n" for name in ("spng", "turbojpeg", "lcms2"))
+    found = subprocess.run([compiler, "-E", "-x", "c++", "-"], input=headers.encode(), capture_output=True).returncode
+    packages = "libspng-dev libturbojpeg0-dev liblcms2-dev"
+    require(found == 0, "headers of libspng, TurboJPEG and Little CMS", f"apt-get install {packages}")
+    return ["-lspng", "-lturbojpeg", "-llcms2"]
 
 
 def build(target: Path, sources: Sequence[Path], flags: Sequence[str] = (), libraries: Sequence[str] = ()) -> Path:

@@ -8,6 +8,8 @@
 #include "error.h"
 #include "graph_file.h"
 #include "json.h"
+#include "picture_files.h"
+#include "pictures.h"
 #include "sha256.h"
 #include "tokenizer.h"
 
@@ -36,6 +38,11 @@ std::string list_of(const std::vector<std::string>& words) {
     std::string out;
     for (const auto& word : words) out += (out.empty() ? "[" : ", ") + json_quoted(word);
     return out.empty() ? "[]" : out + "]";
+}
+
+std::string bytes_of(const Picture& picture, int32_t* sizes) {
+    sizes[0] = picture.width, sizes[1] = picture.height, sizes[2] = picture.channels;
+    return std::string(picture.data.begin(), picture.data.end());
 }
 
 // The value as JSON text, numbers as they were written.
@@ -136,6 +143,51 @@ int32_t inside_encode(const char* texts, const int64_t* stops, int64_t texts_cou
 int32_t inside_pad_id(int32_t* id) {
     return calling([&] {
         *id = tokenizer->pad_id();
+        return "";
+    });
+}
+
+// Read a picture file. The answer is its pixels; `sizes` gets width, height and channels.
+int32_t inside_picture(const char* file, size_t bytes, int32_t grey, int32_t* sizes) {
+    return calling([&] { return bytes_of(read_picture(file, bytes, grey != 0), sizes); });
+}
+
+int32_t inside_picture_size(const char* file, size_t bytes, int32_t* sizes) {
+    return calling([&] {
+        const auto [width, height] = picture_size(file, bytes);
+        sizes[0] = width, sizes[1] = height;
+        return "";
+    });
+}
+
+// A picture in the caller's memory: as RGB, the model's square of it where `side` is above 0.
+int32_t inside_square(uint8_t* data, int32_t width, int32_t height, int32_t channels, int64_t stride, int32_t side,
+                      int32_t* sizes) {
+    return calling([&] {
+        const editar_picture given = {sizeof(editar_picture), data, width, height, channels, stride};
+        const Picture picture = rgb_of(given);
+        return bytes_of(side > 0 ? fit_square(picture, side) : picture, sizes);
+    });
+}
+
+// A grey mask of a picture of some size, as bytes 0 and 1 of the square.
+int32_t inside_mask(uint8_t* data, int32_t width, int32_t height, int32_t picture_width, int32_t picture_height,
+                    int32_t side) {
+    return calling([&] {
+        const editar_picture given = {sizeof(editar_picture), data, width, height, EDITAR_GREY, 0};
+        const auto square = fit_mask(grey_of(given), picture_width, picture_height, side);
+        return std::string(square.begin(), square.end());
+    });
+}
+
+// Write a picture with texts: names and values by turns, ended by NULL.
+int32_t inside_write_png(const char* path, uint8_t* data, int32_t width, int32_t height, int32_t channels,
+                         const char* const* texts) {
+    return calling([&] {
+        const editar_picture given = {sizeof(editar_picture), data, width, height, channels, 0};
+        Texts pairs;
+        for (; *texts; texts += 2) pairs.emplace_back(texts[0], texts[1]);
+        write_png(path, channels == EDITAR_GREY ? grey_of(given) : rgb_of(given), pairs);
         return "";
     });
 }

@@ -5,21 +5,13 @@ from __future__ import annotations
 import ctypes
 from pathlib import Path
 
-from tests.cpp.build import CPP, build
+from tests.cpp.build import CPP, PICTURE_FLAGS, build, picture_libraries
 
 SOURCES = (
-    "text",
-    "json",
-    "sha256",
-    "files",
-    "manifest",
-    "graph_file",
-    "bundle",
-    "unicode",
-    "unicode_tables",
-    "token_models",
-    "tokenizer",
-)
+    "text", "json", "sha256", "files", "manifest", "graph_file", "bundle",
+    "unicode", "unicode_tables", "token_models", "tokenizer",
+    "pictures", "fit", "exif", "srgb", "png_file", "jpeg_file", "picture_files",
+)  # fmt: skip
 OK, BAD_ARGUMENT, BAD_BUNDLE, MISSING_PART, BAD_PICTURE, UNSUPPORTED = 0, -1, -2, -3, -4, -8
 
 
@@ -42,7 +34,8 @@ class Inside:
     def built(cls, folder: Path) -> Inside:
         """Built into a folder."""
         sources = [*(CPP / "src" / f"{name}.cpp" for name in SOURCES), Path(__file__).with_name("inside.cpp")]
-        return cls(ctypes.CDLL(str(build(folder / "inside.so", sources, ["-O1", "-g", "-fPIC", "-shared"]))))
+        flags = ["-O1", "-g", "-fPIC", "-shared", *PICTURE_FLAGS]
+        return cls(ctypes.CDLL(str(build(folder / "inside.so", sources, flags, picture_libraries()))))
 
     def call(self, name: str, *arguments: object) -> bytes:
         """What a function of `inside.cpp` answers.

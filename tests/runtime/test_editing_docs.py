@@ -14,8 +14,8 @@ from editar_rt.__main__ import main
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted(path.relative_to(ROOT).as_posix() for path in (*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")))
-# Commands run where they name the demo's bundle; measuring takes long and says nothing here.
-RUNNABLE = re.compile(r"editar (?!bench|demo).*\bengines/demo\b")
+# Commands run where they name the demo's bundle; measuring takes long and says nothing here, and a server does not end.
+RUNNABLE = re.compile(r"editar (?!bench|demo|serve).*\bengines/demo\b")
 
 
 @pytest.fixture

@@ -40,14 +40,34 @@ struct CloseFile {
 };
 using File = std::unique_ptr<std::FILE, CloseFile>;
 
-File open_file(const std::string& path, bool writing) {
+File open_file(const std::string& path, [[maybe_unused]] const wchar_t* wide_mode, [[maybe_unused]] const char* mode) {
 #ifdef _WIN32
-    File file(_wfopen(as_path(path).c_str(), writing ? L"wbx" : L"rb"));
+    File file(_wfopen(as_path(path).c_str(), wide_mode));
 #else
-    File file(std::fopen(path.c_str(), writing ? "wbx" : "rb"));
+    File file(std::fopen(path.c_str(), mode));
 #endif
     if (!file) fail_by_errno(errno);
     return file;
+}
+
+void write_content(File file, std::string_view content) {
+    const bool written = std::fwrite(content.data(), 1, content.size(), file.get()) == content.size();
+    if (!written || std::fflush(file.get()) != 0) fail_by_errno(errno ? errno : EIO);
+}
+
+// A name beside a file's, not longer than names may be.
+fs::path partial_name(std::string name) {
+    static constexpr char digits[] = "0123456789abcdef";
+    constexpr size_t kept = 40;  // bytes
+    if (name.size() > kept) {
+        size_t end = kept;
+        while (end > 0 && (static_cast<uint8_t>(name[end]) & 0xC0) == 0x80) --end;
+        name.resize(end);
+    }
+    name += ".partial-";
+    std::random_device random;
+    for (int i = 0; i < 12; ++i) name.push_back(digits[random() & 15]);
+    return as_path(name);
 }
 
 #ifdef _WIN32
@@ -189,7 +209,7 @@ MappedFile::~MappedFile() {
 #endif
 
 std::string read_file(const std::string& path, size_t most) {
-    const File file = open_file(path, false);
+    const File file = open_file(path, L"rb", "rb");
     std::string content;
     constexpr size_t block = 1 << 20;
     while (content.size() < most) {
@@ -204,7 +224,7 @@ std::string read_file(const std::string& path, size_t most) {
 }
 
 std::string file_sha256(const std::string& path) {
-    const File file = open_file(path, false);
+    const File file = open_file(path, L"rb", "rb");
     Sha256 digest;
     std::string block(1 << 20, '\0');
     while (const size_t got = std::fread(&block[0], 1, block.size(), file.get())) digest.add(block.data(), got);
@@ -213,19 +233,22 @@ std::string file_sha256(const std::string& path) {
 }
 
 void place_file(const std::string& path, std::string_view content) {
-    static constexpr char digits[] = "0123456789abcdef";
-    std::random_device random;
-    std::string partial = path + ".partial-";
-    for (int i = 0; i < 8; ++i) partial.push_back(digits[random() & 15]);
     std::error_code error;
+    const fs::path given = as_path(path);
+    const fs::file_status status = fs::status(given, error);
+    if (fs::exists(status) && !fs::is_regular_file(status) && !fs::is_directory(status)) {
+        write_content(open_file(path, L"wb", "wb"), content);  // a device or FIFO is not replaced
+        return;
+    }
+    // A link stays, and what it leads to is replaced.
+    const fs::path target = fs::is_symlink(given, error) ? fs::weakly_canonical(given) : given;
+    const fs::path partial = target.parent_path() / partial_name(as_utf8(target.filename()));
     try {
-        File file = open_file(partial, true);
-        const bool written = std::fwrite(content.data(), 1, content.size(), file.get()) == content.size();
-        if (!written || std::fflush(file.get()) != 0) fail_by_errno(errno ? errno : EIO);
-        file.reset();
-        fs::rename(as_path(partial), as_path(path));
+        write_content(open_file(as_utf8(partial), L"wbx", "wbx"), content);
+        if (fs::exists(status)) fs::permissions(partial, status.permissions(), error);
+        fs::rename(partial, target);
     } catch (...) {
-        fs::remove(as_path(partial), error);
+        fs::remove(partial, error);
         throw;
     }
 }
