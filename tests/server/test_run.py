@@ -29,7 +29,7 @@ def faulty(how: str, *arguments: str) -> contextlib.AbstractContextManager[Serve
 def refused(*arguments: str, env: dict[str, str] | None = None) -> tuple[int, str]:
     """Exit code and message of a server that does not start."""
     command = [sys.executable, "-m", "editar_rt", "serve", *arguments]
-    done = subprocess.run(command, capture_output=True, env=env, timeout=60)
+    done = subprocess.run(command, capture_output=True, env=env, timeout=180)
     assert b"Traceback" not in done.stderr and not done.stdout
     return done.returncode, done.stderr.decode()
 
@@ -141,7 +141,7 @@ def test_what_outlasts_the_grace_ends_with_an_error() -> None:
         plain, *streams = [each.end().answer for each in asked]
         assert plain is None or plain.status_code == 503
         assert all(last_event(each)["error"]["code"] == "shutting_down" for each in streams)
-        assert server.ended(10) == 0
+        assert server.ended() == 0
 
 
 def test_a_second_signal_ends_it_at_once() -> None:
@@ -151,14 +151,14 @@ def test_a_second_signal_ends_it_at_once() -> None:
         server.terminate()
         time.sleep(0.2)
         server.terminate()
-        assert server.ended(5) != 0
+        assert server.ended() != 0
         assert asked.end().error is not None
 
 
 def test_a_process_with_a_dead_engine_ends() -> None:
     with faulty("raises", "--pictures", "2") as server:
         asked = [Asking(server), Asking(server, stream="true"), Asking(server)]
-        assert server.ended(20) == 1
+        assert server.ended() == 1
         plain, stream, waiting = [each.end().answer for each in asked]
         for answer in (plain, waiting):
             assert answer is not None and answer.json()["error"]["code"] == "engine_failed"
@@ -173,7 +173,7 @@ def test_a_process_with_a_stuck_engine_stops_all_the_same() -> None:
         with server.client() as client:
             assert client.get("/health").status_code == 200  # its heartbeat is not 30 s old yet
         server.terminate()
-        assert server.ended(20) == 1
+        assert server.ended() == 1
         asked.end()
 
 
@@ -206,7 +206,7 @@ SLOW = {
 
 
 def connected(server: Server) -> socket.socket:
-    return socket.create_connection(("127.0.0.1", int(server.url.rpartition(":")[2])), timeout=20)
+    return socket.create_connection(("127.0.0.1", int(server.url.rpartition(":")[2])), timeout=60)
 
 
 def closed(raw: socket.socket) -> bool:
@@ -235,7 +235,7 @@ def test_a_sender_that_trickles_is_closed(impatient: Server) -> None:
             for byte in HEAD * 100:
                 raw.sendall(bytes([byte]))
                 time.sleep(0.05)
-                assert time.monotonic() - started < 20
+                assert time.monotonic() - started < 60
         assert closed(raw)
 
 
@@ -272,4 +272,4 @@ def test_the_server_stops_in_spite_of_slow_clients() -> None:
         with server.client() as client:
             client.get("/health")
         server.terminate()
-        assert server.ended(10) == 0
+        assert server.ended() == 0
