@@ -29,7 +29,7 @@ from editar_rt.text.states import MAX_BYTES as MAX_STATES_BYTES
 
 FACTS = Path(__file__).parents[2] / "editar_rt/cpp/src/facts.h"
 # Of the sampling head: some have the names of settings.
-SAMPLER_TENSORS = ("NULL_ROWS", "NUMBERS", "CFG_SCALE", "TEMPERATURE", "TOP_K", "TOP_P", "DRAWN")
+SAMPLER_TENSORS = ("NULL_ROWS", "NUMBERS", "CFG_SCALE", "TEMPERATURE", "TOP_K", "TOP_P", "NOISE", "DRAWN")
 HEAD = """\
 // Names, limits, defaults, prompts and the manifest's schema, from Python's tables.
 // Written by `python -m tests.cpp.make_facts`; do not edit.
@@ -146,7 +146,7 @@ def _precision(item: tuple[str, words.Precision]) -> list[Any]:
 
 
 def _manifest() -> Iterator[str]:
-    yield from _constants(manifest, str, int, but=("KEY", "SAME", "DEFAULT_DIALECT", "MAX_DEPTH"))
+    yield from _constants(manifest, str, int, but=("KEY", "SAME", "SAMPLER", "DEFAULT_DIALECT", "MAX_DEPTH"))
     yield from _named("MAX_JSON_DEPTH", manifest.MAX_DEPTH)
     yield from _named("HASH_AT_LOAD_BYTES", folder.HASH_AT_LOAD_BYTES)
     yield from _texts("DTYPES", manifest.DTYPES)
@@ -202,15 +202,15 @@ def _schema() -> Iterator[str]:
             yield from types_of(arguments[-1])
             yield _type(name, "map" if origin is dict else "list", of=_type_name(arguments[-1]))
         elif origin in (types.UnionType, typing.Union):
-            options = [a for a in arguments if a is not type(None)]
-            for option in options:
-                yield from types_of(option)
-            optional = len(options) < len(arguments)
-            if len(options) == 1:
-                yield f"inline constexpr Type {name} = as_optional({_type_name(options[0])});"
+            first, *others = [a for a in arguments if a is not type(None)]
+            yield from types_of(first)
+            optional = len(others) + 1 < len(arguments)
+            if others:
+                rest = typing.Union[tuple(others)]  # noqa: UP007 - of as many as there are
+                yield from types_of(rest)
+                yield _type(name, "either", _type_name(first), _type_name(rest), optional=optional)
             else:
-                assert len(options) == 2, kind
-                yield _type(name, "either", *map(_type_name, options), optional=optional)
+                yield f"inline constexpr Type {name} = as_optional({_type_name(first)});"
         else:
             yield _type(name, {int: "integer", float: "number", str: "text", Any: "any"}[kind])
 
@@ -318,7 +318,12 @@ def _onnxruntime() -> Iterator[str]:
     key, value = ort_backend.WEIGHT_ONLY
     yield from _named("ACCURACY_LEVEL_KEY", key)
     yield from _named("ACCURACY_LEVEL", value)
-    for name, (major, minor) in (("READS_INT8", ort_backend.READS_INT8), ("TAKES_DURATION", threads.TAKES_DURATION)):
+    versions = {
+        "READS_INT8": ort_backend.READS_INT8,
+        "TAKES_CHUNK_LENGTHS": ort_backend.CHUNK_LENGTHS,
+        "TAKES_DURATION": threads.TAKES_DURATION,
+    }
+    for name, (major, minor) in versions.items():
         yield from _named(f"{name}_MAJOR", major)
         yield from _named(f"{name}_MINOR", minor)
     yield from _constants(threads, int)

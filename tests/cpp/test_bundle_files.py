@@ -14,7 +14,7 @@ import pytest
 from onnx import TensorProto
 
 from editar_rt.bundle.folder import Bundle
-from editar_rt.bundle.manifest import Manifest
+from editar_rt.bundle.manifest import FORMAT_VERSION, Manifest
 from editar_rt.errors import BundleError
 from tests.cpp.inside import BAD_BUNDLE, MISSING_PART, Failed, Inside
 from tests.runtime import crafted, test_bundle, test_graph_file
@@ -95,8 +95,16 @@ def test_paths_that_leave_the_bundle_are_refused(inside: Inside, bundle: Path, p
 
 
 def test_a_newer_format_says_so(inside: Inside, bundle: Path) -> None:
-    rewrite(bundle, lambda m: m.update(format_version=2))
+    rewrite(bundle, lambda m: m.update(format_version=FORMAT_VERSION + 1))
     refused_alike(inside, bundle, "newer than the newest this runtime knows")
+
+
+def test_an_old_sampling_head_is_left_out(inside: Inside, golden_gpt_bundle_delta_head: Path, tmp_path: Path) -> None:
+    bundle = Path(shutil.copytree(golden_gpt_bundle_delta_head, tmp_path / "bundle"))
+    assert json.loads(inside.call("part_files", os.fsencode(bundle), b"sampler"))
+    rewrite(bundle, lambda m: m.update(format_version=1))
+    with pytest.raises(Failed, match="lacks the part sampler"):
+        inside.call("part_files", os.fsencode(bundle), b"sampler")
 
 
 def test_fields_of_a_later_writer_are_left_alone(inside: Inside, bundle: Path) -> None:

@@ -13,6 +13,7 @@ inline constexpr const char* VQ_DECODER = "vq_decoder";
 inline constexpr const char* TEXT_ENCODER = "text_encoder";
 inline constexpr const char* PREFIX_GRAPH = "prefix";
 inline constexpr const char* DECODER = "decoder";
+inline constexpr const char* DECODER_CHUNKS = "decoder_chunks";
 inline constexpr const char* SAMPLER = "sampler";
 inline constexpr const char* PIXELS = "pixels";
 inline constexpr const char* TOKENS = "tokens";
@@ -28,6 +29,7 @@ inline constexpr const char* PAST_LENGTH = "past_length";
 inline constexpr const char* POSITIONS = "positions";
 inline constexpr const char* TOTAL_LENGTH = "total_length";
 inline constexpr const char* LAST_ROW = "last_row";
+inline constexpr const char* CHUNK_LENGTHS = "chunk_lengths";
 inline constexpr const char* LOGITS = "logits";
 inline constexpr const char* NEW_ROWS = "new_rows";
 inline constexpr int UNCLEAR = -1;
@@ -52,6 +54,7 @@ inline constexpr const char* CFG_SCALE = "cfg_scale";
 inline constexpr const char* TEMPERATURE = "temperature";
 inline constexpr const char* TOP_K = "top_k";
 inline constexpr const char* TOP_P = "top_p";
+inline constexpr const char* NOISE = "noise";
 inline constexpr const char* DRAWN = "drawn";
 }  // namespace sampler
 
@@ -92,7 +95,8 @@ inline constexpr int TOP_K = 1000;
 inline constexpr double TOP_P = 1.0;
 inline constexpr int SEED = 0;
 inline constexpr bool GREEDY = false;
-inline constexpr const char* SAMPLING_FIELDS[] = {"cfg_scale", "cfg_interval", "temperature", "top_k", "top_p", "seed", "greedy"};
+inline constexpr const char* NOISE = "uniform";
+inline constexpr const char* SAMPLING_FIELDS[] = {"cfg_scale", "cfg_interval", "temperature", "top_k", "top_p", "seed", "greedy", "noise"};
 inline constexpr const char* SCHEDULES[] = {"linear", "cosine", "values"};
 inline constexpr double MAX_SCALE = 1000000.0;
 inline constexpr const char* ALLOWED_SCALES = "0 to 1e+06, linear:FIRST,LAST, cosine:FIRST,LAST or values:A,B,\342\200\246 with one value per token";
@@ -116,6 +120,8 @@ inline constexpr const char* ACCURACY_LEVEL_KEY = "session.qdq_matmulnbits_accur
 inline constexpr const char* ACCURACY_LEVEL = "1";
 inline constexpr int READS_INT8_MAJOR = 1;
 inline constexpr int READS_INT8_MINOR = 27;
+inline constexpr int TAKES_CHUNK_LENGTHS_MAJOR = 1;
+inline constexpr int TAKES_CHUNK_LENGTHS_MINOR = 32;
 inline constexpr int TAKES_DURATION_MAJOR = 1;
 inline constexpr int TAKES_DURATION_MINOR = 26;
 inline constexpr int SPIN_US = 50;
@@ -130,7 +136,7 @@ inline constexpr const char* CACHE_GRAPH = "graph.onnx";
 
 inline constexpr const char* MANIFEST_NAME = "bundle.json";
 inline constexpr const char* FORMAT = "editar-bundle";
-inline constexpr int FORMAT_VERSION = 1;
+inline constexpr int FORMAT_VERSION = 2;
 inline constexpr const char* GRAPH_SUFFIX = ".onnx";
 inline constexpr int MAX_MANIFEST_BYTES = 4194304;
 inline constexpr int64_t MOST_CACHED = 8589934592;
@@ -237,8 +243,9 @@ inline constexpr Type map_of_file_info = {Kind::map, false, &file_info, nullptr,
 inline constexpr Type list_of_text = {Kind::list, false, &text, nullptr, nullptr, 0};
 inline constexpr Type optional_text = as_optional(text);
 inline constexpr Type number = {Kind::number, false, nullptr, nullptr, nullptr, 0};
-inline constexpr Type integer_or_number = {Kind::either, false, &integer, &number, nullptr, 0};
-inline constexpr Type map_of_integer_or_number = {Kind::map, false, &integer_or_number, nullptr, nullptr, 0};
+inline constexpr Type number_or_text = {Kind::either, false, &number, &text, nullptr, 0};
+inline constexpr Type integer_or_number_or_text = {Kind::either, false, &integer, &number_or_text, nullptr, 0};
+inline constexpr Type map_of_integer_or_number_or_text = {Kind::map, false, &integer_or_number_or_text, nullptr, nullptr, 0};
 inline constexpr Type any = {Kind::any, false, nullptr, nullptr, nullptr, 0};
 inline constexpr Type map_of_any = {Kind::map, false, &any, nullptr, nullptr, 0};
 inline constexpr Type optional_map_of_any = as_optional(map_of_any);
@@ -254,7 +261,7 @@ inline constexpr Field manifest_fields[] = {
     {"providers", &list_of_text, false},
     {"tokenizer", &optional_text, false},
     {"samples", &optional_text, false},
-    {"sampling", &map_of_integer_or_number, false},
+    {"sampling", &map_of_integer_or_number_or_text, false},
     {"self_test", &optional_map_of_any, false},
     {"made_by", &map_of_text, false},
     {"format", &text, false},
@@ -357,23 +364,49 @@ inline constexpr Dimension decoder_logits_outputs[] = {
     {0, "vocab_size"},
 };
 inline constexpr TensorShape decoder_outputs[] = {{"logits", decoder_logits_outputs, 3}};
-inline constexpr Dimension sampler_logits_inputs[] = {
+inline constexpr Dimension decoder_chunks_tokens_inputs[] = {
     {0, ""},
-    {1, ""},
+    {0, ""},
+};
+inline constexpr Dimension decoder_chunks_prefix_inputs[] = {
+    {0, ""},
+    {0, ""},
+    {0, "dim"},
+};
+inline constexpr Dimension decoder_chunks_chunk_lengths_inputs[] = {
+    {0, ""},
+};
+inline constexpr TensorShape decoder_chunks_inputs[] = {{"tokens", decoder_chunks_tokens_inputs, 2}, {"prefix", decoder_chunks_prefix_inputs, 3}, {"chunk_lengths", decoder_chunks_chunk_lengths_inputs, 1}};
+inline constexpr Dimension decoder_chunks_logits_outputs[] = {
+    {0, ""},
+    {0, ""},
     {0, "vocab_size"},
 };
-inline constexpr TensorShape sampler_inputs[] = {{"logits", sampler_logits_inputs, 3}};
+inline constexpr TensorShape decoder_chunks_outputs[] = {{"logits", decoder_chunks_logits_outputs, 3}};
+inline constexpr Dimension sampler_logits_inputs[] = {
+    {0, ""},
+    {0, ""},
+    {0, "vocab_size"},
+};
+inline constexpr Dimension sampler_noise_inputs[] = {
+    {0, ""},
+    {0, ""},
+    {0, "vocab_size"},
+};
+inline constexpr TensorShape sampler_inputs[] = {{"logits", sampler_logits_inputs, 3}, {"noise", sampler_noise_inputs, 3}};
 inline constexpr Dimension sampler_drawn_outputs[] = {
     {0, ""},
+    {0, ""},
 };
-inline constexpr TensorShape sampler_outputs[] = {{"drawn", sampler_drawn_outputs, 1}};
+inline constexpr TensorShape sampler_outputs[] = {{"drawn", sampler_drawn_outputs, 2}};
 inline constexpr PartShapes TENSORS[] = {
     {"vq_encoder", vq_encoder_inputs, vq_encoder_outputs, 1, 1},
     {"vq_decoder", vq_decoder_inputs, vq_decoder_outputs, 1, 1},
     {"text_encoder", text_encoder_inputs, text_encoder_outputs, 2, 1},
     {"prefix", prefix_inputs, prefix_outputs, 1, 3},
     {"decoder", decoder_inputs, decoder_outputs, 2, 1},
-    {"sampler", sampler_inputs, sampler_outputs, 1, 1},
+    {"decoder_chunks", decoder_chunks_inputs, decoder_chunks_outputs, 3, 1},
+    {"sampler", sampler_inputs, sampler_outputs, 2, 1},
 };
 }  // namespace parts
 
@@ -483,6 +516,7 @@ inline constexpr const char* TEXT_PREFIX = "editar:";
 }  // namespace pictures
 
 namespace self_test {
+inline constexpr double BY_NOISE = -1.0;
 inline constexpr const char* PROMPT = "make the ball red";
 inline constexpr int CHUNK = 32;
 inline constexpr int TEXT_POSITIONS = 8;

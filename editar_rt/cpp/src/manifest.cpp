@@ -235,7 +235,7 @@ public:
         if (found == std::end(known)) return;
         check_all("input", part_.inputs, found->inputs, found->input_count);
         check_all("output", part_.outputs, found->outputs, found->output_count);
-        if (name_ == facts::DECODER) check_cache();
+        if (name_ == facts::DECODER || name_ == facts::DECODER_CHUNKS) check_cache();
         if (!manifest_.operators().has_fixed_shapes) return;
         for (const auto* tensors : {&part_.inputs, &part_.outputs})
             for (const auto& tensor : *tensors) check_symbols(tensor);
@@ -411,14 +411,17 @@ Manifest Manifest::parse(std::string_view text) {
     manifest.format_version = checked_version(document);
     check_strings(document, name);
     check_type(facts::schema::manifest, document, name);
-    for (const auto& [part, value] : document.find("parts")->members) manifest.parts.emplace_back(part, part_of(value));
+    // A sampling head of format version 1 has other inputs: the host samples instead.
+    const bool old_sampler = manifest.format_version < 2 && document.find("parts")->find(facts::SAMPLER);
+    for (const auto& [part, value] : document.find("parts")->members)
+        if (!old_sampler || part != facts::SAMPLER) manifest.parts.emplace_back(part, part_of(value));
     for (const auto& [path, value] : document.find("files")->members)
         manifest.files.emplace(path, FileInfo{value.find("sha256")->text, value.find("bytes")->integer()});
     manifest.precision = text_of(document.find("precision"), manifest.precision);
     manifest.dialect = text_of(document.find("spelling"), manifest.dialect);
     manifest.kv_cache = text_of(document.find("kv_cache"), manifest.kv_cache);
-    manifest.sampler_top_k = static_cast<int>(
-        std::clamp<int64_t>(integer_of(document.find("sampler_top_k")), 0, std::numeric_limits<int>::max()));
+    const int64_t top_k = old_sampler ? 0 : integer_of(document.find("sampler_top_k"));
+    manifest.sampler_top_k = static_cast<int>(std::clamp<int64_t>(top_k, 0, std::numeric_limits<int>::max()));
     manifest.tokenizer = text_of(document.find("tokenizer"));
     manifest.samples = text_of(document.find("samples"));
     if (const Json* providers = document.find("providers")) {
