@@ -235,7 +235,7 @@ def first_row(server: Server, rows: int, asked: int) -> dict[str, Any]:
 def memory(server: Server, edits: int) -> dict[str, Any]:
     """Resident memory over many edits, after a tenth of them."""
     sizes = []
-    each = max(edits // 80, 1)
+    each = -(-edits // 80)
     for _ in range(10):
         done = threading.Barrier(9)
 

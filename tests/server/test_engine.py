@@ -121,6 +121,8 @@ SETTINGS: list[dict[str, Any]] = [
     {"temperature": 1.5, "top_k": 5},
     {"greedy": True},
     {"cfg_interval": (5, 40)},
+    {"speculate": 4},
+    {"speculate": "auto", "noise": "gumbel"},
 ]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import shutil
 import socket
 import subprocess
 import sys
@@ -50,6 +51,16 @@ def test_a_start_that_is_refused_says_why(arguments: tuple[str, ...], code: int,
     assert said in refused(*arguments)[1]
 
 
+def test_a_bundle_without_a_part_is_refused(tmp_path: Path) -> None:
+    bundle = tmp_path / "lacking"
+    shutil.copytree(BUNDLE, bundle)
+    manifest = json.loads((bundle / "bundle.json").read_text(encoding="utf-8"))
+    del manifest["parts"]["text_encoder"]
+    (bundle / "bundle.json").write_text(json.dumps(manifest), encoding="utf-8")
+    code, said = refused(str(bundle), "--port", "0")
+    assert code == 1 and "no text encoder" in said
+
+
 def test_a_port_in_use_is_named(server: Server) -> None:
     code, said = refused(str(BUNDLE), "--port", server.url.rpartition(":")[2])
     assert code == 2 and "in use" in said
@@ -72,11 +83,15 @@ def test_help_needs_no_extra_and_a_start_names_it(tmp_path: Path) -> None:
 
 def test_a_key_from_a_file_or_the_environment_is_needed(tmp_path: Path) -> None:
     (tmp_path / "key").write_text("from-file\n", encoding="utf-8")
-    with serving("--host", "0.0.0.0", "--key-file", str(tmp_path / "key"), env={"EDITAR_API_KEY": "other"}) as server:
+    options = ("--host", "0.0.0.0", "--key-file", str(tmp_path / "key"), "--log-prompts")
+    with serving(*options, env={"EDITAR_API_KEY": "other"}) as server:
         url = f"http://127.0.0.1:{server.url.rpartition(':')[2]}"
         for key, status in (("from-file", 200), ("other", 401)):
             assert httpx.get(f"{url}/v1/models", headers={"authorization": f"Bearer {key}"}).status_code == status
+        asked = form(prompt="make the xylophone green")
+        assert httpx.post(f"{url}{EDITS}", **asked, headers={"authorization": "Bearer from-file"}).status_code == 200
         assert "from-file" not in server.logged()
+        assert "xylophone" in server.logged()  # by --log-prompts
         server.terminate()
         assert server.ended() == 0
 
