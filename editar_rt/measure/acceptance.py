@@ -190,7 +190,7 @@ def draw_plot(document: dict[str, Any], path: Path) -> None:
         speed.plot(sizes, column("times_as_fast"), marker="o", label=noise)
     speed.axhline(1, color="black", linewidth=1, linestyle=":")
     for axes, title in (
-        (tokens, "tokens a pass (shaded: least and most of a picture)"),
+        (tokens, "tokens a pass (shaded: range of pictures)"),
         (speed, "times as fast as single steps"),
     ):
         axes.set_xscale("log", base=2)
