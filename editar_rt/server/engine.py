@@ -424,7 +424,8 @@ class Engine:
 
     def _die(self, error: BaseException) -> None:
         """Answer all that wait or run; the process ends."""
-        log.critical("the engine failed", exc_info=error)
+        if self.warm.is_set() or not isinstance(error, EditarError):  # the latter ends the start with its sentence
+            log.critical("the engine failed", exc_info=error)
         with self._changed:
             self.error = error
             works, self._works = list(self._works.values()), {}
