@@ -1,0 +1,500 @@
+"""The page in Chromium: everything that it offers, by mouse, touch and keyboard, over a real server."""
+
+from __future__ import annotations
+
+import base64
+import subprocess
+import zlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.tools import require, require_module, require_program
+
+for module, package in (("starlette", ".[serve]"), ("playwright", "playwright")):
+    require_module(module, f"pip install {package}")
+CHROMIUM = require_program("chromium", "apt-get install chromium")
+
+from playwright.sync_api import Browser, Page, expect, sync_playwright  # noqa: E402
+
+from editar_rt.images.masks import read_mask  # noqa: E402
+from tests.runtime.demo import CELL, GRID, PICTURE, SAMPLES, SIDE, WORDS  # noqa: E402
+from tests.server.browser import HANDS, Keys, Mouse, Server, Touch, pixels  # noqa: E402
+
+PAGE = Path(__file__).parents[2] / "editar_rt" / "server" / "page"
+MOST_BYTES = 60_000
+REPORT = "addEventListener('securitypolicyviolation', (e) => console.error(`blocked ${e.violatedDirective}`))"
+NPM = "apt-get install nodejs npm"
+PACKAGES = ("typescript@7", "axe-core@4")
+CHECKED = ("--checkJs", "--allowJs", "--strict", "--noUnusedLocals", "--noUnusedParameters", "--noEmit")
+LIBRARIES = ("--target", "es2022", "--module", "es2022", "--lib", "es2022,dom,dom.iterable,dom.asynciterable")
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Server]:
+    with Server() as started:
+        yield started
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with sync_playwright() as playwright:
+        launched = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield launched
+        launched.close()
+
+
+@pytest.fixture(scope="module")
+def tools(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of npm packages: TypeScript's checker and axe-core."""
+    npm = require_program("npm", NPM)
+    folder = tmp_path_factory.mktemp("npm")
+    done = subprocess.run([npm, "install", "--silent", "--no-audit", "--no-fund", "--prefix", folder, *PACKAGES])
+    require(done.returncode == 0, "npm packages typescript and axe-core", f"npm install {' '.join(PACKAGES)}")
+    return folder / "node_modules"
+
+
+Opener = Callable[..., Page]
+
+
+@pytest.fixture
+def visit(browser: Browser, server: Server) -> Iterator[Opener]:
+    """Opens the page. At the end nothing may have failed in it, and its policy have blocked nothing."""
+    contexts, trouble = [], []
+
+    def visit(url: str = server.url, **options: Any) -> Page:
+        context = browser.new_context(**{**Mouse.context, **options})
+        contexts.append(context)
+        context.set_default_timeout(20_000)
+        context.add_init_script(REPORT)
+        page = context.new_page()
+        page.on("pageerror", lambda error: trouble.append(str(error)))
+        page.on("console", lambda said: trouble.append(said.text) if said.type == "error" else None)
+        page.goto(url)
+        expect(page.locator("#model")).to_contain_text("pixels")
+        return page
+
+    server.release()
+    yield visit
+    server.release()
+    for context in contexts:
+        context.close()
+    server.wait_until_idle()
+    assert trouble == []
+
+
+@pytest.fixture(params=list(HANDS))
+def hand(request: pytest.FixtureRequest, visit: Opener) -> Any:
+    """The page with a picture in it, and what works on it."""
+    kind = HANDS[request.param]
+    page = visit(**kind.context)
+    page.locator("#file").set_input_files(PICTURE)
+    expect(page.locator("#status")).to_contain_text("Paint over")
+    return kind(page)
+
+
+def edit(hand: Any, words: str = WORDS, seed: int | str = 1, **settings: str) -> None:
+    """Ask for an edit, and wait for its end."""
+    begin(hand, words, seed, **settings)
+    expect(hand.page.locator("#status")).to_contain_text("Done")
+
+
+def begin(hand: Any, words: str = WORDS, seed: int | str = 1, **settings: str) -> None:
+    page = hand.page
+    page.locator("details").evaluate("(all) => all.setAttribute('open', '')")
+    page.locator("#prompt").fill(words)
+    for name, value in {"seed": str(seed), **settings}.items():
+        page.locator(f"[name={name}]").fill(value)
+    hand.press("#edit")
+
+
+def painted(page: Page) -> int:
+    """Percent of the picture under the mask."""
+    text = page.locator("#masked").inner_text()
+    return int(text.split()[1]) if text.startswith("Mask") else 0
+
+
+def saved(page: Page, button: str = "#download") -> Path:
+    with page.expect_download() as waiting:
+        page.locator(button).click()
+    return Path(waiting.value.path())
+
+
+def look(page: Page) -> bytes:
+    """The stage as it is seen."""
+    page.evaluate("new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
+    return page.locator("#stage").screenshot()
+
+
+# Pictures.
+
+
+@pytest.mark.parametrize("kind", HANDS.values(), ids=list(HANDS))
+def test_a_picture_is_chosen(visit: Opener, kind: type[Mouse]) -> None:
+    page = visit(**kind.context)
+    with page.expect_file_chooser() as chooser:
+        kind(page).press("#choose")
+    chooser.value.set_files(PICTURE)
+    expect(page.locator("#empty")).to_be_hidden()
+    assert np.array_equal(pixels(saved(page)), pixels(PICTURE))
+
+
+@pytest.mark.parametrize("way", ["drop", "paste"])
+def test_a_picture_is_dropped_or_pasted(visit: Opener, way: str) -> None:
+    page = visit()
+    page.evaluate(
+        """([data, way]) => {
+            const moved = new DataTransfer();
+            const bytes = Uint8Array.from(atob(data), (c) => c.charCodeAt(0));
+            moved.items.add(new File([bytes], "picture.png", { type: "image/png" }));
+            const stage = document.getElementById("stage");
+            const shared = { bubbles: true, cancelable: true };
+            stage.dispatchEvent(way === "drop" ? new DragEvent("drop", { ...shared, dataTransfer: moved })
+                : new ClipboardEvent("paste", { ...shared, clipboardData: moved }));
+        }""",
+        [base64.b64encode(PICTURE.read_bytes()).decode(), way],
+    )
+    expect(page.locator("#empty")).to_be_hidden()
+    assert np.array_equal(pixels(saved(page)), pixels(PICTURE))
+
+
+def test_the_middle_square_of_a_wide_picture_is_taken(visit: Opener, tmp_path: Path) -> None:
+    wide = np.zeros((100, 160, 3), np.uint8)
+    wide[:, 30:130] = np.random.default_rng(0).integers(0, 256, (100, 100, 3))
+    Image.fromarray(wide).save(tmp_path / "wide.png")
+    page = visit()
+    page.locator("#file").set_input_files(tmp_path / "wide.png")
+    expect(page.locator("#status")).to_contain_text("middle square of 160×100 pixels")
+    assert np.array_equal(pixels(saved(page)), wide[:, 30:130])
+
+
+def test_a_file_that_is_no_picture_is_refused(visit: Opener) -> None:
+    page = visit()
+    page.locator("#file").set_input_files({"name": "a.png", "mimeType": "image/png", "buffer": b"not a picture"})
+    expect(page.locator("#alert")).to_have_text(
+        "A.png is not a picture that this browser reads; PNG, JPEG and WebP are."
+    )
+
+
+# The mask.
+
+
+def test_the_brush_paints_and_the_eraser_erases(hand: Any) -> None:
+    hand.paint((0.3, 0.6), (0.7, 0.6))
+    full = painted(hand.page)
+    assert 3 <= full <= 9
+    hand.press("#tool-eraser")
+    hand.paint((0.4, 0.6), (0.6, 0.6))
+    assert 0 < painted(hand.page) < full
+
+
+def test_strokes_are_undone_and_redone(hand: Any) -> None:
+    hand.paint((0.3, 0.3), (0.3, 0.3))
+    one = painted(hand.page)
+    hand.paint((0.3, 0.7), (0.6, 0.7))
+    two = painted(hand.page)
+    while painted(hand.page) > one:  # a key press is a stroke
+        hand.press("#undo")
+    assert painted(hand.page) == one < two
+    while not hand.page.locator("#redo").is_disabled():
+        hand.press("#redo")
+    assert painted(hand.page) == two
+
+
+def test_the_mask_is_inverted_and_cleared(hand: Any) -> None:
+    hand.paint((0.3, 0.6), (0.7, 0.6))
+    before = painted(hand.page)
+    hand.press("#invert")
+    assert painted(hand.page) + before in (99, 100, 101)
+    hand.press("#clear")
+    expect(hand.page.locator("#masked")).to_contain_text("No mask")
+    hand.press("#undo")
+    assert painted(hand.page) + before in (99, 100, 101)
+
+
+def test_the_mask_is_saved_as_the_command_line_reads_it_and_loaded_again(hand: Any) -> None:
+    hand.paint((0.3, 0.6), (0.7, 0.6))
+    before, file = painted(hand.page), saved(hand.page, "#mask-save")
+    with Image.open(file) as mask:
+        assert mask.mode == "L"
+    share = read_mask(str(file), (SIDE, SIDE), SIDE).mean()
+    assert abs(100 * share - before) < 2  # a pixel of the square counts if any of it is painted
+    hand.press("#clear")
+    with hand.page.expect_file_chooser() as chooser:
+        hand.press("#mask-load")
+    chooser.value.set_files({"name": "mask.png", "mimeType": "image/png", "buffer": file.read_bytes()})
+    expect(hand.page.locator("#masked")).to_have_text(f"Mask {before} %")
+
+
+def test_where_a_loaded_mask_is_transparent_the_picture_may_change(visit: Opener, tmp_path: Path) -> None:
+    mask = np.full((64, 64, 4), 255, np.uint8)
+    mask[:16, :, 3] = 0
+    Image.fromarray(mask).save(tmp_path / "mask.png")
+    page = visit()
+    page.locator("#file").set_input_files(PICTURE)
+    page.locator("#mask-file").set_input_files(tmp_path / "mask.png")
+    expect(page.locator("#masked")).to_have_text("Mask 25 %")
+
+
+def test_keys_change_the_brush(visit: Opener) -> None:
+    page = visit()
+    page.locator("#file").set_input_files(PICTURE)
+    expect(page.locator("#tools")).to_be_visible()
+    page.locator("#canvas").focus()
+    before = int(page.locator("#size").input_value())
+    page.keyboard.press("]")
+    assert int(page.locator("#size").input_value()) > before
+    page.keyboard.press("[")
+    page.keyboard.press("[")
+    assert int(page.locator("#size").input_value()) < before
+    page.keyboard.press("e")
+    expect(page.locator("#tool-eraser")).to_have_attribute("aria-pressed", "true")
+
+
+def test_a_pen_paints_by_its_pressure_and_erases_with_its_other_end(visit: Opener) -> None:
+    page = visit()
+    page.locator("#file").set_input_files(PICTURE)
+    expect(page.locator("#tools")).to_be_visible()
+
+    def stroke(force: float, button: int) -> int:
+        """By the events of a pen, which no driver of browsers has."""
+        page.evaluate(
+            """([pressure, button]) => {
+                const canvas = document.getElementById("canvas");
+                const { x, y, width, height } = canvas.getBoundingClientRect();
+                canvas.setPointerCapture = () => {};
+                const shared = { pointerType: "pen", pointerId: 9, pressure, button, bubbles: true };
+                const at = { clientX: x + width / 2, clientY: y + height / 2, ...shared };
+                canvas.dispatchEvent(new PointerEvent("pointerdown", at));
+                canvas.dispatchEvent(new PointerEvent("pointermove", { ...at, clientX: at.clientX + 150 }));
+                canvas.dispatchEvent(new PointerEvent("pointerup", at));
+            }""",
+            [force, button],
+        )
+        return painted(page)
+
+    light = stroke(0.2, 0)
+    page.locator("#clear").click()
+    assert stroke(1.0, 0) > light > 0
+    assert stroke(1.0, 5) == 0
+
+
+# The view.
+
+
+def test_the_view_is_zoomed_moved_and_fitted(hand: Any) -> None:
+    fitted, zoom = look(hand.page), hand.page.locator("#zoom")
+    before = zoom.text_content()
+    hand.zoom_in()
+    nearer = look(hand.page)
+    assert int((zoom.text_content() or "").split()[0]) > int((before or "").split()[0])
+    hand.pan()
+    assert look(hand.page) not in (fitted, nearer)
+    hand.page.keyboard.press("0")
+    expect(zoom).to_have_text(before or "")
+    expect(hand.page.locator("#masked")).to_contain_text("No mask")  # two fingers do not paint
+
+
+# Edits.
+
+
+def test_a_result_appears_row_by_row_and_is_the_runtimes_own(hand: Any, server: Server) -> None:
+    hand.paint((0.6, 0.3), (0.8, 0.3))
+    mask = saved(hand.page, "#mask-save")
+    server.hold(3)
+    begin(hand, seed=4)
+    expect(hand.page.locator("#status")).to_have_text("Row 3 of 8")
+    held = look(hand.page)
+    server.release()
+    expect(hand.page.locator("#status")).to_contain_text("Done")
+    assert look(hand.page) != held
+    expected = server.editor.edit(str(PICTURE), WORDS, seed=4, mask=str(mask)).image
+    assert np.array_equal(pixels(saved(hand.page)), np.asarray(expected))
+    assert painted(hand.page) > 0  # it stays for the next try
+
+
+def test_an_edit_is_stopped(hand: Any, server: Server) -> None:
+    server.hold(3)
+    begin(hand)
+    expect(hand.page.locator("#status")).to_have_text("Row 3 of 8")
+    if isinstance(hand, Keys):
+        hand.page.keyboard.press("Escape")
+    else:
+        hand.press("#stop")
+    expect(hand.page.locator("#status")).to_have_text("Stopped at row 3 of 8")
+    server.release()
+    server.wait_until_idle()
+    expect(hand.page.locator("#history li")).to_have_count(0)
+    edit(hand)
+
+
+def test_variants_lie_side_by_side_and_one_is_taken_further(hand: Any, server: Server) -> None:
+    edit(hand, seed=5, n="3")
+    hand.press("#beside")
+    expect(hand.page.locator("#sheet .tile")).to_have_count(4)
+    hand.press("#sheet .tile:nth-child(4)")
+    expect(hand.page.locator("#canvas")).to_have_attribute("aria-label", "Result with seed 7, and mask")
+    third = pixels(saved(hand.page))
+    assert np.array_equal(third, np.asarray(server.editor.edit(str(PICTURE), WORDS, seed=7).image))
+    hand.press("#further")
+    edit(hand, "remove the cube", seed=0, n="1")
+    expected = server.editor.edit(third, "remove the cube", seed=0).image
+    assert np.array_equal(pixels(saved(hand.page)), np.asarray(expected))
+
+
+def test_the_source_is_seen_while_compare_is_held(hand: Any) -> None:
+    hand.press("#tool-hand")  # which shows no brush
+    source = look(hand.page)
+    edit(hand)
+    hand.page.locator("#rowline").evaluate("(line) => line.style.visibility = 'hidden'")
+    result = look(hand.page)
+    with hand.holding("#compare"):
+        assert look(hand.page) == source
+    assert look(hand.page) == result != source
+
+
+def test_the_row_line_draws_the_rows_below_it_again(hand: Any, server: Server) -> None:
+    edit(hand, temperature="3", top_k="500", seed="1")
+    before = pixels(saved(hand.page))
+    expect(hand.page.locator("#row")).to_have_attribute("aria-valuenow", str(GRID))
+    hand.move_line(5)
+    expect(hand.page.locator("#row")).to_have_attribute("aria-valuenow", "5")
+    hand.press("#reroll")
+    expect(hand.page.locator("#history li")).to_have_count(2)
+    expect(hand.page.locator("#status")).to_contain_text("Done")
+    after = pixels(saved(hand.page))
+    assert np.array_equal(after[: 5 * CELL], before[: 5 * CELL])
+    assert not np.array_equal(after[5 * CELL :], before[5 * CELL :])
+    expect(hand.page.locator("#history li").first).to_contain_text("from row 6")
+    kept = server.works[-1].kept
+    assert kept is not None and len(kept) == 5 * GRID
+
+
+# The history.
+
+
+def test_a_result_is_used_again_with_its_picture_mask_and_settings(hand: Any) -> None:
+    hand.paint((0.6, 0.3), (0.8, 0.3))
+    mask = painted(hand.page)
+    edit(hand, seed=11, cfg_scale="2.5")
+    before = pixels(saved(hand.page))
+    expect(hand.page.locator("#history li")).to_contain_text("seed 11 · guidance 2.5 · masked")
+    hand.page.locator("#file").set_input_files(SAMPLES / "recolour-1.png")
+    expect(hand.page.locator("#masked")).to_contain_text("No mask")
+    hand.page.locator("#prompt").fill("something else")
+    hand.press("#history [aria-label='Use again']")
+    expect(hand.page.locator("#prompt")).to_have_value(WORDS)
+    assert painted(hand.page) == mask
+    hand.press("#edit")
+    expect(hand.page.locator("#history li")).to_have_count(2)
+    expect(hand.page.locator("#status")).to_contain_text("Done")
+    assert np.array_equal(pixels(saved(hand.page)), before)
+
+
+def test_kept_results_outlive_the_page_and_deleted_ones_do_not(hand: Any) -> None:
+    page = hand.page
+    for seed in (1, 2, 3):
+        edit(hand, seed=seed)
+        expect(page.locator("#history li")).to_have_count(seed)
+    hand.press("#history li:nth-child(2) [aria-label=Keep]")
+    expect(page.locator("#history li:nth-child(2) [aria-label=Keep]")).to_have_attribute("aria-pressed", "true")
+    hand.press("#history li:nth-child(1) [aria-label=Delete]")
+    expect(page.locator("#history li")).to_have_count(2)
+    page.reload()
+    expect(page.locator("#history li")).to_have_count(1)
+    expect(page.locator("#history li")).to_contain_text("seed 2")
+    hand.press("#history .look")
+    expect(page.locator("#canvas")).to_have_attribute("aria-label", "Result with seed 2, and mask")
+    hand.press("#history [aria-label=Delete]")
+    expect(page.locator("#history li")).to_have_count(0)
+    page.reload()
+    expect(page.locator("#model")).to_contain_text("pixels")
+    expect(page.locator("#history li")).to_have_count(0)
+
+
+# What a server may answer.
+
+
+def test_a_wrong_setting_is_told_in_the_servers_words(browser: Browser, server: Server) -> None:
+    page = browser.new_page()
+    page.goto(server.url)
+    page.locator("#file").set_input_files(PICTURE)
+    expect(page.locator("#tools")).to_be_visible()
+    begin(Mouse(page), temperature="warm")
+    expect(page.locator("#alert")).to_have_text("Temperature must be a number, got 'warm'.")
+    expect(page.locator("#status")).to_have_text("Not finished")
+    page.close()
+
+
+def test_a_busy_server_is_asked_again(browser: Browser, server: Server) -> None:
+    page = browser.new_page()
+    answers = iter([True])
+    busy = {"status": 429, "headers": {"retry-after": "1"}, "body": '{"error": {"message": "all places are taken"}}'}
+    page.route("**/edits", lambda route: route.fulfill(**busy) if next(answers, False) else route.continue_())
+    page.goto(server.url)
+    page.locator("#file").set_input_files(PICTURE)
+    begin(Mouse(page))
+    expect(page.locator("#status")).to_have_text("The server is busy; trying again in 1 s")
+    expect(page.locator("#status")).to_contain_text("Done")
+    page.close()
+
+
+def test_a_server_with_a_key_is_given_it(browser: Browser) -> None:
+    with Server(key="secret") as locked:
+        page = browser.new_page()
+        page.goto(locked.url)
+        for key in ("wrong", "secret"):
+            expect(page.locator("#ask")).to_be_visible()
+            page.locator("#key").fill(key)
+            page.locator("#ask .main").click()
+        expect(page.locator("#model")).to_contain_text("128 × 128 pixels")
+        page.locator("#file").set_input_files(PICTURE)
+        edit(Mouse(page))
+        page.close()
+
+
+# How it is made.
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("kind", [Mouse, Touch], ids=["wide", "narrow"])
+def test_axe_finds_nothing_to_mend(visit: Opener, server: Server, tools: Path, scheme: str, kind: type[Mouse]) -> None:
+    page = visit(**kind.context, color_scheme=scheme)
+    page.evaluate((tools / "axe-core" / "axe.min.js").read_text(encoding="utf-8") + "; 0")
+
+    def check() -> None:
+        found = page.evaluate("axe.run()")["violations"]
+        assert [(each["id"], each["nodes"][0]["target"], each["help"]) for each in found] == []
+
+    check()
+    page.locator("#file").set_input_files(PICTURE)
+    hand = kind(page)
+    hand.paint((0.3, 0.6), (0.7, 0.6))
+    check()
+    server.hold(3)
+    begin(hand, n="2")
+    expect(page.locator("#status")).to_contain_text("Row 3 of 8")
+    check()
+    server.release()
+    expect(page.locator("#status")).to_contain_text("Done")
+    hand.move_line(4)
+    check()
+    hand.press("#beside")
+    check()
+
+
+def test_its_types_are_sound(tools: Path) -> None:
+    modules = sorted(PAGE.glob("*.js"))
+    assert modules
+    command = [tools / ".bin" / "tsc", *CHECKED, *LIBRARIES, *modules]
+    ran = subprocess.run(command, capture_output=True, text=True)
+    assert (ran.returncode, ran.stdout) == (0, "")
+
+
+def test_it_adds_little_to_the_wheel() -> None:
+    """As a wheel holds them: deflated."""
+    assert sum(len(zlib.compress(path.read_bytes())) for path in PAGE.iterdir()) <= MOST_BYTES
