@@ -1,4 +1,4 @@
-"""The C++ sources are formatted, and clang-tidy finds no fault in those that strangers' bytes and callers reach first."""
+"""The C++ sources are formatted, and clang-tidy finds no fault in those that callers and bundles reach first."""
 
 from __future__ import annotations
 
