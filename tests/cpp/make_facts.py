@@ -141,7 +141,7 @@ def _words() -> Iterator[str]:
 
 def _precision(item: tuple[str, words.Precision]) -> list[Any]:
     name, precision = item
-    sizes = [size for blocks in (precision.blocks, precision.head) for size in (blocks or (0, 0))]
+    sizes = [size for blocks in (precision.blocks, precision.head) for size in (blocks or (0, 0))[:2]]
     return [name, precision.stored, precision.is_quantized, precision.bound, *sizes]
 
 

@@ -148,6 +148,7 @@ std::string describe(const Bundle& bundle, bool checked) {
         .set("fingerprint", bundle.fingerprint())
         .set("checked", checked)
         .set("memory", memory(bundle))
+        .set("engines", JsonText::object())  // of TensorRT; this library runs none
         .text();
 }
 
