@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import ctypes
 import io
+import struct
 import warnings
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -114,8 +116,6 @@ def files_440(image: Image.Image) -> bytes:
 
 def interlaced(codes: np.ndarray, bits: int, colour: int) -> bytes:
     """A PNG by Adam7, line by line without filters."""
-    import struct
-    import zlib
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
@@ -372,9 +372,6 @@ def huge(kind: str) -> bytes:
     side = int(MAX_PIXELS**0.5) + 1
     if kind == "PNG":
         file = png(np.zeros((1, 1), int), 8, GREY)
-        import struct
-        import zlib
-
         head = b"IHDR" + struct.pack(">IIBBBBB", side, side, 8, 0, 0, 0, 0)
         return file[:12] + head + struct.pack(">I", zlib.crc32(head)) + file[33:]
     jpeg = bytearray(saved(Image.new("L", (1, 1)), "JPEG"))
@@ -388,6 +385,14 @@ def test_a_picture_that_is_too_large_is_refused_by_its_head(inside: Inside, kind
     with pytest.raises(Failed, match="pixels; at most 64 million are read, make it smaller") as failed:
         read(inside, huge(kind))
     assert failed.value.status == BAD_PICTURE
+
+
+def test_a_small_file_that_claims_many_pixels_takes_no_memory_for_them(inside: Inside) -> None:
+    file = png(np.zeros((1, 1), int), 8, GREY)
+    head = b"IHDR" + struct.pack(">IIBBBBB", 7000, 7000, 16, 6, 0, 0, 0)
+    file = file[:12] + head + struct.pack(">I", zlib.crc32(head)) + file[33:]
+    with pytest.raises(Failed, match="too few bytes for its pixels"):
+        inside.call("picture", file, ctypes.c_size_t(len(file)), 0, Sizes())
 
 
 # Writing.
