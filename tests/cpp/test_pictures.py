@@ -230,7 +230,7 @@ def test_a_png_has_pythons_pixels(inside: Inside, file: bytes) -> None:
 @pytest.mark.parametrize(
     "size",
     [(1, 1), (16, 16), (128, 128), (129, 128), (100, 37), (37, 100), (640, 481), (1000, 90), (90, 1000), (3, 200),
-     (200, 3), (1, 300), (2000, 1501), (513, 512), (127, 9)],
+     (200, 3), (1, 300), (2000, 1501), (513, 512), (127, 9), (1, 5_000_000)],
 )  # fmt: skip
 def test_the_square_is_pythons(inside: Inside, size: tuple[int, int], side: int) -> None:
     pixels = scene(*size)
@@ -285,7 +285,8 @@ def mask_of(inside: Inside, mask: np.ndarray, size: tuple[int, int], side: int) 
 @pytest.mark.parametrize(
     ("mask_size", "size"),
     [((128, 128), (128, 128)), ((3968, 3968), (3968, 3968)), ((64, 48), (640, 480)), ((640, 480), (64, 48)),
-     ((7, 5), (70, 50)), ((300, 1), (300, 1)), ((1, 1), (500, 500)), ((333, 250), (1000, 751))],
+     ((7, 5), (70, 50)), ((300, 1), (300, 1)), ((5_000_000, 1), (5_000_000, 1)),
+     ((1, 1), (500, 500)), ((333, 250), (1000, 751))],
 )  # fmt: skip
 def test_a_mask_is_pythons(inside: Inside, mask_size: tuple[int, int], size: tuple[int, int], side: int) -> None:
     rng = np.random.default_rng(0)
