@@ -192,6 +192,7 @@ std::string bench(Model& model, const BenchPlan& plan, const Sampling& sampling)
         .set("rows", guided ? 2 : 1)
         .set("device_memory", JsonText::raw("null"))
         .set("sampling_head", false)
+        .set("speculate", JsonText::raw("null"))
         .set("repeats", plan.repeats)
         .set("warmup", plan.warmup)
         .set("picture_tokens", count);
@@ -212,6 +213,7 @@ std::string bench(Model& model, const BenchPlan& plan, const Sampling& sampling)
         report.set("at", plan.at == 0 ? JsonText::raw("null") : JsonText::raw(std::to_string(plan.at)));
         report.set("tokens_per_second", static_cast<double>(steps.size()) / sum);
         report.set("time_to_first_token_ms", first_token);
+        report.set("tokens_per_pass", 1.0);
         report.set("percent_outside_engine", 100 * (sum - in_engine) / sum);
         const auto weights = manifest.model.step_weight_bytes.find(model.backend().device());
         const bool known = weights != manifest.model.step_weight_bytes.end();
