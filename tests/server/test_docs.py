@@ -17,6 +17,7 @@ from tests.tools import require_program
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "serving.md").read_text(encoding="utf-8")
+# Blocks of `shell` need more machines; tests/server/test_ray.py runs what is like them.
 BLOCKS = re.findall(r"^```(sh|python)\n(.*?)^```", PAGE, re.M | re.S)
 
 
