@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import subprocess
+import urllib.request
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -430,6 +431,16 @@ def test_a_wrong_setting_is_told_in_the_servers_words(browser: Browser, server: 
     page.close()
 
 
+def test_a_stream_that_ends_early_is_no_result(visit: Opener) -> None:
+    page = visit()
+    page.route("**/edits", lambda route: route.fulfill(body=": still here\n\n", content_type="text/event-stream"))
+    page.locator("#file").set_input_files(PICTURE)
+    expect(page.locator("#tools")).to_be_visible()
+    begin(Mouse(page))
+    expect(page.locator("#alert")).to_have_text("The connection ended before the result.")
+    expect(page.locator("#status")).to_have_text("Not finished")
+
+
 def test_a_busy_server_is_asked_again(browser: Browser, server: Server) -> None:
     page = browser.new_page()
     answers = iter([True])
@@ -493,6 +504,12 @@ def test_its_types_are_sound(tools: Path) -> None:
     command = [tools / ".bin" / "tsc", *CHECKED, *LIBRARIES, *modules]
     ran = subprocess.run(command, capture_output=True, text=True)
     assert (ran.returncode, ran.stdout) == (0, "")
+
+
+def test_browsers_ask_for_new_versions_of_its_files(server: Server) -> None:
+    for path in ("", "page/page.js", "page/page.css"):
+        with urllib.request.urlopen(server.url + path) as answer:
+            assert answer.headers["cache-control"] == "no-cache"
 
 
 def test_it_adds_little_to_the_wheel() -> None:

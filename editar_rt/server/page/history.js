@@ -1,6 +1,7 @@
 /**
  * What was made: a list with settings. Kept entries stay in this browser (IndexedDB), the others until the page closes.
  */
+import { action, make } from "./dom.js";
 
 /** @typedef {{prompt: string, task: string, n: string, seed: string} & Record<string, string>} Settings */
 /**
@@ -107,27 +108,6 @@ function described({ seed, row, settings, mask }) {
 	if (mask.length) parts.push("masked");
 	if (row) parts.push(`from row ${row + 1}`);
 	return parts.join(" · ");
-}
-
-/** @template {keyof HTMLElementTagNameMap} T @param {T} tag @param {string} [name] @returns {HTMLElementTagNameMap[T]} */
-export function make(tag, name = "") {
-	const made = document.createElement(tag);
-	made.className = name;
-	if (made instanceof HTMLButtonElement) made.type = "button";
-	return made;
-}
-
-/** @param {string} icon @param {string} label @param {string} title */
-function action(icon, label, title) {
-	const button = make("button");
-	const drawing = document.createElementNS("http://www.w3.org/2000/svg", "svg");
-	const use = document.createElementNS("http://www.w3.org/2000/svg", "use");
-	use.setAttribute("href", `#i-${icon}`);
-	drawing.append(use);
-	button.append(drawing);
-	button.ariaLabel = label;
-	button.title = title;
-	return button;
 }
 
 /**

@@ -2,9 +2,12 @@
  * The page: what is open, what runs, what is shown, and the controls. One source picture and one mask are being worked
  * on; a run edits the source and has a result for each variant; `seen` is the variant on the stage, or the source.
  */
-import { Refused, edit, model as ask } from "./api.js";
-import { History, make } from "./history.js";
+import { Refused } from "./api.js";
+import { connect } from "./controls.js";
+import { block, button, find, input, make } from "./dom.js";
+import { History } from "./history.js";
 import { Mask, SIDE, maskFile } from "./mask.js";
+import { known, patiently } from "./patience.js";
 import { download, joined, opened, read } from "./pictures.js";
 import { Stage } from "./stage.js";
 
@@ -16,23 +19,11 @@ import { Stage } from "./stage.js";
 /** @typedef {{entry: Entry, picture: Picture, row: number}} Above the result whose rows above a line are kept */
 
 const SOURCE = -1;
-const TRIES = 5;
-
-/** @template {HTMLElement} T @param {string} id @param {new () => T} kind @returns {T} */
-function find(id, kind) {
-	const found = document.getElementById(id);
-	if (!(found instanceof kind)) throw new Error(`the page has no ${id}`);
-	return found;
-}
-const button = (/** @type {string} */ id) => find(id, HTMLButtonElement);
-const input = (/** @type {string} */ id) => find(id, HTMLInputElement);
-const block = (/** @type {string} */ id) => find(id, HTMLElement);
 
 const canvas = find("canvas", HTMLCanvasElement);
 const form = find("form", HTMLFormElement);
 const prompt = find("prompt", HTMLTextAreaElement);
 const task = find("task", HTMLSelectElement);
-const key = find("ask", HTMLDialogElement);
 const mask = new Mask();
 const stage = new Stage(canvas, mask);
 const history = new History(block("history"), { show: showEntry, use });
@@ -219,7 +210,7 @@ async function run(wanted, picture, masked, above = null) {
 	see(0);
 	try {
 		const body = await request(wanted, picture, masked, above);
-		for await (const event of patiently(body, control.signal)) {
+		for await (const event of patiently(body, control.signal, say)) {
 			const each = mine.variants[event.variant];
 			if (!each) continue;
 			const fresh = await read(event.picture, picture.name);
@@ -241,6 +232,7 @@ async function run(wanted, picture, masked, above = null) {
 				refresh();
 			}
 		}
+		if (mine.variants.some(({ entry }) => !entry)) throw new Error("the connection ended before the result");
 		const seeds = mine.variants.map(({ seed }) => seed);
 		const seconds = ((performance.now() - begun) / 1000).toFixed(1);
 		say(`Done in ${seconds} s, seed${seeds.length > 1 ? "s" : ""} ${seeds.join(", ")}`);
@@ -258,42 +250,6 @@ async function run(wanted, picture, masked, above = null) {
 		}
 		refresh();
 	}
-}
-
-/**
- * The events of an edit. A busy server is asked again when it says so, one that wants a key after it was given.
- * @param {FormData} body @param {AbortSignal} signal
- */
-async function* patiently(body, signal) {
-	for (let tries = 1; ; tries++) {
-		try {
-			yield* edit(body, stored(), signal);
-			return;
-		} catch (e) {
-			if (!(e instanceof Refused)) throw e;
-			if (e.status === 401 && (await askKey())) continue;
-			if (!e.wait || tries === TRIES) throw e;
-			say(`The server is busy; trying again in ${e.wait} s`);
-			await new Promise((resolve, reject) => {
-				setTimeout(resolve, e.wait * 1000);
-				signal.addEventListener("abort", () => reject(signal.reason));
-			});
-		}
-	}
-}
-
-const stored = () => sessionStorage.getItem("editar-key") ?? "";
-
-/** @returns {Promise<boolean>} whether a key was given */
-function askKey() {
-	return new Promise((resolve) => {
-		key.returnValue = "";
-		key.onclose = () => {
-			if (key.returnValue === "use") sessionStorage.setItem("editar-key", input("key").value);
-			resolve(key.returnValue === "use");
-		};
-		key.showModal();
-	});
 }
 
 function begin() {
@@ -430,6 +386,11 @@ function further() {
 	say("The result is now the source; the mask is still there.");
 }
 
+/** @param {number} index of a variant, if there is one */
+function pick(index) {
+	if (index < (shown?.variants.length ?? 0)) see(index);
+}
+
 /** @param {boolean} on */
 function compare(on) {
 	if (comparing === on || !variant()) return;
@@ -460,7 +421,7 @@ stage.onpaint = () => {
 
 const grow = (/** @type {number} */ factor) => resize(Math.max(Number(input("size").value) * factor, 6));
 const choose = () => input("file").click();
-/** What buttons do, by their ids, and keys. @type {[id: string, keys: string, does: () => void][]} */
+/** @type {import("./controls.js").Action[]} */
 const actions = [
 	["open", "o", choose],
 	["choose", "", choose],
@@ -486,78 +447,7 @@ const actions = [
 	["", "]", () => grow(1.25)],
 	["", "c", () => compare(true)],
 ];
-for (const [id, , does] of actions) if (id) button(id).onclick = does;
-form.onsubmit = (e) => {
-	e.preventDefault();
-	begin();
-};
-input("size").oninput = () => resize(Number(input("size").value));
-for (const [id, takes] of /** @type {const} */ ([["file", open], ["mask-file", loadMask]])) {
-	const chooser = input(id);
-	chooser.onchange = () => {
-		const file = chooser.files?.[0];
-		if (file) void takes(file);
-		chooser.value = "";
-	};
-}
-const hold = button("compare");
-hold.onpointerdown = (e) => {
-	hold.setPointerCapture(e.pointerId);
-	compare(true);
-};
-hold.onpointerup = hold.onpointercancel = hold.onblur = () => compare(false);
-hold.onkeydown = (e) => [" ", "Enter"].includes(e.key) && compare(true);
-hold.onkeyup = () => compare(false);
-hold.oncontextmenu = (e) => e.preventDefault();
-
-addEventListener("keydown", (e) => {
-	if (key.open) return;
-	const typing = e.target instanceof HTMLTextAreaElement || (e.target instanceof HTMLInputElement && e.target.type !== "range");
-	const pressed = e.key.toLowerCase();
-	const action = actions.find(([, keys]) => keys.includes(pressed) && pressed.length === 1);
-	if (e.key === "Escape" && running) stop();
-	else if (e.ctrlKey || e.metaKey) {
-		if (e.key === "Enter") begin();
-		else if (typing) return;
-		else if (pressed === "z") (e.shiftKey ? mask.redo : mask.undo).call(mask);
-		else if (pressed === "y") mask.redo();
-		else return;
-	} else if (typing || e.altKey || e.target instanceof HTMLSelectElement) return;
-	else if (e.key === " " && (e.target === document.body || e.target === canvas)) {
-		stage.held = true;
-		stage.draw();
-	} else if (action) action[2]();
-	else if (/^[1-9]$/.test(e.key) && shown && Number(e.key) <= shown.variants.length) see(Number(e.key) - 1);
-	else return;
-	e.preventDefault();
-});
-addEventListener("keyup", (e) => {
-	if (e.key.toLowerCase() === "c") compare(false);
-	if (e.key === " ") stage.held = false;
-});
-addEventListener("blur", () => {
-	stage.held = false;
-	compare(false);
-});
-addEventListener("paste", (e) => {
-	const file = [...(e.clipboardData?.files ?? [])].find(({ type }) => type.startsWith("image/"));
-	if (!file) return;
-	e.preventDefault();
-	void open(file);
-});
-addEventListener("dragover", (e) => {
-	e.preventDefault();
-	block("stage").classList.add("over");
-});
-addEventListener("dragleave", () => block("stage").classList.remove("over"));
-addEventListener("drop", (e) => {
-	e.preventDefault();
-	block("stage").classList.remove("over");
-	const file = e.dataTransfer?.files[0];
-	const tools = e.target instanceof Element && e.target.closest(".tools");
-	if (file && tools) void loadMask(file);
-	else if (file) void open(file);
-});
+connect({ actions, stage, mask, begin, stop, see: pick, compare, open, loadMask, resize });
 
 // The beginning.
 
@@ -567,9 +457,8 @@ history.onchange = () => {
 
 async function start() {
 	try {
-		model = await ask(stored());
+		model = await known();
 	} catch (e) {
-		if (e instanceof Refused && e.status === 401 && (await askKey())) return start();
 		warn(words(e));
 		return;
 	}
