@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import datetime
 import gc
+import platform
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -266,4 +267,5 @@ def _made_by(options: Options) -> dict[str, str]:
         "command": UNPRINTABLE.sub("\ufffd", options.command),  # paths may contain anything
         "date": now.isoformat(timespec="seconds"),
         **{library: version(library) for library in LIBRARIES},
+        "machine": platform.machine(),
     }

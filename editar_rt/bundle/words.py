@@ -127,6 +127,16 @@ def stored_numbers(precision: str, dialect: str) -> Precision:
     return own if own is not None and PRECISIONS[precision].is_quantized else PRECISIONS[precision]
 
 
+def rounds_activations(precision: str, kv_cache: str, dialect: str) -> bool:
+    """Whether the decoder's activations, keys or values become integers on the way.
+
+    A value near a rounding boundary becomes another integer after the smallest other error, so that tokens may differ
+    wherever two machines do not compute the same bits.
+    """
+    integer_matmuls = PRECISIONS[precision].is_quantized and DIALECTS[dialect].quantized is None
+    return integer_matmuls or kv_cache == INT8
+
+
 def text_precision(precision: str, dialect: str) -> str:
     """The text encoder's precision: fp16 if the decoder computes in 16-bit floats on its target, otherwise fp32.
 

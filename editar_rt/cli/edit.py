@@ -38,7 +38,7 @@ from editar_rt.cli.options import (
     start,
     task_option,
 )
-from editar_rt.cli.streams import STREAM, Given, picture_digest, read_given
+from editar_rt.cli.streams import STREAM, Given, picture_digest, read_given, read_instructions
 from editar_rt.errors import OptionError, TextStatesError
 from editar_rt.files import check_outputs, is_file, is_folder
 from editar_rt.generation.decoding import Progress
@@ -50,8 +50,6 @@ from editar_rt.observe.trace import check_name
 from editar_rt.request import Preview, Request
 from editar_rt.text.prompts import build_prompt
 from editar_rt.text.states import load_states, save_states
-
-MAX_INSTRUCTIONS_BYTES = 1 << 20
 
 
 def editing_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -238,22 +236,7 @@ def edit(
 
 def _instructions(first: str | None, file: Path | None, then: tuple[str, ...]) -> list[str]:
     """All instructions, in turn."""
-    listed = [] if first is None else [first]
-    if file is not None:
-        try:
-            with open(file, "rb") as f:
-                raw = f.read(MAX_INSTRUCTIONS_BYTES + 1)
-            if len(raw) > MAX_INSTRUCTIONS_BYTES:
-                raise OptionError(
-                    f"{file} is larger than {MAX_INSTRUCTIONS_BYTES >> 20} MiB, the limit for a list of instructions"
-                )
-            # str.splitlines would also split at characters such as U+2028, which belong to the text.
-            listed += [line.strip() for line in raw.decode("utf-8-sig").split("\n") if line.strip()]
-        except OSError as e:
-            raise OptionError(f"the instructions {file} cannot be read: {e.strerror or e}") from None
-        except UnicodeDecodeError:
-            raise OptionError(f"the instructions {file} are not UTF-8 text") from None
-    listed += then
+    listed = [*([] if first is None else [first]), *([] if file is None else read_instructions(file)), *then]
     if not listed:
         raise OptionError("no instruction was given; give INSTRUCTION, or --instructions FILE with one per line")
     return listed

@@ -75,7 +75,7 @@ def info(bundle: Path, check: bool, as_json: bool) -> None:
 @json_option
 def verify(bundle: Path, device: str, threads: int | None, as_json: bool) -> None:
     """Check the outputs of BUNDLE. They must be the same here as on the machine that exported it."""
-    from editar_rt.measure.selftest import batch_checks
+    from editar_rt.measure.selftest import batch_checks, other_version
     from editar_rt.measure.selftest import verify as run_self_test
 
     editor = editar_rt.load(bundle, device, threads)
@@ -91,6 +91,12 @@ def verify(bundle: Path, device: str, threads: int | None, as_json: bool) -> Non
             click.echo(f"{check.part:12} {check.output:30} error {check.error:.1e}  bound {check.bound:.0e}  {verdict}")
     if not holds:
         failed = ", ".join(f"{c.part}: {c.output}" for c in checks if not c.holds)
+        if exporters := other_version(editor):
+            raise BackendError(
+                f"{editor.backend.name} rounds the integers of this {editor.bundle.manifest.precision} bundle "
+                f"differently from the exporter's version, {exporters} ({failed}), so that edits get other tokens; "
+                f"run: pip install onnxruntime=={exporters}, or export the bundle again with this version"
+            )
         raise BackendError(
             f"the outputs of {editor.backend.name} differ from those of the exporting machine ({failed}); "
             "try another --device, or export the bundle again on this machine"

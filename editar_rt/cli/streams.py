@@ -13,12 +13,13 @@ from typing import Any, BinaryIO
 from PIL import Image
 
 from editar_rt.bundle.folder import file_digest
-from editar_rt.errors import PictureError
+from editar_rt.errors import OptionError, PictureError
 from editar_rt.files import is_stream
 from editar_rt.images.pixels import MAX_BYTES, open_picture
 
 STREAM = Path("-")
 """Means stdin as IMAGE and stdout as OUT."""
+MAX_INSTRUCTIONS_BYTES = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,28 @@ def read_given(path: Path) -> Given:
     whole = io.BytesIO(content)
     whole.name = name  # for messages
     return Given(open_picture(whole), hashlib.sha256(content).hexdigest())
+
+
+def read_instructions(file: Path) -> list[str]:
+    """The lines of a text file that are not empty.
+
+    Raises:
+        OptionError: it cannot be read, is too large, or is not UTF-8 text.
+    """
+    try:
+        with open(file, "rb") as f:
+            raw = f.read(MAX_INSTRUCTIONS_BYTES + 1)
+        if len(raw) > MAX_INSTRUCTIONS_BYTES:
+            raise OptionError(
+                f"{file} is larger than {MAX_INSTRUCTIONS_BYTES >> 20} MiB, the limit for a list of instructions"
+            )
+        text = raw.decode("utf-8-sig")
+    except OSError as e:
+        raise OptionError(f"the instructions {file} cannot be read: {e.strerror or e}") from None
+    except UnicodeDecodeError:
+        raise OptionError(f"the instructions {file} are not UTF-8 text") from None
+    # str.splitlines would also split at characters such as U+2028, which belong to the text.
+    return [line.strip() for line in text.split("\n") if line.strip()]
 
 
 def picture_digest(path: Path) -> str:

@@ -8,6 +8,7 @@ tested on the beginning of a sequence, which takes only seconds even at full siz
 from __future__ import annotations
 
 import hashlib
+import platform
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +19,7 @@ from numpy.typing import NDArray
 from editar_rt import names
 from editar_rt.backends.sampler import BY_NOISE, SamplerInputs, rounded_gumbel
 from editar_rt.bundle.compare import Comparison, largest_difference, relative_error
+from editar_rt.bundle.words import rounds_activations
 from editar_rt.errors import BundleError, NotFiniteError
 from editar_rt.generation.decoding import decode
 from editar_rt.generation.noise import gumbel
@@ -165,7 +167,7 @@ def verify(editor: Model, parts: Collection[str] | None = None, way: Way = ONE_R
     Raises:
         BundleError: the bundle has no self-test, or an incomplete one.
     """
-    manifest = editor.bundle.manifest
+    manifest, exact = editor.bundle.manifest, other_version(editor) is not None
     if not manifest.self_test:
         raise BundleError(f"the bundle {editor.bundle.folder} has no self-test; export it again")
     wanted = [part for part in manifest.self_test if parts is None or part in parts]
@@ -173,7 +175,7 @@ def verify(editor: Model, parts: Collection[str] | None = None, way: Way = ONE_R
     try:
         for part in wanted:
             outputs = here[part]
-            bound = manifest.bound(part)
+            bound = 0.0 if exact and part == names.DECODER else manifest.bound(part)
             for output, found in outputs.items():
                 if output == LOGITS_AFTER and outputs[GREEDY]["tokens"] != manifest.self_test[part][GREEDY]["tokens"]:
                     continue  # of another text; whether its tokens may be others, their own check says
@@ -183,6 +185,23 @@ def verify(editor: Model, parts: Collection[str] | None = None, way: Way = ONE_R
             f"the self-test of the bundle {editor.bundle.folder} is not complete ({e!r}); export it again"
         ) from None
     return checks
+
+
+def other_version(editor: Model) -> str | None:
+    """The exporter's version of ONNX Runtime, if its answers must be repeated to the bit and this one is another.
+
+    A decoder that rounds activations to integers gives other tokens after the smallest other error. Versions that
+    compute the same bits are as good as the exporter's; another version with other bits is not: with 1.28 in place of
+    1.32, 25 of 30 edits of the demo had other tokens, although the logits here differed by 7e-7. Other processors
+    round at other places with any version, so they are held to the usual bounds.
+    """
+    manifest = editor.bundle.manifest
+    here = getattr(getattr(editor.backend, "ort", None), "__version__", None)
+    there = manifest.made_by.get("onnxruntime")
+    same_kind = manifest.made_by.get("machine", platform.machine()) == platform.machine()
+    rounds = rounds_activations(manifest.precision, manifest.kv_cache, manifest.dialect)
+    apart = here is not None and there is not None and here != there
+    return there if apart and same_kind and rounds and editor.backend.device == "cpu" else None
 
 
 def batch_checks(editor: Model) -> list[Comparison]:
@@ -323,5 +342,7 @@ def _compare(part: str, output: str, expected: dict[str, Any], found: dict[str, 
     difference = largest_difference(np.asarray(found["values"]), np.asarray(expected["values"]))
     if not np.isfinite(found["largest"]):  # somewhere between the values that were kept
         difference = float("nan")
-    error = relative_error(difference, float(expected["largest"]))
-    return Comparison(part, output, difference, error, bound, expected["sha256"] == found["sha256"])
+    error, identical = relative_error(difference, float(expected["largest"])), expected["sha256"] == found["sha256"]
+    if bound == 0 and not identical:
+        error = max(error, float(np.finfo(np.float32).eps))  # the values that differ are not among those kept
+    return Comparison(part, output, difference, error, bound, identical)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -61,6 +62,48 @@ def test_a_token_may_differ_only_where_two_were_about_equally_likely(tiny_bundle
         bundle = changed_self_test(tiny_bundle, folder, names.DECODER, "greedy_tokens", tokens=other, margins=margins)
         checks = selftest.verify(editar_rt.load(bundle))
         assert all(check.holds for check in checks) == holds
+
+
+def other_bit(bundle: Path, folder: Path, **made_by: str) -> Path:
+    """A copy of a bundle whose exporter had another bit in its logits, elsewhere than in the values that are kept."""
+    copy = changed_self_test(bundle, folder, names.DECODER, names.LOGITS, sha256="0" * 64)
+    return by_another(copy, **made_by)
+
+
+def by_another(bundle: Path, **made_by: str) -> Path:
+    path = bundle / "bundle.json"
+    manifest = json.loads(path.read_text())
+    manifest["made_by"] |= made_by
+    path.write_text(json.dumps(manifest))
+    return bundle
+
+
+def test_integers_rounded_by_another_version_fail_and_both_versions_are_named(
+    editar: Command, golden_gpt_bundle_quantized: Path, tmp_path: Path
+) -> None:
+    done = editar("verify", other_bit(golden_gpt_bundle_quantized, tmp_path, onnxruntime="1.27.0"), "--device", "cpu")
+    assert done.code == 1 and "Traceback" not in done.stderr
+    assert f"ONNX Runtime {version('onnxruntime')} (CPU) rounds the integers" in done.stderr
+    assert "the exporter's version, 1.27.0 (decoder: logits), so that edits get other tokens" in done.stderr
+    assert "pip install onnxruntime==1.27.0" in done.stderr
+
+
+@pytest.mark.parametrize("made_by", [{}, {"onnxruntime": "1.27.0", "machine": "another"}], ids=["version", "machine"])
+def test_another_bit_is_no_fault_of_the_same_version_or_of_another_kind_of_machine(
+    editar: Command, golden_gpt_bundle_quantized: Path, tmp_path: Path, made_by: dict[str, str]
+) -> None:
+    assert editar("verify", other_bit(golden_gpt_bundle_quantized, tmp_path, **made_by), "--device", "cpu").code == 0
+
+
+def test_another_version_with_the_same_bits_is_as_good(
+    editar: Command, golden_gpt_bundle_quantized: Path, tmp_path: Path
+) -> None:
+    copy = Path(shutil.copytree(golden_gpt_bundle_quantized, tmp_path / "bundle"))
+    assert editar("verify", by_another(copy, onnxruntime="1.31.0"), "--device", "cpu").code == 0
+
+
+def test_another_bit_of_floats_is_no_fault_of_any_version(editar: Command, tiny_bundle: Path, tmp_path: Path) -> None:
+    assert editar("verify", other_bit(tiny_bundle, tmp_path, onnxruntime="1.27.0"), "--device", "cpu").code == 0
 
 
 def test_the_command_line_says_what_was_compared(editar: Command, tiny_bundle: Path) -> None:
