@@ -26,6 +26,8 @@ from editar_rt.images.masks import read_mask  # noqa: E402
 from tests.runtime.demo import CELL, GRID, PICTURE, SAMPLES, SIDE, WORDS  # noqa: E402
 from tests.server.browser import HANDS, Keys, Mouse, Server, Touch, pixels  # noqa: E402
 
+expect.set_options(timeout=30_000)  # milliseconds; a machine may be busy
+
 PAGE = Path(__file__).parents[2] / "editar_rt" / "server" / "page"
 MOST_BYTES = 60_000
 REPORT = "addEventListener('securitypolicyviolation', (e) => console.error(`blocked ${e.violatedDirective}`))"

@@ -233,9 +233,9 @@ async function run(wanted, picture, masked, above = null) {
 			}
 		}
 		if (mine.variants.some(({ entry }) => !entry)) throw new Error("the connection ended before the result");
-		const seeds = mine.variants.map(({ seed }) => seed);
-		const seconds = ((performance.now() - begun) / 1000).toFixed(1);
-		say(`Done in ${seconds} s, seed${seeds.length > 1 ? "s" : ""} ${seeds.join(", ")}`);
+		const [first, last] = [mine.variants[0].seed, mine.variants[mine.variants.length - 1].seed];
+		const seeds = first === last ? `seed ${first}` : `seeds ${first} to ${last}`;
+		say(`Done in ${((performance.now() - begun) / 1000).toFixed(1)} s, ${seeds}`);
 	} catch (e) {
 		if (control.signal.aborted) say(`Stopped at row ${Math.max(...mine.variants.map(({ row }) => row))} of ${rows}`);
 		else {
@@ -412,7 +412,7 @@ mask.onchange = () => {
 	button("undo").disabled = mask.past.length === 0;
 	button("redo").disabled = mask.future.length === 0;
 	button("mask-save").disabled = mask.empty;
-	block("masked").textContent = mask.empty ? "No mask: anything may change" : `Mask ${Math.round(100 * mask.painted) || "<1"} %`;
+	block("masked").textContent = mask.empty ? "No mask" : `Mask ${Math.round(100 * mask.painted) || "<1"} %`;
 	stage.draw();
 };
 stage.onpaint = () => {
@@ -468,7 +468,7 @@ async function start() {
 	task.replaceChildren(...tasks.map((name) => new Option(name, name)));
 	for (const [name, value] of Object.entries(defaults)) {
 		const field = form.elements.namedItem(name);
-		if (field instanceof HTMLInputElement && typeof value === "number") field.placeholder = String(value);
+		if (name !== "seed" && field instanceof HTMLInputElement && typeof value === "number") field.placeholder = String(value);
 	}
 }
 
