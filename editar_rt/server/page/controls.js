@@ -1,7 +1,5 @@
-/**
- * What buttons, keys, files and the clipboard do. Strokes and views are the stage's own.
- */
-import { block, button, find, input } from "./dom.js";
+/** What buttons, keys, files and the clipboard do. Strokes and views are the stage's own. */
+import { block, button, draw, find, input } from "./dom.js";
 
 /** A button's id or "", the keys that do the same, and what that is. @typedef {[id: string, keys: string, does: () => void]} Action */
 
@@ -13,7 +11,11 @@ import { block, button, find, input } from "./dom.js";
  * }} page
  */
 export function connect({ actions, stage, mask, begin, stop, see, compare, open, loadMask, resize }) {
-	for (const [id, , does] of actions) if (id) button(id).onclick = does;
+	for (const [id, , does] of actions) {
+		if (id) button(id).onclick = does;
+		if (document.getElementById(`i-${id}`)) draw(button(id), id);
+	}
+	draw(button("compare"), "compare");
 	find("form", HTMLFormElement).onsubmit = (e) => {
 		e.preventDefault();
 		begin();
@@ -39,18 +41,19 @@ export function connect({ actions, stage, mask, begin, stop, see, compare, open,
 
 	addEventListener("keydown", (e) => {
 		if (document.querySelector("dialog[open]")) return;
-		const typing = e.target instanceof HTMLTextAreaElement || (e.target instanceof HTMLInputElement && e.target.type !== "range");
+		const at = e.target instanceof Element ? e.target : document.body;
+		const typing = at.matches("textarea, input:not([type=range])");
 		const pressed = e.key.toLowerCase();
 		const action = actions.find(([, keys]) => keys.includes(pressed) && pressed.length === 1);
 		if (e.key === "Escape") stop();
 		else if (e.ctrlKey || e.metaKey) {
 			if (e.key === "Enter") begin();
 			else if (typing) return;
-			else if (pressed === "z") (e.shiftKey ? mask.redo : mask.undo).call(mask);
-			else if (pressed === "y") mask.redo();
+			else if (pressed === "y" || (pressed === "z" && e.shiftKey)) mask.redo();
+			else if (pressed === "z") mask.undo();
 			else return;
-		} else if (typing || e.altKey || e.target instanceof HTMLSelectElement) return;
-		else if (e.key === " " && (e.target === document.body || e.target === stage.canvas)) {
+		} else if (typing || e.altKey || at.matches("select")) return;
+		else if (e.key === " " && at.matches("body, #canvas")) {
 			stage.held = true;
 			stage.draw();
 		} else if (action) action[2]();
@@ -81,8 +84,6 @@ export function connect({ actions, stage, mask, begin, stop, see, compare, open,
 		e.preventDefault();
 		block("stage").classList.remove("over");
 		const file = e.dataTransfer?.files[0];
-		const tools = e.target instanceof Element && e.target.closest(".tools");
-		if (file && tools) void loadMask(file);
-		else if (file) void open(file);
+		if (file) (e.target instanceof Element && e.target.closest("#tools") ? loadMask : open)(file);
 	});
 }

@@ -1,6 +1,4 @@
-/**
- * The page's elements: found by their ids, or made.
- */
+/** The page's elements: found by their ids, or made. */
 
 /** @template {HTMLElement} T @param {string} id @param {new () => T} kind @returns {T} */
 export function find(id, kind) {
@@ -12,23 +10,18 @@ export const button = (/** @type {string} */ id) => find(id, HTMLButtonElement);
 export const input = (/** @type {string} */ id) => find(id, HTMLInputElement);
 export const block = (/** @type {string} */ id) => find(id, HTMLElement);
 
-/** @template {keyof HTMLElementTagNameMap} T @param {T} tag @param {string} [name] @returns {HTMLElementTagNameMap[T]} */
-export function make(tag, name = "") {
+/** @template {keyof HTMLElementTagNameMap} T @param {T} tag @returns {HTMLElementTagNameMap[T]} */
+export function make(tag, name = "", text = "") {
 	const made = document.createElement(tag);
 	made.className = name;
-	if (made instanceof HTMLButtonElement) made.type = "button";
+	made.textContent = text;
 	return made;
 }
 
-/** @param {string} icon @param {string} label @param {string} title */
-export function action(icon, label, title) {
-	const button = make("button");
-	const drawing = document.createElementNS("http://www.w3.org/2000/svg", "svg");
-	const use = document.createElementNS("http://www.w3.org/2000/svg", "use");
-	use.setAttribute("href", `#i-${icon}`);
-	drawing.append(use);
-	button.append(drawing);
-	button.ariaLabel = label;
-	button.title = title;
-	return button;
+/** Put an icon of the page into a button. @param {HTMLElement} button @param {string} name */
+export function draw(button, name) {
+	const parts = ["svg", "use"].map((tag) => document.createElementNS("http://www.w3.org/2000/svg", tag));
+	parts[1].setAttribute("href", `#i-${name}`);
+	parts[0].append(parts[1]);
+	button.prepend(parts[0]);
 }

@@ -1,6 +1,4 @@
-/**
- * Asking the server with patience: it may want a key first, or be busy.
- */
+/** Asking the server with patience: it may want a key first, or be busy. */
 import { Refused, edit, model } from "./api.js";
 import { find, input } from "./dom.js";
 
