@@ -17,8 +17,8 @@ from onnxscript import GraphBuilder
 from torch import Tensor
 
 from editar_rt import names
-from editar_rt.bundle.words import Blocks
-from export.precision import integers_of, quantize
+from editar_rt.bundle.words import WHOLE, Blocks
+from export.precision import integers_of, quantize, quantize_outputs
 
 FLOAT = ir.DataType.FLOAT
 FLOAT16 = ir.DataType.FLOAT16
@@ -26,6 +26,8 @@ BFLOAT16 = ir.DataType.BFLOAT16
 INT32 = ir.DataType.INT32
 INT64 = ir.DataType.INT64
 INT4 = ir.DataType.INT4
+INT8 = ir.DataType.INT8
+FLOAT8 = ir.DataType.FLOAT8E4M3FN
 TORCH_TYPES = {FLOAT: torch.float32, FLOAT16: torch.float16, BFLOAT16: torch.bfloat16}
 
 
@@ -114,38 +116,13 @@ class GraphWriter:
         does not document such weights.
         """
         by_onnx = "com.microsoft" not in self.graph.opset_imports
-        if blocks is None or (by_onnx and self.source(name).shape[1] % blocks.block):
+        if blocks is None or (by_onnx and blocks.block != WHOLE and self.source(name).shape[1] % blocks.block):
             return self.op.MatMul(value, self.weight(name, transposed=True))
-        source = self.source(name)
-        size, features = source.shape[1], source.shape[0]
-        count = -(-size // blocks.block)
-
-        @functools.lru_cache(1)  # both initializers come from one quantization; they are saved one after the other
-        def quantized() -> tuple[np.ndarray, np.ndarray]:
-            packed, scales = quantize(source.float().t().contiguous().numpy(), blocks)
-            scales = scales.astype(self.dtype.numpy())
-            if not by_onnx:
-                return packed, scales
-            whole = integers_of(packed, blocks.bits).reshape(features, size)
-            return np.ascontiguousarray(whole.T).astype(INT4.numpy()), np.ascontiguousarray(scales.T)
-
-        def packed() -> np.ndarray:
-            return quantized()[0]
-
-        def scales() -> np.ndarray:
-            values = quantized()[1]
-            quantized.cache_clear()
-            return values
-
         if by_onnx:
-            assert blocks.bits == 4  # the only integer weights of TensorRT
-            weight = self.op.DequantizeLinear(
-                self.lazy(name, INT4, (size, features), packed),
-                self.lazy(f"{name}.scales", self.dtype, (count, features), scales),
-                axis=0,
-                block_size=blocks.block,
-            )
-            return self.op.MatMul(value, weight)
+            return self.op.MatMul(value, self._dequantized(name, blocks))
+        features, size = self.source(name).shape
+        count = -(-size // blocks.block)
+        packed, scales = self._both(name, lambda weight: quantize(weight, blocks))
         return self.builder.opset("com.microsoft", 1).MatMulNBits(
             value,
             self.lazy(name, ir.DataType.UINT8, (features, count, blocks.block * blocks.bits // 8), packed),
@@ -156,6 +133,52 @@ class GraphWriter:
             block_size=blocks.block,
             accuracy_level=4,  # multiply as int8; the activations of a row are quantized in blocks too
         )
+
+    def _dequantized(self, name: str, blocks: Blocks) -> ir.Value:
+        """A weight [in, out] in the stored type, from small numbers and their scales."""
+        features, size = self.source(name).shape
+        if blocks.block == WHOLE:
+            dtype = FLOAT8 if blocks.is_float else INT8
+            numbers, scales = self._both(name, lambda weight: quantize_outputs(weight, dtype))
+            return self.op.DequantizeLinear(
+                self.lazy(name, dtype, (size, features), numbers),
+                self.lazy(f"{name}.scales", self.dtype, (features,), scales),
+                axis=1,
+            )
+
+        def by_block(weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+            packed, scales = quantize(weight, blocks)
+            whole = integers_of(packed, blocks.bits).reshape(features, size)
+            return np.ascontiguousarray(whole.T).astype(INT4.numpy()), np.ascontiguousarray(scales.T)
+
+        numbers, scales = self._both(name, by_block)
+        return self.op.DequantizeLinear(
+            self.lazy(name, INT4, (size, features), numbers),
+            self.lazy(f"{name}.scales", self.dtype, (size // blocks.block, features), scales),
+            axis=0,
+            block_size=blocks.block,
+        )
+
+    def _both(
+        self, name: str, quantized: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
+    ) -> tuple[Callable[[], np.ndarray], Callable[[], np.ndarray]]:
+        """Functions that load a weight's small numbers and its scales; it is quantized once, and then forgotten.
+
+        Args:
+            quantized: both, for a weight [in, out].
+        """
+        source = self.source(name)
+
+        @functools.lru_cache(1)  # they are saved one after the other
+        def both() -> tuple[np.ndarray, np.ndarray]:
+            return quantized(source.float().t().contiguous().numpy())
+
+        def scales() -> np.ndarray:
+            values = both()[1].astype(self.dtype.numpy())
+            both.cache_clear()
+            return values
+
+        return lambda: both()[0], scales
 
     def model(self, ir_version: int = 10) -> ir.Model:
         """The finished model."""

@@ -65,6 +65,7 @@ def model_info(sources: Sources, options: Options) -> ModelInfo:
     config = transformer.config if transformer is not None else None
     if config is not None:
         dialect_of(options.storage).check(config)
+        options.storage.check_width(config.dim)
     if sources.kept is not None:
         return replace(
             sources.kept.manifest.model, activations=dict(sources.kept.manifest.model.activations), step_weight_bytes={}

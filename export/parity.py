@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from editar_rt import names
 from editar_rt.backends.ort.backend import WEIGHT_ONLY, takes_chunk_lengths
 from editar_rt.bundle.compare import Comparison
+from editar_rt.bundle.words import WHOLE
 from editar_rt.errors import BackendError
 from editar_rt.measure import selftest
 from export.calibration import LARGEST
@@ -237,13 +238,13 @@ def matmuls_as_stored(transformer: Transformer, path: Path) -> Iterator[None]:
             packed: ir.TensorProtocol = packed,
             scales: ir.TensorProtocol = scales,
             bits: int = 4 if is_plain else node.attributes["bits"].as_int(),
-            block: int = node.attributes["block_size"].as_int(),
+            block: int = node.attributes["block_size"].as_int() if "block_size" in node.attributes else WHOLE,
             is_plain: bool = is_plain,
         ) -> Tensor:
             by_block = scales.numpy().astype(np.float32)
-            if is_plain:  # [in, out]
-                weight = packed.numpy().astype(np.float32) * np.repeat(by_block, block, axis=0)[: module.in_features]
-                weight = np.ascontiguousarray(weight.T)
+            if is_plain:  # [in, out]; a whole input has one scale for each output
+                by_row = by_block if block == WHOLE else np.repeat(by_block, block, axis=0)[: module.in_features]
+                weight = np.ascontiguousarray((packed.numpy().astype(np.float32) * by_row).T)
             else:
                 weight = dequantize(packed.numpy(), by_block, bits, module.in_features)
             module.weight = nn.Parameter(torch.from_numpy(weight), requires_grad=False)

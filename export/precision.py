@@ -6,12 +6,14 @@
 | int8 | 8 bits in blocks of 128 | float32 (float16 for CUDA) |
 | int4 | 4 bits in blocks of 32, the output head 8 bits | float32 (float16 for CUDA) |
 | int4, dialects delta and native | 4 bits in blocks of 64, the output head float16 | float16 |
+| int8, the same dialects | 8 bits with a scale for each output, the head float16 | float16 |
+| fp8, the same dialects | 8-bit floats (e4m3) with a scale for each output, the head float16 | float16 |
 
 Blocks are quantized by ONNX Runtime's quantizer and multiplied by its operator MatMulNBits, which quantizes the
 activations of each row separately: a picture's tokens do not depend on the rest of the batch. TensorRT has no such
-operator; it reads ONNX's INT4 type through DequantizeLinear, in blocks of 64 or 128, and the activations stay float16
-(weight-only). Always in float32: the residual stream with its sums and normalizations, softmax (inside the attention
-operator), and the logits.
+operator; it reads ONNX's small types through DequantizeLinear, INT4 in blocks of 64 or 128, 8-bit ones with a scale for
+each output, and the activations stay float16 (weight-only). Always in float32: the residual stream with its sums and
+normalizations, softmax (inside the attention operator), and the logits.
 
 The KV cache has the activations' type, or int8 with one scale per layer for keys and one for values. On CUDA, int8
 saves memory but not time: ONNX Runtime's native int8-cache kernel needs grouped-query attention, and these models have
@@ -35,6 +37,7 @@ from editar_rt.bundle.words import (
     INT8,
     PRECISIONS,
     SAME,
+    WHOLE,
     Blocks,
     error_bound,
     stored_numbers,
@@ -53,6 +56,18 @@ def quantize(weight: Array, blocks: Blocks) -> tuple[Array, Array]:
     config = DefaultWeightOnlyQuantConfig(blocks.block, is_symmetric=True, accuracy_level=4, bits=blocks.bits)
     packed, scales, _ = DefaultWeightOnlyQuantizer(config).qbits_block_quant(np.ascontiguousarray(weight))
     return packed, scales.reshape(packed.shape[:2])
+
+
+LARGEST = {ir.DataType.INT8: 127.0, ir.DataType.FLOAT8E4M3FN: 448.0}  # of the numbers of a type
+
+
+def quantize_outputs(weight: Array, dtype: ir.DataType) -> tuple[Array, Array]:
+    """[in, out] -> (8-bit numbers [in, out], scales float32 [out]), one scale for each output."""
+    scales = np.maximum(np.abs(weight).max(axis=0), np.finfo(np.float32).tiny) / LARGEST[dtype]
+    # Scales are stored in float16: the numbers must belong to the stored ones.
+    scales = np.maximum(scales, np.finfo(np.float16).tiny).astype(np.float16).astype(np.float32)
+    numbers = np.clip(weight / scales, -LARGEST[dtype], LARGEST[dtype])
+    return (np.rint(numbers) if dtype == ir.DataType.INT8 else numbers).astype(dtype.numpy()), scales
 
 
 def integers_of(packed: Array, bits: int) -> Array:
@@ -108,6 +123,19 @@ class Storage:
         stored = "float16" if self.provider == "cuda" and chosen.is_quantized else chosen.stored
         return Numbers(TYPES[stored], chosen.blocks, chosen.head)
 
+    def check_width(self, width: int) -> None:
+        """Reject a transformer whose inputs do not fill whole blocks, where none of its weights would be quantized.
+
+        Raises:
+            OptionError: the width of the transformer does not fit.
+        """
+        blocks = self.numbers.blocks
+        if DIALECTS[self.dialect].quantized and blocks is not None and blocks.block != WHOLE and width % blocks.block:
+            raise OptionError(
+                f"TensorRT's {self.precision.upper()} weights need a width that is a multiple of {blocks.block}, but "
+                f"this transformer's is {width}; use --precision int8 or fp16"
+            )
+
     @property
     def text_precision(self) -> str:
         """Precision of the text encoder in the same bundle."""
@@ -141,7 +169,9 @@ class Storage:
             yield "only GroupQueryAttention of the dialect ort reads an int8 cache"
         if self.sampling_head and not operators.has_sampler:
             yield "the sampling head needs the dialect delta or native; others copy the logits to the host anyway"
-        if blocks is not None and blocks.bits not in operators.bits:
+        if blocks is not None and blocks.is_float and not operators.reads_float8:
+            yield "FP8 weights need the dialect delta or native, for TensorRT for RTX; use int8, or --dialect native"
+        elif blocks is not None and blocks.bits not in operators.bits:
             yield operators.other_bits
 
 

@@ -21,7 +21,7 @@ from editar_rt import names
 from editar_rt.backends.engines.folder import BUILD_NAME, BuildInfo, EngineInfo
 from editar_rt.backends.engines.plan import Shape
 from editar_rt.backends.engines.tensorrt import Machine, TensorRTEngines
-from editar_rt.backends.engines.tensorrt_compat import Profile, Progress, TensorRT
+from editar_rt.backends.engines.tensorrt_compat import FLOAT8_FROM, Profile, Progress, TensorRT, has_float8
 from editar_rt.backends.engines.trial import entry
 from editar_rt.bundle.compare import Comparison
 from editar_rt.bundle.folder import Bundle, file_digest, publishing
@@ -171,11 +171,24 @@ def _check_features(bundle: Bundle, recipe: EngineRecipe, tensorrt: TensorRT) ->
             f"the dialect native needs TensorRT 10.15 or newer, but this is {tensorrt.version}; convert the bundle "
             f"with: python -m export convert {bundle.folder} --dialect delta -o OUT"
         )
-    stored = stored_numbers(manifest.precision, manifest.dialect)
-    if stored.is_quantized and not tensorrt.reads_int4:
+    blocks = stored_numbers(manifest.precision, manifest.dialect).blocks
+    if blocks is None:
+        return
+    where = f"the decoder of {bundle.folder} has {manifest.precision.upper()} weights"
+    if blocks.bits == 4 and not tensorrt.reads_int4:
         raise OptionError(
-            f"the decoder of {bundle.folder} has INT4 weights, which need TensorRT 10.0 or newer, but this is "
-            f"{tensorrt.version}; export the bundle again with --precision fp16"
+            f"{where}, which need TensorRT 10.0 or newer, but this is {tensorrt.version}; export the bundle again with "
+            "--precision fp16"
+        )
+    if blocks.bits == 8 and not tensorrt.reads_8_bits:
+        raise OptionError(
+            f"{where}, which only TensorRT for RTX multiplies with float16 activations, but this is {tensorrt.title}; "
+            "export the bundle again with --precision int4 or fp16"
+        )
+    if blocks.is_float and (lacking := [each for each in recipe.capabilities if not has_float8(each)]):
+        raise OptionError(
+            f"{where}, which GPUs of compute capability {FLOAT8_FROM} and newer have, but the recipe also names "
+            f"{', '.join(lacking)}; leave them out, or export the bundle again with --precision int8"
         )
 
 
@@ -281,14 +294,16 @@ def _build(
     del engine
     if halves:
         built.halves.append(path.name)
-    scratch, said = 0, ""  # a machine without a GPU does not learn it
+    scratch = tensorrt.take_scratch()
     if machine is not None:
         scratch = tensorrt.scratch_bytes(tensorrt.load(tensorrt.make_runtime(), path.read_bytes()))
-        said = f"scratch {scratch / 2**20:8.1f} MiB  "
     for number, shape in enumerate(shapes):
         built.engines[shape.name] = EngineInfo(path.name, 0 if recipe.dynamic else number, scratch)
     built.seconds[path.name] = time.perf_counter() - begun
-    watcher.report(f"{path.name:24}  {path.stat().st_size / 2**20:8.1f} MiB  {said}{built.seconds[path.name]:6.1f} s")
+    watcher.report(
+        f"{path.name:24}  {path.stat().st_size / 2**20:8.1f} MiB  scratch {scratch / 2**20:8.1f} MiB  "
+        f"{built.seconds[path.name]:6.1f} s"
+    )
 
 
 def _is_together(shape: Shape, recipe: EngineRecipe) -> bool:

@@ -245,6 +245,7 @@ def make_module(version: str, world: World) -> Any:
         kind = "Builder"
 
         def __init__(self, logger: Any) -> None:
+            self._logger = logger
             if world.cannot_start:
                 logger.log(ILogger.Severity.ERROR, "CUDA initialization failure with error: 35")
                 raise TypeError("pybind11::init(): factory function returned nullptr")
@@ -280,6 +281,7 @@ def make_module(version: str, world: World) -> Any:
                 "level": getattr(config, "builder_optimization_level", None),
             }
             world.calls.append(f"build {sorted(config._flags)} {len(given)} types")
+            self._logger.log(ILogger.Severity.INFO, f"Total Activation Memory: {SCRATCH} bytes")
             return json.dumps(described).encode()
 
     class IExecutionContext(Real):

@@ -23,7 +23,7 @@ ROOMS = (
     ("observe",),
     ("edit", "batch", "session", "editor"),
     ("editar_rt",),  # what the package itself exports
-    ("measure", "server"),
+    ("measure", "server", "cluster"),
     ("cli", "__main__"),
 )
 

@@ -7,7 +7,8 @@ A *precision* is the stored type of the weights, a *dialect* the set of operator
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from editar_rt import names
@@ -17,11 +18,15 @@ KV_CACHES = (SAME, INT8)  # the activations' type, or int8 with one scale per la
 HALVES = ("float16", "bfloat16")
 
 
+WHOLE = 0  # size of a block that is the whole input: one scale for each output
+
+
 class Blocks(NamedTuple):
-    """Weights as small integers: `block` of them along the input share a scale, and zero is in the middle."""
+    """Weights as small numbers: `block` of them along the input share a scale, and zero is in the middle."""
 
     bits: int  # 4 or 8
     block: int
+    is_float: bool = False  # 8-bit floats with 4 bits of exponent and 3 of mantissa, otherwise integers
 
 
 @dataclass(frozen=True)
@@ -58,11 +63,16 @@ PRECISIONS = {
     "bf16": Precision("bfloat16", 8e-2),
     "int8": Precision("float32", 8e-2, Blocks(8, 128), Blocks(8, 128)),
     "int4": Precision("float32", 8e-2, Blocks(4, 32), Blocks(8, 128)),
+    "fp8": Precision("float16", 1e-2, Blocks(8, WHOLE, is_float=True)),
 }
 INT8_CACHE_BOUND = 1e-1  # rounded keys and values add values near a rounding boundary: 6e-2 was measured
-# TensorRT multiplies 4-bit weights in blocks of 64 or 128 with activations that stay float16: the integers are the same
-# on both sides, so the bound is float16's.
-WEIGHT_ONLY = Precision("float16", PRECISIONS["fp16"].bound, Blocks(4, 64))
+# TensorRT multiplies 4-bit weights in blocks of 64 or 128, 8-bit ones with a scale for each output. Activations stay
+# float16: the weights are the same on both sides, so the bound is float16's.
+WEIGHT_ONLY = {
+    "int4": Precision("float16", PRECISIONS["fp16"].bound, Blocks(4, 64)),
+    "int8": Precision("float16", PRECISIONS["fp16"].bound, Blocks(8, WHOLE)),
+    "fp8": PRECISIONS["fp8"],
+}
 # How far a replayed CUDA graph may be from an ordinary step, as a share of the largest logit: about ten roundings of
 # the type computed in. Attention splits its sums by the length it is given; another position differs by more. With an
 # int8 cache, a value that differs by a rounding may be stored as the next integer.
@@ -78,8 +88,9 @@ class Dialect:
     """Supported sizes of quantized weights."""
     other_bits: str = ""
     """Why other sizes are not supported."""
-    quantized: Precision | None = None
-    """Storage of quantized weights, if it differs from the precision's."""
+    quantized: Mapping[str, Precision] = field(default_factory=dict)
+    """Storage of quantized weights by precision, where it is not the precision's own."""
+    reads_float8: bool = False
     reads_int8_cache: bool = False
     takes_chunk_lengths: bool = False
     """Whether its decoder can have a second graph, `names.DECODER_CHUNKS`, which runs chunks of several rows."""
@@ -102,17 +113,17 @@ DIALECTS = {
         reads_whole_cache=True,
     ),
     "delta": Dialect(
-        bits=(4,),
-        other_bits="TensorRT documents no 8-bit weights for matmuls with float activations; use int4 or fp16",
+        bits=(4, 8),
         quantized=WEIGHT_ONLY,
+        reads_float8=True,
         has_sampler=True,
         has_fixed_shapes=True,
         returns_new_rows=True,
     ),
     "native": Dialect(
-        bits=(4,),
-        other_bits="TensorRT documents no 8-bit weights for matmuls with float activations; use int4 or fp16",
+        bits=(4, 8),
         quantized=WEIGHT_ONLY,
+        reads_float8=True,
         has_sampler=True,
         has_fixed_shapes=True,
         reads_whole_cache=True,
@@ -123,8 +134,7 @@ DEFAULT_DIALECT = "ort"
 
 def stored_numbers(precision: str, dialect: str) -> Precision:
     """The storage of a precision in a dialect."""
-    own = DIALECTS[dialect].quantized
-    return own if own is not None and PRECISIONS[precision].is_quantized else PRECISIONS[precision]
+    return DIALECTS[dialect].quantized.get(precision, PRECISIONS[precision])
 
 
 def rounds_activations(precision: str, kv_cache: str, dialect: str) -> bool:

@@ -13,6 +13,7 @@ from typing import Any
 import click
 from PIL import Image
 
+from editar_rt.backends import host_device
 from editar_rt.bundle.folder import Bundle
 from editar_rt.cli.app import cli
 from editar_rt.cli.jobs import (
@@ -38,7 +39,9 @@ from editar_rt.cli.options import (
     start,
     task_option,
 )
+from editar_rt.cli.spread import spread_folder
 from editar_rt.cli.streams import STREAM, Given, picture_digest, read_given, read_instructions
+from editar_rt.cluster import require_ray
 from editar_rt.errors import OptionError, TextStatesError
 from editar_rt.files import check_outputs, is_file, is_folder
 from editar_rt.generation.decoding import Progress
@@ -116,6 +119,9 @@ def editing_options(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option(
             "--force", is_flag=True, help="When IMAGE is a folder, make every result again, even if OUT contains it."
         ),
+        click.option(
+            "--ray", "on_ray", is_flag=True, help="When IMAGE is a folder, edit it on all nodes of a Ray cluster."
+        ),
         quality_option,
         click.option("--no-metadata", is_flag=True, help="Do not store the instruction and the settings in OUT."),
         click.option(
@@ -162,6 +168,7 @@ def edit(
     animate: Path | None,
     trace: Path | None,
     force: bool,
+    on_ray: bool,
     quality: int | None,
     no_metadata: bool,
     text_states: Path | None,
@@ -185,6 +192,10 @@ def edit(
     where = mask if mask is not None else box
     job = Job(Request(**options), words, where, outpaint, count, quality, not no_metadata)
     job.check(output, many)
+    if on_ray:
+        if not many:
+            raise OptionError("--ray edits a folder of pictures; leave it out for one")
+        require_ray("editar edit --ray")
     if sum(given is not None for given in (mask, box, outpaint)) > 1:
         raise OptionError("give one of --mask, --box and --outpaint")
     one_only = {"--trace": trace, "--animate": animate, "--preview": preview}
@@ -206,12 +217,16 @@ def edit(
     if many:
         listing = list_pictures(image)
         targets = targets_of(listing, output)
-        editor = start(opened, device, threads)
+        # The editor of this process only names settings if others do the work.
+        editor = start(opened, host_device(opened.manifest) if on_ray else device, threads)
         work = prepare_folder(editor, job, targets, output, inputs, force)
         begin()
         _say_of_folder(listing.sentence, work)
-        with progress("editing", "tokens") as update:
-            made = edit_folder(editor, job, work.todo, update)
+        with progress("editing", "pictures" if on_ray else "tokens") as update:
+            if on_ray:
+                made = spread_folder(opened, job, work.todo, device, threads or 1, update)
+            else:
+                made = edit_folder(editor, job, work.todo, update)
         document: dict[str, Any] = {
             "output": str(output),
             "pictures": made,

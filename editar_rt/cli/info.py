@@ -13,7 +13,7 @@ from editar_rt.bundle.folder import Bundle
 from editar_rt.cli.app import cli
 from editar_rt.cli.options import bundle_argument, device_options, json_option
 from editar_rt.errors import BackendError
-from editar_rt.measure.memory import memory_needs
+from editar_rt.measure.memory import Need, engine_needs, memory_needs
 
 
 @cli.command()
@@ -26,13 +26,13 @@ def info(bundle: Path, check: bool, as_json: bool) -> None:
     if check:
         opened.check()
     manifest = opened.manifest
-    needs = memory_needs(opened)
+    needs, engines = memory_needs(opened), engine_needs(opened)
     if as_json:
-        memory = {device: dataclasses.asdict(need) | {"total": need.total} for device, need in needs.items()}
         document = manifest.to_dict() | {
             "fingerprint": opened.fingerprint,
             "checked": check,
-            "memory": memory,
+            "memory": {device: _as_json(need) for device, need in needs.items()},
+            "engines": {folder: _as_json(need) for folder, need in engines.items()},
         }
         click.echo(json.dumps(document))
         return
@@ -49,7 +49,7 @@ def info(bundle: Path, check: bool, as_json: bool) -> None:
         click.echo(f"text         {model.text_tokens} tokens, width {model.text_dim}")
     defaults = opened.default_sampling
     click.echo("sampling     " + ", ".join(f"{k} {v}" for k, v in dataclasses.asdict(defaults).items()))
-    for device, need in needs.items():
+    for device, need in (needs | {f"the engines in {folder}": need for folder, need in engines.items()}).items():
         parts = (("weights", need.weights), ("cache", need.cache), ("activations", need.activations))
         listed = ", ".join(f"{what} {size / 1e6:.0f}" for what, size in parts)
         click.echo(f"memory       {device}: about {need.total / 1e6:.0f} MB ({listed})")
@@ -67,6 +67,10 @@ def info(bundle: Path, check: bool, as_json: bool) -> None:
     click.echo("\nfiles")
     for name, file in manifest.files.items():
         click.echo(f"  {file.sha256}  {file.bytes:>12}  {name}")
+
+
+def _as_json(need: Need) -> dict[str, int]:
+    return dataclasses.asdict(need) | {"total": need.total}
 
 
 @cli.command()

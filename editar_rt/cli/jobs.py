@@ -42,7 +42,7 @@ class Job:
     request: Request
     """The options of every edit; picture, instruction, mask, text states and observers come with each."""
     instructions: list[str]  # in turn, each on the last result
-    mask: Path | Box | None = None
+    mask: Path | bytes | Box | None = None
     outpaint: tuple[int, int, int, int] | None = None
     count: int | None = None  # variants
     quality: int | None = None

@@ -4,17 +4,24 @@ from __future__ import annotations
 
 import importlib.util
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from editar_rt.bundle.folder import Bundle
 from editar_rt.cli.app import cli
 from editar_rt.cli.options import PATH, bundle_argument, device_options, start
+from editar_rt.cluster import require_ray
 from editar_rt.errors import EditarError, OptionError
+from editar_rt.server import KEY
+
+if TYPE_CHECKING:
+    from editar_rt.server.app import Options
+    from editar_rt.server.limits import Limits
 
 NEEDED = ("starlette", "uvicorn", "python_multipart", "prometheus_client")
-KEY = "EDITAR_API_KEY"
 MAX_KEY_BYTES = 4096
 MEGA = 1_000_000
 MIB = 1 << 20
@@ -96,6 +103,8 @@ MIB = 1 << 20
 )
 @click.option("--no-page", "page", flag_value=False, default=True, help="Do not serve the page at /.")
 @click.option("--log-prompts", is_flag=True, help="Log instructions.")
+@click.option("--ray", "on_ray", is_flag=True, help="Serve from a Ray cluster: the one that runs here, or a new one.")
+@click.option("--replicas", metavar="N|MIN-MAX", help="With --ray, the number of servers; in a range, by their queues.")
 @device_options
 def serve(
     bundle: Path,
@@ -117,6 +126,8 @@ def serve(
     grace: float,
     page: bool,
     log_prompts: bool,
+    on_ray: bool,
+    replicas: str | None,
     device: str,
     threads: int | None,
 ) -> None:
@@ -125,6 +136,10 @@ def serve(
     Clients send edits to /v1/images/edits. Without further options only this machine reaches the server. When it takes
     requests, its address is printed. SIGTERM and Ctrl-C let running edits end.
     """
+    if on_ray:
+        require_ray("editar serve --ray")
+    elif replicas is not None:
+        raise OptionError("--replicas needs --ray; without it, start several servers behind a balancer")
     if lacking := [name for name in NEEDED if importlib.util.find_spec(name) is None]:
         raise EditarError(
             f"editar serve needs the extra serve ({lacking[0]} is not installed); run in the clone: "
@@ -155,17 +170,38 @@ def serve(
         grace=grace,
     )
     opened = Bundle.open(bundle)
+    options = Options(Access.of([host, *allow_host], allow_origin, key), page, log_prompts)
+
+    def say(url: str) -> None:
+        click.echo(f"serving {opened.folder.name} on {url}")
+
+    if on_ray:
+        _serve_on_ray(opened, host, port, replicas, device, threads, limits, options, say)
+        return
     listening = bind(Address(host, port))
-    access = Access.of([host, *allow_host], allow_origin, key)
-    code = run(
-        start(opened, device, threads),
-        listening,
-        limits,
-        Options(access, page, log_prompts),
-        lambda url: click.echo(f"serving {opened.folder.name} on {url}"),
-    )
+    code = run(start(opened, device, threads), listening, limits, options, say)
     if code:
         raise SystemExit(code)
+
+
+def _serve_on_ray(
+    bundle: Bundle,
+    host: str,
+    port: int,
+    replicas: str | None,
+    device: str,
+    threads: int | None,
+    limits: Limits,
+    options: Options,
+    say: Callable[[str], None],
+) -> None:
+    from editar_rt.server.ray import Deployment, deploy, read_replicas
+
+    if port == 0:
+        raise OptionError("--port 0 is for a server alone; Ray's proxies listen on the same port on every node")
+    wanted = read_replicas("1" if replicas is None else replicas)
+    made = Deployment(str(bundle.folder), bundle.fingerprint, wanted, device, threads or 1, limits, options)
+    deploy(bundle, made, host, port, say)
 
 
 def _key(file: Path | None) -> str | None:

@@ -48,8 +48,20 @@ def read_given(path: Path) -> Given:
         raise PictureError(f"{name} cannot be read: {e.strerror or e}") from None
     if not content:
         raise PictureError(f"{name} is empty; a picture was expected")
+    return given_of(content, name)
+
+
+def given_of(content: bytes, name: str) -> Given:
+    """The picture in a file's bytes.
+
+    Args:
+        name: the file, for messages.
+
+    Raises:
+        PictureError: it cannot be read.
+    """
     whole = io.BytesIO(content)
-    whole.name = name  # for messages
+    whole.name = name
     return Given(open_picture(whole), hashlib.sha256(content).hexdigest())
 
 

@@ -179,16 +179,23 @@ def draw_plot(document: dict[str, Any], path: Path) -> None:
     figure = Figure(figsize=(9, 3.8), layout="constrained")
     tokens, speed = figure.subplots(1, 2)
     for noise, by_size in document["acceptance"].items():
-        sizes = list(by_size)
-        tokens.plot(sizes, [by_size[size]["tokens_per_pass"] for size in sizes], marker="o", label=noise)
-        spread = [[by_size[size][f"{which}_tokens_per_pass"] for size in sizes] for which in ("least", "most")]
+        sizes = [int(size) for size in by_size]
+
+        def column(name: str, by_size: dict[Any, Any] = by_size) -> list[float]:
+            return [found[name] for found in by_size.values()]
+
+        tokens.plot(sizes, column("tokens_per_pass"), marker="o", label=noise)
+        spread = [column(f"{which}_tokens_per_pass") for which in ("least", "most")]
         tokens.fill_between(sizes, *spread, alpha=0.15)
-        speed.plot(sizes, [by_size[size]["times_as_fast"] for size in sizes], marker="o", label=noise)
+        speed.plot(sizes, column("times_as_fast"), marker="o", label=noise)
     speed.axhline(1, color="black", linewidth=1, linestyle=":")
-    for axes, title in ((tokens, "tokens a pass"), (speed, "times as fast as single steps")):
+    for axes, title in (
+        (tokens, "tokens a pass (shaded: range of pictures)"),
+        (speed, "times as fast as single steps"),
+    ):
         axes.set_xscale("log", base=2)
         axes.set_xticks(sizes, [str(size) for size in sizes])
-        axes.set_xlabel("positions of a chunk, S")
+        axes.set_xlabel("positions of a pass, S")
         axes.set_ylim(bottom=0)
         axes.set_title(title)
         axes.legend(frameon=False)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from editar_rt import names
+from editar_rt.backends.engines.folder import find_folders, read_build
 from editar_rt.bundle.folder import Bundle
 from editar_rt.bundle.manifest import Manifest
 from editar_rt.bundle.words import PRECISIONS
@@ -64,4 +65,28 @@ def memory_needs(bundle: Bundle, rows: int = 2) -> dict[str, Need]:
     widened = FLOAT32 * sum(model.parameters.values()) if PRECISIONS[manifest.precision].is_half else stored
     for device, weights in (("cpu", widened), ("cuda", stored)):
         needs[device] = Need(weights, cache, activations)
+    return needs
+
+
+def engine_needs(bundle: Bundle, rows: int = 2) -> dict[str, Need]:
+    """The GPU memory that built engines need, by the name of their folder in the bundle; TensorRT is not needed.
+
+    An engine of several shapes counts once, others each with all their weights. `activations` is the memory that all
+    share; of engines that have not run, it is what their builder logged.
+
+    Args:
+        rows: number of rows of the decoder; two with guidance.
+
+    Raises:
+        BackendError: a folder's `build.json` is damaged.
+    """
+    needs, per_position = {}, cache_bytes_per_position(bundle.manifest)
+    decoder = bundle.manifest.parts.get(names.DECODER)
+    past = [tensor for tensor in decoder.inputs if tensor.name == names.past_key(0)] if decoder is not None else []
+    capacity = next((size for tensor in past if isinstance(size := tensor.shape[2], int)), 0)
+    for folder in find_folders(bundle):
+        info = read_build(folder)
+        weights = sum(file.bytes for file in info.files.values())
+        scratch = max((engine.scratch_bytes for engine in info.engines.values()), default=0)
+        needs[folder.name] = Need(weights, info.plan.padded(rows) * capacity * per_position, scratch)
     return needs

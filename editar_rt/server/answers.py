@@ -36,6 +36,7 @@ def datum(asked: Asked, result: Result, warned: list[str], editor: Editor) -> di
             "seed": result.seed,
             "tokens": write_tokens(result.tokens),
             "finished": result.finished,
+            "passes": result.passes,
             "settings": settings_of(asked, editor),
             "timings": {stage: round(seconds, 6) for stage, seconds in result.timings.items()},
             "bundle": editor.bundle.fingerprint,
@@ -50,7 +51,8 @@ def settings_of(asked: Asked, editor: Editor) -> dict[str, Any]:
     request = asked.request
     sampling = request.sampling_over(editor.default_sampling).settings(editor.picture_tokens)
     own = {name: value for name, value in sampling.items() if name != "seed"}
-    return {"task": request.task, **own, "fit": request.fit or "crop", "restore": request.restore}
+    more = {"speculate": request.speculate, "fit": request.fit or "crop", "restore": request.restore}
+    return {"task": request.task, **own, **more}
 
 
 def usage(asked: Asked, editor: Editor, pictures: int) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO, TypeVar
+from typing import Any, BinaryIO, Protocol, TypeVar
 
 from starlette.applications import Starlette
 from starlette.datastructures import UploadFile
@@ -54,9 +54,19 @@ class Options:
     log_prompts: bool = False
 
 
-def application(engine: Engine, options: Options | None = None) -> Starlette:
+class Peers(Protocol):
+    """The servers behind one address, of which each request reaches one."""
+
+    async def cancel(self, name: str) -> bool:
+        """Cancel an edit wherever it runs. Returns whether it was found."""
+
+    async def metrics(self) -> bytes:
+        """The text of `/metrics` for all of them."""
+
+
+def application(engine: Engine, options: Options | None = None, peers: Peers | None = None) -> Starlette:
     """The app of an engine. Its lifespan starts the engine, and closes it."""
-    server = _Server(engine, options or Options())
+    server = _Server(engine, options or Options(), peers)
 
     @contextlib.asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
@@ -74,8 +84,8 @@ def application(engine: Engine, options: Options | None = None) -> Starlette:
 class _Server:
     """The routes."""
 
-    def __init__(self, engine: Engine, options: Options) -> None:
-        self.engine, self.options = engine, options
+    def __init__(self, engine: Engine, options: Options, peers: Peers | None) -> None:
+        self.engine, self.options, self.peers = engine, options, peers
         self._decoders = ThreadPoolExecutor(1, "editar decode")  # one at a time: a picture takes much memory
         self._encoders = ThreadPoolExecutor(2, "editar encode")
         self._described = answers.model_of(engine.editor, engine.limits)
@@ -160,7 +170,10 @@ class _Server:
 
     async def cancel(self, request: Request) -> Response:
         name = request.path_params["id"]
-        if not self.engine.cancel(name):
+        found = self.engine.cancel(name)
+        if not found and self.peers is not None:
+            found = await self.peers.cancel(name)
+        if not found:
             raise ApiError(404, f"no edit with the id {name!r:.80} waits or runs", "not_found")
         return JSONResponse({"id": name, "object": "editar.cancel", "cancelled": True})
 
@@ -185,7 +198,8 @@ class _Server:
         return JSONResponse({"status": status}, 503, NO_STORE)
 
     async def metrics(self, request: Request) -> Response:
-        return Response(self.engine.metrics.page(), media_type="text/plain; version=0.0.4; charset=utf-8")
+        page = self.engine.metrics.page() if self.peers is None else await self.peers.metrics()
+        return Response(page, media_type="text/plain; version=0.0.4; charset=utf-8")
 
     async def description(self, request: Request) -> Response:
         return FileResponse(DESCRIPTION, media_type="application/json")

@@ -35,6 +35,7 @@ from editar_rt.server.warned import collecting
 log = logging.getLogger("editar_rt.server")
 
 IDLE_SECONDS = 1.0  # between heartbeats without work
+POLL_SECONDS = 0.05  # of a thread that waits for the engine
 WARM_TOKENS = 3
 
 
@@ -137,7 +138,18 @@ class Engine:
     # From any thread.
 
     def start(self) -> None:
-        self._thread.start()
+        """Start the thread, unless it was started."""
+        if self._thread.ident is None:
+            self._thread.start()
+
+    def wait_until_warm(self) -> None:
+        """
+        Raises:
+            BaseException: what the engine died of.
+        """
+        while not self.warm.wait(POLL_SECONDS):
+            if self.error is not None:
+                raise self.error
 
     @property
     def ready(self) -> bool:
@@ -412,7 +424,8 @@ class Engine:
 
     def _die(self, error: BaseException) -> None:
         """Answer all that wait or run; the process ends."""
-        log.critical("the engine failed", exc_info=error)
+        if self.warm.is_set() or not isinstance(error, EditarError):  # the latter ends the start with its sentence
+            log.critical("the engine failed", exc_info=error)
         with self._changed:
             self.error = error
             works, self._works = list(self._works.values()), {}

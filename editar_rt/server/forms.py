@@ -65,6 +65,15 @@ def word(text: str) -> str:
     return text
 
 
+def speculate(text: str) -> int | str:
+    if text == "auto":
+        return text
+    try:
+        return integer(text)
+    except ValueError:
+        raise ValueError("auto or an even integer") from None
+
+
 OURS: dict[str, Callable[[str], Any]] = {
     "seed": integer,
     "cfg_scale": word,
@@ -73,6 +82,8 @@ OURS: dict[str, Callable[[str], Any]] = {
     "top_k": integer,
     "top_p": number,
     "greedy": flag,
+    "noise": word,
+    "speculate": speculate,
     "task": word,
     "mask_margin": integer,
     "composite": flag,

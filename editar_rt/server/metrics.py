@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, ProcessCollector, generate_latest
+from prometheus_client.metrics_core import Metric
+from prometheus_client.registry import Collector
 
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
 STEP_SECONDS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5)
@@ -71,3 +75,32 @@ class Metrics:
     def page(self) -> bytes:
         """The text of `/metrics`."""
         return generate_latest(self.registry)
+
+    def families(self) -> list[Metric]:
+        """The series, to be sent to another process."""
+        return list(self.registry.collect())
+
+
+class Together(Collector):
+    """The series of several servers, each with the label `replica`.
+
+    Args:
+        servers: their `Metrics.families` by name.
+    """
+
+    def __init__(self, servers: Mapping[str, Iterable[Metric]]) -> None:
+        self._servers = servers
+
+    def collect(self) -> Iterable[Metric]:
+        found: dict[str, Metric] = {}
+        for replica, families in self._servers.items():
+            for family in families:
+                own = found.setdefault(family.name, Metric(family.name, family.documentation, family.type, family.unit))
+                own.samples += [each._replace(labels={**each.labels, "replica": replica}) for each in family.samples]
+        return found.values()
+
+    def page(self) -> bytes:
+        """The text of `/metrics`."""
+        registry = CollectorRegistry()
+        registry.register(self)
+        return generate_latest(registry)

@@ -23,8 +23,6 @@ import onnx_ir as ir
 
 from editar_rt import names
 from editar_rt.backends.engines.device import ALIGNMENT
-from editar_rt.bundle.words import WEIGHT_ONLY
-from editar_rt.errors import OptionError
 from export.dialects.base import BasicOperators, Scales
 from export.graph_writer import INT32, GraphWriter
 from export.precision import Storage
@@ -43,7 +41,7 @@ def capacity(config: TransformerConfig, dtype: ir.DataType) -> int:
 
 def choose(storage: Storage) -> type[DeltaDialect]:
     """The class that writes a decoder with this storage."""
-    return Int4DeltaDialect if storage.numbers.blocks is not None else DeltaDialect
+    return QuantizedDeltaDialect if storage.numbers.blocks is not None else DeltaDialect
 
 
 class DeltaDialect(BasicOperators):
@@ -165,8 +163,8 @@ class DeltaDialect(BasicOperators):
         self.writer.output(self.op.Concat(*layers, axis=0), names.NEW_ROWS, self.dtype, shape)
 
 
-class Int4DeltaDialect(DeltaDialect):
-    """The dialect with INT4 weights of opset 21, for TensorRT 10 and later; one operator differs."""
+class QuantizedDeltaDialect(DeltaDialect):
+    """The dialect with quantized weights of opset 21, for TensorRT 10 and later; one operator differs."""
 
     opsets: ClassVar = {"": 21}
     ir_version: ClassVar = 10  # of opset 21
@@ -176,16 +174,6 @@ class Int4DeltaDialect(DeltaDialect):
     ) -> None:
         super().__init__(writer, config, tokens, storage, scales)
         self.width = self._integers("axis_width", -1)
-
-    @staticmethod
-    def check(config: TransformerConfig) -> None:
-        assert WEIGHT_ONLY.blocks is not None
-        block = WEIGHT_ONLY.blocks.block
-        if config.dim % block:
-            raise OptionError(
-                f"TensorRT's INT4 weights need a width that is a multiple of {block}, but this transformer's is "
-                f"{config.dim}; use --precision fp16"
-            )
 
     def mean(self, values: ir.Value) -> ir.Value:
         return self.op.ReduceMean(values, self.width)  # axes are no longer an attribute

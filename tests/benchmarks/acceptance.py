@@ -18,7 +18,7 @@ from PIL import Image
 
 import editar_rt
 from editar_rt.generation.noise import NOISES
-from editar_rt.measure.acceptance import SIZES, Case, measure, report
+from editar_rt.measure.acceptance import SIZES, Case, draw_plot, measure, report
 from training.data.edits import EDIT_KINDS, TRANSLATION_TASKS, held_out
 
 KINDS = (*EDIT_KINDS, *TRANSLATION_TASKS)
@@ -41,6 +41,7 @@ def scenes(kinds: tuple[str, ...], count: int, side: int) -> list[Case]:
 @click.option("--noise", "noises", type=click.Choice(NOISES), multiple=True, default=NOISES, show_default=True)
 @click.option("--temperature", type=float, help="Instead of the bundle's.")
 @click.option("--greedy", is_flag=True)
+@click.option("--plot", type=click.Path(path_type=Path), help="As of editar acceptance.")
 def main(
     bundle: Path,
     pictures: int,
@@ -49,6 +50,7 @@ def main(
     noises: tuple[str, ...],
     temperature: float | None,
     greedy: bool,
+    plot: Path | None,
 ) -> None:
     """Print a JSON document: tokens a pass by noise and size, for all scenes and by kind."""
     editor = editar_rt.load(bundle, "cpu", 1)
@@ -57,7 +59,10 @@ def main(
         sampling = dataclasses.replace(sampling, temperature=temperature)
     cases = scenes(kinds, pictures, editor.image_size)
     made = list(measure(editor, cases, sampling, sizes, noises, clock=time.process_time))
-    click.echo(json.dumps(report(editor, made, sampling), indent=1))
+    document = report(editor, made, sampling)
+    if plot is not None:
+        draw_plot(document, plot)
+    click.echo(json.dumps(document, indent=1))
 
 
 if __name__ == "__main__":

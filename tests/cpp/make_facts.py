@@ -121,7 +121,7 @@ def _words() -> Iterator[str]:
     yield "    int bits, block, head_bits, head_block;  // 0 where not quantized"
     yield "};"
     yield from _table("Precision", "PRECISIONS", map(_precision, words.PRECISIONS.items()))
-    yield f"inline constexpr Precision WEIGHT_ONLY = {_value(_precision(('', words.WEIGHT_ONLY)))};"
+    yield f"inline constexpr Precision WEIGHT_ONLY = {_value(_precision(('', words.WEIGHT_ONLY['int4'])))};"
     yield from _named("INT8_CACHE_BOUND", words.INT8_CACHE_BOUND)
     yield from _named("SAME", words.SAME)
     yield from _named("INT8", words.INT8)
@@ -133,7 +133,7 @@ def _words() -> Iterator[str]:
     yield "    bool stores_weight_only;  // quantized weights as WEIGHT_ONLY, not as the precision says"
     yield "};"
     rows = [
-        [name, *(getattr(dialect, flag) for flag in flags), dialect.quantized is words.WEIGHT_ONLY]
+        [name, *(getattr(dialect, flag) for flag in flags), bool(dialect.quantized)]
         for name, dialect in words.DIALECTS.items()
     ]
     yield from _table("Dialect", "DIALECTS", rows)

@@ -37,7 +37,7 @@ def test_a_checkpoint_becomes_a_bundle(exporter: Command, checkpoint: Path, tmp_
     assert lines[-1].startswith(f"wrote {bundle}: prefix, decoder, decoder_chunks; ")
 
     editor = editar_rt.load(bundle, device="cpu")
-    assert editor.default_sampling == editar_rt.Sampling(temperature=0.9, top_k=100)
+    assert editor.default_sampling == editar_rt.Sampling(temperature=0.9, top_k=100, noise="gumbel")
     # What made it, without the folders of this machine.
     command = editor.bundle.manifest.made_by["command"]
     assert command.startswith("python -m export onnx --transformer gpt_tiny.pt --heads 4 -o bundle --default temp")
@@ -54,7 +54,7 @@ def test_a_checkpoint_becomes_a_bundle(exporter: Command, checkpoint: Path, tmp_
         (["onnx", "-o", "{out}", "--transformer", "{checkpoint}"], 1, "give --heads N"),
         (["onnx", "-o", "{out}", "--vq", "{checkpoint}"], 1, "lacks encoder.conv_in.weight"),
         (["onnx", "-o", "{out}", "--text-encoder", "{out}"], 1, "holds no readable config.json"),
-        (["onnx", "-o", "{out}", "--default", "seed=1"], 2, "one of the names cfg_scale, .*, top_p; got 'seed=1'"),
+        (["onnx", "-o", "{out}", "--default", "seed=1"], 2, "one of the names cfg_scale, .*, noise; got 'seed=1'"),
         (["onnx", "-o", "{out}", "--default", "top_k=many"], 2, "top_k must be an integer, got 'many'"),
         (["onnx", "-o", "{out}", "--default", "top_p=1.5"], 2, r"top_p must be in \(0, 1\], got 1.5"),
     ],

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from pathlib import Path
 
@@ -23,7 +22,6 @@ from editar_rt.measure import selftest
 from export import calibration, parity
 from export.bundle_writer import Options, Sources, write_bundle
 from export.checkpoint_reader import build_transformer, read_transformer
-from export.decoder_graph import dialect_of
 from export.parity import round_activations
 from export.precision import Storage, dequantize, integers_of, quantize
 from tests.conftest import GPT_TINY_HEADS, golden_arrays
@@ -38,6 +36,10 @@ LOWERED = [
     Storage("fp16", dialect="standard"),
     Storage("int8", provider="cuda"),
     Storage("int4", dialect="delta"),
+    Storage("int4", dialect="native"),
+    Storage("int8", dialect="native"),
+    Storage("fp8", dialect="delta"),
+    Storage("fp8", dialect="native"),
 ]
 
 
@@ -86,7 +88,7 @@ def test_a_lowered_bundle_scores_nearly_as_the_reference(lowered: Path) -> None:
     for answer, expected in zip(answers, (golden["forced_logits_cond"], golden["forced_logits_uncond"])):
         deviation = float(np.square(answer - expected).mean() ** 0.5 / expected.std())
         # Random weights are harder than trained ones; 4 bits: 0.15, 8 bits: 0.02, float16: 0.0005 were measured.
-        bound = {"int4": 0.3, "int8": 0.06, "fp32": 0.06, "fp16": 5e-3}[editor.bundle.manifest.precision]
+        bound = {"int4": 0.3, "int8": 0.06, "fp8": 0.1, "fp32": 0.06, "fp16": 5e-3}[editor.bundle.manifest.precision]
         assert 1e-6 < deviation < bound
 
 
@@ -186,10 +188,10 @@ def test_int4_of_tensorrt_takes_its_bytes(
 
 
 def test_a_transformer_that_blocks_do_not_fit_is_refused(tiny_sources: Sources) -> None:
-    assert tiny_sources.transformer is not None
-    narrow = dataclasses.replace(tiny_sources.transformer.config, dim=96)
-    with pytest.raises(OptionError, match="a multiple of 64, but this transformer's is 96.*--precision fp16"):
-        dialect_of(Storage("int4", dialect="delta")).check(narrow)
+    for dialect in ("delta", "native"):
+        with pytest.raises(OptionError, match="a multiple of 64, but this transformer's is 96.*--precision int8"):
+            Storage("int4", dialect=dialect).check_width(96)
+        Storage("int8", dialect=dialect).check_width(96)
 
 
 @pytest.mark.parametrize(
@@ -229,7 +231,7 @@ def test_bfloat16_is_refused_where_it_cannot_run(golden_gpt_bundle_bf16: Path) -
         ({"provider": "cuda"}, "16-bit types on CUDA"),
         ({"dialect": "standard", "kv_cache": "int8"}, "only GroupQueryAttention .* int8 cache"),
         ({"dialect": "standard", "precision": "int8"}, "MatMulNBits"),
-        ({"dialect": "delta", "precision": "int8"}, "TensorRT documents no 8-bit weights .* use int4 or fp16"),
+        ({"precision": "fp8"}, "FP8 weights need the dialect delta or native, .*; use int8, or --dialect native"),
     ],
 )
 def test_what_no_provider_runs_is_refused_with_the_reason(fields: dict[str, str], reason: str) -> None:

@@ -20,7 +20,7 @@ import pytest
 from editar_rt import names
 from editar_rt.backends.engines.folder import read_build
 from editar_rt.backends.engines.plan import Shape
-from editar_rt.backends.engines.tensorrt_compat import RTX, TOO_OLD, TensorRT, load_tensorrt
+from editar_rt.backends.engines.tensorrt_compat import RTX, TOO_OLD, TensorRT, has_float8, load_tensorrt
 from editar_rt.bundle.folder import Bundle
 from editar_rt.bundle.manifest import Part
 from editar_rt.errors import BackendError, OptionError
@@ -40,7 +40,7 @@ ROOT = Path(__file__).parents[2]
 RECIPE = replace(read_engines("rtx-anywhere"), dynamic=False)
 STEP, DRAFTS, CHUNK = (Shape(names.DECODER, *shape) for shape in ((2, 1), (2, 8), (1, 40)))
 # Megabytes of the demo's decoder by precision: the weights, and what an engine holds besides them (kernels, tables).
-WEIGHTS = {"fp32": 13.8, "fp16": 6.9, "bf16": 6.9, "int4": 3.0}
+WEIGHTS = {"fp32": 13.8, "fp16": 6.9, "bf16": 6.9, "int8": 4.25, "fp8": 4.25, "int4": 3.0}
 CODE = {"delta": 5.2, "native": 4.0}
 DYNAMIC_CODE = {"delta": 9.5, "native": 5.7}
 OTHER_SIZES = {
@@ -86,6 +86,8 @@ def test_every_decoder_builds_without_a_warning_and_keeps_its_weights_types(
     path, part = decoder(dialect, precision)
     for shapes in ([STEP], [DRAFTS], [CHUNK], [STEP, DRAFTS, CHUNK]):
         recipe = replace(RECIPE, dynamic=len(shapes) > 1)
+        if precision == "fp8":
+            recipe = replace(recipe, capabilities=tuple(filter(has_float8, recipe.capabilities)))
         engine, _ = build_engine(tensorrt, path, part, shapes, recipe)
         expected = WEIGHTS[precision] + (DYNAMIC_CODE if recipe.dynamic else CODE)[dialect]
         assert engine.nbytes / 1e6 == pytest.approx(expected, rel=0.2), shapes

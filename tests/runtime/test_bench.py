@@ -97,3 +97,13 @@ def test_numbers_that_no_picture_has_are_refused() -> None:
         Plan(at=151).begin(prefix=136, picture=16)
     with pytest.raises(OptionError, match="1 or more"):
         Plan(steps=0)
+
+
+def test_a_bundle_that_speculates_reports_tokens_per_pass(demo_editor: editar_rt.Editor) -> None:
+    plain, fast = (
+        measure([BundleSubject(demo_editor, Sampling(seed=1), speculate=way)], Plan(repeats=1, warmup=0))
+        for way in (None, 8)
+    )
+    assert plain["speculate"] is None and plain["tokens_per_pass"] == 1
+    assert fast["speculate"] == 8 and fast["tokens_per_pass"] > 1.5
+    assert fast["steps"] == plain["steps"] == 63

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -275,3 +276,28 @@ def test_a_trace_of_another_bundle_is_not_replayed(
     assert editar("edit", BUNDLE, PICTURE, WORDS, "-o", tmp_path / "out.png", "--trace", trace).code == 0
     done = editar("replay", trace, "--bundle", tiny_bundle)
     assert done.code == 1 and "the trace was made with another bundle" in done.stderr and done.stderr.count("\n") == 1
+
+
+def test_speculation_takes_fewer_passes_to_the_same_picture(editar: Callable[..., Done], tmp_path: Path) -> None:
+    passes = []
+    for n, option in enumerate([(), ("--speculate", 8), ("--speculate", "auto")]):
+        done = editar("edit", BUNDLE, PICTURE, WORDS, "-o", tmp_path / f"{n}.png", *option, "--threads", 1, "--json")
+        assert done.code == 0, done.stderr
+        passes.append(json.loads(done.stdout.splitlines()[-1])["passes"])
+        assert np.array_equal(pixels(tmp_path / f"{n}.png"), pixels(tmp_path / "0.png"))
+    assert passes[0] == 63 > passes[1]
+
+
+@pytest.mark.parametrize(
+    ("value", "code", "says"),
+    [
+        ("fast", 2, "must be auto or an even number of positions, got 'fast'"),
+        ("3", 2, "speculate must be auto or an even number of positions, 2 or more, got 3"),
+        ("64", 2, "speculate must be auto or an even number from 2 to 62 for this bundle, got 64"),
+    ],
+)
+def test_a_wrong_speculate_is_one_sentence(
+    editar: Callable[..., Done], tmp_path: Path, value: str, code: int, says: str
+) -> None:
+    done = editar("edit", BUNDLE, PICTURE, WORDS, "-o", tmp_path / "o.png", "--speculate", value, "--threads", 1)
+    assert done.code == code and says in done.stderr and not (tmp_path / "o.png").exists()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -321,6 +322,16 @@ def test_a_full_cache_is_said(backend: EngineBackend, dialect: str) -> None:
     cache.lengths[:] = room - 2
     with pytest.raises(OptionError, match=f"room for {room} positions, but {room + 1} are needed"):
         cache.forward(np.ones((1, 3), np.int32))
+
+
+def test_a_cache_of_bfloat16_takes_its_bytes(golden_gpt_bundle_native_fp16: Path, tmp_path: Path) -> None:
+    """No CPU runs such an engine, but its memory is laid out here."""
+    folder = Path(shutil.copytree(golden_gpt_bundle_native_fp16, tmp_path / "bundle"))
+    manifest = folder / "bundle.json"
+    manifest.write_text(manifest.read_text().replace('"float16"', '"bfloat16"'))
+    backends = [backend_of(each, Plan((2,), (16,))) for each in (golden_gpt_bundle_native_fp16, folder)]
+    sizes = [backend.make_decoder(2, 40)._row for backend in backends]
+    assert sizes == [4 * 320 * 32 * 2] * 2
 
 
 def test_a_cache_gives_its_memory_back(backend: EngineBackend) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from editar_rt.backends.ort.rows import RowBuffers
 from editar_rt.editor import Editor
 from editar_rt.generation.scheduler import Scheduler
 from editar_rt.generation.sequence import Context, Inputs, Sequence
+from editar_rt.generation.strategy import Jacobi, Speculate
 from tests.runtime.demo import BUNDLE
 from tests.runtime.filled_rows import FilledRows
 
@@ -38,9 +39,14 @@ class Asked:
     sampling: Sampling
     known: np.ndarray | None
     leaves: int | None  # after this many steps, cancelled
+    speculate: Speculate | None
 
 
-def schedule(editor: Editor, pictures: int, seed: int) -> list[Asked]:
+PLAIN: tuple[Speculate | None, ...] = (None,)
+MIXED: tuple[Speculate | None, ...] = (None, 4, "auto", 8, 2)
+
+
+def schedule(editor: Editor, pictures: int, seed: int, ways: tuple[Speculate | None, ...] = PLAIN) -> list[Asked]:
     """Random pictures, of which some share their condition, some their text too, with settings of every kind."""
     rng, model, count = np.random.default_rng(seed), editor.model, editor.picture_tokens
     conditions = rng.integers(0, model.vocab_size or 1, (4, count)).astype(np.int32)
@@ -56,19 +62,22 @@ def schedule(editor: Editor, pictures: int, seed: int) -> list[Asked]:
             top_p=[1.0, 0.9][rng.integers(2)],
             greedy=bool(rng.random() < 0.1),
             seed=n,
+            noise=["uniform", "gumbel"][n % 2],
         )
         known = None
         if rng.random() < 0.4:
             drawn = rng.random(count) < 0.5
             known = np.where(drawn, -1, rng.integers(0, model.vocab_size or 1, count)).astype(np.int32)
         (inputs,) = editor.inputs(texts[rng.integers(3)][None], conditions[rng.integers(4)][None])
-        asked.append(Asked(arrives, inputs, sampling, known, int(rng.integers(1, 12)) if rng.random() < 0.2 else None))
+        leaves = int(rng.integers(1, 12)) if rng.random() < 0.2 else None
+        asked.append(Asked(arrives, inputs, sampling, known, leaves, ways[n % len(ways)]))
     return asked
 
 
 def sequence_for(scheduler: Scheduler, each: Asked) -> Sequence:
-    context = scheduler.join(each.sampling.guided)
-    return Sequence(context, each.inputs, each.sampling, each.sampling.seed, each.known, scheduler.count)
+    context, count = scheduler.join(each.sampling.guided), scheduler.count
+    speculation = scheduler.speculation(each.speculate, Jacobi(each.inputs.picture.tokens))
+    return Sequence(context, each.inputs, each.sampling, each.sampling.seed, each.known, count, speculation)
 
 
 def alone(editor: Editor, each: Asked) -> np.ndarray:
@@ -100,9 +109,11 @@ def together(editor: Editor, asked: list[Asked]) -> dict[int, np.ndarray]:
     return found
 
 
-def differences(editor: Editor, pictures: int = PICTURES, seed: int = 0) -> int:
+def differences(
+    editor: Editor, pictures: int = PICTURES, seed: int = 0, ways: tuple[Speculate | None, ...] = PLAIN
+) -> int:
     """Pictures of a schedule that do not have the tokens that they have alone."""
-    asked = schedule(editor, pictures, seed)
+    asked = schedule(editor, pictures, seed, ways)
     found, differ = together(editor, asked), 0
     assert len(found) == pictures
     for place, tokens in found.items():
@@ -126,13 +137,26 @@ def test_every_picture_has_the_tokens_that_it_has_alone(name: str, request: pyte
     assert differences(editar_rt.load(request.getfixturevalue(fixture), device=device, threads=1)) == 0
 
 
+@pytest.mark.parametrize("name", BACKENDS)
+def test_pictures_that_speculate_and_plain_ones_share_a_decoder(name: str, request: pytest.FixtureRequest) -> None:
+    """Each has the tokens that it has alone with the same way; those of float32 on ONNX Runtime are also plain ones."""
+    fixture, device = BACKENDS[name]
+    editor = editar_rt.load(request.getfixturevalue(fixture), device=device, threads=1)
+    assert differences(editor, ways=MIXED) == 0
+    if name == "ort":
+        for each in schedule(editor, 10, 1, (4, 8, "auto", 2)):
+            assert np.array_equal(alone(editor, each), alone(editor, replace(each, speculate=None)))
+
+
 def test_rows_that_share_pages_change_no_other(demo_editor: Editor) -> None:
     """The demo's pictures fill whole pages of memory; the golden ones do not."""
     assert differences(demo_editor, max(10, PICTURES // 10)) == 0
 
 
 def test_quantized_weights_change_no_token_with_the_batch(golden_gpt_bundle_quantized: Path) -> None:
-    assert differences(editar_rt.load(golden_gpt_bundle_quantized, device="cpu", threads=1)) == 0
+    editor = editar_rt.load(golden_gpt_bundle_quantized, device="cpu", threads=1)
+    assert differences(editor) == 0
+    assert differences(editor, ways=MIXED) == 0
 
 
 # Versions that are wrong: the test above must notice each.

@@ -187,3 +187,32 @@ def test_sizes_that_cannot_be_are_refused(demo_editor: editar_rt.Editor, value: 
     with pytest.raises(OptionError, match=says):
         session.edit(WORDS, speculate=value)
     assert session.edit(WORDS, seed=1).finished  # the session is as good as before
+
+
+def largest_difference_by_size(editor: editar_rt.Editor, guided: bool) -> float:
+    """Of the logits of a picture, relative to their spread, between passes of 2, 4 and 8 positions."""
+    rng = np.random.default_rng(0)
+    states = rng.standard_normal((1, editor.model.text_tokens or 1, editor.model.text_dim or 1)).astype(np.float32)
+    condition = rng.integers(0, 256, (1, 16)).astype(np.int32)
+    sampling = Sampling(seed=1, cfg_scale=3.0 if guided else 1.0)
+    found = []
+    for size in (2, 4, 8):
+        steps = editor.steps(states, condition, sampling, speculate=size)
+        found.append(np.stack([step.logits[0].copy() for step in steps if step.logits is not None]))
+    return max(float(np.abs(logits - found[0]).max() / np.ptp(found[0])) for logits in found[1:])
+
+
+@pytest.mark.parametrize("guided", [True, False])
+def test_quantized_weights_give_the_same_bits_in_passes_of_every_size(
+    golden_gpt_bundle_quantized: Path, guided: bool
+) -> None:
+    editor = editar_rt.load(golden_gpt_bundle_quantized, device="cpu", threads=1)
+    assert editor.scheduler(1, guided).decoder.draft_chunks.alike
+    assert largest_difference_by_size(editor, guided) == 0
+
+
+@pytest.mark.parametrize("guided", [True, False])
+def test_engines_promise_no_bits_but_those_of_one_size(golden_gpt_bundle_delta: Path, guided: bool) -> None:
+    editor = editar_rt.load(golden_gpt_bundle_delta, device="emulated", threads=1)
+    assert not editor.scheduler(1, guided).decoder.draft_chunks.alike
+    assert largest_difference_by_size(editor, guided) < 1e-5

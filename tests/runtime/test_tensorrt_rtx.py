@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
 import editar_rt
 from editar_rt import Sampling, names
@@ -25,9 +26,14 @@ from editar_rt.backends.engines.folder import BUILD_NAME, read_build
 from editar_rt.backends.engines.tensorrt import Machine, open_engines
 from editar_rt.backends.engines.tensorrt_compat import LIBRARIES, RTX
 from editar_rt.bundle.folder import Bundle
+from editar_rt.cli.app import cli
 from editar_rt.editor import Editor
 from editar_rt.errors import BackendError, OptionError
 from editar_rt.measure.gate import GateError
+from editar_rt.measure.memory import engine_needs
+from export.bundle_writer import write_bundle
+from export.model_info import Options, Sources
+from export.precision import Storage
 from export.recipe import EngineRecipe, read_engines
 from export.tensorrt_builder import Watcher, build_engines
 from tests.conftest import golden_arrays
@@ -167,9 +173,8 @@ def test_compiled_kernels_are_kept_for_the_next_load(copy: Path, here: World, ca
 
 
 def test_scratch_memory_is_learned_from_the_engines(built: Path) -> None:
-    """A machine without a GPU cannot know it."""
+    """What a machine without a GPU writes down is the builder's word."""
     world = World()
-    assert {engine.scratch_bytes for engine in read_build(built / "rtx-anywhere").engines.values()} == {0}
     open_engines(Bundle.open(built), make_machine(RTX_VERSION, world, GPU, CAPABILITY))
     assert len(world.memory._blocks) == 1
 
@@ -195,6 +200,18 @@ def test_the_newest_tensorrt_runs_both_dialects(dialect: str, request: pytest.Fi
     editor = Editor(bundle, EngineBackend(bundle, engines, engines.info.plan))
     tokens = editor.generate(GOLDEN["text"], GOLDEN["image_tokens"], Sampling(cfg_interval=8, greedy=True))
     assert tokens.tolist() == GOLDEN["greedy_tokens_cfg3_interval8"].tolist()
+
+
+def test_the_memory_of_engines_is_estimated_without_loading_them(built: Path, golden_gpt_bundle_native: Path) -> None:
+    done = CliRunner().invoke(cli, ["info", str(built), "--json"], catch_exceptions=False)
+    need = json.loads(done.stdout.splitlines()[-1])["engines"]["rtx-anywhere"]
+    files = read_build(built / "rtx-anywhere").files.values()
+    assert need["weights"] == sum(file.bytes for file in files)  # the engine of all shapes once
+    assert need["cache"] == 2 * 320 * 3 * 2 * 4 * 32 * 4  # rows, capacity, layers, keys and values, heads, width
+    assert need["activations"] == 4096 and need["total"] == need["weights"] + need["cache"] + 4096
+    said = CliRunner().invoke(cli, ["info", str(built)], catch_exceptions=False).stdout
+    assert "memory       the engines in rtx-anywhere: about" in said
+    assert engine_needs(Bundle.open(golden_gpt_bundle_native)) == {}
 
 
 # What is refused.
@@ -235,6 +252,26 @@ def test_the_dialect_native_is_refused_where_caches_are_not_updated_in_place(
 def test_a_dynamic_engine_is_refused_where_it_gives_wrong_results(golden_gpt_bundle_delta: Path) -> None:
     with pytest.raises(OptionError, match="TensorRT 8.6.1 gives wrong results .* without dynamic = true"):
         build(golden_gpt_bundle_delta, EngineRecipe(dynamic=True), "8.6.1")
+
+
+def lowered(sources: Sources, folder: Path, precision: str) -> Path:
+    write_bundle(folder, Sources(transformer=sources.transformer), Options(storage=Storage(precision, "native")))
+    return folder
+
+
+def test_eight_bit_weights_are_for_tensorrt_for_rtx(tiny_sources: Sources, tmp_path: Path) -> None:
+    folder = lowered(tiny_sources, tmp_path / "bundle", "int8")
+    recipe = replace(RECIPE, library="tensorrt", capabilities=())
+    with pytest.raises(OptionError, match=r"has INT8 weights, which only TensorRT for RTX .* --precision int4 or fp16"):
+        build(folder, recipe, "11.4.0.106")
+    build(folder)
+
+
+def test_float8_weights_need_gpus_that_have_them(tiny_sources: Sources, tmp_path: Path) -> None:
+    folder = lowered(tiny_sources, tmp_path / "bundle", "fp8")
+    with pytest.raises(OptionError, match=r"capability 8.9 and newer have, but the recipe also names 8.0, 8.6; leave"):
+        build(folder)
+    build(folder, replace(RECIPE, capabilities=("8.9", "12.0")))
 
 
 def machine(version: str = RTX_VERSION, gpu: str = GPU, capability: str = CAPABILITY) -> Machine:

@@ -20,7 +20,7 @@ import httpx2 as httpx
 
 from tests.runtime.demo import BUNDLE, PICTURE, WORDS
 
-START_SECONDS = 60  # on a machine that runs other tests
+START_SECONDS = 180  # on a machine that runs other tests
 
 
 @dataclass
@@ -32,13 +32,13 @@ class Server:
     log: IO[bytes]
 
     def client(self, **options: Any) -> httpx.Client:
-        return httpx.Client(base_url=self.url, timeout=60, **options)
+        return httpx.Client(base_url=self.url, timeout=120, **options)
 
     def logged(self) -> str:
         self.log.seek(0)
         return self.log.read().decode()
 
-    def ended(self, seconds: float = 30) -> int:
+    def ended(self, seconds: float = 90) -> int:
         """Its exit code."""
         return self.process.wait(seconds)
 
@@ -88,7 +88,7 @@ def picture(name: str = "image", content: bytes | None = None) -> tuple[str, tup
     return name, ("a.png", PICTURE.read_bytes() if content is None else content)
 
 
-def until(reached: Any, seconds: float = 20) -> None:
+def until(reached: Any, seconds: float = 90) -> None:
     """Wait for something that happens soon."""
     end = time.monotonic() + seconds
     while not reached():

@@ -7,6 +7,7 @@ import io
 import json
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -68,6 +69,9 @@ BAD_FIELDS: dict[str, tuple[dict[str, Any], str, str]] = {
     "a schedule of another length": ({"cfg_scale": "values:1,2"}, "cfg_scale", "64 tokens"),
     "an interval of three": ({"cfg_interval": "1,2,3"}, "cfg_interval", "an integer, or two"),
     "greedy that is neither true nor false": ({"greedy": "perhaps"}, "greedy", "true or false"),
+    "another noise": ({"noise": "pink"}, "noise", "uniform or gumbel"),
+    "an odd number to speculate": ({"speculate": "3"}, "speculate", "even"),
+    "a word to speculate": ({"speculate": "much"}, "speculate", "auto or an even"),
     "another task": ({"task": "draw"}, "task", "one of edit"),
     "another fit": ({"fit": "squeeze"}, "fit", "crop"),
     "a margin below 0": ({"mask_margin": "-1"}, "mask_margin", "0 or more"),
@@ -301,14 +305,33 @@ def test_a_request_is_cancelled_by_its_id(http: httpx.Client, server: Server) ->
     assert answers[0].status_code == 499 and answers[0].json()["error"]["code"] == "cancelled"
 
 
+def test_clients_that_leave_at_any_moment_leave_nothing_behind(http: httpx.Client, server: Server) -> None:
+    expected, rng = result(http.post(EDITS, **form()))["b64_json"], np.random.default_rng(0)
+    for place in range(20):
+        stream = "true" if place % 2 else "false"
+        request = httpx.Request("POST", server.url + EDITS, **form(n="2", stream=stream, partial_images="0"))
+        with socket.create_connection(("127.0.0.1", int(server.url.rpartition(":")[2]))) as raw:
+            raw.sendall(raw_bytes(request))
+            time.sleep(rng.uniform(0, 0.25))  # while it is read, waits, is prefilled, decoded or sent
+    assert result(http.post(EDITS, **form()))["b64_json"] == expected
+    until(lambda: series(http, "editar_pictures_running") == series(http, "editar_rows_used") == 0)
+    assert series(http, "editar_pictures_waiting") == 0
+
+
+def raw_bytes(request: httpx.Request) -> bytes:
+    """A request as it is sent."""
+    body = request.read()
+    kind = request.headers["content-type"]
+    head = f"POST {EDITS} HTTP/1.1\r\nhost: localhost\r\ncontent-length: {len(body)}\r\ncontent-type: {kind}\r\n\r\n"
+    return head.encode() + body
+
+
 @pytest.mark.parametrize("stream", ["true", "false"])
 def test_a_client_that_leaves_is_noticed(http: httpx.Client, server: Server, stream: str) -> None:
     before = series(http, 'editar_cancelled_total{why="client"}')
     body = httpx.Request("POST", server.url + EDITS, **form(n="8", stream=stream, partial_images="0"))
-    body.read()
     with socket.create_connection(("127.0.0.1", int(server.url.rpartition(":")[2]))) as raw:
-        head = f"POST {EDITS} HTTP/1.1\r\nhost: localhost\r\ncontent-length: {len(body.content)}\r\n"
-        raw.sendall(f"{head}content-type: {body.headers['content-type']}\r\n\r\n".encode() + body.content)
+        raw.sendall(raw_bytes(body))
         until(lambda: series(http, "editar_pictures_running") > 0)
     until(lambda: series(http, 'editar_cancelled_total{why="client"}') == before + 1)
     until(lambda: series(http, "editar_pictures_running") == 0)

@@ -59,7 +59,7 @@ def balancing(name: str, folder: Path, servers: list[Server]) -> Iterator[str]:
         yield url
     finally:
         process.terminate()
-        _, said = process.communicate(timeout=20)
+        _, said = process.communicate(timeout=60)
         assert b"[emerg]" not in said and b"[ALERT]" not in said, said.decode()
 
 
@@ -88,14 +88,14 @@ def test_every_request_is_answered_while_one_of_two_servers_stops(name: str, tmp
         until(lambda: len(answers) >= 4)
         one.terminate()
         for thread in threads:
-            thread.join(60)
+            thread.join(120)
         assert one.ended() == 0
         assert len(answers) == 16 and len(set(answers)) == 1
 
 
 @pytest.mark.parametrize("name", ["nginx.conf", "haproxy.cfg"])
 def test_partial_pictures_come_through_before_the_result(name: str, server: Server, tmp_path: Path) -> None:
-    with balancing(name, tmp_path, [server, server]) as url, httpx.Client(base_url=url, timeout=60) as client:
+    with balancing(name, tmp_path, [server, server]) as url, httpx.Client(base_url=url, timeout=120) as client:
         asked = form(stream="true", partial_images="7")
         with client.stream("POST", "/v1/images/edits", **asked) as answer:
             pieces = list(answer.iter_raw())

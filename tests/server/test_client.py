@@ -65,6 +65,14 @@ def test_own_fields_come_flat_or_nested(client: openai.OpenAI, editor: Editor, n
     assert answer.data[0].editar["warnings"] == []
 
 
+def test_speculation_takes_fewer_passes_to_the_same_picture(client: openai.OpenAI, editor: Editor) -> None:
+    own = {"seed": 1, "noise": "gumbel"}
+    plain, drafted = (edit(client, extra_body={**own, **more}).data[0] for more in ({}, {"speculate": "auto"}))
+    assert drafted.b64_json == plain.b64_json
+    assert drafted.editar["passes"] < plain.editar["passes"] == COUNT - 1
+    assert np.array_equal(pixels(plain), alone(editor, noise="gumbel"))
+
+
 def test_a_list_of_one_picture_and_an_open_file_are_taken(client: openai.OpenAI) -> None:
     with open(PICTURE, "rb") as file:
         assert edit(client, image=[file]).data

@@ -23,7 +23,7 @@ from editar_rt.server.previews import Budget, due
 from tests.runtime.demo import BALL, BUNDLE, GRID, PICTURE, WORDS
 from tests.server.running import until
 
-SECONDS = 30  # until something that happens in less than one; other tests may run
+SECONDS = 120  # until something that happens in less than one; other tests may run
 
 
 class Ear:
@@ -121,6 +121,8 @@ SETTINGS: list[dict[str, Any]] = [
     {"temperature": 1.5, "top_k": 5},
     {"greedy": True},
     {"cfg_interval": (5, 40)},
+    {"speculate": 4},
+    {"speculate": "auto", "noise": "gumbel"},
 ]
 
 

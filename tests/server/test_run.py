@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import shutil
 import socket
 import subprocess
 import sys
@@ -29,7 +30,7 @@ def faulty(how: str, *arguments: str) -> contextlib.AbstractContextManager[Serve
 def refused(*arguments: str, env: dict[str, str] | None = None) -> tuple[int, str]:
     """Exit code and message of a server that does not start."""
     command = [sys.executable, "-m", "editar_rt", "serve", *arguments]
-    done = subprocess.run(command, capture_output=True, env=env, timeout=60)
+    done = subprocess.run(command, capture_output=True, env=env, timeout=180)
     assert b"Traceback" not in done.stderr and not done.stdout
     return done.returncode, done.stderr.decode()
 
@@ -48,6 +49,16 @@ def refused(*arguments: str, env: dict[str, str] | None = None) -> tuple[int, st
 def test_a_start_that_is_refused_says_why(arguments: tuple[str, ...], code: int, said: str) -> None:
     assert refused(*arguments)[0] == code
     assert said in refused(*arguments)[1]
+
+
+def test_a_bundle_without_a_part_is_refused(tmp_path: Path) -> None:
+    bundle = tmp_path / "lacking"
+    shutil.copytree(BUNDLE, bundle)
+    manifest = json.loads((bundle / "bundle.json").read_text(encoding="utf-8"))
+    del manifest["parts"]["text_encoder"]
+    (bundle / "bundle.json").write_text(json.dumps(manifest), encoding="utf-8")
+    code, said = refused(str(bundle), "--port", "0")
+    assert code == 1 and "no text encoder" in said
 
 
 def test_a_port_in_use_is_named(server: Server) -> None:
@@ -72,11 +83,15 @@ def test_help_needs_no_extra_and_a_start_names_it(tmp_path: Path) -> None:
 
 def test_a_key_from_a_file_or_the_environment_is_needed(tmp_path: Path) -> None:
     (tmp_path / "key").write_text("from-file\n", encoding="utf-8")
-    with serving("--host", "0.0.0.0", "--key-file", str(tmp_path / "key"), env={"EDITAR_API_KEY": "other"}) as server:
+    options = ("--host", "0.0.0.0", "--key-file", str(tmp_path / "key"), "--log-prompts")
+    with serving(*options, env={"EDITAR_API_KEY": "other"}) as server:
         url = f"http://127.0.0.1:{server.url.rpartition(':')[2]}"
         for key, status in (("from-file", 200), ("other", 401)):
             assert httpx.get(f"{url}/v1/models", headers={"authorization": f"Bearer {key}"}).status_code == status
+        asked = form(prompt="make the xylophone green")
+        assert httpx.post(f"{url}{EDITS}", **asked, headers={"authorization": "Bearer from-file"}).status_code == 200
         assert "from-file" not in server.logged()
+        assert "xylophone" in server.logged()  # by --log-prompts
         server.terminate()
         assert server.ended() == 0
 
@@ -141,7 +156,7 @@ def test_what_outlasts_the_grace_ends_with_an_error() -> None:
         plain, *streams = [each.end().answer for each in asked]
         assert plain is None or plain.status_code == 503
         assert all(last_event(each)["error"]["code"] == "shutting_down" for each in streams)
-        assert server.ended(10) == 0
+        assert server.ended() == 0
 
 
 def test_a_second_signal_ends_it_at_once() -> None:
@@ -151,14 +166,14 @@ def test_a_second_signal_ends_it_at_once() -> None:
         server.terminate()
         time.sleep(0.2)
         server.terminate()
-        assert server.ended(5) != 0
+        assert server.ended() != 0
         assert asked.end().error is not None
 
 
 def test_a_process_with_a_dead_engine_ends() -> None:
     with faulty("raises", "--pictures", "2") as server:
         asked = [Asking(server), Asking(server, stream="true"), Asking(server)]
-        assert server.ended(20) == 1
+        assert server.ended() == 1
         plain, stream, waiting = [each.end().answer for each in asked]
         for answer in (plain, waiting):
             assert answer is not None and answer.json()["error"]["code"] == "engine_failed"
@@ -173,7 +188,7 @@ def test_a_process_with_a_stuck_engine_stops_all_the_same() -> None:
         with server.client() as client:
             assert client.get("/health").status_code == 200  # its heartbeat is not 30 s old yet
         server.terminate()
-        assert server.ended(20) == 1
+        assert server.ended() == 1
         asked.end()
 
 
@@ -206,7 +221,7 @@ SLOW = {
 
 
 def connected(server: Server) -> socket.socket:
-    return socket.create_connection(("127.0.0.1", int(server.url.rpartition(":")[2])), timeout=20)
+    return socket.create_connection(("127.0.0.1", int(server.url.rpartition(":")[2])), timeout=60)
 
 
 def closed(raw: socket.socket) -> bool:
@@ -235,7 +250,7 @@ def test_a_sender_that_trickles_is_closed(impatient: Server) -> None:
             for byte in HEAD * 100:
                 raw.sendall(bytes([byte]))
                 time.sleep(0.05)
-                assert time.monotonic() - started < 20
+                assert time.monotonic() - started < 60
         assert closed(raw)
 
 
@@ -272,4 +287,4 @@ def test_the_server_stops_in_spite_of_slow_clients() -> None:
         with server.client() as client:
             client.get("/health")
         server.terminate()
-        assert server.ended(10) == 0
+        assert server.ended() == 0

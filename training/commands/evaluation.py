@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from editar_rt.generation.noise import NOISES
 from training.commands import FILE, FOLDER, OUTPUT_FILE, PRESENT_FOLDER, replaced
 from training.commands.data import device_option
 
@@ -35,9 +36,10 @@ def evaluate_group() -> None:
 def draw_options(command: F) -> F:
     """Options in place of the bundle's defaults, but for guidance."""
     options = (
-        click.option("--temperature", type=float, help="Instead of the bundle's default; so are the next two."),
+        click.option("--temperature", type=float, help="Instead of the bundle's default; so are the next three."),
         click.option("--top-k", type=int),
         click.option("--top-p", type=float),
+        click.option("--noise", type=click.Choice(NOISES)),
     )
     for option in reversed(options):
         command = option(command)

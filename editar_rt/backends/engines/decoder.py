@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from editar_rt import names
 from editar_rt.backends.base import Batch, DraftChunks, Floats, Output
 from editar_rt.backends.engines.device import CaptureError, Engines, Lines
-from editar_rt.backends.engines.plan import DRAFTS, Plan, Shape, Window, fixed
+from editar_rt.backends.engines.plan import DRAFTS, Plan, Shape, Window, fixed, memory_type
 from editar_rt.backends.engines.program import Program
 from editar_rt.backends.sampler import SamplerInputs
 from editar_rt.bundle.folder import Bundle
@@ -96,7 +96,7 @@ class EngineDecoder:
         self._sampler_top_k = manifest.sampler_top_k or 0
         self._rows = self._plan.padded(rows)
         self._kinds, self._heads = 2 * (manifest.model.layers or 0), heads
-        self._position = width * np.dtype(tensor.dtype).itemsize  # bytes of one position in one head
+        self._position = width * memory_type(tensor.dtype).itemsize  # bytes of one position in one head
         self._head = self._capacity * self._position
         self._row = heads * self._head
         size = self._kinds * self._rows * self._row

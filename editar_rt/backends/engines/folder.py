@@ -37,7 +37,7 @@ class EngineInfo:
     profile: int = 0
     """Index of the file's profile, if several engines share a file."""
     scratch_bytes: int = 0
-    """Device memory that a run needs besides weights, inputs and outputs."""
+    """Device memory that a run needs besides weights, inputs and outputs; untried, what the builder logged."""
 
 
 @dataclass(frozen=True)

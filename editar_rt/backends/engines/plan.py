@@ -9,7 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+import numpy as np
 
 from editar_rt import names
 from editar_rt.bundle.manifest import ModelInfo, TensorInfo
@@ -54,6 +56,11 @@ class Shape:
 def fixed(shape: Collection[int | str], sizes: Mapping[str, int]) -> tuple[int, ...]:
     """A shape whose symbolic dimensions are replaced by sizes."""
     return tuple(d if isinstance(d, int) else sizes[d] for d in shape)
+
+
+def memory_type(dtype: str) -> np.dtype[Any]:
+    """NumPy's type for the memory of a tensor; for bfloat16, which it lacks and nothing here computes in, uint16."""
+    return np.dtype(np.uint16 if dtype == "bfloat16" else dtype)
 
 
 class Window(NamedTuple):

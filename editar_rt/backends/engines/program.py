@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from editar_rt import names
 from editar_rt.backends.engines.device import Engines, aligned
-from editar_rt.backends.engines.plan import Shape
+from editar_rt.backends.engines.plan import Shape, memory_type
 from editar_rt.backends.sampler import SamplerInputs
 from editar_rt.bundle.folder import Bundle
 from editar_rt.bundle.manifest import TensorInfo
@@ -77,7 +77,7 @@ class Block:
     """The layout of tensors in one block of bytes, each at an aligned offset."""
 
     def __init__(self, shape: Shape, tensors: Sequence[TensorInfo]) -> None:
-        self.tensors = {tensor.name: (shape.of(tensor), np.dtype(tensor.dtype)) for tensor in tensors}
+        self.tensors = {tensor.name: (shape.of(tensor), memory_type(tensor.dtype)) for tensor in tensors}
         self.offsets: dict[str, int] = {}
         self.size = 0
         for name, (dimensions, dtype) in self.tensors.items():

@@ -8,6 +8,7 @@ bindings of 8.5, 8.6, 10, 11 and RTX 1.7.
 from __future__ import annotations
 
 import importlib
+import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -41,7 +42,16 @@ LIBRARIES = {
     RTX: Library("TensorRT for RTX", "tensorrt_rtx", 'run in a clone of the project: pip install ".[rtx]"'),
 }
 RTX_ALONE = 'capabilities = [...] in a recipe needs library = "rtx"'
+SCRATCH = re.compile(r"Total Activation Memory: (\d+) bytes")  # in the builder's log
 TOO_OLD = "7.5"  # Turing: TensorRT for RTX has no kernels for float32 matmuls there
+
+
+FLOAT8_FROM = "8.9"  # compute capability
+
+
+def has_float8(capability: str) -> bool:
+    """Whether GPUs of a compute capability have 8-bit floats."""
+    return tuple(map(int, capability.split("."))) >= tuple(map(int, FLOAT8_FROM.split(".")))
 
 
 def load_tensorrt(library: str = TENSORRT, report: Callable[[str], None] = lambda line: None) -> TensorRT:
@@ -77,6 +87,7 @@ class TensorRT:
         self.module, self.library = module, library
         self._errors: list[str] = []
         self._warnings: list[str] = []
+        self._scratch = 0
         severity = module.ILogger.Severity
         serious = (severity.INTERNAL_ERROR, severity.ERROR)
         base: Any = module.ILogger
@@ -86,6 +97,8 @@ class TensorRT:
                 base.__init__(own)
 
             def log(own, level: Any, message: str) -> None:
+                if (found := SCRATCH.search(message)) is not None:
+                    self._scratch = int(found[1])
                 if level in (*serious, severity.WARNING):
                     (self._errors if level in serious else self._warnings).append(message.strip())
                     report(message.strip())
@@ -129,6 +142,11 @@ class TensorRT:
         return self.is_strongly_typed and _has(self.module.DataType, "INT4")
 
     @property
+    def reads_8_bits(self) -> bool:
+        """Whether matmuls with 8-bit weights and 16-bit activations are documented: for TensorRT for RTX."""
+        return self.builds_without_gpu
+
+    @property
     def shares_engines(self) -> bool:
         """Whether several contexts of one engine with several profiles give correct results: not in TensorRT 8."""
         return self.is_strongly_typed
@@ -142,6 +160,11 @@ class TensorRT:
         self._errors.clear()
         self._warnings.clear()
         return messages or "no reason given"
+
+    def take_scratch(self) -> int:
+        """Device memory that the last engine needs besides weights, inputs and outputs, as its builder logged it."""
+        scratch, self._scratch = self._scratch, 0
+        return scratch
 
     # Building.
 
