@@ -143,7 +143,7 @@ def rounds_activations(precision: str, kv_cache: str, dialect: str) -> bool:
     A value near a rounding boundary becomes another integer after the smallest other error, so that tokens may differ
     wherever two machines do not compute the same bits.
     """
-    integer_matmuls = PRECISIONS[precision].is_quantized and DIALECTS[dialect].quantized is None
+    integer_matmuls = PRECISIONS[precision].is_quantized and precision not in DIALECTS[dialect].quantized
     return integer_matmuls or kv_cache == INT8
 
 

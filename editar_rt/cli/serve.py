@@ -62,7 +62,7 @@ MIB = 1 << 20
     type=click.FloatRange(0, 1),
     default=0.1,
     show_default=True,
-    help="Largest share of the decoding time that partial pictures may take.",
+    help="Largest share of the decoding time that partial pictures may take; 1 sets no limit.",
 )
 @click.option(
     "--max-pixels",

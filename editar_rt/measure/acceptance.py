@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from editar_rt.edit import Source
 from editar_rt.editor import Editor
@@ -23,7 +24,7 @@ from editar_rt.files import placing
 from editar_rt.generation.noise import NOISES
 from editar_rt.generation.sampling import Sampling
 from editar_rt.generation.scheduler import Scheduler
-from editar_rt.generation.sequence import Sequence
+from editar_rt.generation.sequence import Inputs, Sequence
 from editar_rt.generation.strategy import Jacobi
 from editar_rt.images.pixels import Picture
 from editar_rt.machine import description
@@ -87,17 +88,28 @@ def measure(
     ways: tuple[int | None, ...] = (None, *sizes)
     for size in ways:  # reject a wrong size before the work
         scheduler.speculation(size, Jacobi(np.zeros(editor.picture_tokens, np.int32)))
-    context, done, total = scheduler.join(sampling.guided), 0, len(cases) * len(noises) * len(ways)
+    context, count = scheduler.join(sampling.guided), editor.picture_tokens
+    done, total = 0, len(cases) * len(noises) * len(ways)
+
+    def sequence_of(inputs: Inputs, picture: NDArray[np.int32], own: Sampling, size: int | None) -> Sequence:
+        speculation = scheduler.speculation(size, Jacobi(picture))
+        return Sequence(context, inputs, own, own.seed, None, count, speculation)
+
     for number, case in enumerate(cases):
         picture = Source(editor, case.image).tokens
         states = editor.encode_text([build_prompt(case.task, case.instruction)])
         (inputs,) = editor.inputs(states, picture[None])
+        if number == 0:  # the first run of every shape takes longer
+            for size in ways:
+                warming = sequence_of(inputs, picture, sampling, size)
+                scheduler.prefill(warming)
+                for _ in range(3):
+                    scheduler.step([warming])
         for noise in noises:
             own = replace(sampling, noise=noise, seed=(sampling.seed + number) % 2**64)
             steps: np.ndarray | None = None
             for size in ways:
-                speculation = scheduler.speculation(size, Jacobi(picture))
-                sequence = Sequence(context, inputs, own, own.seed, None, editor.picture_tokens, speculation)
+                sequence = sequence_of(inputs, picture, own, size)
                 seconds = seconds_of_passes(scheduler, sequence, clock)
                 steps = sequence.tokens if steps is None else steps
                 equal = np.array_equal(steps, sequence.tokens)

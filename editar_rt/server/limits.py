@@ -29,7 +29,7 @@ class Limits:
     timeout: float = 600
     """Seconds from a request's arrival to its answer."""
     preview_share: float = 0.1
-    """Largest share of the steps' time that partial pictures take."""
+    """Largest share of the steps' time that partial pictures take; 1 sets no limit."""
     max_body: int = 20 << 20
     """Bytes of a request."""
     max_pixels: int = 16_000_000

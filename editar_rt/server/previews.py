@@ -19,7 +19,7 @@ class Budget:
     """The time that partial pictures of all requests together may take.
 
     Args:
-        share: of the time of the steps.
+        share: of the time of the steps; from 1 on there is no limit.
     """
 
     def __init__(self, share: float, clock: Callable[[], float] = time.perf_counter) -> None:
@@ -36,7 +36,7 @@ class Budget:
         self._saved = min(self._saved + self._share * seconds, most)
 
     def allows(self) -> bool:
-        return self._share > 0 and self._saved >= self._expected
+        return self._share >= 1 or (self._share > 0 and self._saved >= self._expected)
 
     @contextmanager
     def spending(self) -> Iterator[list[float]]:

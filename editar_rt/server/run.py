@@ -85,6 +85,16 @@ class _Ends:
     stop: asyncio.Event = field(default_factory=asyncio.Event)
     death: asyncio.Event = field(default_factory=asyncio.Event)
 
+    def any(self) -> bool:
+        return self.stop.is_set() or self.death.is_set()
+
+    async def wait(self, serving: asyncio.Task[None]) -> None:
+        """Wait for one of them, or for the server's own end."""
+        events = [asyncio.create_task(event.wait()) for event in (self.stop, self.death)]
+        await asyncio.wait([*events, serving], return_when=asyncio.FIRST_COMPLETED)
+        for event in events:
+            event.cancel()
+
 
 class _Uvicorn(uvicorn.Server):
     """uvicorn without its signal handlers, which would close the socket before edits have ended."""
@@ -152,21 +162,17 @@ async def _serve(
     with _signals(loop, ends.stop.set):
         serving = asyncio.create_task(server.serve(sockets=[listening]))
         try:
-            await _until(ends, serving, engine.warm.is_set)
-            if engine.warm.is_set() and not ends.death.is_set():
+            while not (engine.warm.is_set() or ends.any() or serving.done()):
+                await asyncio.sleep(POLL_SECONDS)
+            if engine.warm.is_set() and not ends.any():
                 on_ready(url_of(listening))
-            await _until(ends, serving, lambda: False)
+            await ends.wait(serving)
             if not ends.death.is_set():
                 await _drain(engine, ends, limits.grace)
         finally:
             server.should_exit = True
             await serving
     return 1 if ends.death.is_set() else 0
-
-
-async def _until(ends: _Ends, serving: asyncio.Task[None], reached: Callable[[], bool]) -> None:
-    while not (ends.stop.is_set() or ends.death.is_set() or serving.done() or reached()):
-        await asyncio.sleep(POLL_SECONDS)
 
 
 async def _drain(engine: Engine, ends: _Ends, grace: float) -> None:

@@ -85,10 +85,10 @@ def together(server: Server, clients: int, seconds: float) -> list[float]:
         while time.perf_counter() < end:
             found.append(client.edit()[0])
 
-    threads = [threading.Thread(target=ask) for _ in range(clients)]
-    for thread in threads:
+    asking = [threading.Thread(target=ask) for _ in range(clients)]
+    for thread in asking:
         thread.start()
-    for thread in threads:
+    for thread in asking:
         thread.join()
     return found
 
@@ -104,15 +104,15 @@ def load(server: Server, clients: int) -> Iterator[None]:
         while going.is_set():
             client.edit()
 
-    threads = [threading.Thread(target=ask) for _ in range(clients)]
-    for thread in threads:
+    asking = [threading.Thread(target=ask) for _ in range(clients)]
+    for thread in asking:
         thread.start()
     time.sleep(1)
     try:
         yield
     finally:
         going.clear()
-        for thread in threads:
+        for thread in asking:
             thread.join()
 
 
@@ -128,7 +128,7 @@ def ms(seconds: float) -> float:
 
 
 def cost_of_http(server: Server, bundle: Path, edits: int) -> dict[str, Any]:
-    """One edit over HTTP and by Python with its PNG, in turn; and what HTTP takes beyond the edit's own timings."""
+    """One edit over HTTP and by Python with its PNG, in turn; and the CPU time of the server's threads."""
     editor, client = editar_rt.load(bundle, "cpu", 1), Client(server)
     content = PICTURE.read_bytes()
 
@@ -138,19 +138,28 @@ def cost_of_http(server: Server, bundle: Path, edits: int) -> dict[str, Any]:
         picture_bytes(result.image, "PNG", result.parameters)
         return time.perf_counter() - started
 
-    def over_http() -> tuple[float, float]:
-        seconds, answer = client.edit()
-        return seconds, seconds - json.loads(answer)["data"][0]["editar"]["timings"]["total"]
+    def pair() -> tuple[float, float]:
+        return client.edit()[0], python()
 
-    turns = [(*over_http(), python()) for _ in range(edits + 5)][5:]
-    whole, beyond, alone = (statistics.median(each) for each in zip(*turns))
-    difference = statistics.median(over - by_python for over, _, by_python in turns)
+    for _ in range(3):  # both are warm
+        pair()
+    before = threads(server)
+    over, alone = zip(*[pair() for _ in range(edits)])
+    used = {number: seconds - before.get(number, 0) for number, seconds in threads(server).items()}
+    http_only, engine = used.pop(str(server.process.pid)), max(used.values())
     return {
-        "http_ms": ms(whole),
-        "python_ms": ms(alone),
-        "difference_ms": ms(difference),
-        "beyond_the_edit_ms": ms(beyond),
+        "http_ms": ms(statistics.median(over)),
+        "python_ms": ms(statistics.median(alone)),
+        "cpu_ms_http_and_queue": ms(http_only / edits),
+        "cpu_ms_pictures": ms((sum(used.values()) - engine) / edits),
+        "cpu_ms_engine": ms(engine / edits),
     }
+
+
+def threads(server: Server) -> dict[str, float]:
+    """CPU seconds of each thread, from the scheduler's nanoseconds."""
+    tasks = Path(f"/proc/{server.process.pid}/task").iterdir()
+    return {task.name: int((task / "schedstat").read_text(encoding="utf-8").split()[0]) / 1e9 for task in tasks}
 
 
 def tokens_per_cpu_second(server: Server, tokens: int, seconds: float, rounds: int) -> dict[str, Any]:

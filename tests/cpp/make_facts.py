@@ -141,7 +141,8 @@ def _words() -> Iterator[str]:
 
 def _precision(item: tuple[str, words.Precision]) -> list[Any]:
     name, precision = item
-    sizes = [size for blocks in (precision.blocks, precision.head) for size in (blocks or (0, 0))]
+    stored = [blocks or words.Blocks(0, 0) for blocks in (precision.blocks, precision.head)]
+    sizes = [size for blocks in stored for size in (blocks.bits, blocks.block)]
     return [name, precision.stored, precision.is_quantized, precision.bound, *sizes]
 
 

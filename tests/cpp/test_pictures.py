@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import ctypes
 import io
+import struct
 import warnings
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -114,8 +116,6 @@ def files_440(image: Image.Image) -> bytes:
 
 def interlaced(codes: np.ndarray, bits: int, colour: int) -> bytes:
     """A PNG by Adam7, line by line without filters."""
-    import struct
-    import zlib
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
@@ -230,7 +230,7 @@ def test_a_png_has_pythons_pixels(inside: Inside, file: bytes) -> None:
 @pytest.mark.parametrize(
     "size",
     [(1, 1), (16, 16), (128, 128), (129, 128), (100, 37), (37, 100), (640, 481), (1000, 90), (90, 1000), (3, 200),
-     (200, 3), (1, 300), (2000, 1501), (513, 512), (127, 9)],
+     (200, 3), (1, 300), (2000, 1501), (513, 512), (127, 9), (1, 5_000_000)],
 )  # fmt: skip
 def test_the_square_is_pythons(inside: Inside, size: tuple[int, int], side: int) -> None:
     pixels = scene(*size)
@@ -285,7 +285,8 @@ def mask_of(inside: Inside, mask: np.ndarray, size: tuple[int, int], side: int) 
 @pytest.mark.parametrize(
     ("mask_size", "size"),
     [((128, 128), (128, 128)), ((3968, 3968), (3968, 3968)), ((64, 48), (640, 480)), ((640, 480), (64, 48)),
-     ((7, 5), (70, 50)), ((300, 1), (300, 1)), ((1, 1), (500, 500)), ((333, 250), (1000, 751))],
+     ((7, 5), (70, 50)), ((300, 1), (300, 1)), ((5_000_000, 1), (5_000_000, 1)),
+     ((1, 1), (500, 500)), ((333, 250), (1000, 751))],
 )  # fmt: skip
 def test_a_mask_is_pythons(inside: Inside, mask_size: tuple[int, int], size: tuple[int, int], side: int) -> None:
     rng = np.random.default_rng(0)
@@ -372,9 +373,6 @@ def huge(kind: str) -> bytes:
     side = int(MAX_PIXELS**0.5) + 1
     if kind == "PNG":
         file = png(np.zeros((1, 1), int), 8, GREY)
-        import struct
-        import zlib
-
         head = b"IHDR" + struct.pack(">IIBBBBB", side, side, 8, 0, 0, 0, 0)
         return file[:12] + head + struct.pack(">I", zlib.crc32(head)) + file[33:]
     jpeg = bytearray(saved(Image.new("L", (1, 1)), "JPEG"))
@@ -388,6 +386,14 @@ def test_a_picture_that_is_too_large_is_refused_by_its_head(inside: Inside, kind
     with pytest.raises(Failed, match="pixels; at most 64 million are read, make it smaller") as failed:
         read(inside, huge(kind))
     assert failed.value.status == BAD_PICTURE
+
+
+def test_a_small_file_that_claims_many_pixels_takes_no_memory_for_them(inside: Inside) -> None:
+    file = png(np.zeros((1, 1), int), 8, GREY)
+    head = b"IHDR" + struct.pack(">IIBBBBB", 7000, 7000, 16, 6, 0, 0, 0)
+    file = file[:12] + head + struct.pack(">I", zlib.crc32(head)) + file[33:]
+    with pytest.raises(Failed, match="too few bytes for its pixels"):
+        inside.call("picture", file, ctypes.c_size_t(len(file)), 0, Sizes())
 
 
 # Writing.

@@ -29,6 +29,7 @@ def test_recipes_for_tensorrt_have_steps_with_and_without_guidance() -> None:
         "jetson-orin-jp5",
         "jetson-orin-jp6",
         "jetson-thor-jp7",
+        "jetson-thor-jp72",
         "rtx",
         "rtx-anywhere",
     ]

@@ -40,6 +40,7 @@ def test_a_stage_that_fails_leaves_its_reason_and_the_rest_go_on(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     monkeypatch.setenv("LD_LIBRARY_PATH", "")
+    monkeypatch.setattr(measure, "TARGET", str(Path(measure.__file__).with_name("measured.toml")))
     measure.main(tmp_path, 120)
     report = json.loads((tmp_path / "results.json").read_text())
     assert json.loads(capsys.readouterr().out.splitlines()[-1]) == report
@@ -70,6 +71,16 @@ def test_both_ways_of_sampling_are_measured_and_int4_comes_last(
     assert names[-4:] == ["verify demo", "build int4", "bench int4 --repeats 3", "verify int4"]
     arguments = dict(measure.stages(tmp_path))["bench seeded --repeats 3 --host-sampling"]
     assert arguments[0] == "editar_rt" and "--host-sampling" in arguments
+
+
+def test_native_is_measured_against_delta_first(golden_gpt_bundle_native: Path, tmp_path: Path) -> None:
+    for name in ("demo", "demo-native", "seeded", "seeded-native"):
+        shutil.copytree(golden_gpt_bundle_native, tmp_path / name)
+    names = [name for name, _ in measure.stages(tmp_path)]
+    assert names[:4] == ["build demo", "bench demo", "build demo-native", "bench demo-native"]
+    large, small = (names.index(f"bench {name} --repeats 3") for name in ("seeded-native", "seeded"))
+    assert names.index("grow seeded-native") < large < names.index("verify seeded-native") < small
+    assert names[-1] == "verify demo-native"
 
 
 def test_the_scripts_are_valid_shell() -> None:

@@ -174,7 +174,7 @@ def test_the_app_asks_its_peers_for_edits_that_it_does_not_have_and_for_metrics(
 
 def test_metrics_of_several_servers_have_a_label_for_each() -> None:
     servers = {"a": Metrics(), "b": Metrics()}
-    servers["a"].waiting(2)
+    servers["a"].loads(waiting=2, running=0, rows=0, limit=16)
     servers["b"].answered("/ready", 200)
     page = Together({name: each.families() for name, each in servers.items()}).page().decode()
     assert 'editar_pictures_waiting{replica="a"} 2.0' in page and 'editar_pictures_waiting{replica="b"} 0.0' in page

@@ -68,11 +68,11 @@ inline constexpr Precision PRECISIONS[] = {
     {"fp32", "float32", false, 0.0002, 0, 0, 0, 0},
     {"fp16", "float16", false, 0.01, 0, 0, 0, 0},
     {"bf16", "bfloat16", false, 0.08, 0, 0, 0, 0},
-    {"int8", "float32", true, 0.08, 8, 128, false, 8, 128, false},
-    {"int4", "float32", true, 0.08, 4, 32, false, 8, 128, false},
-    {"fp8", "float16", true, 0.01, 8, 0, true, 0, 0},
+    {"int8", "float32", true, 0.08, 8, 128, 8, 128},
+    {"int4", "float32", true, 0.08, 4, 32, 8, 128},
+    {"fp8", "float16", true, 0.01, 8, 0, 0, 0},
 };
-inline constexpr Precision WEIGHT_ONLY = {"", "float16", true, 0.01, 4, 64, false, 0, 0};
+inline constexpr Precision WEIGHT_ONLY = {"", "float16", true, 0.01, 4, 64, 0, 0};
 inline constexpr double INT8_CACHE_BOUND = 0.1;
 inline constexpr const char* SAME = "same";
 inline constexpr const char* INT8 = "int8";

@@ -16,6 +16,9 @@ constexpr double pi = 3.14159265358979323846;
 struct Size {
     int width, height;
 };
+struct LongSize {  // of a picture that is scaled to a square but not cut: longer than any that is made
+    int64_t width, height;
+};
 struct Box {
     double left, top, right, bottom;
 };
@@ -139,9 +142,11 @@ Picture resized(const Picture& picture, Size size, const Box& box) {
 }
 
 // The size at which the shorter side is `side`.
-Size fitted_size(int width, int height, int side) {
+LongSize fitted_size(int width, int height, int side) {
     const double scale = static_cast<double>(side) / std::min(width, height);
-    const auto scaled = [&](int length) { return std::max(side, static_cast<int>(std::nearbyint(length * scale))); };
+    const auto scaled = [&](int length) {
+        return std::max<int64_t>(side, static_cast<int64_t>(std::nearbyint(length * scale)));
+    };
     return {scaled(width), scaled(height)};
 }
 
@@ -150,7 +155,7 @@ Size fitted_size(int width, int height, int side) {
 struct Span {
     int64_t first, last;
 };
-std::vector<Span> spans(int side, int offset, int64_t length, int64_t scaled) {
+std::vector<Span> spans(int side, int64_t offset, int64_t length, int64_t scaled) {
     std::vector<Span> found;
     for (int64_t pixel = offset; pixel < offset + side; ++pixel) {
         const auto bound = [&](int64_t edge) { return (2 * edge * length + scaled) / (2 * scaled); };
@@ -167,14 +172,15 @@ std::vector<Span> spans(int side, int offset, int64_t length, int64_t scaled) {
 }  // namespace
 
 Picture fit_square(const Picture& picture, int side) {
-    const Size size = fitted_size(picture.width, picture.height, side);
+    const LongSize scaled = fitted_size(picture.width, picture.height, side);
     const double width = picture.width, height = picture.height;
-    if (std::max(size.width, size.height) > int64_t{facts::pictures::LONG} * side) {
+    if (std::max(scaled.width, scaled.height) > int64_t{facts::pictures::LONG} * side) {
         // Resizing only the middle bounds the size of the resized picture.
         const double half = std::min(width, height) / 2;
         return resized(picture, {side, side},
                        {width / 2 - half, height / 2 - half, width / 2 + half, height / 2 + half});
     }
+    const Size size = {static_cast<int>(scaled.width), static_cast<int>(scaled.height)};
     const Picture whole = resized(picture, size, {0, 0, width, height});
     return cropped(whole, (size.width - side) / 2, (size.height - side) / 2, {side, side});
 }
@@ -185,7 +191,7 @@ std::vector<uint8_t> fit_mask(const Picture& mask, int width, int height, int si
         throw picture_error("the mask has " + sizes(mask.width, mask.height) + " pixels and the picture " +
                             sizes(width, height) +
                             ": a mask may have any size, but must have the picture's aspect ratio");
-    const Size scaled = fitted_size(width, height, side);
+    const LongSize scaled = fitted_size(width, height, side);
     const auto columns = spans(side, (scaled.width - side) / 2, mask.width, scaled.width);
     const auto rows = spans(side, (scaled.height - side) / 2, mask.height, scaled.height);
     std::vector<uint8_t> square(static_cast<size_t>(side) * static_cast<size_t>(side));

@@ -56,6 +56,16 @@ std::string_view chunk_before_pixels(std::string_view file, std::string_view nam
     return found;
 }
 
+// Deflate makes at most 1,032 bytes of one: a file that is too small for its pixels is refused before memory is taken.
+void check_packed(std::string_view file, size_t pixel_bytes) {
+    size_t packed = 0;
+    Chunk chunk;
+    for (size_t at = 8; next_chunk(file, at, chunk);)
+        if (chunk.name == "IDAT") packed += chunk.data.size();
+    if (pixel_bytes / 1032 > packed)
+        throw picture_error("the picture cannot be read (it has too few bytes for its pixels); is it truncated?");
+}
+
 Context opened(std::string_view file, spng_ihdr& header) {
     Context context(spng_ctx_new(0));
     if (!context) throw std::bad_alloc();
@@ -246,6 +256,7 @@ Decoded read_png(std::string_view file) {
     const Context context = opened(file, header);
     size_t size = 0;
     check(spng_decoded_image_size(context.get(), SPNG_FMT_RAW, &size));
+    check_packed(file, size);
     std::vector<uint8_t> raw(size);
     check(spng_decode_image(context.get(), raw.data(), raw.size(), SPNG_FMT_RAW, 0));
     spng_decode_chunks(context.get());  // those behind the pixels; damaged ones say nothing

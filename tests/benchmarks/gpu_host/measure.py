@@ -8,6 +8,7 @@ each: the command, its exit code, wall time, the JSON document it printed, the e
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import subprocess
@@ -18,7 +19,9 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-TARGET = str(Path(__file__).with_name("measured.toml"))  # as h200, for one picture at a time: built in less time
+RTX = importlib.util.find_spec("tensorrt_rtx") is not None  # TensorRT for RTX was packed, not TensorRT
+# As h200, for one picture at a time: built in less time.
+TARGET = str(Path(__file__).with_name("measured-rtx.toml" if RTX else "measured.toml"))
 RESERVE = 20  # seconds to write results and leave
 # A child's interpreter needs what run.sh set for this one.
 PROGRAM = """
@@ -32,10 +35,12 @@ runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
 def stages(project: Path) -> list[tuple[str, list[str]]]:
     """Name and arguments of every stage, by value: that it works at all, then the large model, then the rest.
 
-    Bundles with a sampling head are measured with it, and then on the host's sampling; INT4 weights come last, which
-    TensorRT 8 refuses to build.
+    A bundle of the dialect native, whose name ends with that, is measured right after that of delta, or before it where
+    it is large: what the two differ by is most worth knowing. Bundles with a sampling head are measured with it, and
+    then on the host's sampling; INT4 weights come last, which TensorRT 8 refuses to build.
     """
     demo, seeded, int4 = (project / name for name in ("demo", "seeded", "int4"))
+    native, large = project / "demo-native", project / "seeded-native"
     found: list[tuple[str, list[str]]] = []
 
     def build(bundle: Path) -> tuple[str, list[str]]:
@@ -50,26 +55,38 @@ def stages(project: Path) -> list[tuple[str, list[str]]]:
         manifest = bundle / "bundle.json"
         return manifest.is_file() and "sampler" in json.loads(manifest.read_text(encoding="utf-8"))["parts"]
 
-    if demo.is_dir():
-        found += [build(demo), bench(demo)]
+    def verify(bundle: Path) -> tuple[str, list[str]]:
+        arguments = ["editar_rt", "verify", str(bundle), "--device", "tensorrt", "--json"]
+        return f"verify {bundle.name}", arguments
+
+    def grow(bundle: Path) -> tuple[str, list[str]]:
+        return f"grow {bundle.name}", ["tests.benchmarks.gpu_host.seeds", "grow", str(bundle)]
+
+    for each in (demo, native):
+        if each.is_dir():
+            found += [build(each), bench(each)]
+    if large.is_dir():
+        found += [grow(large), build(large), bench(large, "--repeats", "3"), verify(large)]
     if seeded.is_dir():
         found += [
-            ("grow seeded", ["tests.benchmarks.gpu_host.seeds", "grow", str(seeded)]),
+            grow(seeded),
             ("check seeded", ["editar_rt", "info", str(seeded), "--check"]),
             build(seeded),
             bench(seeded, "--repeats", "3"),
-            ("verify seeded", ["editar_rt", "verify", str(seeded), "--device", "tensorrt", "--json"]),
+            verify(seeded),
             *([bench(seeded, "--repeats", "3", "--host-sampling")] if draws(seeded) else []),
             bench(seeded, "--repeats", "2", "--cfg-scale", "1"),
         ]
     if demo.is_dir():
         found += [bench(demo, "--host-sampling")] if draws(demo) else []
-        found.append(("verify demo", ["editar_rt", "verify", str(demo), "--device", "tensorrt", "--json"]))
+        found.append(verify(demo))
+    if native.is_dir():
+        found.append(verify(native))
     if int4.is_dir():
         found += [
             build(int4),
             bench(int4, "--repeats", "3"),
-            ("verify int4", ["editar_rt", "verify", str(int4), "--device", "tensorrt", "--json"]),
+            verify(int4),
         ]
     return found
 

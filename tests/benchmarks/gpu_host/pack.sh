@@ -7,9 +7,12 @@
 # which are carried as a list (seeds.py); for GPT-XL:
 #   python -c "from pathlib import Path; from tests.benchmarks.full_size import make_weights as make; \
 #       make(Path('WORK'), 'transformer')"
-#   python -m export onnx --transformer WORK/editar_release.pt --target h200 --sampling-head -o WORK/gpt-xl     # prefix: full_size/
+#   python -m export onnx --transformer WORK/editar_release.pt --target h200 --dialect delta --sampling-head -o WORK/gpt-xl     # prefix: full_size/
 # The third, the same with --precision int4, is carried as it is. TensorRT 8.5.3 refuses to build it, and the results say
 # so: for its figures put TensorRT 10 into the tree's site folder instead.
+#
+# DEMO_NATIVE and SEEDED_NATIVE in the environment name the same two bundles in the dialect native; the second has the
+# seeds of SEEDED_PREFIX too. With LIBRARY=rtx, TensorRT for RTX is packed in place of TensorRT, and runs both dialects.
 #
 # OUT gets pieces, host.part-00, host.part-01, …, and run.sh. On the host, with them in one folder:
 #   bash run.sh FOLDER RESULTS
@@ -27,7 +30,15 @@ python310=${PYTHON310:-$(python3.10 -c 'import sys; print(sys.base_prefix)' 2>/d
 download() { python3 -m pip download -q --no-deps --only-binary=:all: -d "$work/wheels" "$@"; }
 
 mkdir -p "$work/tree/site" "$work/tree/stubs" "$work/tree/python/bin" "$work/tree/python/lib" "$work/tree/project"
-for package in tensorrt==8.5.3.1 numpy==1.26.4 nvidia-cuda-nvrtc-cu11 nvidia-cuda-runtime-cu11 pillow==11.3.0 \
+if [ "${LIBRARY:-tensorrt}" = rtx ]; then
+    libraries="tensorrt_rtx_cu13_libs==1.7.1.116 tensorrt_rtx_cu13_bindings==1.7.1.116 nvidia-cuda-runtime"
+    mkdir -p "$work/tree/site/tensorrt_rtx"  # the package of this name holds these two lines
+    printf '%s\n' 'from tensorrt_rtx_bindings import *' 'from tensorrt_rtx_bindings import __version__' \
+        > "$work/tree/site/tensorrt_rtx/__init__.py"
+else
+    libraries="tensorrt==8.5.3.1 nvidia-cuda-nvrtc-cu11 nvidia-cuda-runtime-cu11"
+fi
+for package in $libraries numpy==1.26.4 pillow==11.3.0 \
     tokenizers==0.22.1 click==8.1.8 rich==14.0.0 markdown-it-py==3.0.0 mdurl pygments tomli typing_extensions; do
     download --python-version 3.10 --implementation cp --platform manylinux_2_28_x86_64 \
         --platform manylinux_2_17_x86_64 --platform manylinux2014_x86_64 --platform manylinux1_x86_64 "$package"
@@ -47,12 +58,17 @@ mkdir -p "$work/tree/project/tests/golden" "$work/tree/project/tests/benchmarks/
 cp "$root/tests/__init__.py" "$work/tree/project/tests/"
 cp "$root/tests/benchmarks/__init__.py" "$work/tree/project/tests/benchmarks/"
 cp "$root"/tests/golden/{__init__,seeded_checkpoint}.py "$work/tree/project/tests/golden/"
-cp "$root"/tests/benchmarks/gpu_host/{__init__.py,seeds.py,measure.py,measured.toml} \
+cp "$root"/tests/benchmarks/gpu_host/{__init__.py,seeds.py,measure.py,measured.toml,measured-rtx.toml} \
     "$work/tree/project/tests/benchmarks/gpu_host/"
 cp -a "$demo" "$work/tree/project/demo"
 if [ -n "$seeded" ]; then
     cp -a "$seeded" "$work/tree/project/seeded"
     (cd "$root" && python3 -m tests.benchmarks.gpu_host.seeds shrink "$work/tree/project/seeded" "$prefix")
+fi
+if [ -n "${DEMO_NATIVE:-}" ]; then cp -a "$DEMO_NATIVE" "$work/tree/project/demo-native"; fi
+if [ -n "${SEEDED_NATIVE:-}" ]; then
+    cp -a "$SEEDED_NATIVE" "$work/tree/project/seeded-native"
+    (cd "$root" && python3 -m tests.benchmarks.gpu_host.seeds shrink "$work/tree/project/seeded-native" "$prefix")
 fi
 if [ -n "$int4" ]; then cp -a "$int4" "$work/tree/project/int4"; fi
 find "$work/tree" -name __pycache__ -prune -exec rm -rf {} +

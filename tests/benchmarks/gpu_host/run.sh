@@ -11,7 +11,7 @@ rm -rf "$place"; mkdir -p "$place"
 cat "$pieces"/host.part-* | tar xJ -C "$place"
 
 export PYTHONHOME=$place/python PYTHONPATH=$place/site:$place/project PYTHONDONTWRITEBYTECODE=1
-libraries=$place/site/tensorrt:$place/site/nvidia/cuda_nvrtc/lib:$place/site/nvidia/cuda_runtime/lib:$place/stubs
+libraries=$place/site/tensorrt:$place/site/tensorrt_rtx_libs:$place/site/nvidia/cu13/lib:$place/site/nvidia/cuda_nvrtc/lib:$place/site/nvidia/cuda_runtime/lib:$place/stubs
 export LD_LIBRARY_PATH=$libraries:$place/python/lib:${LD_LIBRARY_PATH:-}
 cd "$place/project"
 # The module's libraries find each other only when their names are bound late and for all.
