@@ -60,6 +60,8 @@ class DraftChunks(NamedTuple):
     alike: bool
     """Whether every size gives the same logits, bit by bit, for the same tokens at the same positions. If so, the size
     may follow the clock; otherwise a picture keeps to one size."""
+    worth: float = 1.0
+    """Tokens that a pass of four positions takes at least where speculation pays on such a device."""
 
 
 class Decoder(Protocol):

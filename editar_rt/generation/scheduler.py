@@ -195,20 +195,23 @@ class Scheduler:
         chunks = self.decoder.draft_chunks
         together = bool(chunks.sizes) and self.decoder.runs(2 if self.guided else 1, chunks.sizes[0]) == 1
         sizes = sizes_for(speculate, chunks, together, self.count)
-        return Speculation(drafter, sizes, chunks.alike) if sizes else None
+        worth = chunks.worth if speculate == "auto" and chunks.alike else 0.0
+        return Speculation(drafter, sizes, chunks.alike, worth) if sizes else None
 
     def _by_size(self, ready: list[Sequence]) -> dict[int, list[Sequence]]:
         """Ready sequences by the number of positions that they take."""
-        plain = [sequence for sequence in ready if sequence.speculation is None]
-        found = {1: plain} if plain else {}
-        alike: dict[tuple[int, ...], list[Sequence]] = {}
+        found: dict[int, list[Sequence]] = {}
+        alike: dict[tuple[tuple[int, ...], bool], list[Sequence]] = {}  # that choose together
         for sequence in ready:
-            if sequence.speculation is not None:
-                alike.setdefault(sequence.speculation.sizes, []).append(sequence)
+            speculation = sequence.speculation
+            if speculation is None or speculation.plain:
+                found.setdefault(1, []).append(sequence)
+            else:
+                alike.setdefault((speculation.sizes, speculation.probing), []).append(sequence)
         for those in alike.values():
             speculations = [each.speculation for each in those if each.speculation is not None]
             size = best_size(speculations, self._costs, sum(len(each.rows()) for each in those))
-            if len(those) == 1 and speculations[0].shrinks:
+            if len(those) == 1 and speculations[0].shrinks and not speculations[0].probing:
                 needed = those[0].window()
                 size = min(size, needed + needed % 2)
             found.setdefault(size, []).extend(those)

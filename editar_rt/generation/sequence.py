@@ -262,7 +262,7 @@ class Sequence:
         if self.speculation is not None:
             self.speculation.drafter.saw(first, made[first - offset :])
             checked = sum(position < end for position, _ in taken)
-            self.speculation.learn(checked - failed, failed)
+            self.speculation.learn(len(taken), checked - failed, failed)
         for row in self._rows_of(guided):
             stop = min(taken[-1][0] if failed else end, self.position - 1)
             row.fed[start:stop] = fed[: stop - start]

@@ -27,6 +27,7 @@ USUAL = 16  # largest size that is chosen where sizes cannot change within a pic
 TRIED = (2, 4, 8, 16, 32)  # sizes among which the clock chooses
 PRIOR_ACCEPTANCE = 0.7  # until drafts were verified
 PRIOR_COST = 0.06  # of a further position, as a share of the cost of a step, until sizes were measured
+PROBED, PROBE = 16, 4  # tokens from which a picture learns whether to speculate, in passes of this size
 MEMORY = 0.1  # share of the newest outcome in the moving average of acceptance
 
 
@@ -77,15 +78,24 @@ class Speculation:
         sizes: the numbers of positions that a pass may have, even and ascending. With several, the clock chooses; all
             of them must give the same bits.
         shrinks: whether a pass may have any even number of positions below these, with the same bits.
+        worth: tokens that a pass must take during the probe; 0 speculates without one. The probe has passes of one
+            size, so that its outcome, and with it the bits of what follows, does not depend on the clock.
     """
 
-    def __init__(self, drafter: Drafter, sizes: tuple[int, ...], shrinks: bool) -> None:
+    def __init__(self, drafter: Drafter, sizes: tuple[int, ...], shrinks: bool, worth: float = 0.0) -> None:
         self.drafter, self.sizes, self.shrinks = drafter, sizes, shrinks
+        self._worth, self._taken, self._passes = worth, 0, 0
+        self.probing = worth > 0 and PROBE in sizes
+        self.plain = False
+        """Whether the probe has found that speculation does not pay; the sequence then takes single steps."""
         self.acceptance = PRIOR_ACCEPTANCE
         """Moving average of the share of drafts that hold."""
 
-    def learn(self, held: int, failed: bool) -> None:
-        """Update the acceptance after a pass in which `held` drafts held, and possibly one failed."""
+    def learn(self, taken: int, held: int, failed: bool) -> None:
+        """Learn from a pass that took some tokens, in which `held` drafts held, and possibly one failed."""
+        self._taken, self._passes = self._taken + taken, self._passes + 1
+        if self.probing and self._taken >= PROBED:
+            self.probing, self.plain = False, self._taken < self._worth * self._passes
         for outcome in (*[1.0] * held, *[0.0] * failed):
             self.acceptance += MEMORY * (outcome - self.acceptance)
 
@@ -117,6 +127,8 @@ def best_size(speculations: Iterable[Speculation], costs: Costs, rows: int) -> i
     """The number of positions with the most tokens for its cost, of those that sequences with the same choice have."""
     all_of = list(speculations)
     sizes = all_of[0].sizes
+    if all_of[0].probing:
+        return PROBE
     if len(sizes) == 1:
         return sizes[0]
     share = sum(each.acceptance for each in all_of) / len(all_of)
@@ -136,7 +148,7 @@ def sizes_for(speculate: Speculate, chunks: DraftChunks, together: bool, count: 
     """The numbers of positions that a pass may have; empty for plain decoding.
 
     `auto` needs a decoder that runs both rows of a picture together. If all sizes give the same bits, it follows the
-    clock, and its least size takes the place of plain steps, whose bits may differ. Otherwise it keeps to one size.
+    clock; otherwise it keeps to one size.
 
     Args:
         together: whether both rows of a picture go through the decoder in one run.

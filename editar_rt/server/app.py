@@ -41,6 +41,7 @@ HERE = Path(__file__).parent
 PAGE = HERE / "page"
 DESCRIPTION = HERE / "openapi.json"
 NO_STORE = {"cache-control": "no-store"}
+ASK_AGAIN = {"cache-control": "no-cache"}  # a browser would mix the modules of two versions
 STREAM = {**NO_STORE, "x-accel-buffering": "no"}  # nginx would wait for the end of a stream
 
 
@@ -102,7 +103,7 @@ class _Server:
             Route("/openapi.json", self.description),
         ]
         if self.options.page and PAGE.is_dir():
-            routes += [Route("/", self.page), Mount("/page", StaticFiles(directory=PAGE))]
+            routes += [Route("/", self.page), Mount("/page", _PageFiles(directory=PAGE))]
         return routes
 
     # Edits.
@@ -204,7 +205,16 @@ class _Server:
         return FileResponse(DESCRIPTION, media_type="application/json")
 
     async def page(self, request: Request) -> Response:
-        return FileResponse(PAGE / "index.html")
+        return FileResponse(PAGE / "index.html", headers=ASK_AGAIN)
+
+
+class _PageFiles(StaticFiles):
+    """The page's files; browsers ask each time whether they have changed."""
+
+    def file_response(self, *args: Any, **options: Any) -> Response:
+        response = super().file_response(*args, **options)
+        response.headers.update(ASK_AGAIN)
+        return response
 
 
 class _Stream(Response):

@@ -41,6 +41,9 @@ UNTIL = """async ([button, words]) => {
 }"""
 
 
+expect.set_options(timeout=60_000)  # milliseconds
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--repeats", type=int, default=20)

@@ -164,11 +164,39 @@ def test_auto_takes_the_size_with_the_most_tokens_for_its_measured_cost() -> Non
 def test_the_acceptance_follows_the_outcomes_of_drafts() -> None:
     own = Speculation(Jacobi(np.zeros(4)), (2, 4), True)
     for _ in range(40):
-        own.learn(0, True)
+        own.learn(1, 0, True)
     assert own.acceptance < 0.05
     for _ in range(40):
-        own.learn(3, False)
+        own.learn(4, 3, False)
     assert own.acceptance > 0.95
+
+
+@pytest.mark.parametrize(("tokens", "plain"), [(1, True), (2, False)])
+def test_auto_learns_from_a_probe_of_one_size_whether_to_speculate(tokens: int, plain: bool) -> None:
+    own = Speculation(Jacobi(np.zeros(4)), (2, 4, 8), True, worth=1.6)
+    while own.probing:
+        assert best_size([own], Costs(), 2) == 4 and not own.plain
+        own.learn(tokens, tokens - 1, True)
+    assert own.plain == plain
+
+
+def test_a_picture_whose_drafts_do_not_hold_takes_single_steps_after_the_probe(
+    demo_editor: editar_rt.Editor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The tokens are the same; before the probe's end, each wrong draft costs nothing but time."""
+    plain = demo_editor.edit(PICTURE, WORDS, seed=1)
+    monkeypatch.setattr(Jacobi, "draft", lambda drafter, start, stop: np.zeros(stop - start, np.int32))
+    sizes: list[int] = []
+    chunk = Sequence.chunk
+
+    def counted(sequence: Sequence, size: int) -> tuple[int, Ints]:
+        sizes.append(size)
+        return chunk(sequence, size)
+
+    monkeypatch.setattr(Sequence, "chunk", counted)
+    found = demo_editor.edit(PICTURE, WORDS, seed=1, speculate="auto")
+    assert np.array_equal(found.tokens, plain.tokens) and found.passes == plain.passes == 63
+    assert sizes == [4] * 16 + [1] * 47
 
 
 def test_auto_keeps_to_one_size_where_sizes_differ_in_their_bits_and_is_plain_where_rows_go_one_by_one() -> None:

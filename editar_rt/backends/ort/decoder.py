@@ -114,7 +114,8 @@ class OnnxRuntimeDecoder:
     @property
     def draft_chunks(self) -> DraftChunks:
         # On a CPU, chunks of two positions and more go through the same kernels; quantized weights need even ones.
-        return DraftChunks(tuple(range(2, LONG, 2)), self._device == "cpu")
+        # docs/performance.md, "What a pass costs", has the costs of four positions.
+        return DraftChunks(tuple(range(2, LONG, 2)), self._device == "cpu", 2.4 if self._pairs else 1.6)
 
     def run(self, batch: Batch, draw: Draw | None = None) -> Output:
         rows, past = batch.rows + self._spare, batch.past

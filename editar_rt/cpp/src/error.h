@@ -20,6 +20,12 @@ private:
     std::string message_;
 };
 
+// The logits are not finite, so no token can be sampled.
+class NotFinite : public Error {
+public:
+    NotFinite() : Error(EDITAR_BACKEND, "the decoder's logits are not finite; the engine or bundle is faulty") {}
+};
+
 // The classes of Python's errors, and the status that each becomes.
 inline Error option_error(std::string message) {
     return {EDITAR_BAD_ARGUMENT, std::move(message)};

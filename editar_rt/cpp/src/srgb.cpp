@@ -19,7 +19,7 @@ using Space = Decoded::Space;
 using Curves = std::array<std::array<uint8_t, 3>, 256>;  // the sRGB of every grey
 
 // The nearest 8-bit value of deep grey.
-uint8_t rounded(double value) {
+[[maybe_unused]] uint8_t rounded(double value) {
     return static_cast<uint8_t>(std::clamp(value, 0.0, 255.0) + 0.5);
 }
 

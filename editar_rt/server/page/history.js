@@ -1,11 +1,9 @@
-/**
- * What was made: a list with settings. Kept entries stay in this browser (IndexedDB), the others until the page closes.
- */
+/** What was made, with settings. Kept entries stay in this browser (IndexedDB), the others until the page closes. */
+import { draw, make } from "./dom.js";
 
-/** @typedef {{prompt: string, task: string, n: string, seed: string} & Record<string, string>} Settings */
 /**
  * @typedef {{
- *   id: string, seed: number, tokens: string, kept: boolean, name: string, settings: Settings,
+ *   id: string, seed: number, tokens: string, kept: boolean, name: string, settings: Record<string, string>,
  *   picture: Blob, source: Blob, mask: Uint8Array<ArrayBuffer>, row: number,
  * }} Entry  `row`: the rows above it came from an earlier result; 0 for a whole edit
  */
@@ -14,14 +12,15 @@ const LONGEST = 60; // entries that are not kept
 const STORE = "kept";
 
 export class History {
+	/** Newest first. @type {Entry[]} */
+	entries = [];
+	/** @type {() => void} */
+	onchange = () => {};
+
 	/** @param {HTMLElement} list @param {{show: (e: Entry) => void, use: (e: Entry) => void}} does */
 	constructor(list, does) {
 		this.list = list;
 		this.does = does;
-		/** @type {Entry[]} newest first */
-		this.entries = [];
-		/** @type {() => void} */
-		this.onchange = () => {};
 	}
 
 	/** Entries that were kept earlier. A browser without a store has none. */
@@ -43,10 +42,7 @@ export class History {
 	async remove(entry) {
 		if (entry.kept) await ask("readwrite", (store) => store.delete(entry.id)).catch(() => {});
 		this.entries = this.entries.filter((each) => each !== entry);
-		const card = this.list.querySelector(`[data-id="${entry.id}"]`);
-		const picture = card?.querySelector("img");
-		if (picture) URL.revokeObjectURL(picture.src);
-		card?.remove();
+		document.getElementById(entry.id)?.remove();
 		this.onchange();
 	}
 
@@ -56,7 +52,7 @@ export class History {
 		const change = (/** @type {IDBObjectStore} */ store) =>
 			/** @type {IDBRequest} */ (entry.kept ? store.put(entry) : store.delete(entry.id));
 		await ask("readwrite", change).catch(() => {
-			button.title = "This browser does not store pictures; the result stays until the page closes";
+			button.title = "This browser does not store it";
 		});
 		button.ariaPressed = String(entry.kept);
 	}
@@ -64,70 +60,47 @@ export class History {
 	/** @param {Entry} entry */
 	card(entry) {
 		const card = make("li");
-		card.dataset.id = entry.id;
+		card.id = entry.id;
 		const look = make("button", "look");
 		const picture = make("img");
 		picture.src = URL.createObjectURL(entry.picture);
+		picture.onload = () => URL.revokeObjectURL(picture.src);
 		picture.alt = "";
 		const text = make("span", "words");
-		const first = make("span", "first");
-		first.textContent = entry.settings.prompt;
-		const second = make("span", "quiet");
-		second.textContent = described(entry);
-		text.append(first, second);
+		text.append(make("span", "first", entry.settings.prompt), make("span", "quiet", described(entry)));
 		look.append(picture, text);
 		look.onclick = () => this.does.show(entry);
-		const star = action("star", "Keep", "Keep in this browser");
+		const actions = make("span", "actions");
+		const [again, star, bin] = ["Use again", "Keep", "Delete"].map((label) => {
+			const button = make("button");
+			button.title = label;
+			draw(button, label.split(" ").pop() ?? "");
+			actions.append(button);
+			return button;
+		});
+		again.onclick = () => this.does.use(entry);
 		star.ariaPressed = String(entry.kept);
 		star.onclick = () => this.keep(entry, star);
-		const again = action("again", "Use again", "Use its picture, mask and settings again");
-		again.onclick = () => this.does.use(entry);
-		const bin = action("bin", "Delete", "Delete");
 		bin.onclick = async () => {
-			const next = /** @type {HTMLElement | null} */ (card.nextElementSibling ?? card.previousElementSibling);
+			const next = card.nextElementSibling ?? card.previousElementSibling;
 			await this.remove(entry);
 			(next?.querySelector("button") ?? this.list).focus();
 		};
-		const actions = make("span", "actions");
-		actions.append(again, star, bin);
 		card.append(look, actions);
 		return card;
 	}
 }
 
+const NAMES = { cfg_scale: "guidance", temperature: "temperature", top_k: "top-k", top_p: "top-p" };
+
 /** @param {Entry} entry */
 function described({ seed, row, settings, mask }) {
-	const { task, cfg_scale, temperature, top_k, top_p } = settings;
 	const parts = [`seed ${seed}`];
-	if (task !== "edit") parts.unshift(task);
-	if (cfg_scale) parts.push(`guidance ${cfg_scale}`);
-	if (temperature) parts.push(`temperature ${temperature}`);
-	if (top_k) parts.push(`top-k ${top_k}`);
-	if (top_p) parts.push(`top-p ${top_p}`);
+	if (settings.task !== "edit") parts.unshift(settings.task);
+	for (const [field, name] of Object.entries(NAMES)) if (settings[field]) parts.push(`${name} ${settings[field]}`);
 	if (mask.length) parts.push("masked");
 	if (row) parts.push(`from row ${row + 1}`);
 	return parts.join(" · ");
-}
-
-/** @template {keyof HTMLElementTagNameMap} T @param {T} tag @param {string} [name] @returns {HTMLElementTagNameMap[T]} */
-export function make(tag, name = "") {
-	const made = document.createElement(tag);
-	made.className = name;
-	if (made instanceof HTMLButtonElement) made.type = "button";
-	return made;
-}
-
-/** @param {string} icon @param {string} label @param {string} title */
-function action(icon, label, title) {
-	const button = make("button");
-	const drawing = document.createElementNS("http://www.w3.org/2000/svg", "svg");
-	const use = document.createElementNS("http://www.w3.org/2000/svg", "use");
-	use.setAttribute("href", `#i-${icon}`);
-	drawing.append(use);
-	button.append(drawing);
-	button.ariaLabel = label;
-	button.title = title;
-	return button;
 }
 
 /**

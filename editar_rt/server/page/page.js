@@ -1,98 +1,83 @@
-/**
- * The page: what is open, what runs, what is shown, and the controls. One source picture and one mask are being worked
- * on; a run edits the source and has a result for each variant; `seen` is the variant on the stage, or the source.
- */
-import { Refused, edit, model as ask } from "./api.js";
-import { History, make } from "./history.js";
+/** The page: one source picture and one mask are worked on; a run edits the source and has a result for each variant. */
+import { connect } from "./controls.js";
+import { block, button, find, input, make } from "./dom.js";
+import { History } from "./history.js";
 import { Mask, SIDE, maskFile } from "./mask.js";
+import { known, patiently } from "./patience.js";
 import { download, joined, opened, read } from "./pictures.js";
 import { Stage } from "./stage.js";
 
 /** @typedef {import("./history.js").Entry} Entry */
-/** @typedef {import("./history.js").Settings} Settings */
 /** @typedef {import("./pictures.js").Picture} Picture */
 /** @typedef {{seed: number, row: number, picture: Picture | null, entry: Entry | null}} Variant */
-/** @typedef {{source: Picture, variants: Variant[], rows: number}} Run */
-/** @typedef {{entry: Entry, picture: Picture, row: number}} Above the result whose rows above a line are kept */
+/** @typedef {{source: Picture | null, variants: Variant[]}} Run */
+/** The result whose rows above a line are kept. @typedef {{entry: Entry, picture: Picture, row: number}} Above */
 
 const SOURCE = -1;
-const TRIES = 5;
-
-/** @template {HTMLElement} T @param {string} id @param {new () => T} kind @returns {T} */
-function find(id, kind) {
-	const found = document.getElementById(id);
-	if (!(found instanceof kind)) throw new Error(`the page has no ${id}`);
-	return found;
-}
-const button = (/** @type {string} */ id) => find(id, HTMLButtonElement);
-const input = (/** @type {string} */ id) => find(id, HTMLInputElement);
-const block = (/** @type {string} */ id) => find(id, HTMLElement);
 
 const canvas = find("canvas", HTMLCanvasElement);
 const form = find("form", HTMLFormElement);
-const prompt = find("prompt", HTMLTextAreaElement);
-const task = find("task", HTMLSelectElement);
-const key = find("ask", HTMLDialogElement);
 const mask = new Mask();
 const stage = new Stage(canvas, mask);
 const history = new History(block("history"), { show: showEntry, use });
 
-/** @type {import("./api.js").Model | null} */
-let model = null;
+let rows = 1; // of the model
 /** @type {Picture | null} */
 let source = null;
-/** @type {Run | null} */
-let shown = null;
+/** @type {Run} */
+let shown = { source, variants: [] };
 /** @type {AbortController | null} */
 let running = null;
-let seen = SOURCE;
+let seen = SOURCE; // the variant on the stage, or the source
 let comparing = false;
 let beside = false;
 let line = 0; // the row line's place
 
 // What is shown.
 
-/** @param {string} text */
-function say(text) {
-	block("status").textContent = text;
-}
+const say = (/** @type {string} */ text) => block("status").replaceChildren(text);
+const warn = (/** @type {string} */ text) => block("alert").replaceChildren(text);
 
-/** @param {string} text */
-function warn(text) {
-	block("alert").textContent = text;
-}
+const variant = () => shown.variants[seen];
 
-const variant = () => shown?.variants[seen] ?? null;
-
-/** @param {number} index */
-function see(index) {
-	const moved = index !== seen;
+/** Show a variant or the source, of another run if one is given. @param {number} index @param {Run} run */
+function see(index, run = shown) {
+	if (index !== seen || run !== shown) stage.masked = index === SOURCE;
+	if (run !== shown) beside = false;
+	shown = run;
 	seen = index;
-	line = shown?.rows ?? 0;
-	if (moved && index !== SOURCE) stage.masked = false;
-	if (moved && index === SOURCE) stage.masked = true;
+	line = rows;
 	refresh();
+}
+
+/** Work on a picture. @param {Picture} picture @param {string} words */
+function work(picture, words) {
+	source = picture;
+	see(SOURCE, { source, variants: [] });
+	say(words);
 }
 
 function refresh() {
 	const now = variant();
-	const compared = comparing && shown;
-	const picture = compared ? shown?.source : now ? (now.picture ?? shown?.source) : source;
+	const picture = !now ? source : comparing ? shown.source : (now.picture ?? shown.source);
+	const finished = now?.entry && !beside;
 	stage.picture = picture?.pixels ?? null;
-	stage.drawn = now && !compared && !now.entry && shown ? now.row / shown.rows : 1;
-	block("empty").hidden = source !== null;
-	for (const id of ["canvas", "bar", "tools", "masked"]) block(id).hidden = source === null;
-	const finished = now?.entry != null && !beside;
+	stage.drawn = !now || now.entry || comparing ? 1 : now.row / rows;
+	const hidden = {
+		empty: source,
+		further: !finished,
+		compare: !now || beside,
+		beside: shown.variants.length < 2,
+		edit: running,
+		stop: !running,
+		rowline: !finished || running || comparing,
+		sheet: !beside,
+	};
+	for (const [id, hides] of Object.entries(hidden)) block(id).hidden = Boolean(hides);
+	for (const id of ["canvas", "bar", "tools", "masked"]) block(id).hidden = !source;
 	button("download").disabled = !picture;
-	button("further").hidden = !finished;
-	button("compare").hidden = !now || beside;
-	button("beside").hidden = (shown?.variants.length ?? 0) < 2;
 	button("beside").ariaPressed = String(beside);
 	button("see").ariaPressed = String(stage.masked);
-	button("edit").hidden = running !== null;
-	button("stop").hidden = running === null;
-	block("rowline").hidden = !finished || running !== null || comparing;
-	block("sheet").hidden = !beside;
 	canvas.inert = beside;
 	canvas.ariaLabel = now ? `Result with seed ${now.seed}, and mask` : "Source picture, and mask";
 	tiles(block("views"), 40);
@@ -102,8 +87,7 @@ function refresh() {
 
 /** A button for the source and for each variant. @param {HTMLElement} box @param {number} size */
 function tiles(box, size) {
-	const all = shown?.variants ?? [];
-	const wanted = source ? all.length + 1 : 0;
+	const wanted = source ? shown.variants.length + 1 : 0;
 	while (box.childElementCount > wanted) box.lastElementChild?.remove();
 	while (box.childElementCount < wanted) {
 		const index = box.childElementCount - 1;
@@ -116,12 +100,10 @@ function tiles(box, size) {
 		box.append(tile);
 	}
 	[...box.children].forEach((tile, i) => {
-		const at = i - 1;
-		const each = all[at];
-		const picture = each ? (each.picture ?? shown?.source) : source;
-		const small = tile.querySelector("canvas");
-		const text = tile.querySelector("span");
-		if (!small || !text || !picture) return;
+		const each = shown.variants[i - 1];
+		const picture = each ? (each.picture ?? shown.source) : source;
+		const [small, text] = tile.children;
+		if (!(small instanceof HTMLCanvasElement) || !picture) return;
 		small.width = small.height = size;
 		const pen = small.getContext("2d");
 		if (pen) {
@@ -129,9 +111,9 @@ function tiles(box, size) {
 			pen.globalAlpha = each && !each.picture ? 0.35 : 1;
 			pen.drawImage(picture.pixels, 0, 0, size, size);
 		}
-		text.textContent = at === SOURCE ? "Source" : size > 100 ? `Seed ${each.seed}` : String(at + 1);
-		tile.ariaPressed = String(at === seen);
-		tile.ariaLabel = at === SOURCE ? "Source" : `Variant ${at + 1}, seed ${each.seed}`;
+		text.textContent = !each ? "Source" : size > 100 ? `Seed ${each.seed}` : String(i);
+		tile.ariaPressed = String(i - 1 === seen);
+		tile.ariaLabel = each ? `Variant ${i}, seed ${each.seed}` : "Source";
 	});
 }
 
@@ -142,52 +124,45 @@ async function open(file) {
 	warn("");
 	try {
 		const { picture, cut } = await opened(file);
-		source = picture;
-		shown = null;
-		beside = false;
 		mask.clear();
 		stage.fit();
-		see(SOURCE);
-		stage.masked = true;
-		refresh();
-		say(cut || "Paint over what may change, or leave the mask empty to change anything.");
+		work(picture, cut || "Paint over what may change, or leave the mask empty to change anything.");
 		canvas.focus({ preventScroll: true });
 	} catch (e) {
 		warn(words(e));
 	}
 }
 
-/** @param {Blob} file */
+/** @param {File} file */
 async function loadMask(file) {
 	try {
 		await mask.load(file);
 		stage.masked = true;
 		refresh();
 	} catch {
-		warn("The mask is not a picture that this browser reads; PNG, JPEG and WebP are.");
+		warn("The mask is not a picture that this browser reads.");
 	}
 }
 
-/** @param {unknown} e */
+/** An error as a sentence. A failed fetch is a TypeError. @param {unknown} e */
 function words(e) {
-	const text = e instanceof Refused || !(e instanceof TypeError) ? String(e instanceof Error ? e.message : e) : "";
-	const said = text || "the server cannot be reached; is editar serve still running?";
+	const lost = "the server cannot be reached; is editar serve still running?";
+	const said = e instanceof TypeError ? lost : String(e instanceof Error ? e.message : e);
 	return said[0].toUpperCase() + said.slice(1) + (/[.?!]$/.test(said) ? "" : ".");
 }
 
 // Editing.
 
-/** @returns {Settings} */
 function settings() {
 	const fields = Object.fromEntries([...new FormData(form)].map(([name, value]) => [name, String(value).trim()]));
-	return { ...fields, prompt: prompt.value.trim(), task: task.value, n: fields.n || "1", seed: fields.seed ?? "" };
+	return { ...fields, n: fields.n || "1" };
 }
 
-/** @param {Settings} wanted @param {Picture} picture @param {import("./mask.js").Bytes} masked @param {Above | null} above */
+/** @param {Record<string, string>} wanted @param {Picture} picture @param {import("./mask.js").Bytes} masked @param {Above} [above] */
 async function request(wanted, picture, masked, above) {
 	const body = new FormData();
-	for (const [name, value] of Object.entries(wanted)) if (value !== "") body.set(name, value);
-	body.set("partial_images", String(model?.rows ?? 3));
+	for (const [name, value] of Object.entries(wanted)) if (value) body.set(name, value);
+	body.set("partial_images", String(rows));
 	if (above) {
 		body.set("known_tokens", above.entry.tokens);
 		body.set("from_row", String(above.row));
@@ -199,120 +174,65 @@ async function request(wanted, picture, masked, above) {
 
 /**
  * Run an edit to its end, showing it row by row.
- * @param {Settings} wanted @param {Picture} picture @param {import("./mask.js").Bytes} masked @param {Above | null} above
+ * @param {Record<string, string>} wanted @param {Picture} picture @param {import("./mask.js").Bytes} masked @param {Above} [above]
  */
-async function run(wanted, picture, masked, above = null) {
+async function run(wanted, picture, masked, above) {
 	const start = above?.row ?? 0;
-	const rows = model?.rows ?? 1;
-	/** @type {Run} */
-	const mine = { source: picture, rows, variants: [] };
-	for (let i = 0; i < Number(wanted.n); i++) {
-		mine.variants.push({ seed: 0, row: start, picture: above?.picture ?? null, entry: null });
-	}
+	const variants = Array.from({ length: Number(wanted.n) }, () => {
+		return /** @type {Variant} */ ({ seed: 0, row: start, picture: above?.picture ?? null, entry: null });
+	});
+	const mine = { source: picture, variants };
 	const control = new AbortController();
 	const begun = performance.now();
 	running = control;
-	shown = mine;
-	seen = SOURCE;
 	warn("");
 	say("Reading the picture…");
-	see(0);
+	see(0, mine);
 	try {
 		const body = await request(wanted, picture, masked, above);
-		for await (const event of patiently(body, control.signal)) {
-			const each = mine.variants[event.variant];
-			if (!each) continue;
-			const fresh = await read(event.picture, picture.name);
+		for await (const step of patiently(body, control.signal, say)) {
+			const { variant: index, seed, row, done, tokens, warnings } = step;
+			const each = variants[index];
+			const fresh = await read(step.picture, picture.name);
 			if (control.signal.aborted) break;
 			each.picture = above ? await joined(above.picture, fresh, start, rows) : fresh;
-			each.seed = event.seed;
-			each.row = event.kind === "completed" ? rows : event.row;
-			if (event.kind === "completed") {
-				const id = `${Date.now()}-${event.variant}`;
-				const made = { id, seed: event.seed, tokens: event.tokens, kept: false, name: picture.name, settings: wanted };
+			each.seed = seed;
+			each.row = done ? rows : row;
+			if (done) {
+				const made = { id: `${Date.now()}-${index}`, seed, tokens, kept: false, name: picture.name, settings: wanted };
 				each.entry = { ...made, picture: each.picture.file, source: picture.file, mask: masked, row: start };
 				history.add(each.entry);
-				if (event.warnings.length) warn(event.warnings.map(words).join(" "));
-			} else {
-				say(`Row ${event.row} of ${rows}${mine.variants.length > 1 ? `, variant ${event.variant + 1}` : ""}`);
-			}
-			if (shown === mine) {
-				if (each.entry && variant() === each) line = rows;
-				refresh();
-			}
+				if (warnings.length) warn(warnings.map(words).join(" "));
+			} else say(`Row ${row} of ${rows}${variants.length > 1 ? `, variant ${index + 1}` : ""}`);
+			if (shown === mine) refresh();
 		}
-		const seeds = mine.variants.map(({ seed }) => seed);
-		const seconds = ((performance.now() - begun) / 1000).toFixed(1);
-		say(`Done in ${seconds} s, seed${seeds.length > 1 ? "s" : ""} ${seeds.join(", ")}`);
+		if (variants.some(({ entry }) => !entry)) throw new Error("the connection ended before the result");
+		const [first, last] = [variants[0].seed, variants[variants.length - 1].seed];
+		const seeds = first === last ? `seed ${first}` : `seeds ${first} to ${last}`;
+		say(`Done in ${((performance.now() - begun) / 1000).toFixed(1)} s, ${seeds}`);
 	} catch (e) {
-		if (control.signal.aborted) say(`Stopped at row ${Math.max(...mine.variants.map(({ row }) => row))} of ${rows}`);
+		if (control.signal.aborted) say(`Stopped at row ${Math.max(...variants.map(({ row }) => row))} of ${rows}`);
 		else {
 			say("Not finished");
 			warn(words(e));
 		}
 	} finally {
 		running = null;
-		if (shown === mine && mine.variants.every(({ picture: made }) => !made)) {
-			shown = null;
-			see(SOURCE);
-		}
+		if (shown === mine && variants.every((each) => !each.picture)) see(SOURCE, { source, variants: [] });
 		refresh();
 	}
 }
 
-/**
- * The events of an edit. A busy server is asked again when it says so, one that wants a key after it was given.
- * @param {FormData} body @param {AbortSignal} signal
- */
-async function* patiently(body, signal) {
-	for (let tries = 1; ; tries++) {
-		try {
-			yield* edit(body, stored(), signal);
-			return;
-		} catch (e) {
-			if (!(e instanceof Refused)) throw e;
-			if (e.status === 401 && (await askKey())) continue;
-			if (!e.wait || tries === TRIES) throw e;
-			say(`The server is busy; trying again in ${e.wait} s`);
-			await new Promise((resolve, reject) => {
-				setTimeout(resolve, e.wait * 1000);
-				signal.addEventListener("abort", () => reject(signal.reason));
-			});
-		}
-	}
-}
-
-const stored = () => sessionStorage.getItem("editar-key") ?? "";
-
-/** @returns {Promise<boolean>} whether a key was given */
-function askKey() {
-	return new Promise((resolve) => {
-		key.returnValue = "";
-		key.onclose = () => {
-			if (key.returnValue === "use") sessionStorage.setItem("editar-key", input("key").value);
-			resolve(key.returnValue === "use");
-		};
-		key.showModal();
-	});
-}
-
 function begin() {
 	if (running) return;
-	if (!source) {
-		warn("Open a picture first.");
-		return;
-	}
-	if (form.reportValidity()) void run(settings(), source, mask.empty ? new Uint8Array() : mask.now.slice());
-}
-
-function stop() {
-	running?.abort();
+	if (!source) warn("Open a picture first.");
+	else if (form.reportValidity()) void run(settings(), source, mask.painted ? mask.now.slice() : new Uint8Array());
 }
 
 /** Draw the rows below the line again, with another seed. */
 function reroll() {
 	const now = variant();
-	if (running || !now?.entry || !now.picture || !shown || line >= shown.rows) return;
+	if (running || !now?.entry || !now.picture || !shown.source || line >= rows) return;
 	const wanted = { ...now.entry.settings, n: input("n").value || "1", seed: "" };
 	void run(wanted, shown.source, now.entry.mask, { entry: now.entry, picture: now.picture, row: line });
 }
@@ -322,88 +242,63 @@ function reroll() {
 /** @param {Entry} entry */
 async function showEntry(entry) {
 	const [picture, from] = await Promise.all([read(entry.picture, entry.name), read(entry.source, entry.name)]);
-	const rows = model?.rows ?? 1;
 	source ??= from;
-	shown = { source: from, rows, variants: [{ seed: entry.seed, row: rows, picture, entry }] };
-	beside = false;
-	seen = SOURCE;
-	see(0);
+	see(0, { source: from, variants: [{ seed: entry.seed, row: rows, picture, entry }] });
 }
 
 /** @param {Entry} entry */
 async function use(entry) {
-	source = await read(entry.source, entry.name);
-	shown = null;
-	for (const field of form.querySelectorAll("input, select, textarea")) {
-		if (field instanceof HTMLInputElement || field instanceof HTMLSelectElement) {
-			field.value = entry.settings[field.name] ?? "";
-		}
-	}
-	prompt.value = entry.settings.prompt;
-	input("n").value = "1";
-	const seed = form.elements.namedItem("seed");
-	if (seed instanceof HTMLInputElement) seed.value = String(entry.seed);
+	/** @type {Record<string, string>} */
+	const values = { ...entry.settings, seed: String(entry.seed), n: "1" };
+	for (const field of form.elements) if ("value" in field && "name" in field) field.value = values[String(field.name)] ?? "";
 	mask.set(entry.mask.length ? entry.mask.slice() : new Uint8Array(SIDE * SIDE));
-	seen = 0;
-	see(SOURCE);
-	say("Picture, mask and settings are those of the result.");
+	work(await read(entry.source, entry.name), "Picture, mask and settings are those of the result.");
 }
 
 // The row line.
 
-function placeLine() {
-	const [box, rows] = [block("rowline"), shown?.rows ?? 1];
-	stage.kept = box.hidden ? 1 : line / rows;
+const handle = block("row");
+stage.onview = () => {
+	const box = block("rowline");
+	const below = rows - line;
 	const { corner, scale } = stage;
-	const handle = block("row");
+	stage.kept = box.hidden ? 1 : line / rows;
 	box.style.transform = `translate(${corner.x}px, ${corner.y + (line / rows) * scale}px)`;
 	box.style.width = `${scale}px`;
 	handle.ariaValueMin = "0";
 	handle.ariaValueMax = String(rows);
 	handle.ariaValueNow = String(line);
-	const below = rows - line;
-	const text = below === 0 ? "drag up to re-roll" : `${below} of ${rows} rows are drawn again`;
-	handle.ariaValueText = text;
-	handle.dataset.hint = below === 0 ? "Drag up to re-roll" : "";
-	button("reroll").hidden = below === 0;
+	handle.ariaValueText = `${below} of ${rows} rows are drawn again`;
+	handle.dataset.hint = below ? "" : "Drag up to re-roll";
+	button("reroll").hidden = !below;
 	button("reroll").textContent = `Re-roll ${below} row${below === 1 ? "" : "s"} below`;
-}
+	block("fit").textContent = `${Math.round((100 * scale) / (source?.pixels.width ?? 1))} %`;
+};
 
 /** @param {number} to */
 function moveLine(to) {
-	line = Math.min(Math.max(Math.round(to), 0), shown?.rows ?? 0);
+	line = Math.min(Math.max(Math.round(to), 0), rows);
 	stage.draw();
 }
 
-const handle = block("row");
 handle.onpointerdown = (e) => handle.setPointerCapture(e.pointerId);
 handle.onpointermove = (e) => {
-	if (!handle.hasPointerCapture(e.pointerId) || !shown) return;
-	moveLine(stage.inside(stage.at(e)).y * shown.rows);
+	if (handle.hasPointerCapture(e.pointerId)) moveLine(stage.inside(stage.at(e)).y * rows);
 };
 handle.onkeydown = (e) => {
-	const last = shown?.rows ?? 0;
-	const steps = { ArrowUp: -1, ArrowLeft: -1, ArrowDown: 1, ArrowRight: 1, PageUp: -4, PageDown: 4, Home: -last, End: last };
+	const steps = { ArrowUp: -1, ArrowLeft: -1, ArrowDown: 1, ArrowRight: 1, PageUp: -4, PageDown: 4, Home: -rows, End: rows };
 	const step = steps[/** @type {keyof typeof steps} */ (e.key)];
 	if (e.key === "Enter") reroll();
 	else if (step) moveLine(line + step);
 	else return;
 	e.preventDefault();
 };
-stage.onview = () => {
-	placeLine();
-	const side = source?.pixels.width ?? 1;
-	block("zoom").textContent = `${Math.round((100 * stage.scale) / side)} %`;
-};
 
 // Controls.
 
-/** @param {string} tool */
-function take(tool) {
+function take(tool = "brush") {
 	stage.tool = tool;
-	for (const each of ["brush", "eraser", "hand"]) {
-		button(`tool-${each}`).ariaPressed = String(each === tool);
-	}
+	for (const each of ["brush", "eraser", "hand"]) button(`tool-${each}`).ariaPressed = String(each === tool);
 	stage.draw();
 }
 
@@ -416,22 +311,16 @@ function resize(size) {
 
 function save() {
 	const now = variant();
-	const name = (source?.name ?? "picture").replace(/\.[^.]*$/, "");
-	if (now?.picture) download(now.picture.file, `${name}-${now.seed}.png`);
-	else if (source) download(source.file, `${name}.png`);
+	const picture = now ? now.picture : source;
+	if (picture) download(picture.file, `${picture.name.replace(/\.[^.]*$/, "")}${now ? `-${now.seed}` : ""}.png`);
 }
 
 function further() {
-	const now = variant();
-	if (!now?.picture) return;
-	source = now.picture;
-	shown = null;
-	see(SOURCE);
-	say("The result is now the source; the mask is still there.");
+	const picture = variant()?.picture;
+	if (picture) work(picture, "The result is now the source; the mask is still there.");
 }
 
-/** @param {boolean} on */
-function compare(on) {
+function compare(on = true) {
 	if (comparing === on || !variant()) return;
 	comparing = on;
 	refresh();
@@ -443,24 +332,24 @@ function toggleMask() {
 }
 
 function toggleBeside() {
-	if ((shown?.variants.length ?? 0) > 1) beside = !beside;
+	beside = !beside && shown.variants.length > 1;
 	refresh();
 }
 
 mask.onchange = () => {
-	button("undo").disabled = mask.past.length === 0;
-	button("redo").disabled = mask.future.length === 0;
-	button("mask-save").disabled = mask.empty;
-	block("masked").textContent = mask.empty ? "No mask: anything may change" : `Mask ${Math.round(100 * mask.painted) || "<1"} %`;
+	button("undo").disabled = !mask.past.length;
+	button("redo").disabled = !mask.future.length;
+	button("mask-save").disabled = !mask.painted;
+	block("masked").textContent = mask.painted ? `Mask ${Math.round(100 * mask.painted) || "<1"} %` : "No mask";
 	stage.draw();
 };
-stage.onpaint = () => {
-	if (!stage.masked) toggleMask();
-};
+stage.onpaint = () => stage.masked || toggleMask();
+history.onchange = () => (block("none").hidden = history.entries.length > 0);
 
-const grow = (/** @type {number} */ factor) => resize(Math.max(Number(input("size").value) * factor, 6));
+const grow = (/** @type {number} */ factor) => resize(Number(input("size").value) * factor);
 const choose = () => input("file").click();
-/** What buttons do, by their ids, and keys. @type {[id: string, keys: string, does: () => void][]} */
+const stop = () => running?.abort();
+/** @type {import("./controls.js").Action[]} */
 const actions = [
 	["open", "o", choose],
 	["choose", "", choose],
@@ -468,7 +357,7 @@ const actions = [
 	["further", "", further],
 	["beside", "g", toggleBeside],
 	["stop", "", stop],
-	["tool-brush", "b", () => take("brush")],
+	["tool-brush", "b", () => take()],
 	["tool-eraser", "e", () => take("eraser")],
 	["tool-hand", "h", () => take("hand")],
 	["undo", "", () => mask.undo()],
@@ -484,106 +373,23 @@ const actions = [
 	["reroll", "", reroll],
 	["", "[", () => grow(0.8)],
 	["", "]", () => grow(1.25)],
-	["", "c", () => compare(true)],
+	["", "c", compare],
 ];
-for (const [id, , does] of actions) if (id) button(id).onclick = does;
-form.onsubmit = (e) => {
-	e.preventDefault();
-	begin();
-};
-input("size").oninput = () => resize(Number(input("size").value));
-for (const [id, takes] of /** @type {const} */ ([["file", open], ["mask-file", loadMask]])) {
-	const chooser = input(id);
-	chooser.onchange = () => {
-		const file = chooser.files?.[0];
-		if (file) void takes(file);
-		chooser.value = "";
-	};
-}
-const hold = button("compare");
-hold.onpointerdown = (e) => {
-	hold.setPointerCapture(e.pointerId);
-	compare(true);
-};
-hold.onpointerup = hold.onpointercancel = hold.onblur = () => compare(false);
-hold.onkeydown = (e) => [" ", "Enter"].includes(e.key) && compare(true);
-hold.onkeyup = () => compare(false);
-hold.oncontextmenu = (e) => e.preventDefault();
-
-addEventListener("keydown", (e) => {
-	if (key.open) return;
-	const typing = e.target instanceof HTMLTextAreaElement || (e.target instanceof HTMLInputElement && e.target.type !== "range");
-	const pressed = e.key.toLowerCase();
-	const action = actions.find(([, keys]) => keys.includes(pressed) && pressed.length === 1);
-	if (e.key === "Escape" && running) stop();
-	else if (e.ctrlKey || e.metaKey) {
-		if (e.key === "Enter") begin();
-		else if (typing) return;
-		else if (pressed === "z") (e.shiftKey ? mask.redo : mask.undo).call(mask);
-		else if (pressed === "y") mask.redo();
-		else return;
-	} else if (typing || e.altKey || e.target instanceof HTMLSelectElement) return;
-	else if (e.key === " " && (e.target === document.body || e.target === canvas)) {
-		stage.held = true;
-		stage.draw();
-	} else if (action) action[2]();
-	else if (/^[1-9]$/.test(e.key) && shown && Number(e.key) <= shown.variants.length) see(Number(e.key) - 1);
-	else return;
-	e.preventDefault();
-});
-addEventListener("keyup", (e) => {
-	if (e.key.toLowerCase() === "c") compare(false);
-	if (e.key === " ") stage.held = false;
-});
-addEventListener("blur", () => {
-	stage.held = false;
-	compare(false);
-});
-addEventListener("paste", (e) => {
-	const file = [...(e.clipboardData?.files ?? [])].find(({ type }) => type.startsWith("image/"));
-	if (!file) return;
-	e.preventDefault();
-	void open(file);
-});
-addEventListener("dragover", (e) => {
-	e.preventDefault();
-	block("stage").classList.add("over");
-});
-addEventListener("dragleave", () => block("stage").classList.remove("over"));
-addEventListener("drop", (e) => {
-	e.preventDefault();
-	block("stage").classList.remove("over");
-	const file = e.dataTransfer?.files[0];
-	const tools = e.target instanceof Element && e.target.closest(".tools");
-	if (file && tools) void loadMask(file);
-	else if (file) void open(file);
-});
-
-// The beginning.
-
-history.onchange = () => {
-	block("none").hidden = history.entries.length > 0;
-};
+connect({ actions, stage, mask, begin, stop, see: (i) => shown.variants[i] && see(i), compare, open, loadMask, resize });
 
 async function start() {
-	try {
-		model = await ask(stored());
-	} catch (e) {
-		if (e instanceof Refused && e.status === 401 && (await askKey())) return start();
-		warn(words(e));
-		return;
-	}
-	const { id, size, rows, tasks, defaults, variants } = model;
-	block("model").textContent = `${id} · ${size} × ${size} pixels · ${rows} rows`;
-	input("n").max = String(variants);
-	task.replaceChildren(...tasks.map((name) => new Option(name, name)));
-	for (const [name, value] of Object.entries(defaults)) {
+	const model = await known();
+	rows = model.rows;
+	block("model").textContent = `${model.id} · ${model.size} × ${model.size} pixels · ${rows} rows`;
+	input("n").max = String(model.variants);
+	block("task").replaceChildren(...model.tasks.map((name) => new Option(name)));
+	for (const [name, value] of Object.entries(model.defaults)) {
 		const field = form.elements.namedItem(name);
-		if (field instanceof HTMLInputElement && typeof value === "number") field.placeholder = String(value);
+		if (name !== "seed" && field instanceof HTMLInputElement) field.placeholder = String(value);
 	}
 }
 
 mask.onchange();
 refresh();
 void history.restore();
-void start();
+start().catch((e) => warn(words(e)));

@@ -1,10 +1,7 @@
-/**
- * Pictures as the page holds them: square, as a file and as pixels.
- */
+/** Pictures as the page holds them: square, as a file and as pixels. */
 import { context, square } from "./mask.js";
 
 const LARGEST = 1024; // the models see squares of at most 512 pixels
-const SENT = ["image/png", "image/jpeg", "image/webp"];
 
 /** @typedef {{file: Blob, pixels: ImageBitmap, name: string}} Picture */
 
@@ -15,11 +12,11 @@ const SENT = ["image/png", "image/jpeg", "image/webp"];
 export async function opened(file) {
 	const { name } = file;
 	const whole = await createImageBitmap(file).catch(() => {
-		throw new Error(`${name} is not a picture that this browser reads; PNG, JPEG and WebP are`);
+		throw new Error(`${name} is not a picture that this browser reads`);
 	});
 	const { width, height } = whole;
 	const side = Math.min(width, height);
-	if (width === height && side <= LARGEST && SENT.includes(file.type)) {
+	if (width === height && side <= LARGEST && /png|jpeg|webp/.test(file.type)) {
 		return { picture: { file, pixels: whole, name }, cut: "" };
 	}
 	const canvas = square(Math.min(side, LARGEST));
@@ -30,12 +27,9 @@ export async function opened(file) {
 	return { picture: await drawn(canvas, name), cut };
 }
 
-/** @param {HTMLCanvasElement} canvas @param {string} name @returns {Promise<Picture>} */
+/** @param {OffscreenCanvas} canvas @param {string} name @returns {Promise<Picture>} */
 async function drawn(canvas, name) {
-	const file = await new Promise((/** @type {(made: Blob) => void} */ resolve, reject) =>
-		canvas.toBlob((made) => (made ? resolve(made) : reject(new Error("the picture could not be written"))), "image/png"),
-	);
-	return { file, pixels: await createImageBitmap(canvas), name };
+	return { file: await canvas.convertToBlob(), pixels: canvas.transferToImageBitmap(), name };
 }
 
 /** @param {Blob} file @param {string} name @returns {Promise<Picture>} */
@@ -44,8 +38,8 @@ export async function read(file, name) {
 }
 
 /**
- * The old picture above a line, the new one below it; they blend within a quarter of a row below the line, since a
- * model's decoder lets new tokens reach a little beyond their own pixels.
+ * The old picture above a line, the new one below it. They blend within a quarter of a row, since new tokens reach a
+ * little beyond their own pixels.
  * @param {Picture} old @param {Picture} fresh @param {number} row @param {number} rows @returns {Promise<Picture>}
  */
 export async function joined(old, fresh, row, rows) {

@@ -1,160 +1,137 @@
-/**
- * The stage: draws the picture, the mask and the brush, and turns mouse, touch, pen and keys into strokes and views.
- * Positions are in units of the square, 0 to 1.
- */
+/** The stage: draws the picture, the mask and the brush; turns mouse, touch, pen and keys into strokes and views. */
 import { SIDE, context, square } from "./mask.js";
 
 /** @typedef {{x: number, y: number}} Point */
-/** @typedef {import("./mask.js").Mask} Mask */
 
 const ROOM = 24; // pixels around a fitted picture
-const LARGEST = 40; // times the fitted size
-const NOTCH = 50; // a wheel's notch moves by more pixels than a touchpad's event
 
 export class Stage {
-	/** @param {HTMLCanvasElement} canvas @param {Mask} mask */
+	/** @type {CanvasImageSource | null} */
+	picture = null;
+	drawn = 1; // how much of the picture is finished; the rest is shown paler
+	kept = 1; // how much of it the row line keeps
+	masked = true;
+	tool = "brush";
+	width = 56 / SIDE; // of the brush
+	scale = 1; // pixels of the square's side
+	fitted = true;
+	corner = { x: 0, y: 0 };
+	/** @type {Point | null} */
+	cursor = null;
+	keyed = false; // whether the brush is moved by keys
+	held = false; // whether Space is held
+	onview = () => {};
+	/** @type {() => void} */
+	onpaint = () => {};
+	/** @type {Map<number, Point>} */
+	fingers = new Map();
+	/** @type {{last: Point, paints: boolean, erase: boolean} | null} */
+	gesture = null;
+	frame = 0;
+	tint = square();
+	tinted = -1;
+
+	/** @param {HTMLCanvasElement} canvas @param {import("./mask.js").Mask} mask */
 	constructor(canvas, mask) {
 		this.canvas = canvas;
 		this.mask = mask;
-		/** @type {CanvasImageSource | null} */
-		this.picture = null;
-		this.drawn = 1; // how much of the picture is finished; the rest is shown paler
-		this.kept = 1; // how much of it the row line keeps
-		this.masked = true;
-		this.tool = "brush";
-		this.width = 56 / SIDE; // of the brush
-		this.scale = 1; // CSS pixels of the square's side
-		this.fitted = true;
-		/** @type {Point} */
-		this.corner = { x: 0, y: 0 };
-		/** @type {Point | null} */
-		this.cursor = null;
-		this.keyed = false; // whether the brush is moved by keys
-		this.held = false; // whether Space is held
-		/** @type {() => void} */
-		this.onview = () => {};
-		/** @type {() => void} */
-		this.onpaint = () => {};
-		/** @type {Map<number, Point>} */
-		this.fingers = new Map();
-		/** @type {{kind: "paint" | "pan", last: Point, erase: boolean} | null} */
-		this.gesture = null;
-		this.tint = square();
-		this.tinted = -1;
-		new ResizeObserver(() => this.resize()).observe(canvas);
-		canvas.addEventListener("pointerdown", (e) => this.down(e));
-		canvas.addEventListener("pointermove", (e) => this.move(e));
-		for (const end of /** @type {const} */ (["pointerup", "pointercancel"])) {
-			canvas.addEventListener(end, (e) => this.up(e));
-		}
-		canvas.addEventListener("pointerleave", () => this.hover(null));
-		canvas.addEventListener("contextmenu", (e) => e.preventDefault());
+		new ResizeObserver(() => {
+			canvas.width = Math.max(1, this.box.width * devicePixelRatio);
+			canvas.height = Math.max(1, this.box.height * devicePixelRatio);
+			if (this.fitted) this.fit();
+			else this.draw();
+		}).observe(canvas);
+		canvas.onpointerdown = (e) => this.down(e);
+		canvas.onpointermove = (e) => this.move(e);
+		canvas.onpointerup = canvas.onpointercancel = (e) => this.up(e);
+		canvas.onpointerleave = canvas.onblur = () => this.hover(null);
+		canvas.oncontextmenu = (e) => e.preventDefault();
+		canvas.onkeydown = (e) => this.key(e);
 		canvas.addEventListener("wheel", (e) => this.wheel(e), { passive: false });
-		canvas.addEventListener("keydown", (e) => this.key(e));
-		canvas.addEventListener("blur", () => this.hover(null));
 	}
 
 	// The view.
 
-	resize() {
-		const { canvas } = this;
-		const { width, height } = canvas.getBoundingClientRect();
-		canvas.width = Math.max(1, Math.round(width * devicePixelRatio));
-		canvas.height = Math.max(1, Math.round(height * devicePixelRatio));
-		if (this.fitted) this.fit();
-		else this.draw();
+	get box() {
+		return this.canvas.getBoundingClientRect();
 	}
 
 	get fitting() {
-		const { width, height } = this.canvas.getBoundingClientRect();
-		return Math.max(32, Math.min(width, height) - 2 * ROOM);
+		return Math.max(32, Math.min(this.box.width, this.box.height) - 2 * ROOM);
 	}
 
 	fit() {
-		const { width, height } = this.canvas.getBoundingClientRect();
 		this.scale = this.fitting;
-		this.corner = { x: (width - this.scale) / 2, y: (height - this.scale) / 2 };
+		this.corner = { x: (this.box.width - this.scale) / 2, y: (this.box.height - this.scale) / 2 };
 		this.fitted = true;
 		this.draw();
 	}
 
-	/** @param {number} factor @param {Point} [about] in CSS pixels of the canvas */
-	zoom(factor, about) {
-		const { width, height } = this.canvas.getBoundingClientRect();
-		const { x, y } = about ?? { x: width / 2, y: height / 2 };
-		const scale = Math.min(Math.max(this.scale * factor, this.fitting / 4), this.fitting * LARGEST);
+	/** @param {number} factor */
+	zoom(factor, { x, y } = { x: this.box.width / 2, y: this.box.height / 2 }) {
+		const scale = Math.min(Math.max(this.scale * factor, this.fitting / 4), this.fitting * 40);
 		const grown = scale / this.scale;
 		this.corner = { x: x - (x - this.corner.x) * grown, y: y - (y - this.corner.y) * grown };
 		this.scale = scale;
 		this.pan(0, 0);
 	}
 
-	/** @param {number} x @param {number} y in CSS pixels; a part of the picture stays in sight */
+	/** A part of the picture stays in sight. @param {number} x @param {number} y */
 	pan(x, y) {
-		const { width, height } = this.canvas.getBoundingClientRect();
 		const within = (/** @type {number} */ at, /** @type {number} */ size) =>
-			Math.min(Math.max(at, Math.min(40, size) - this.scale), size - 40);
-		this.corner = { x: within(this.corner.x + x, width), y: within(this.corner.y + y, height) };
+			Math.min(Math.max(at, 40 - this.scale), size - 40);
+		this.corner = { x: within(this.corner.x + x, this.box.width), y: within(this.corner.y + y, this.box.height) };
 		this.fitted = false;
 		this.draw();
 	}
 
 	// Pointers.
 
-	/** @param {MouseEvent} e @returns {Point} in CSS pixels of the canvas */
+	/** Pixels of the canvas. @param {MouseEvent} e */
 	at(e) {
-		const { left, top } = this.canvas.getBoundingClientRect();
-		return { x: e.clientX - left, y: e.clientY - top };
+		return { x: e.clientX - this.box.left, y: e.clientY - this.box.top };
 	}
 
-	/** @param {Point} p @returns {Point} */
-	inside(p) {
-		return { x: (p.x - this.corner.x) / this.scale, y: (p.y - this.corner.y) / this.scale };
+	/** Units of the square. @param {Point} at */
+	inside({ x, y }) {
+		return { x: (x - this.corner.x) / this.scale, y: (y - this.corner.y) / this.scale };
 	}
 
 	/** @param {PointerEvent} e */
 	down(e) {
-		if (!this.picture) return;
 		const at = this.at(e);
 		this.canvas.setPointerCapture(e.pointerId);
 		this.keyed = false;
-		if (e.pointerType === "touch") {
-			this.fingers.set(e.pointerId, at);
-			if (this.fingers.size > 1) {
-				if (this.gesture?.kind === "paint") this.mask.cancel();
-				this.gesture = null;
-				return;
-			}
+		if (e.pointerType === "touch" && this.fingers.set(e.pointerId, at).size > 1) {
+			if (this.gesture?.paints) this.mask.show();
+			this.gesture = null;
+		} else if (e.button === 1 || this.held || this.tool === "hand") {
+			this.gesture = { last: at, paints: false, erase: false };
+		} else {
+			// A pen's other end and the right button erase.
+			this.gesture = { last: this.inside(at), paints: true, erase: this.tool === "eraser" || [2, 5].includes(e.button) };
+			this.onpaint();
+			this.paint(e);
 		}
-		if (e.button === 1 || this.held || this.tool === "hand") {
-			this.gesture = { kind: "pan", last: at, erase: false };
-			return;
-		}
-		// A pen's other end and the right button erase.
-		const erase = this.tool === "eraser" || e.button === 2 || e.button === 5;
-		this.gesture = { kind: "paint", last: this.inside(at), erase };
-		this.onpaint();
-		this.paint(e);
 	}
 
 	/** @param {PointerEvent} e */
 	move(e) {
 		const at = this.at(e);
 		const before = this.fingers.get(e.pointerId);
+		const { gesture } = this;
 		if (before && this.fingers.size === 2) {
-			const [other] = [...this.fingers].filter(([id]) => id !== e.pointerId).map(([, point]) => point);
+			const [other] = [...this.fingers].flatMap(([id, point]) => (id === e.pointerId ? [] : [point]));
 			const apart = (/** @type {Point} */ p) => Math.max(1, Math.hypot(p.x - other.x, p.y - other.y));
 			this.zoom(apart(at) / apart(before), other);
 			this.pan((at.x - before.x) / 2, (at.y - before.y) / 2);
 			this.fingers.set(e.pointerId, at);
-			return;
-		}
-		if (this.gesture?.kind === "pan") {
-			this.pan(at.x - this.gesture.last.x, at.y - this.gesture.last.y);
-			this.gesture.last = at;
-		} else if (this.gesture) {
+		} else if (gesture?.paints) {
 			const all = e.getCoalescedEvents?.() ?? [];
 			for (const each of all.length ? all : [e]) this.paint(each);
+		} else if (gesture) {
+			this.pan(at.x - gesture.last.x, at.y - gesture.last.y);
+			gesture.last = at;
 		}
 		this.hover(e.pointerType === "touch" ? null : this.inside(at));
 	}
@@ -163,7 +140,7 @@ export class Stage {
 	up(e) {
 		this.fingers.delete(e.pointerId);
 		if (this.fingers.size || !this.gesture) return;
-		if (this.gesture.kind === "paint") this.mask.commit();
+		if (this.gesture.paints) this.mask.commit();
 		this.gesture = null;
 		this.draw();
 	}
@@ -181,36 +158,34 @@ export class Stage {
 	/** @param {Point | null} at */
 	hover(at) {
 		this.cursor = at;
-		if (!at) this.keyed = false;
+		this.keyed &&= at !== null;
 		this.draw();
 	}
 
-	/** A wheel zooms and a touchpad pans; pinching on one arrives with Ctrl. @param {WheelEvent} e */
+	/** A wheel zooms, by large steps; a touchpad pans, and its pinching arrives with Ctrl. @param {WheelEvent} e */
 	wheel(e) {
-		if (!this.picture) return;
 		e.preventDefault();
-		const notched = e.deltaMode !== 0 || (e.deltaX === 0 && Math.abs(e.deltaY) >= NOTCH);
+		const notched = e.deltaMode !== 0 || (e.deltaX === 0 && Math.abs(e.deltaY) >= 50);
 		if (e.shiftKey) this.pan(-(e.deltaX || e.deltaY), 0);
-		else if (e.ctrlKey || notched) {
+		else if (!e.ctrlKey && !notched) this.pan(-e.deltaX, -e.deltaY);
+		else {
 			const turned = Math.sign(e.deltaY) * Math.min(Math.abs(e.deltaY) * (e.deltaMode ? 30 : 1), 120);
-			this.zoom(Math.exp(-turned * (e.ctrlKey && !notched ? 0.01 : 0.002)), this.at(e));
-		} else this.pan(-e.deltaX, -e.deltaY);
+			this.zoom(Math.exp(-turned * (notched ? 0.002 : 0.01)), this.at(e));
+		}
 	}
-
-	// Keys on the canvas. Those of the tools work in the whole page: page.js.
 
 	/** Arrow keys move the brush, or the view under the hand. @param {KeyboardEvent} e */
 	key(e) {
-		const ways = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
-		const way = ways[/** @type {keyof typeof ways} */ (e.key)];
-		if (!this.picture || !(way || e.key === "Enter") || e.ctrlKey || e.metaKey) return;
+		const ways = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1], Enter: [0, 0] };
+		const [x, y] = ways[/** @type {keyof typeof ways} */ (e.key)] ?? [];
+		if (x === undefined || e.ctrlKey || e.metaKey) return;
 		e.preventDefault();
-		if (way && this.tool === "hand") return this.pan(-32 * way[0], -32 * way[1]);
+		if (this.tool === "hand") return this.pan(-32 * x, -32 * y);
 		const from = this.cursor ?? { x: 0.5, y: 0.5 };
-		const step = e.altKey ? 1 / SIDE : Math.max(this.width / 2, 2 / SIDE);
+		const step = e.altKey ? 1 / SIDE : this.width / 2;
 		const clamp = (/** @type {number} */ value) => Math.min(Math.max(value, 0), 1);
-		const to = way ? { x: clamp(from.x + way[0] * step), y: clamp(from.y + way[1] * step) } : from;
-		if (e.shiftKey || !way) {
+		const to = { x: clamp(from.x + x * step), y: clamp(from.y + y * step) };
+		if (e.shiftKey || e.key === "Enter") {
 			this.onpaint();
 			this.mask.stroke(from, to, this.width, this.tool === "eraser");
 			this.mask.commit();
@@ -223,19 +198,18 @@ export class Stage {
 
 	draw() {
 		this.onview();
-		cancelAnimationFrame(this.frame ?? 0);
+		cancelAnimationFrame(this.frame);
 		this.frame = requestAnimationFrame(() => this.render());
 	}
 
 	render() {
 		const pen = this.canvas.getContext("2d");
-		if (!pen) return;
 		const { scale, corner } = this;
-		pen.setTransform(1, 0, 0, 1, 0, 0);
-		pen.clearRect(0, 0, this.canvas.width, this.canvas.height);
-		this.canvas.style.cursor = this.picture ? (this.tool === "hand" || this.held ? "grab" : "none") : "default";
-		if (!this.picture) return;
-		pen.setTransform(devicePixelRatio, 0, 0, devicePixelRatio, 0, 0);
+		const moves = this.tool === "hand" || this.held;
+		this.canvas.style.cursor = moves ? "grab" : "none";
+		pen?.reset();
+		if (!pen || !this.picture) return;
+		pen.scale(devicePixelRatio, devicePixelRatio);
 		pen.translate(corner.x, corner.y);
 		pen.imageSmoothingQuality = "high";
 		pen.imageSmoothingEnabled = scale < this.fitting * 3; // far in, pixels are pixels
@@ -245,31 +219,29 @@ export class Stage {
 		pen.fillRect(0, y, scale, scale - y);
 		pen.fillStyle = "#fff";
 		if (this.drawn < 1) pen.fillRect(0, y - 1, scale, 2);
-		if (this.masked || this.gesture?.kind === "paint") pen.drawImage(this.colored(), 0, 0, scale, scale);
-		if (this.cursor && (this.keyed || !(this.tool === "hand" || this.held))) this.outline(pen, this.cursor);
+		if (this.masked) pen.drawImage(this.colored(), 0, 0, scale, scale);
+		if (this.cursor && (this.keyed || !moves)) this.outline(pen, this.cursor);
 	}
 
-	/** The brush: a light ring in a dark one, so that it shows on any picture. @param {CanvasRenderingContext2D} pen @param {Point} at */
-	outline(pen, at) {
-		for (const [width, color] of /** @type {const} */ ([[3, "rgb(0 0 0 / 60%)"], [1.5, "#fff"]])) {
-			pen.beginPath();
-			pen.arc(at.x * this.scale, at.y * this.scale, Math.max(2, (this.width * this.scale) / 2), 0, 7);
-			pen.lineWidth = width;
-			pen.strokeStyle = color;
-			pen.setLineDash(this.tool === "eraser" ? [4, 3] : []);
-			pen.stroke();
-		}
-		pen.setLineDash([]);
+	/** The brush: a light ring in a dark one shows on any picture. @param {CanvasRenderingContext2D} pen @param {Point} at */
+	outline(pen, { x, y }) {
+		pen.beginPath();
+		pen.arc(x * this.scale, y * this.scale, Math.max(2, (this.width * this.scale) / 2), 0, 7);
+		pen.setLineDash(this.tool === "eraser" ? [4, 3] : []);
+		pen.lineWidth = 3;
+		pen.strokeStyle = "rgb(0 0 0 / 60%)";
+		pen.stroke();
+		pen.lineWidth = 1.5;
+		pen.strokeStyle = "#fff";
+		pen.stroke();
 	}
 
-	/** The mask in two colors as stripes with a dark edge: one of them shows on any picture. */
+	/** The mask as stripes of two colors with a dark edge: one of them shows on any picture. */
 	colored() {
 		if (this.tinted === this.mask.version) return this.tint;
 		this.tinted = this.mask.version;
-		const pen = context(this.tint);
-		const mask = this.mask.canvas;
-		pen.globalCompositeOperation = "source-over";
-		pen.clearRect(0, 0, SIDE, SIDE);
+		const [pen, mask, edge] = [context(this.tint), this.mask.canvas, square()];
+		pen.reset();
 		pen.drawImage(mask, 0, 0);
 		pen.globalCompositeOperation = "source-in";
 		pen.fillStyle = "rgb(255 58 122 / 46%)";
@@ -277,17 +249,13 @@ export class Stage {
 		pen.globalCompositeOperation = "source-atop";
 		pen.strokeStyle = "rgb(255 214 226 / 50%)";
 		pen.lineWidth = 2.5;
-		pen.beginPath();
 		for (let x = -SIDE; x < SIDE; x += 12) {
 			pen.moveTo(x, SIDE);
 			pen.lineTo(x + SIDE, 0);
 		}
 		pen.stroke();
-		const edge = square();
 		const line = context(edge);
-		for (let turn = 0; turn < 8; turn++) {
-			line.drawImage(mask, 1.6 * Math.cos((turn * Math.PI) / 4), 1.6 * Math.sin((turn * Math.PI) / 4));
-		}
+		for (let turn = 0; turn < 7; turn++) line.drawImage(mask, 1.6 * Math.cos(turn), 1.6 * Math.sin(turn));
 		line.globalCompositeOperation = "destination-out";
 		line.drawImage(mask, 0, 0);
 		line.globalCompositeOperation = "source-in";

@@ -19,7 +19,7 @@
 #include <stdint.h>
 
 #define EDITAR_VERSION_MAJOR 0
-#define EDITAR_VERSION_MINOR 1
+#define EDITAR_VERSION_MINOR 2
 #define EDITAR_VERSION_PATCH 0
 
 #if defined(EDITAR_STATIC)
@@ -64,7 +64,7 @@ enum {
 
 /* ---- the library ---- */
 
-EDITAR_API const char* EDITAR_CALL editar_version(void); /* "0.1.0" */
+EDITAR_API const char* EDITAR_CALL editar_version(void); /* "0.2.0" */
 /* One sentence about this thread's last call, if it failed; otherwise "". Valid until the thread's next call. */
 EDITAR_API const char* EDITAR_CALL editar_last_error(void);
 
@@ -110,10 +110,27 @@ typedef struct editar_model_info {
 } editar_model_info;
 enum { EDITAR_HAS_VQ = 1, EDITAR_HAS_TEXT = 2, EDITAR_HAS_DECODER = 4 };
 EDITAR_API editar_status EDITAR_CALL editar_get_model_info(const editar_model* model, editar_model_info* info);
-/* Facts about a bundle as one JSON document, with the keys of `editar info --json`; no engine is needed. Lives until
- * the thread's next call. */
+/* ---- reports: one JSON document each, as the commands of Python's runtime print with --json. A text lives until the
+ * thread's next call of one of these three functions. ---- */
+
+/* `editar info`: the contents of a bundle and the memory that it needs. No engine is opened. */
 EDITAR_API editar_status EDITAR_CALL editar_describe_bundle(const char* folder, int32_t check_all_files,
                                                             const char** json);
+/* `editar verify`: whether the bundle gives the same outputs here as on the machine that exported it; `holds` is 1 or
+ * 0. */
+EDITAR_API editar_status EDITAR_CALL editar_verify(editar_model* model, int32_t* holds, const char** json);
+
+typedef struct editar_bench_plan {
+    size_t size;
+    int32_t repeats; /* 0 is 5 */
+    int32_t warmup;  /* unmeasured runs before them; 0 is 1, -1 is none */
+    int32_t at;      /* cached positions at the first step; 0 is right after the prefill */
+    int32_t steps;   /* of a repeat; 0 is to the end of the picture */
+} editar_bench_plan;
+struct editar_sampling;
+/* `editar bench`: the time of every stage. */
+EDITAR_API editar_status EDITAR_CALL editar_bench(editar_model* model, const editar_bench_plan* plan,
+                                                  const struct editar_sampling* sampling, const char** json);
 
 /* ---- pictures ---- */
 
@@ -135,6 +152,9 @@ EDITAR_API editar_status EDITAR_CALL editar_read_picture(const void* file, size_
 EDITAR_API editar_status EDITAR_CALL editar_write_png(const char* path, const editar_picture* picture,
                                                       const char* const* texts);
 
+/* SHA-256 of some bytes as 64 digits and a zero: the name by which results refer to pictures. */
+EDITAR_API editar_status EDITAR_CALL editar_hash(const void* data, size_t bytes, char digits[65]);
+
 /* ---- edits ---- */
 
 /* A picture for any number of edits. Its middle square is used, scaled to image_size. The picture is copied. */
@@ -146,10 +166,12 @@ EDITAR_API void EDITAR_CALL editar_close_session(editar_session* session); /* NU
 EDITAR_API editar_status EDITAR_CALL editar_get_source(const editar_session* session, uint8_t* rgb, int32_t* tokens);
 
 enum { EDITAR_TOP_K_OFF = -1, EDITAR_TO_THE_END = -1 };
-enum {                         /* editar_sampling.flags */
-       EDITAR_GREEDY = 1,      /* take the largest logit */
-       EDITAR_NOT_GREEDY = 2,  /* even if that is the bundle's default */
-       EDITAR_SEED_IS_ZERO = 4 /* even if the bundle has another default */
+enum {                             /* editar_sampling.flags */
+       EDITAR_GREEDY = 1,          /* take the largest logit */
+       EDITAR_NOT_GREEDY = 2,      /* even if that is the bundle's default */
+       EDITAR_SEED_IS_ZERO = 4,    /* even if the bundle has another default */
+       EDITAR_INTERVAL_IS_STEP = 8 /* texts name the guided tokens 0 to cfg_stop - 1 by the last guided step, as EditAR
+                                      does: cfg_stop - 2 */
 };
 enum { EDITAR_CONSTANT = 0, EDITAR_LINEAR = 1, EDITAR_COSINE = 2 };     /* shapes of schedules */
 enum { EDITAR_USUAL_NOISE = 0, EDITAR_UNIFORM = 1, EDITAR_GUMBEL = 2 }; /* random numbers of a token */
@@ -168,6 +190,7 @@ typedef struct editar_sampling {                                        /* 0 is 
     int32_t noise; /* EDITAR_UNIFORM or EDITAR_GUMBEL */
 } editar_sampling;
 
+enum { EDITAR_SPECULATE_AUTO = -1 };
 typedef struct editar_request {
     size_t size;
     const char* task;         /* "edit" (NULL), "depth", "canny" or "segmentation" */
@@ -182,8 +205,9 @@ typedef struct editar_request {
     int32_t mask_margin;        /* width in tokens of the border around a mask that is drawn too; 0 is 1, -1 is none */
     const editar_picture* mask; /* EDITAR_GREY of the picture's aspect ratio: 128 and above may change. NULL: no mask */
     int32_t no_composite;       /* not 0: do not paste the result into the picture outside the mask */
-    int32_t speculate; /* positions that a step drafts and verifies at once; 0 is none. Tokens do not depend on it
-                          where docs/performance.md says so */
+    int32_t speculate;          /* positions that a pass drafts and verifies at once: an even number, or
+                                       EDITAR_SPECULATE_AUTO; 0 is none. Tokens differ from plain decoding's only where a chunk's
+                                       logits differ from a step's by rounding */
     /* Called on the calling thread after every token, or run of known ones. `tokens` [total] are those of the first
      * variant, the source's from `done` on; valid during the call. Not 0 stops the edit. Callbacks must return: no
      * exceptions, no longjmp, and no call on this model. */

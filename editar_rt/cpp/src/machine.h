@@ -1,0 +1,29 @@
+// The machine's cores and memory, and the share that this process may use: editar_rt/machine.py.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+namespace editar {
+
+int thread_count();          // one per physical core that this process may use
+bool is_limited();           // whether affinity or a quota limits this process to fewer cores than the machine has
+std::string machine_name();  // as uname -m
+std::string machine_description();  // "x86_64 Linux, 2 cores"
+std::string processor_features();   // the line of /proc/cpuinfo that lists the instruction sets; "" if there is none
+
+int64_t peak_resident_bytes();  // 0 if the system does not report it
+void note_sharing();            // call it before pages are first mapped twice
+int64_t peak_memory_bytes(int64_t counted_twice);
+
+// Drop the resident pages of files with weights: they are loaded again when they are read. Mappings that the process
+// has written to are not touched.
+void drop_file_pages(const std::vector<std::string>& weights);
+void trim_heap();                                        // return freed blocks of the C library's heap to the system
+int64_t bytes_counted_twice(const std::string& memory);  // of the mappings of an in-memory file of this name
+
+// Text of a small system file; "" if it cannot be read.
+std::string read_text(const std::string& path);
+
+}  // namespace editar

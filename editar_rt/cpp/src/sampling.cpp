@@ -1,0 +1,325 @@
+#include "sampling.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstdio>
+#include <cstdlib>
+#include <functional>
+
+#include "error.h"
+#include "exact.h"
+#include "facts.h"
+
+namespace editar {
+
+namespace {
+
+constexpr double PI = 3.141592653589793;
+
+void require(bool good, const std::string& name, const std::string& allowed, const std::string& value) {
+    if (!good) throw option_error(name + " must be " + allowed + ", got " + value);
+}
+
+void check_scale(double scale) {
+    if (!(scale >= 0 && scale <= facts::MAX_SCALE))
+        throw option_error("cfg_scale must be 0 to " + python_g(facts::MAX_SCALE) + ", got " + python_repr(scale));
+}
+
+void check(const Sampling& s) {
+    check_scale(s.cfg_scale);
+    if (s.shape != EDITAR_CONSTANT) check_scale(s.cfg_last);
+    for (double each : s.cfg_scales) check_scale(each);
+    const bool all = s.cfg_stop == -1;
+    require(s.cfg_start >= 0 && (all || s.cfg_start < s.cfg_stop), "the guided tokens",
+            "cfg_start to cfg_stop - 1 with 0 <= cfg_start < cfg_stop",
+            std::to_string(s.cfg_start) + " to " + std::to_string(s.cfg_stop));
+    require(std::isfinite(s.temperature) && s.temperature > 0, "temperature", "a finite number above 0",
+            python_repr(s.temperature));
+    require(s.top_k >= 0, "top_k", "0 (off) or more", std::to_string(s.top_k));
+    require(std::isfinite(s.top_p) && s.top_p > 0 && s.top_p <= 1, "top_p", "in (0, 1]", python_repr(s.top_p));
+}
+
+// The shortest digits that read back as the same number, without a sign: "d.ddd", and the decimal exponent.
+std::string shortest(double number, int& exponent) {
+    char text[40];
+    for (int digits = 0; digits < 17; ++digits) {
+        std::snprintf(text, sizeof text, "%.*e", digits, number);
+        if (std::strtod(text, nullptr) == number) break;
+    }
+    std::string mantissa = text;
+    const size_t e = mantissa.find('e');
+    exponent = std::atoi(mantissa.c_str() + e + 1);
+    std::string digits;
+    for (char c : mantissa.substr(0, e))
+        if (c >= '0' && c <= '9') digits += c;  // a locale may have another decimal point
+    while (digits.size() > 1 && digits.back() == '0') digits.pop_back();
+    return digits;
+}
+
+std::string with_exponent(const std::string& digits, int exponent) {
+    char power[16];
+    std::snprintf(power, sizeof power, "e%c%02d", exponent < 0 ? '-' : '+', std::abs(exponent));
+    return digits.substr(0, 1) + (digits.size() > 1 ? "." + digits.substr(1) : "") + power;
+}
+
+std::string with_point(const std::string& digits, int exponent, bool fraction) {
+    if (exponent < 0) return "0." + std::string(-exponent - 1, '0') + digits;
+    const int whole = exponent + 1, size = static_cast<int>(digits.size());
+    if (size <= whole) return digits + std::string(whole - size, '0') + (fraction ? ".0" : "");
+    return digits.substr(0, whole) + "." + digits.substr(whole);
+}
+
+}  // namespace
+
+std::string python_repr(double number) {
+    if (std::isnan(number)) return "nan";
+    const std::string sign = std::signbit(number) ? "-" : "";
+    if (std::isinf(number)) return sign + "inf";
+    if (number == 0) return sign + "0.0";
+    int exponent = 0;
+    const std::string digits = shortest(std::fabs(number), exponent);
+    return sign +
+           (exponent < -4 || exponent >= 16 ? with_exponent(digits, exponent) : with_point(digits, exponent, true));
+}
+
+std::string python_g(double number) {
+    if (number == 0) return std::signbit(number) ? "-0" : "0";
+    char text[40];
+    std::snprintf(text, sizeof text, "%.5e", std::fabs(number));
+    std::string mantissa = text, digits;
+    const size_t e = mantissa.find('e');
+    const int exponent = std::atoi(mantissa.c_str() + e + 1);
+    for (char c : mantissa.substr(0, e))
+        if (c >= '0' && c <= '9') digits += c;
+    while (digits.size() > 1 && digits.back() == '0') digits.pop_back();
+    return (std::signbit(number) ? "-" : "") +
+           (exponent < -4 || exponent >= 6 ? with_exponent(digits, exponent) : with_point(digits, exponent, false));
+}
+
+Sampling::Sampling()
+    : cfg_scale(facts::CFG_SCALE), temperature(facts::TEMPERATURE), top_p(facts::TOP_P), top_k(facts::TOP_K) {}
+
+Sampling Sampling::of_bundle(const Json& given, const std::string& folder) {
+    Sampling own;
+    std::string unknown;
+    for (const auto& [name, value] : given.members) {
+        const bool integer = value.is_integer();
+        if (name == "cfg_scale")
+            own.cfg_scale = value.number();
+        else if (name == "temperature")
+            own.temperature = value.number();
+        else if (name == "top_p")
+            own.top_p = value.number();
+        else if (name == "top_k" && integer)
+            own.top_k = value.integer();
+        else if (name == "seed" && integer)
+            own.seed = static_cast<uint64_t>(value.integer());
+        else if (name == "cfg_interval" && integer)
+            own.cfg_stop = value.integer() == -1 ? -1 : value.integer() + 2;
+        else if (name == "noise" && (value.text == "uniform" || value.text == "gumbel"))
+            own.gumbel = value.text == "gumbel";
+        else if (name == "top_k" || name == "seed" || name == "cfg_interval" || name == "greedy" || name == "noise")
+            throw bundle_error("a sampling default of the bundle " + folder + " is not allowed: " + name +
+                               " must be an "
+                               "integer, got " +
+                               value.text);
+        else
+            unknown += (unknown.empty() ? "" : ", ") + name;
+    }
+    if (!unknown.empty()) throw bundle_error("the bundle's sampling defaults have unknown fields: " + unknown);
+    try {
+        check(own);
+    } catch (const Error& e) {
+        throw bundle_error("a sampling default of the bundle " + folder + " is not allowed: " + e.what());
+    }
+    return own;
+}
+
+Sampling Sampling::with(const editar_sampling* given, int count) const {
+    Sampling own = *this;
+    if (given == nullptr) return own;
+    if (given->cfg_scales != nullptr) {
+        if (count == 0) throw option_error("cfg_scales needs a picture; give cfg_scale");
+        own.cfg_scales.assign(given->cfg_scales, given->cfg_scales + count);
+        own.shape = EDITAR_CONSTANT;
+    } else if (given->cfg_shape != EDITAR_CONSTANT) {
+        if (given->cfg_shape != EDITAR_LINEAR && given->cfg_shape != EDITAR_COSINE)
+            throw option_error("cfg_shape must be EDITAR_CONSTANT, EDITAR_LINEAR or EDITAR_COSINE, got " +
+                               std::to_string(given->cfg_shape));
+        own.shape = given->cfg_shape;
+        own.cfg_scale = given->cfg_scale;
+        own.cfg_last = given->cfg_last;
+        own.cfg_scales.clear();
+    } else if (given->cfg_scale != 0) {
+        own.cfg_scale = given->cfg_scale;
+        own.shape = EDITAR_CONSTANT;
+        own.cfg_scales.clear();
+    }
+    if (given->cfg_start != 0 || given->cfg_stop != 0) {
+        own.cfg_start = given->cfg_start;
+        own.cfg_stop =
+            given->cfg_stop == EDITAR_TO_THE_END && given->cfg_start != 0 && count > 0 ? count : given->cfg_stop;
+        own.interval_is_number =
+            own.cfg_start == 0 && (own.cfg_stop == -1 || (given->flags & EDITAR_INTERVAL_IS_STEP) != 0);
+    }
+    if (given->temperature != 0) own.temperature = given->temperature;
+    if (given->top_p != 0) own.top_p = given->top_p;
+    if (given->top_k != 0) own.top_k = given->top_k == EDITAR_TOP_K_OFF ? 0 : given->top_k;
+    if (given->seed != 0 || (given->flags & EDITAR_SEED_IS_ZERO) != 0) own.seed = given->seed;
+    if ((given->flags & ~(EDITAR_GREEDY | EDITAR_NOT_GREEDY | EDITAR_SEED_IS_ZERO | EDITAR_INTERVAL_IS_STEP)) != 0)
+        throw option_error("flags of a sampling has unknown bits: " + std::to_string(given->flags));
+    if ((given->flags & EDITAR_GREEDY) != 0) own.greedy = true;
+    if ((given->flags & EDITAR_NOT_GREEDY) != 0) own.greedy = false;
+    if (given->top_k < EDITAR_TOP_K_OFF)
+        throw option_error("top_k must be EDITAR_TOP_K_OFF, 0 (the bundle's) or more, got " +
+                           std::to_string(given->top_k));
+    if (given->noise < EDITAR_USUAL_NOISE || given->noise > EDITAR_GUMBEL)
+        throw option_error("noise must be EDITAR_UNIFORM or EDITAR_GUMBEL, got " + std::to_string(given->noise));
+    if (given->noise != EDITAR_USUAL_NOISE) own.gumbel = given->noise == EDITAR_GUMBEL;
+    check(own);
+    return own;
+}
+
+bool Sampling::guided() const {
+    if (!cfg_scales.empty()) return *std::max_element(cfg_scales.begin(), cfg_scales.end()) > 1;
+    return (shape == EDITAR_CONSTANT ? cfg_scale : std::max(cfg_scale, cfg_last)) > 1;
+}
+
+std::vector<double> Sampling::scales(int count) const {
+    std::vector<double> all(count, cfg_scale);
+    if (!cfg_scales.empty()) {
+        if (static_cast<int>(cfg_scales.size()) != count)
+            throw option_error("cfg_scale has " + std::to_string(cfg_scales.size()) + " values, but a picture has " +
+                               std::to_string(count) + " tokens");
+        all = cfg_scales;
+    } else if (shape != EDITAR_CONSTANT) {
+        const double step = count > 1 ? 1.0 / (count - 1) : 0.0;
+        for (int n = 0; n < count; ++n) {
+            double progress = n == count - 1 && count > 1 ? 1.0 : n * step;
+            if (shape == EDITAR_COSINE) progress = (1 - std::cos(PI * progress)) / 2;
+            all[n] = cfg_scale + (cfg_last - cfg_scale) * progress;
+        }
+    }
+    for (int n = 0; n < count; ++n) {
+        const bool inside = cfg_stop == -1 || (n >= cfg_start && n < cfg_stop);
+        all[n] = inside ? std::max(all[n], 1.0) : 1.0;
+    }
+    return all;
+}
+
+std::vector<std::pair<std::string, std::string>> Sampling::settings(int count) const {
+    (void)count;
+    auto listed = [](const std::vector<double>& values) {
+        std::string text;
+        for (double value : values) {
+            const std::string g = python_g(value);
+            text += (text.empty() ? "" : ",") + (std::strtod(g.c_str(), nullptr) == value ? g : python_repr(value));
+        }
+        return text;
+    };
+    std::string scale = python_repr(cfg_scale);
+    if (!cfg_scales.empty())
+        scale = "values:" + listed(cfg_scales);
+    else if (shape != EDITAR_CONSTANT)
+        scale = (shape == EDITAR_LINEAR ? "linear:" : "cosine:") + listed({cfg_scale, cfg_last});
+    std::string interval = "[" + std::to_string(cfg_start) + ", " + std::to_string(cfg_stop) + "]";
+    if (interval_is_number) interval = std::to_string(cfg_stop == -1 ? -1 : cfg_stop - 2);
+    return {{"cfg_scale", scale},
+            {"cfg_interval", interval},
+            {"temperature", python_repr(temperature)},
+            {"top_k", std::to_string(top_k)},
+            {"top_p", python_repr(top_p)},
+            {"seed", std::to_string(seed)},
+            {"greedy", greedy ? "True" : "False"},
+            {"noise", gumbel ? "gumbel" : "uniform"}};
+}
+
+const float* Sampler::guide(const float* cond, const float* uncond, int size, float scale) {
+    guided_.resize(size);
+    for (int n = 0; n < size; ++n) guided_[n] = uncond[n] + scale * (cond[n] - uncond[n]);
+    return guided_.data();
+}
+
+int32_t Sampler::sample(const float* logits, int size, const Sampling& sampling, uint64_t seed, int position) {
+    int best = 0;
+    bool nan = std::isnan(logits[0]);
+    for (int n = 1; n < size; ++n) {
+        nan = nan || std::isnan(logits[n]);
+        if (logits[n] > logits[best]) best = n;
+    }
+    if (nan || !std::isfinite(logits[best])) throw NotFinite();
+    if (sampling.greedy) return best;
+    const float peak = logits[best];
+    // Top-k: the tokens of the k largest logits, and those equal to the last of them.
+    kept_.clear();
+    if (sampling.top_k > 0 && sampling.top_k < size) {
+        values_.assign(logits, logits + size);
+        const auto last = values_.begin() + static_cast<std::ptrdiff_t>(sampling.top_k) - 1;
+        std::nth_element(values_.begin(), last, values_.end(), std::greater<float>());
+        for (int n = 0; n < size; ++n)
+            if (logits[n] >= *last) kept_.push_back(n);
+    } else {
+        for (int n = 0; n < size; ++n) kept_.push_back(n);
+    }
+    if (sampling.gumbel && sampling.top_p == 1) return with_gumbel(logits, peak, sampling.temperature, seed, position);
+    weights_.clear();
+    for (int32_t token : kept_)
+        weights_.push_back(
+            exact::exp((static_cast<double>(logits[token]) - static_cast<double>(peak)) / sampling.temperature));
+    // Top-p: drop a token if the more likely ones already weigh more than top_p of all.
+    if (sampling.top_p < 1) {
+        order_.resize(kept_.size());
+        for (size_t n = 0; n < order_.size(); ++n) order_[n] = static_cast<int32_t>(n);
+        std::stable_sort(order_.begin(), order_.end(), [&](int32_t a, int32_t b) { return weights_[a] > weights_[b]; });
+        double total = 0;
+        for (int32_t place : order_) total += weights_[place];
+        const double most = sampling.top_p * total;
+        double before = 0;
+        size_t stay = 0;
+        while (stay < order_.size() && before <= most) before += weights_[order_[stay++]];
+        order_.resize(stay);
+        std::sort(order_.begin(), order_.end());
+        for (size_t n = 0; n < stay; ++n) {
+            kept_[n] = kept_[order_[n]];
+            weights_[n] = weights_[order_[n]];
+        }
+        kept_.resize(stay);
+        weights_.resize(stay);
+    }
+    if (sampling.gumbel) return with_gumbel(logits, peak, sampling.temperature, seed, position);
+    return with_uniform(exact::uniform(seed, 0, position));
+}
+
+// The first token at which the running sum of the weights exceeds `number` times their total.
+int32_t Sampler::with_uniform(double number) const {
+    double total = 0;
+    for (double weight : weights_) total += weight;
+    const double target = number * total;
+    double sum = 0;
+    for (size_t n = 0; n < kept_.size(); ++n) {
+        sum += weights_[n];
+        if (sum > target) return kept_[n];
+    }
+    return kept_.back();
+}
+
+// The token with the largest sum of its logit over the temperature and its noise; of equal sums the first.
+int32_t Sampler::with_gumbel(const float* logits, float peak, double temperature, uint64_t seed, int position) const {
+    int32_t best = kept_[0];
+    double most = 0;
+    uint64_t block = 0;  // the one that `words` is
+    exact::Words words{};
+    for (size_t n = 0; n < kept_.size(); ++n) {
+        const auto token = static_cast<uint64_t>(kept_[n]);
+        if (token / 4 + 1 != block) words = exact::philox(seed, block = token / 4 + 1, uint64_t{1} << 32, position);
+        const double sum = (static_cast<double>(logits[token]) - static_cast<double>(peak)) / temperature +
+                           exact::gumbel(words.word[token % 4]);
+        if (n == 0 || sum > most) {
+            best = kept_[n];
+            most = sum;
+        }
+    }
+    return best;
+}
+
+}  // namespace editar

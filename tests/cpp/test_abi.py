@@ -1,0 +1,328 @@
+"""The C ABI's promises: sized structs, one call at a time, errors in one sentence, nothing left behind."""
+
+from __future__ import annotations
+
+import ctypes
+import dataclasses
+import json
+import os
+import shutil
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import editar_rt
+from editar_rt.__main__ import main
+from tests.commands import in_process
+from tests.cpp import library as c
+from tests.cpp.installed import run
+from tests.cpp.library import CRequest, CSampling, Library, Model, ModelOptions, Refused, Session, as_sampling
+from tests.runtime.demo import BUNDLE, COUNT, PICTURE, SIDE, WORDS
+
+
+@pytest.fixture(scope="module")
+def library() -> Library:
+    return c.open_library()
+
+
+@pytest.fixture(scope="module")
+def model(library: Library) -> Iterator[Model]:
+    model = library.open(BUNDLE, threads=1)
+    yield model
+    model.close()
+
+
+@pytest.fixture
+def session(model: Model) -> Iterator[Session]:
+    session = model.session(np.zeros((SIDE, SIDE, 3), np.uint8))
+    yield session
+    session.close()
+
+
+def test_the_version_is_pythons(library: Library) -> None:
+    assert library.dll.editar_version().decode() == editar_rt.__version__
+
+
+def test_a_model_tells_its_sizes(model: Model) -> None:
+    info = model.info
+    assert (info.image_size, info.picture_tokens, info.grid, info.text_tokens) == (SIDE, COUNT, 8, 40)
+    assert info.parts == 7 and info.precision == b"fp32" and info.backend.startswith(b"ONNX Runtime ")
+    assert info.fingerprint.decode() == editar_rt.load(BUNDLE).bundle.fingerprint
+
+
+BAD_REQUESTS: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
+    ("task must be one of edit, depth, canny, segmentation, got 'paint'", {"task": b"paint"}, {}),
+    ("variants must be 1 to 64, got 65", {"variants": 65}, {}),
+    ("cfg_scale must be 0 to 1e+06, got -1.0", {}, {"cfg_scale": -1.0}),
+    ("cfg_scale must be 0 to 1e+06, got nan", {}, {"cfg_scale": float("nan")}),
+    ("temperature must be a finite number above 0, got inf", {}, {"temperature": float("inf")}),
+    ("top_p must be in (0, 1], got 1.5", {}, {"top_p": 1.5}),
+    ("top_k must be", {}, {"top_k": -2}),
+    ("0 <= cfg_start < cfg_stop", {}, {"cfg_interval": (5, 5)}),
+    ("keep must be 0 to 64, got 65", {"keep": 65}, {}),
+    ("kept must not be NULL", {"keep": 3}, {}),
+    ("mask_margin must be", {"mask_margin": -2}, {}),
+    ("preview_share must be", {"preview_share": 1.5}, {}),
+    ("speculate must be", {"speculate": -2}, {}),
+    ("an even number from 2 to 62", {"speculate": 3}, {}),
+]
+
+
+@pytest.mark.parametrize(("message", "fields", "settings"), BAD_REQUESTS)
+def test_a_bad_value_is_refused_with_what_is_allowed(
+    session: Session, message: str, fields: dict[str, Any], settings: dict[str, Any]
+) -> None:
+    variants = fields.pop("variants", 1)
+    request = CRequest(instruction=b"x", variants=variants, **fields)
+    sampling = as_sampling(settings)
+    request.sampling = ctypes.pointer(sampling)
+    with pytest.raises(Refused) as refused:
+        session.model.library.call("edit", session.handle, ctypes.byref(request), ctypes.byref(c.COutput()))
+    assert refused.value.status == c.BAD_ARGUMENT and message in refused.value.message
+
+
+@pytest.mark.parametrize(
+    "kept", [np.full(3, -1, np.int32), np.full(3, 2048, np.int32)], ids=["negative", "beyond the vocabulary"]
+)
+def test_kept_tokens_are_checked(session: Session, kept: np.ndarray) -> None:
+    with pytest.raises(Refused, match="kept must be 0 to 2047"):
+        session.edit(kept=kept)
+
+
+def test_a_mask_belongs_to_task_edit(session: Session) -> None:
+    with pytest.raises(Refused, match="which task depth cannot do"):
+        session.edit(task=b"depth", mask=np.zeros((SIDE, SIDE), np.uint8))
+
+
+def test_null_is_refused_everywhere(library: Library, model: Model) -> None:
+    handle = ctypes.c_void_p()
+    for name, arguments in {
+        "open_model": [None, None, ctypes.byref(handle)], "open_session": [model.handle, None, ctypes.byref(handle)],
+        "edit": [None, None, None], "get_model_info": [None, None], "read_picture": [None, ctypes.c_size_t(1), None],
+        "write_png": [None, None, None], "get_source": [None, None, None], "tokenize": [None] * 6,
+        "encode_text": [None, None, 1, None], "encode_square": [None, None, None],
+        "decode_tokens": [None, None, 1, None], "score": [None] * 6, "generate": [None] * 6,
+        "sample": [None, 1, None, ctypes.c_uint64(0), None], "verify": [None] * 3, "bench": [None] * 4,
+        "describe_bundle": [None, 0, None], "hash": [None, ctypes.c_size_t(1), None],
+    }.items():  # fmt: skip
+        with pytest.raises(Refused, match="must not be NULL") as refused:
+            library.call(name, *arguments)
+        assert refused.value.status == c.BAD_ARGUMENT
+    library.dll.editar_close_model(None)
+    library.dll.editar_close_session(None)
+
+
+class OldSampling(c.Struct):
+    """The struct of a program that was compiled with an older header."""
+
+    _fields_ = CSampling._fields_[:4]  # size, seed, cfg_scale, cfg_last
+
+
+class NewSampling(c.Struct):
+    """The struct of a program that was compiled with a newer header."""
+
+    _fields_ = (*CSampling._fields_, ("invented", ctypes.c_int64))
+
+
+def test_shorter_and_longer_structs_are_understood(session: Session, model: Model) -> None:
+    logits, token = np.linspace(0, 5, 50).astype(np.float32), ctypes.c_int32()
+
+    def sampled(struct: Any) -> int:
+        model.library.call(
+            "sample", c.pointer(logits), 50, ctypes.byref(struct), ctypes.c_uint64(3), ctypes.byref(token)
+        )
+        return token.value
+
+    usual = sampled(CSampling(seed=5))
+    assert sampled(OldSampling(seed=5)) == sampled(NewSampling(seed=5)) == usual
+    with pytest.raises(Refused, match="has a field that this version"):
+        sampled(NewSampling(seed=5, invented=1))
+    broken = CSampling(seed=5)
+    broken.size = 3
+    with pytest.raises(Refused, match="size of editar_sampling must be"):
+        sampled(broken)
+
+
+def test_what_is_not_a_bundle_is_a_bad_bundle(library: Library, tmp_path: Path) -> None:
+    with pytest.raises(Refused, match="bundle.json") as refused:
+        library.open(tmp_path)
+    assert refused.value.status == c.BAD_BUNDLE
+    copied = shutil.copytree(BUNDLE, tmp_path / "copied")
+    (copied / "vq_decoder.onnx").write_bytes(b"broken")
+    with pytest.raises(Refused, match=r"vq_decoder\.onnx has 6 bytes") as refused:
+        library.open(copied)
+    assert refused.value.status == c.BAD_BUNDLE
+
+
+def test_a_part_that_lacks_is_named(library: Library, golden_gpt_bundle: Path) -> None:
+    model = library.open(golden_gpt_bundle)
+    for name, arguments in {
+        "tokenize": [None, b"x", None, 0, ctypes.byref(ctypes.c_int32())],
+        "encode_square": [bytes(3), c.pointer(np.zeros(16, np.int32))],
+    }.items():
+        with pytest.raises(Refused) as refused:
+            library.call(name, model.handle, *arguments)
+        assert refused.value.status == c.MISSING_PART
+    model.close()
+
+
+def test_another_library_is_not_taken_for_onnx_runtime(library: Library, tmp_path: Path) -> None:
+    """In a process of its own: a process has one ONNX Runtime."""
+    program = f"""
+import sys
+sys.path.insert(0, {str(Path(__file__).parents[2])!r})
+from pathlib import Path
+from tests.cpp.library import Library, Refused
+library = Library(Path({library.dll._name!r}))
+for path in sys.argv[1:]:
+    try:
+        library.open(Path({str(BUNDLE)!r}), engine_path=path.encode())
+    except Refused as refused:
+        print(refused)
+"""
+    done = editar_rt_process(program, "/nowhere/libonnxruntime.so", library.dll._name)
+    nowhere, other = done.splitlines()
+    assert nowhere.startswith("-5: ONNX Runtime's library cannot be opened (/nowhere/libonnxruntime.so")
+    assert "EDITAR_ONNXRUNTIME" in nowhere
+    assert other.startswith("-5: the library given as ONNX Runtime is another one")
+
+
+def editar_rt_process(program: str, *arguments: str) -> str:
+    environment = {name: value for name, value in os.environ.items() if name != "EDITAR_ONNXRUNTIME"}
+    return run([sys.executable, "-c", program, *arguments], env=environment)
+
+
+def test_a_second_call_is_told_that_the_model_is_busy(session: Session, model: Model) -> None:
+    seen: list[Refused] = []
+    results: list[Any] = []
+
+    def on_progress(done: int, total: int, tokens: np.ndarray) -> int:
+        if done == 10:
+
+            def other() -> None:
+                for call in (lambda: session.edit(WORDS), lambda: model.session(np.zeros((SIDE, SIDE, 3), np.uint8))):
+                    with pytest.raises(Refused) as refused:
+                        call()
+                    seen.append(refused.value)
+
+            thread = threading.Thread(target=other)
+            thread.start()
+            thread.join()
+        return 0
+
+    results.append(session.edit(WORDS, on_progress=on_progress))
+    assert [each.status for each in seen] == [c.BUSY, c.BUSY]
+    assert results[0].output.done == COUNT
+    assert session.edit(WORDS).tokens.tolist() == results[0].tokens.tolist()  # disturbed by nothing
+
+
+def test_models_in_several_threads_are_independent(library: Library) -> None:
+    expected = editar_rt.load(BUNDLE).edit(PICTURE, WORDS, seed=1).tokens.tolist()
+    found: list[list[int]] = []
+
+    def work() -> None:
+        model = library.open(BUNDLE, threads=1)
+        session = model.session(np.asarray(Image.open(PICTURE).convert("RGB")))
+        found.extend(session.edit(WORDS, sampling=as_sampling({"seed": 1})).tokens[0].tolist() for _ in range(3))
+        session.close()
+        model.close()
+
+    threads = [threading.Thread(target=work) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert found == [expected] * 9
+
+
+def test_a_model_may_be_closed_before_its_sessions(library: Library) -> None:
+    model = library.open(BUNDLE, threads=1)
+    session = model.session(np.zeros((SIDE, SIDE, 3), np.uint8))
+    model.close()
+    assert session.edit(WORDS, pictures=False).output.done == COUNT
+    session.close()
+
+
+def test_errors_are_the_threads_own(session: Session, model: Model) -> None:
+    with pytest.raises(Refused):
+        session.edit(task=b"paint")
+    said: list[str] = []
+    thread = threading.Thread(target=lambda: said.append(model.library.last_error))
+    thread.start()
+    thread.join()
+    assert said == [""] and "paint" in model.library.last_error
+
+
+def test_a_long_name_does_not_break_a_message(library: Library) -> None:
+    with pytest.raises(Refused) as refused:
+        library.open(Path("/" + "é" * 4000))
+    assert len(refused.value.message.encode()) < 4096  # and whole characters: it was decoded
+
+
+def test_steps_of_an_edit_give_what_pythons_give(library: Library, model: Model) -> None:
+    editor = editar_rt.load(BUNDLE)
+    ids, count = np.full(64, -1, np.int32), ctypes.c_int32()
+    library.call("tokenize", model.handle, b"depth", b"a red ball", c.pointer(ids), 64, ctypes.byref(count))
+    states = np.zeros((1, 40, 128), np.float32)
+    library.call("encode_text", model.handle, c.pointer(ids), count, c.pointer(states))
+    assert np.array_equal(states, editor.encode_text(["a red ball"], "depth"))
+    picture = np.random.default_rng(0).integers(0, 256, (SIDE, SIDE, 3), np.uint8)
+    tokens = np.zeros(COUNT, np.int32)
+    library.call("encode_square", model.handle, c.pointer(picture), c.pointer(tokens))
+    assert tokens.tolist() == editor.session(picture).condition_tokens[0].tolist()
+    forced = np.random.default_rng(1).integers(0, 2048, COUNT).astype(np.int32)
+    cond, uncond = (np.zeros((1, COUNT, 2048), np.float32) for _ in range(2))
+    library.call("score", model.handle, *map(c.pointer, (states, tokens, forced, cond, uncond)))
+    for mine, theirs in zip((cond, uncond), editor.score(states, tokens[None], forced[None]), strict=True):
+        assert np.array_equal(mine, theirs)
+    library.call("score", model.handle, c.pointer(states), None, c.pointer(forced), c.pointer(cond), None)
+    assert np.array_equal(cond, editor.score(states, None, forced[None])[0])
+    known = np.where(np.arange(COUNT) % 3 == 0, forced, -1).astype(np.int32)
+    made, sampling = np.zeros(COUNT, np.int32), as_sampling({"seed": 2})
+    library.call(
+        "generate", model.handle, c.pointer(states), None, ctypes.byref(sampling), c.pointer(known), c.pointer(made)
+    )
+    usual = editor.default_sampling
+    expected = editor.generate(states, None, dataclasses.replace(usual, seed=2), known_tokens=known[None])
+    assert made.tolist() == expected[0].tolist()
+
+
+def test_reports_are_those_of_pythons_commands(
+    library: Library, model: Model, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    editar = in_process(main, monkeypatch, capsys)
+    described = json.loads(library.text("describe_bundle", str(BUNDLE).encode(), 1))
+    assert described == editar("info", BUNDLE, "--check", "--json").document
+    holds = ctypes.c_int32()
+    verified = json.loads(library.text("verify", model.handle, ctypes.byref(holds)))
+    assert holds.value == 1 and verified == editar("verify", BUNDLE, "--json").document
+    plan = c.BenchPlan(repeats=1, warmup=-1, steps=3)
+    measured = json.loads(library.text("bench", model.handle, ctypes.byref(plan), None))
+    theirs = editar("bench", BUNDLE, "--repeats", 1, "--warmup", 0, "--steps", 3, "--json").document
+    assert measured.keys() - theirs.keys() == {"percent_outside_engine"} and measured.keys() >= theirs.keys()
+    assert measured["stages"].keys() == theirs["stages"].keys()
+    for name in ("bytes_per_step", "steps", "rows", "bundle", "backend", "dialect"):
+        assert measured[name] == theirs[name]
+
+
+def test_options_of_a_model_are_checked(library: Library) -> None:
+    with pytest.raises(Refused, match="device must be one of auto, cpu, cuda, tensorrt, got 'gpu'"):
+        library.open(BUNDLE, device=b"gpu")
+    with pytest.raises(Refused, match="threads must be"):
+        library.open(BUNDLE, threads=-1)
+    handle = ctypes.c_void_p()
+    options = ModelOptions(engine_path=b"/another.so")
+    with pytest.raises(Refused, match="already opened ONNX Runtime"):
+        library.call("open_model", str(BUNDLE).encode(), ctypes.byref(options), ctypes.byref(handle))
+
+
+def test_a_machine_without_cuda_says_so(library: Library) -> None:
+    with pytest.raises(Refused, match="does not run on CUDA here") as refused:
+        library.open(BUNDLE, device=b"cuda")
+    assert refused.value.status == c.BACKEND

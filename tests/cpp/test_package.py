@@ -1,0 +1,84 @@
+"""The installed package: what it exports, and products that are built from it by CMake and by pkg-config."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import editar_rt
+from tests.cpp.build import CPP
+from tests.cpp.installed import PACKAGES, engine_library, installed, onnxruntime_root, run
+from tests.runtime.demo import BUNDLE, SIDE, WORDS
+from tests.tools import require_program
+
+CONSUMERS = Path(__file__).with_name("consumers")
+
+
+@pytest.fixture(scope="module")
+def expected() -> list[int]:
+    picture = np.full((SIDE, SIDE, 3), 128, np.uint8)
+    return editar_rt.load(BUNDLE).edit(picture, WORDS).tokens.tolist()
+
+
+def edited(program: Path, prefix: Path) -> list[int]:
+    """The tokens that a product prints."""
+    environment = os.environ | {"EDITAR_ONNXRUNTIME": str(engine_library()), "LD_LIBRARY_PATH": str(prefix / "lib")}
+    return [int(token) for token in run([str(program), str(BUNDLE), WORDS], env=environment).split()]
+
+
+def test_only_the_c_functions_are_exported() -> None:
+    library = installed() / "lib/libeditar.so"
+    symbols = {line.split()[-1] for line in run(["nm", "-D", "--defined-only", str(library)]).splitlines()}
+    names = {symbol.partition("@")[0] for symbol in symbols} - {"EDITAR_0"}
+    header = (CPP / "include/editar/editar.h").read_text(encoding="utf-8")
+    assert names == {word.partition("(")[0] for word in header.split() if word.startswith("editar_") and "(" in word}
+    said = run(["readelf", "-d", str(library)])
+    assert "libeditar.so.0" in said
+    assert "onnxruntime" not in said and "python" not in said  # opened at run time, or not at all
+
+
+def test_products_of_both_kinds_are_built_by_cmake(tmp_path: Path, expected: list[int]) -> None:
+    prefix = installed()
+    run(["cmake", "-S", str(CONSUMERS), "-B", str(tmp_path), f"-DCMAKE_PREFIX_PATH={prefix}"])
+    run(["cmake", "--build", str(tmp_path)])
+    for name in ("c_program", "cpp_program"):
+        assert edited(tmp_path / name, prefix) == expected
+
+
+def test_a_product_is_built_by_pkg_config(tmp_path: Path, expected: list[int]) -> None:
+    require_program("pkg-config", "apt-get install pkg-config")
+    prefix, program = installed(), tmp_path / "program"
+    environment = os.environ | {"PKG_CONFIG_PATH": str(prefix / "lib/pkgconfig")}
+    flags = run(["pkg-config", "--cflags", "--libs", "editar"], env=environment).split()
+    assert run(["pkg-config", "--modversion", "editar"], env=environment).strip() == editar_rt.__version__
+    run(["gcc", "-std=c99", str(CONSUMERS / "c_program.c"), *flags, "-o", str(program)])
+    assert edited(program, prefix) == expected
+
+
+def test_a_static_library_serves_too(tmp_path: Path, expected: list[int]) -> None:
+    options = ("-DBUILD_SHARED_LIBS=OFF", "-DEDITAR_CLI=OFF", "-DCMAKE_BUILD_TYPE=Debug", "-DCMAKE_CXX_FLAGS_DEBUG=-O0")
+    prefix = installed("static", options)
+    run(["cmake", "-S", str(CONSUMERS), "-B", str(tmp_path), f"-DCMAKE_PREFIX_PATH={prefix}"])
+    run(["cmake", "--build", str(tmp_path)])
+    assert edited(tmp_path / "cpp_program", prefix) == expected
+
+
+def test_without_the_header_the_build_says_what_to_do(tmp_path: Path) -> None:
+    require_program("cmake", PACKAGES)
+    assert onnxruntime_root()
+    nowhere = [
+        f"-DONNXRUNTIME_ROOT={tmp_path}",
+        "-DCMAKE_FIND_ROOT_PATH=/nowhere",
+        "-DCMAKE_FIND_ROOT_PATH_MODE_INCLUDE=ONLY",
+    ]
+    with pytest.raises(AssertionError, match=r"onnxruntime_c_api\.h was not found") as failed:
+        run(["cmake", "-S", str(CPP), "-B", str(tmp_path), *nowhere])
+    assert "-DONNXRUNTIME_ROOT=FOLDER" in str(failed.value)
+
+
+def test_the_wheel_is_without_it_and_the_source_archive_has_it(tmp_path: Path) -> None:
+    text = (CPP.parents[1] / "pyproject.toml").read_text(encoding="utf-8")
+    assert 'exclude = ["editar_rt/cpp"]' in text
