@@ -19,7 +19,7 @@ static int32_t EDITAR_CALL on_preview(void* user, int32_t done, int32_t total, c
     (void)done;
     (void)total;
     ++*(int*)user;
-    return picture->data[0] > 255;
+    return picture->width < 1;
 }
 
 static int fail(const char* what) {

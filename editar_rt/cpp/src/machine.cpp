@@ -1,6 +1,7 @@
 #include "machine.h"
 
 #include <algorithm>
+#include <atomic>
 #include <climits>
 #include <cstdlib>
 #include <cstring>
@@ -29,7 +30,7 @@ namespace {
 
 constexpr int64_t WORTH = 16 << 20;  // file size below which searching its pages is not worthwhile
 
-int64_t peak_before_sharing = 0;
+std::atomic<int64_t> peak_before_sharing{0};  // of all models
 
 std::vector<int> allowed_cores() {
     std::vector<int> cores;
@@ -213,12 +214,13 @@ int64_t peak_resident_bytes() {
 }
 
 void note_sharing() {
-    if (peak_before_sharing == 0) peak_before_sharing = peak_resident_bytes();
+    int64_t none = 0;
+    peak_before_sharing.compare_exchange_strong(none, peak_resident_bytes());
 }
 
 int64_t peak_memory_bytes(int64_t counted_twice) {
     int64_t peak = peak_resident_bytes();
-    return std::max(peak - counted_twice, std::min(peak, peak_before_sharing));
+    return std::max(peak - counted_twice, std::min(peak, peak_before_sharing.load()));
 }
 
 void drop_file_pages(const std::vector<std::string>& weights) {

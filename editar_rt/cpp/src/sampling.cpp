@@ -48,7 +48,7 @@ std::string shortest(double number, int& exponent) {
     }
     std::string mantissa = text;
     const size_t e = mantissa.find('e');
-    exponent = std::atoi(mantissa.c_str() + e + 1);
+    exponent = static_cast<int>(std::strtol(mantissa.c_str() + e + 1, nullptr, 10));
     std::string digits;
     for (char c : mantissa.substr(0, e))
         if (c >= '0' && c <= '9') digits += c;  // a locale may have another decimal point
@@ -88,7 +88,7 @@ std::string python_g(double number) {
     std::snprintf(text, sizeof text, "%.5e", std::fabs(number));
     std::string mantissa = text, digits;
     const size_t e = mantissa.find('e');
-    const int exponent = std::atoi(mantissa.c_str() + e + 1);
+    const int exponent = static_cast<int>(std::strtol(mantissa.c_str() + e + 1, nullptr, 10));
     for (char c : mantissa.substr(0, e))
         if (c >= '0' && c <= '9') digits += c;
     while (digits.size() > 1 && digits.back() == '0') digits.pop_back();
