@@ -59,7 +59,7 @@ static void live(const char* bundle, int round) {
     output.size = sizeof output;
     output.tokens = malloc(3 * (size_t)info.picture_tokens * sizeof(int32_t));
     output.rgb = malloc(3 * (size_t)info.image_size * (size_t)info.image_size * 3);
-    for (kind = 0; kind < 5; ++kind) {
+    for (kind = round % 4; kind < 5; kind += 4 - kind % 4) { /* one kind of edit, and the one that is refused */
         memset(&sampling, 0, sizeof sampling);
         sampling.size = sizeof sampling;
         sampling.seed = (uint64_t)round + 1;

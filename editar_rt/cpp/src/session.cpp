@@ -137,6 +137,7 @@ void Session::draw(const Request& request, const std::vector<int32_t>& known, co
     const Inputs inputs = model_.inputs(text_states.data(), tokens_.data());
     Scheduler& scheduler = rows(variants, request.sampling.guided());
     std::vector<std::unique_ptr<Sequence>> sequences;
+    sequences.reserve(variants);
     for (int n = 0; n < variants; ++n)
         sequences.push_back(std::make_unique<Sequence>(scheduler.context(n), inputs, request.sampling,
                                                        request.sampling.seed + n, known));

@@ -32,6 +32,7 @@ size_t page_bytes() {
 RowBuffer::RowBuffer(int rows, int heads, int positions, size_t position_bytes)
     : rows_(rows), heads_(heads), position_bytes_(std::max<size_t>(position_bytes, 1)) {
     const size_t step = page_bytes() / std::gcd(page_bytes(), position_bytes_);  // positions that fill whole pages
+    // NOLINTNEXTLINE(clang-analyzer-core.DivideZero): a common divisor of the page is at most the page
     positions_ = static_cast<int>((positions + step - 1) / step * step);
 #if defined(__linux__)
     if (rows > 1) {
