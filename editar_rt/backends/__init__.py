@@ -96,9 +96,10 @@ def make_backend(bundle: Bundle, device: str, settings: Settings = USUAL) -> Bac
     """The backend for a device.
 
     Args:
-        device: `cpu` or `cuda` for ONNX Runtime. A bundle of the dialects delta and native runs on `tensorrt`, by
-            its engines or, if it has none, by ONNX Runtime's plug-in provider, or `emulated`: ONNX Runtime on the CPU in place of TensorRT, slow and for checks. `auto`
-            means CUDA if ONNX Runtime has it, otherwise the CPU; for those dialects, TensorRT.
+        device: `cpu` or `cuda` for ONNX Runtime. A bundle of the dialects delta and native runs on `tensorrt`, with
+            its engines or, if it has none, with ONNX Runtime's plug-in provider; or on `emulated`: ONNX Runtime on
+            the CPU in place of TensorRT, slow and for checks. `auto` means CUDA if ONNX Runtime has it, otherwise the
+            CPU; for those dialects, TensorRT with engines.
 
     Raises:
         OptionError: an unknown device, or an invalid number of threads.

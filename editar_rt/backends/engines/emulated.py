@@ -204,11 +204,16 @@ class ProviderEngines(EmulatedEngines):
     """The same, where ONNX Runtime's plug-in provider runs the sessions on a GPU.
 
     Caches stay in host memory, so that each run copies its inputs to the GPU and its outputs back.
+
+    Raises:
+        BackendError: the provider cannot be used here (`RtxProvider.find`), or the cache is bfloat16.
     """
 
     device = "tensorrt"
 
     def __init__(self, bundle: Bundle, threads: int | None = None) -> None:
+        if bundle.manifest.precision == "bf16":
+            raise BackendError("ONNX Runtime's provider keeps caches in host memory, where NumPy has no bfloat16")
         super().__init__(bundle, threads, cache=False)
         self._sessions.plugin = RtxProvider.find(self._sessions.ort)
 
