@@ -197,7 +197,7 @@ class Device:
                 raise
             count = 0
         if not count:
-            raise BackendError("CUDA finds no GPU on this machine; run the bundle with --device cpu")
+            raise BackendError("CUDA finds no GPU on this machine; check the bundle with --device emulated")
         self.index = runtime.call("cudaGetDevice")
         self.name = runtime.device_name(self.index)
         major, minor = (runtime.call("cudaDeviceGetAttribute", attribute, self.index) for attribute in CAPABILITY)
@@ -211,7 +211,7 @@ def _old_driver(runtime: Runtime) -> str:
     driver = runtime.call("cudaDriverGetVersion")
     wanted = _version(runtime.call("cudaRuntimeGetVersion"))
     if not driver:
-        return "there is no NVIDIA driver on this machine; install one, or run the bundle with --device cpu"
+        return "there is no NVIDIA driver on this machine; install one, or check the bundle with --device emulated"
     return (
         f"the NVIDIA driver supports CUDA up to {_version(driver)}, but this is CUDA {wanted}; install a newer "
         "driver, or packages for the older CUDA"

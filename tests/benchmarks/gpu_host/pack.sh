@@ -13,6 +13,7 @@
 #
 # DEMO_NATIVE and SEEDED_NATIVE in the environment name the same two bundles in the dialect native; the second has the
 # seeds of SEEDED_PREFIX too. With LIBRARY=rtx, TensorRT for RTX is packed in place of TensorRT, and runs both dialects.
+# XZ_LEVEL=-1 packs in a fraction of the time; the pieces are more, not larger.
 #
 # OUT gets pieces, host.part-00, host.part-01, …, and run.sh. On the host, with them in one folder:
 #   bash run.sh FOLDER RESULTS
