@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from editar_rt.arguments import as_one_of, is_integer
 from editar_rt.backends.base import Backend
-from editar_rt.backends.engines.folder import find_folders
+from editar_rt.backends.engines.folder import find_folders, without_engines
 from editar_rt.bundle.folder import Bundle
 from editar_rt.bundle.manifest import Manifest
 from editar_rt.errors import BackendError, OptionError
@@ -45,8 +45,22 @@ def _tensorrt(bundle: Bundle, device: str, settings: Settings) -> Backend:
     from editar_rt.backends.engines.backend import EngineBackend
     from editar_rt.backends.engines.tensorrt import open_engines
 
+    if device == TENSORRT and not find_folders(bundle):
+        return _provider(bundle, settings)
     engines = open_engines(bundle)
     return EngineBackend(bundle, engines, engines.info.plan)
+
+
+def _provider(bundle: Bundle, settings: Settings) -> Backend:
+    from editar_rt.backends.engines.backend import EngineBackend
+    from editar_rt.backends.engines.emulated import ProviderEngines
+    from editar_rt.backends.engines.plan import Plan
+
+    try:
+        engines = ProviderEngines(bundle, settings.threads)
+    except BackendError as error:
+        raise BackendError(without_engines(bundle, str(error))) from None
+    return EngineBackend(bundle, engines, Plan.usual(bundle.manifest.model))
 
 
 def _emulated(bundle: Bundle, device: str, settings: Settings) -> Backend:
@@ -82,9 +96,10 @@ def make_backend(bundle: Bundle, device: str, settings: Settings = USUAL) -> Bac
     """The backend for a device.
 
     Args:
-        device: `cpu` or `cuda` for ONNX Runtime. A bundle of the dialects delta and native runs on `tensorrt`, which
-            needs its engines, or `emulated`: ONNX Runtime on the CPU in place of TensorRT, slow and for checks. `auto`
-            means CUDA if ONNX Runtime has it, otherwise the CPU; for those dialects, TensorRT.
+        device: `cpu` or `cuda` for ONNX Runtime. A bundle of the dialects delta and native runs on `tensorrt`, with
+            its engines or, if it has none, with ONNX Runtime's plug-in provider; or on `emulated`: ONNX Runtime on
+            the CPU in place of TensorRT, slow and for checks. `auto` means CUDA if ONNX Runtime has it, otherwise the
+            CPU; for those dialects, TensorRT with engines.
 
     Raises:
         OptionError: an unknown device, or an invalid number of threads.

@@ -13,6 +13,7 @@ import contextlib
 import dataclasses
 import logging
 import os
+import random
 import time
 import urllib.error
 import urllib.request
@@ -181,9 +182,29 @@ def bound(deployment: Deployment, need: Need) -> Any:
         graceful_shutdown_timeout_s=limits.grace + STOP_SECONDS,
         health_check_period_s=HEALTH_SECONDS,
         max_constructor_retry_count=START_RETRIES,
+        request_router_config={"request_router_class": f"{__name__}.LeastBusy"},
         logging_config={"enable_access_log": False},
     )
     return made(serve.ingress()(Replica)).bind(deployment)
+
+
+def _least_busy() -> type:
+    """A router that looks at the replicas' load alone: the less busy of two that it draws. Ray's own gives all requests
+    to a replica on the proxy's node while that takes any, so that it would refuse edits while others stand idle."""
+    from ray.serve.request_router import FIFOMixin, RequestRouter
+
+    class LeastBusy(FIFOMixin, RequestRouter):  # type: ignore[misc]  # Ray is not typed here
+        async def choose_replicas(self, candidate_replicas: list[Any], pending_request: Any = None) -> list[list[Any]]:
+            return [random.sample(candidate_replicas, min(2, len(candidate_replicas)))]
+
+    return LeastBusy
+
+
+def __getattr__(name: str) -> Any:
+    """Ray imports the router by its name; the class can only be made where Ray is."""
+    if name == "LeastBusy":
+        return _least_busy()
+    raise AttributeError(name)
 
 
 def deploy(

@@ -120,3 +120,15 @@ def test_nobody_reads_weights_from_outside_of_a_bundle(
     with pytest.raises(BundleError, match=r"'\.\./evil\.data', which is not a file inside the bundle"):
         read(bundle)
     assert not (tmp_path / "cache").exists() or not list((tmp_path / "cache").iterdir())
+
+
+def test_a_bundle_for_a_gpu_alone_is_converted_with_its_sampling_head(
+    exporter: Command, golden_gpt_bundle: Path, tmp_path: Path
+) -> None:
+    """No CPU runs its decoder in bfloat16; all parts have answers for the device that does."""
+    options = ["--precision", "bf16", "--provider", "cuda", "--dialect", "delta", "--sampling-head"]
+    done = exporter("convert", golden_gpt_bundle, *options, "-o", tmp_path / "bf16")
+    assert done.code == 0, done.stderr
+    manifest = Bundle.open(tmp_path / "bf16").manifest
+    assert (manifest.precision, manifest.providers) == ("bf16", ["cuda"]) and "sampler" in manifest.parts
+    assert manifest.self_test is not None and manifest.self_test.keys() == manifest.parts.keys()

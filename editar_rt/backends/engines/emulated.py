@@ -19,6 +19,7 @@ from editar_rt.backends.engines.device import ALIGNMENT, CaptureError, Lines
 from editar_rt.backends.engines.plan import Shape
 from editar_rt.backends.failures import running
 from editar_rt.backends.ort.backend import OnnxRuntimeBackend
+from editar_rt.backends.ort.plugin import RtxProvider
 from editar_rt.bundle.folder import Bundle
 from editar_rt.errors import BackendError
 
@@ -197,3 +198,28 @@ class EmulatedEngines:
 
     def open(self, shape: Shape) -> OnnxRuntimeEngine:
         return OnnxRuntimeEngine(self._sessions.session(shape.part), shape, self._bundle, self._memory)
+
+
+class ProviderEngines(EmulatedEngines):
+    """The same, where ONNX Runtime's plug-in provider runs the sessions on a GPU.
+
+    Caches stay in host memory, so that each run copies its inputs to the GPU and its outputs back.
+
+    Raises:
+        BackendError: the provider cannot be used here (`RtxProvider.find`), or the cache is bfloat16.
+    """
+
+    device = "tensorrt"
+
+    def __init__(self, bundle: Bundle, threads: int | None = None) -> None:
+        if bundle.manifest.precision == "bf16":
+            raise BackendError("ONNX Runtime's provider keeps caches in host memory, where NumPy has no bfloat16")
+        super().__init__(bundle, threads, cache=False)
+        self._sessions.plugin = RtxProvider.find(self._sessions.ort)
+
+    @property
+    def name(self) -> str:
+        return f"{self._sessions.name}, caches in host memory"
+
+    def read_bandwidth(self) -> float | None:
+        return None  # host memory's would be no limit of a GPU's steps

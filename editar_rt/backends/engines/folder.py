@@ -101,6 +101,20 @@ def other_command(bundle: Bundle) -> str:
     return f"{shlex.join(command)} TARGET, where TARGET is a recipe in engines/ for this device"
 
 
+def without_engines(bundle: Bundle, also: str = "") -> str:
+    """Says what to do with a bundle that has no engines.
+
+    Args:
+        also: another way, and why it is closed.
+    """
+    return (
+        f"the bundle {bundle.folder} has no engines; build them on this device with: "
+        f"{rebuild_command(bundle, 'TARGET').removesuffix(' --force')}, where TARGET is a recipe in engines/; "
+        + (f"{also}; " if also else "")
+        + "to check the bundle on the CPU, slowly and without TensorRT, choose --device emulated"
+    )
+
+
 def find_folders(bundle: Bundle) -> list[Path]:
     """The folders of engines in a bundle, sorted by name, without links that leave it."""
     builds = bundle.folder.glob(f"*/{BUILD_NAME}")

@@ -21,6 +21,7 @@ from editar_rt.backends.engines.folder import (
     read_build,
     read_engine,
     rebuild_command,
+    without_engines,
 )
 from editar_rt.backends.engines.plan import Shape
 from editar_rt.backends.engines.tensorrt_compat import TENSORRT, Kernels, TensorRT, load_tensorrt
@@ -187,11 +188,7 @@ def open_engines(bundle: Bundle, machine: Machine | None = None) -> TensorRTEngi
     """
     folders = find_folders(bundle)
     if not folders:
-        raise BackendError(
-            f"the bundle {bundle.folder} has no engines; build them on this device with: "
-            f"{rebuild_command(bundle, 'TARGET').removesuffix(' --force')}, where TARGET is a recipe in engines/; to "
-            "check the bundle on the CPU, slowly and without TensorRT, choose --device emulated"
-        )
+        raise BackendError(without_engines(bundle))
     reasons = []
     for folder in folders:
         try:

@@ -18,6 +18,7 @@ from editar_rt.backends.ort.cuda_provider import CudaProvider, open_session
 from editar_rt.backends.ort.decoder import OnnxRuntimeDecoder
 from editar_rt.backends.ort.library import import_onnxruntime
 from editar_rt.backends.ort.pages import drop_file_pages, trim_heap
+from editar_rt.backends.ort.plugin import RtxProvider
 from editar_rt.backends.ort.prepacked import forget, prepacked, weights_of
 from editar_rt.backends.ort.rows import bytes_counted_twice
 from editar_rt.backends.ort.threads import set_threads
@@ -79,6 +80,8 @@ class OnnxRuntimeBackend:
         self._bundle = bundle
         self._threads = threads
         self._cache, self._profile = cache, profile
+        self.plugin: RtxProvider | None = None
+        """The plug-in provider that opens sessions in place of the CPU's; set without `cache`."""
         self.prepack = True
         """Whether new sessions prepack weights: faster matmuls, but twice the memory while they open."""
         self.capture = profile is None
@@ -94,6 +97,8 @@ class OnnxRuntimeBackend:
 
     @property
     def name(self) -> str:
+        if self.plugin is not None:
+            return self.plugin.name
         note = f"; {self._why_cpu}" if self._why_cpu else ""
         if self.device == "cuda" and names.DECODER in self._sessions:
             note = f"; steps are not captured: {self.uncaptured}" if self.uncaptured else "; steps are captured"
@@ -222,6 +227,8 @@ class OnnxRuntimeBackend:
             options.add_session_config_entry("session.disable_prepacking", "1")
         set_threads(options, self.ort.__version__, self._threads)
         try:
+            if self.plugin is not None:
+                return self.plugin.open(str(path), options)
             return open_session(self.ort, str(path), options, None if self.device == "cpu" else cuda or {})
         except BackendError:
             raise
