@@ -105,7 +105,8 @@ class Runtime:
     """CUDA's runtime on a GPU of some compute capability."""
 
     def __init__(self, major: int, minor: int) -> None:
-        self._results = {"cudaGetDeviceCount": 1, "cudaGetDevice": 0, "cudaRuntimeGetVersion": 13000}
+        self._results = {"cudaGetDeviceCount": 1, "cudaGetDevice": 0}
+        self._results |= {"cudaRuntimeGetVersion": 13000, "cudaDriverGetVersion": 13000}
         self._capability = dict(zip(CAPABILITY, (major, minor)))
 
     def call(self, function: str, *arguments: int) -> int:

@@ -56,4 +56,5 @@ def test_every_file_that_a_page_links_to_is_there(page: str) -> None:
 def test_every_name_that_the_pages_use_is_public() -> None:
     texts = [(ROOT / page).read_text(encoding="utf-8") for page in PAGES]
     used = {name for text in texts for name in re.findall(r"\beditar_rt\.([A-Za-z_]+)", text)}
-    assert used - {"__all__", "errors"} <= set(editar_rt.__all__)
+    modules = {"errors", "server"}  # `serve run` is given the path of an app
+    assert used - {"__all__"} - modules <= set(editar_rt.__all__)

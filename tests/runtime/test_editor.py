@@ -206,5 +206,5 @@ def test_unknown_and_absent_devices_are_named(tiny_bundle: Path) -> None:
     for threads in (0, "2", True, 10**6):
         with pytest.raises(OptionError, match=f"threads must be 1 to [0-9]+, .*got {threads!r}"):
             editar_rt.load(tiny_bundle, device="cpu", threads=threads)  # type: ignore[arg-type]
-    with pytest.raises(BackendError, match="tensorrt runs bundles of the dialect delta"):
+    with pytest.raises(BackendError, match="tensorrt runs bundles of the dialects delta and native, but"):
         editar_rt.load(tiny_bundle, device="tensorrt")
