@@ -38,7 +38,7 @@ ABANDONED_SECONDS = 3600  # without a lock, a folder not written to for this lon
 
 
 def cache_folder() -> Path | None:
-    """The folder for what is kept; None if it is disabled or there is no home folder."""
+    """The cache folder; None if it is disabled or the user has no home folder."""
     named = os.environ.get(VARIABLE, "")
     if named == OFF:
         return None

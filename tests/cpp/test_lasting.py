@@ -42,8 +42,9 @@ def test_200_lives_leave_nothing_behind(tiny_bundle: Path) -> None:
     assert late <= GROWTH * early
 
 
-# It passes 24 times of 25; the report of the other time is not understood yet, and no change may wait for it.
-@pytest.mark.skipif("EDITAR_TEST_RACES" not in os.environ, reason="runs with EDITAR_TEST_RACES=1: not stable yet")
+# Once in about 26 runs glibc's allocator aborts under this sanitizer, at the end of a thread and without a race reported.
+# Why is not known.
+@pytest.mark.skipif("EDITAR_TEST_RACES" not in os.environ, reason="aborts rarely; run it with EDITAR_TEST_RACES=1")
 def test_two_models_in_two_threads_do_not_race() -> None:
     program = built("tsan", "thread", HERE / "two_threads.cpp")
     # ONNX Runtime's mutexes are locked where this sanitizer does not see it, and unlocked by handlers at exit.
