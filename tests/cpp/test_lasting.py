@@ -42,7 +42,7 @@ def test_200_lives_leave_nothing_behind(tiny_bundle: Path) -> None:
     assert late <= GROWTH * early
 
 
-# Once in about 26 runs glibc's allocator aborts under this sanitizer, at the end of a thread, with no race reported. Why
+# Once in about 26 runs glibc's allocator aborts under this sanitizer, when a thread ends, with no race reported. Why
 # is not known.
 @pytest.mark.skipif("EDITAR_TEST_RACES" not in os.environ, reason="aborts rarely; run it with EDITAR_TEST_RACES=1")
 def test_two_models_in_two_threads_do_not_race() -> None:
