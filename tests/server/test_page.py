@@ -283,6 +283,22 @@ def test_a_pen_paints_by_its_pressure_and_erases_with_its_other_end(visit: Opene
     assert stroke(1.0, 5) == 0
 
 
+def test_a_stroke_before_the_first_frame_lands_where_it_was_made(visit: Opener) -> None:
+    page = visit()
+    page.evaluate(
+        """() => new MutationObserver(() => {
+            const canvas = document.getElementById("canvas");
+            const { x, y, width, height } = canvas.getBoundingClientRect();
+            canvas.setPointerCapture = () => {};
+            const at = { pointerType: "mouse", clientX: x + width / 2, clientY: y + height / 2 };
+            canvas.dispatchEvent(new PointerEvent("pointerdown", at));
+            canvas.dispatchEvent(new PointerEvent("pointerup", at));
+        }).observe(document.getElementById("status"), { childList: true })"""
+    )
+    page.locator("#file").set_input_files(PICTURE)
+    expect(page.locator("#masked")).to_contain_text("Mask 1 %")  # a dot in the middle
+
+
 # The view.
 
 

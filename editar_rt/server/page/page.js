@@ -125,8 +125,8 @@ async function open(file) {
 	try {
 		const { picture, cut } = await opened(file);
 		mask.clear();
-		stage.fit();
 		work(picture, cut || "Paint over what may change, or leave the mask empty to change anything.");
+		stage.fit();
 		canvas.focus({ preventScroll: true });
 	} catch (e) {
 		warn(words(e));
