@@ -6,7 +6,6 @@ The engines are those of `tests/tensorrt_stand_in.py`: Python's builder makes th
 from __future__ import annotations
 
 import ctypes
-import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path

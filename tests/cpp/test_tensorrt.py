@@ -6,10 +6,12 @@ libraries make of an engine is not tested here.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
+import re
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,12 +20,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from editar_rt.editor import Editor
 from export.recipe import EngineRecipe, read_engines
 from tests.cpp.build import CPP
 from tests.cpp.gpu import GPUS, VERSION, VERSIONS, Built, Gpu, build_kind, build_with, python_editor
 from tests.cpp.installed import TENSORRT, installed, onnxruntime_root, run
-from tests.cpp.library import BACKEND, BAD_ARGUMENT, Model, Refused, as_sampling
+from tests.cpp.library import BACKEND, BAD_ARGUMENT, Refused, as_sampling
 from tests.runtime.demo import BUNDLE, COUNT, GRID, PICTURE, SIDE, WORDS
 from tests.tensorrt_stand_in import RTX_VERSION
 
@@ -346,7 +347,7 @@ def a_path_outside(gpu: Gpu, bundle: Path, patch: pytest.MonkeyPatch) -> dict[st
 REFUSALS: dict[Callable[..., dict[str, Any]], str] = {
     missing_plugin: r"libeditar_tensorrt, cannot be opened \(.*/nowhere.*\); build it .*: plugin_path$",
     other_plugin: r"is another one \(it has no function editar_plugin_table\); build it",
-    missing_tensorrt: r"the library of TensorRT cannot be opened \(.*/nowhere.*\); install TensorRT, or .*EDITAR_TENSORRT",
+    missing_tensorrt: r"library of TensorRT cannot be opened \(.*/nowhere.*\); install TensorRT, .*EDITAR_TENSORRT$",
     not_named: r"the library of TensorRT cannot be opened \(.*libnvinfer\.so\.11: .*\); install TensorRT, or ",
     not_tensorrt: r"given as TensorRT is another one \(it has no function getInferLibVersion\)",
     missing_cuda: r"CUDA's runtime library, libcudart, cannot be opened \(.*\); install it, or .* EDITAR_CUDART$",
@@ -375,8 +376,6 @@ REFUSALS: dict[Callable[..., dict[str, Any]], str] = {
 def test_what_is_missing_or_does_not_match_is_one_sentence(
     gpu: Gpu, copy: Path, monkeypatch: pytest.MonkeyPatch, change: Callable[..., dict[str, Any]]
 ) -> None:
-    import re
-
     message = refused(gpu, copy, **change(gpu, copy, monkeypatch))
     assert re.search(REFUSALS[change], message), message
     assert "\n" not in message
@@ -419,8 +418,6 @@ def test_a_damaged_engine_is_refused_when_it_is_needed(
 
 
 def test_what_tensorrt_cannot_load_is_refused_with_its_words(gpu: Gpu, copy: Path) -> None:
-    import hashlib
-
     path, content = engines_of(copy) / "prefix.engine", b"not an engine"
     path.write_bytes(content)
     files = json.loads((engines_of(copy) / "build.json").read_text())["files"]

@@ -8,12 +8,12 @@
 
 namespace editar {
 
-void Context::bind(const std::string& name, void* address) const {
+void EngineContext::bind(const std::string& name, void* address) const {
     if (device_.plugin().bind(context_, name.c_str(), address) != 0)
         throw backend_error("the engine " + file_ + " has no tensor " + name + "; build the engines again");
 }
 
-void Context::enqueue() const {
+void EngineContext::enqueue() const {
     if (device_.plugin().enqueue(context_) != 0)
         throw backend_error("the engine " + file_ + " does not run: " + device_.said());
 }
@@ -78,7 +78,7 @@ editar_engine* Engines::loaded(const std::string& file) {
     return loaded_[file] = engine;
 }
 
-std::unique_ptr<Context> Engines::context(const EngineShape& shape) {
+std::unique_ptr<EngineContext> Engines::context(const EngineShape& shape) {
     const auto found = info_.engines.find(shape.name());
     if (found == info_.engines.end())
         throw backend_error(folder_ + " has no engine " + shape.name() + "; run: " + rebuild());
@@ -97,7 +97,7 @@ std::unique_ptr<Context> Engines::context(const EngineShape& shape) {
     if (device_->plugin().open_context(engine, info.profile, shapes.data(), shapes.size(),
                                        scratch_ ? scratch_->at(0) : nullptr, scratch_bytes_, &context) != 0)
         throw backend_error(device_->title() + " could not create a context: " + device_->said());
-    return std::make_unique<Context>(*device_, info.file, context);
+    return std::make_unique<EngineContext>(*device_, info.file, context);
 }
 
 }  // namespace editar

@@ -17,13 +17,13 @@
 namespace editar {
 
 // An engine with addresses.
-class Context {
+class EngineContext {
 public:
-    Context(const Device& device, std::string file, editar_context* context)
+    EngineContext(const Device& device, std::string file, editar_context* context)
         : device_(device), file_(std::move(file)), context_(context) {}
-    ~Context() { device_.plugin().close_context(context_); }
-    Context(const Context&) = delete;
-    Context& operator=(const Context&) = delete;
+    ~EngineContext() { device_.plugin().close_context(context_); }
+    EngineContext(const EngineContext&) = delete;
+    EngineContext& operator=(const EngineContext&) = delete;
     void bind(const std::string& name, void* address) const;
     void enqueue() const;  // queue one pass
 
@@ -50,7 +50,7 @@ public:
     std::string name() const;  // for users: "TensorRT 10.15.1.29 (Orin)"
     std::string rebuild() const { return rebuild_command(bundle_, info_.target); }
     // The context of a shape; its engine is loaded on first use.
-    std::unique_ptr<Context> context(const EngineShape& shape);
+    std::unique_ptr<EngineContext> context(const EngineShape& shape);
 
 private:
     Engines(const Bundle& bundle, std::unique_ptr<Device> device, std::string folder, BuildInfo info, Trial trial);

@@ -42,7 +42,7 @@ public:
     Program(Engines& engines, const EngineShape& shape, const std::map<std::string, void*>& lent);
 
     const EngineShape& shape() const { return shape_; }
-    const Context& context() const { return *context_; }
+    const EngineContext& context() const { return *context_; }
     void* address(std::string_view name) const;  // on the device
     // Arrays on the host, of an input or of an output that is copied to it.
     template <typename T>
@@ -72,7 +72,7 @@ public:
 private:
     const Device& device_;
     EngineShape shape_;
-    std::unique_ptr<Context> context_;
+    std::unique_ptr<EngineContext> context_;
     Block in_, out_, returned_;
     std::unique_ptr<Memory> in_memory_, out_memory_, sent_, received_;
     size_t first_bytes_;  // of the inputs before the last
