@@ -40,7 +40,8 @@ class Built:
 
 def build_kind(kind: str, folder: Path) -> Built:
     """Compile the stand-in, and the plug-in where the installed one is not of this kind."""
-    flags = ["-O1", "-fPIC", "-shared", f"-I{TENSORRT}", "-DEDITAR_STATIC", *["-DRTX_STAND_IN"] * (kind == "rtx")]
+    headers = {"tensorrt": TENSORRT, "rtx": TENSORRT / "rtx"}[kind]
+    flags = ["-O1", "-fPIC", "-shared", f"-I{headers}", "-DEDITAR_STATIC"]
     header = next(onnxruntime_root().rglob(HEADER)).parent
     parts = [TENSORRT / "stand_in.cpp", CPP / "src/json.cpp", CPP / "src/text.cpp"]
     stand_in = build(folder / f"stand_in_{kind}.so", parts, [*flags, f"-isystem{header}"], ["-ldl"])
@@ -54,6 +55,8 @@ class Gpu:
     """A machine with a GPU. Copies of the libraries in a folder of their own, so that nothing was opened before."""
 
     def __init__(self, kind: str, built: Built, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        folder = folder / kind
+        folder.mkdir()
         self.kind, self.plugin = kind, folder / built.plugin.name
         shutil.copy(built.plugin, self.plugin)
         path = shutil.copy(built.stand_in, folder)
@@ -84,8 +87,17 @@ class Gpu:
         options = {"engine_path": None, "plugin_path": str(self.plugin).encode()} | options
         return self.library.open(bundle, **options)
 
-    def counted(self, name: str) -> int:
-        return int(getattr(self.stand_in, f"stand_in_{name}")())
+    def launches(self) -> int:
+        """How often recorded work was replayed."""
+        return int(self.stand_in.stand_in_launches())
+
+    def held(self) -> int:
+        """Bytes of the device's memory that are allocated."""
+        return int(self.stand_in.stand_in_held())
+
+    def runs(self, graph: str = "") -> int:
+        """How often a graph has run, or all of them."""
+        return int(self.stand_in.stand_in_runs(graph.encode()))
 
     def twin(self, world: World | None = None) -> Machine:
         """The same machine for Python's runtime."""

@@ -44,15 +44,15 @@ def kinds(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Built]:
 
 @pytest.fixture(scope="session")
 def bundles(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """The demo with engines: in both dialects for TensorRT, and in one for TensorRT for RTX."""
+    """The demo with engines: in both dialects for TensorRT; for TensorRT for RTX with a sampling head."""
     from export.__main__ import main
 
     folder, made = tmp_path_factory.mktemp("bundles"), {}
     for name, kind in CASES.items():
         made[name] = folder / name
-        dialect = "native" if name == "rtx" else name
+        options = ["--sampling-head", "--dialect", "native"] if name == "rtx" else ["--dialect", name]
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("sys.argv", ["export", "convert", str(BUNDLE), "--dialect", dialect, "-o", str(made[name])])
+            patch.setattr("sys.argv", ["export", "convert", str(BUNDLE), *options, "-o", str(made[name])])
             with pytest.raises(SystemExit) as done:
                 main()
             assert done.value.code in (0, None)
@@ -79,7 +79,7 @@ def copy(bundles: dict[str, Path], tmp_path: Path) -> Path:
 @pytest.fixture
 def untried(bundles: dict[str, Path], tmp_path: Path) -> Path:
     """A bundle with engines of TensorRT for RTX, which were built without a GPU."""
-    return Path(shutil.copytree(bundles["rtx"], tmp_path / "untried"))
+    return Path(shutil.copytree(bundles["rtx"], tmp_path / "untried", ignore=shutil.ignore_patterns("tried-*")))
 
 
 def engines_of(bundle: Path) -> Path:
@@ -88,7 +88,7 @@ def engines_of(bundle: Path) -> Path:
     return found.parent
 
 
-def change(bundle: Path, **values: Any) -> None:
+def change(bundle: Path, /, **values: Any) -> None:
     """Change fields of build.json."""
     path = engines_of(bundle) / "build.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | values))
@@ -136,10 +136,10 @@ def test_an_edit_has_pythons_tokens_and_pixels(
     first = theirs.edit(WORDS, seed=4, cfg_scale=1.0)
     again = mine.edit(WORDS, sampling=as_sampling({"seed": 5, "cfg_scale": 1.0}), kept=first.tokens[: 3 * GRID])
     assert_same(again, [theirs.resume(3, seed=5, cfg_scale=1.0)])
-    assert gpu.counted("launches") > COUNT  # steps are recorded once and replayed
+    assert gpu.launches() > COUNT  # steps are recorded once and replayed
     mine.close()
     model.close()
-    assert gpu.counted("held") == 0
+    assert gpu.held() == 0
 
 
 def test_variants_go_through_engines_of_fewer_rows(gpu: Gpu, bundles: dict[str, Path]) -> None:
@@ -151,13 +151,33 @@ def test_variants_go_through_engines_of_fewer_rows(gpu: Gpu, bundles: dict[str, 
     model.close()
 
 
+def test_a_sampling_head_draws_the_hosts_tokens(make_gpu: Callable[..., Gpu], bundles: dict[str, Path]) -> None:
+    gpu, other = make_gpu("rtx"), make_gpu("tensorrt")
+    models = gpu.open(bundles["rtx"]), other.open(bundles["native"])  # with and without it
+    device, host = (model.session(pixels()) for model in models)
+    for settings, on_device in (
+        ({"seed": 3}, True),
+        ({"noise": "gumbel", "seed": 3, "cfg_scale": 1.0}, True),
+        ({"greedy": True}, True),
+        ({"top_k": 50, "top_p": 0.9, "temperature": 0.7}, True),
+        ({"top_k": 0, "top_p": 0.9}, False),  # the head sorts only with top-k
+        ({"cfg_interval": (20, 30), "seed": 1}, True),
+    ):
+        before, sampling = gpu.runs("sampler"), as_sampling(settings)
+        drawn = device.edit(WORDS, sampling=sampling, pictures=False)
+        assert drawn.tokens.tolist() == host.edit(WORDS, sampling=sampling, pictures=False).tokens.tolist()
+        assert (gpu.runs("sampler") - before >= COUNT - 3) == on_device
+    for opened in (device, host, *models):
+        opened.close()
+
+
 def test_steps_that_cannot_be_recorded_are_queued(gpu: Gpu, bundles: dict[str, Path]) -> None:
     gpu.stand_in.stand_in_can(0, 1)
     model = gpu.open(bundles["native"])
     mine = model.session(pixels())
     edited = mine.edit(WORDS, sampling=as_sampling({"seed": 7}))
     assert_same(edited, [python_editor(bundles["native"], gpu.twin()).edit(PICTURE, WORDS, seed=7)])
-    assert gpu.counted("launches") == 0
+    assert gpu.launches() == 0
     mine.close()
     model.close()
 
@@ -182,9 +202,9 @@ def test_untried_engines_are_compared_once_and_python_takes_the_result(
     (file,) = engines_of(untried).glob("tried-*.json")
     assert file.name == f"tried-NVIDIA-GeForce-RTX-4090-13.0-{RTX_VERSION}.json"
     mine = json.loads(file.read_text())
-    compared = gpu.counted("runs")
+    compared = gpu.runs()
     gpu.open(untried).close()
-    assert gpu.counted("runs") == compared
+    assert gpu.runs() == compared
     assert not python_editor(untried, gpu.twin()).backend.needs_trial
     file.unlink()
     editor = python_editor(untried, gpu.twin())
@@ -200,7 +220,7 @@ def test_untried_engines_are_compared_once_and_python_takes_the_result(
     for found, expected in zip(mine["parity"], theirs["parity"], strict=True):
         assert found["error"] == pytest.approx(expected["error"], rel=1e-3, abs=1e-9)
     gpu.open(untried).close()
-    assert gpu.counted("runs") == compared  # Python's result is taken too
+    assert gpu.runs() == compared  # Python's result is taken too
 
 
 @pytest.mark.parametrize("engine", ["decoder [2, 1]", "decoder [2, 4]", "decoder [1, 64]"])
@@ -462,15 +482,21 @@ def test_of_several_folders_the_first_that_fits_is_taken(gpu: Gpu, copy: Path) -
 
 
 def test_the_build_says_whether_the_plugin_is_built(tmp_path: Path) -> None:
-    header = f"-DONNXRUNTIME_ROOT={onnxruntime_root()}"
-    without = run(
-        ["cmake", "-S", str(CPP), "-B", str(tmp_path), header, "-DTENSORRT_INCLUDE=TENSORRT_INCLUDE-NOTFOUND"]
-    )
-    assert "libeditar_tensorrt is not built: NvInfer.h was not found; give the folder" in without
-    found = run(["cmake", "-S", str(CPP), "-B", str(tmp_path), header, f"-DTENSORRT_ROOT={TENSORRT}"])
-    assert "libeditar_tensorrt is built for TensorRT 11.4" in found
-    with pytest.raises(AssertionError, match="libeditar_tensorrt cannot be built: NvInfer.h was not found"):
-        run(["cmake", "-S", str(CPP), "-B", str(tmp_path / "other"), header, f"-DTENSORRT_ROOT={tmp_path}"])
+    def configured(*options: str) -> str:
+        header = f"-DONNXRUNTIME_ROOT={onnxruntime_root()}"
+        shutil.rmtree(tmp_path / "build", ignore_errors=True)
+        return run(["cmake", "-S", str(CPP), "-B", str(tmp_path / "build"), header, "-DEDITAR_CLI=OFF", *options])
+
+    without = configured("-DTENSORRT_INCLUDE=")
+    assert "libeditar_tensorrt is not built: NvInfer.h was not found; give the folder of TensorRT's headers" in without
+    found = configured(f"-DTENSORRT_ROOT={TENSORRT}/rtx", f"-DCUDA_ROOT={TENSORRT}")
+    assert "libeditar_tensorrt is built for TensorRT for RTX 1.7" in found
+    for name in ("NvInfer.h", "cuda_runtime_api.h"):
+        shutil.copy(TENSORRT / name, tmp_path)
+    old = "#define NV_TENSORRT_MAJOR 8 //!< TensorRT major version.\n#define NV_TENSORRT_MINOR 6\n"
+    (tmp_path / "NvInferVersion.h").write_text(old)
+    with pytest.raises(AssertionError, match=r"of\s+TensorRT\s+8\.6,\s+but\s+10\.1\s+or\s+newer\s+is\s+needed"):
+        configured(f"-DTENSORRT_ROOT={tmp_path}")
 
 
 def test_the_plugin_exports_one_function_and_links_nothing_of_nvidias() -> None:

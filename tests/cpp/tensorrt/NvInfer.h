@@ -6,8 +6,10 @@
 #include <cstddef>
 #include <cstdint>
 
-#include "NvInferVersion.h"
 #include "cuda_runtime_api.h"
+#if !defined(NV_TENSORRT_MAJOR)
+#include "NvInferVersion.h"
+#endif
 
 #define NV_TENSORRT_VERSION (NV_TENSORRT_MAJOR * 10000L + NV_TENSORRT_MINOR * 100L + NV_TENSORRT_PATCH)
 
@@ -47,7 +49,7 @@ public:
     virtual bool enqueueV3(cudaStream_t stream) noexcept = 0;
 };
 
-#if defined(RTX_STAND_IN)
+#if defined(TRT_MAJOR_RTX)
 enum class DynamicShapesKernelSpecializationStrategy : int32_t { kLAZY = 0, kEAGER = 1, kNONE = 2 };
 
 class IRuntimeCache {
@@ -74,7 +76,7 @@ public:
     virtual Dims getTensorShape(char const* tensorName) const noexcept = 0;
     virtual int64_t getDeviceMemorySizeV2() const noexcept = 0;
     virtual int32_t getNbOptimizationProfiles() const noexcept = 0;
-#if defined(RTX_STAND_IN)
+#if defined(TRT_MAJOR_RTX)
     virtual IRuntimeConfig* createRuntimeConfig() noexcept = 0;
     virtual IExecutionContext* createExecutionContext(IRuntimeConfig* runtimeConfig) noexcept = 0;
 #else

@@ -15,7 +15,8 @@
 #include <string>
 #include <vector>
 
-#include "NvInfer.h"
+#include <NvInfer.h>
+
 #include "json.h"
 
 using editar::Json;
@@ -25,7 +26,8 @@ namespace {
 // The world: what the tests set, and what they read.
 
 std::string gpu = "Orin", spoiled;
-int capability[2] = {8, 7}, devices = 1, driver = 13000, build_number = 106, launches = 0, runs = 0;
+int capability[2] = {8, 7}, devices = 1, driver = 13000, build_number = 106, launches = 0;
+std::map<std::string, int> runs;  // by the graph's name
 int library_version = NV_TENSORRT_VERSION;
 bool can_capture = true, can_start = true;
 size_t held = 0, total = size_t{1} << 33;
@@ -97,8 +99,11 @@ size_t stand_in_held() {
 int stand_in_launches() {
     return launches;
 }
-int stand_in_runs() {
-    return runs;
+// How often a graph has run; all of them with "".
+int stand_in_runs(const char* graph) {
+    int found = 0;
+    for (const auto& [name, count] : runs) found += *graph == '\0' || name == graph ? count : 0;
+    return found;
 }
 const char* stand_in_kernels(int found) {
     return (found != 0 ? kernels_found : kernels_compiled).c_str();
@@ -501,7 +506,7 @@ private:
     }
 
     bool run(const std::map<std::string, char*>& addresses, const AllShapes& shapes) const {
-        ++runs;
+        ++runs[graph_->stem];
         const auto past = shapes.find("past_key_0");
         if (past != shapes.end() && shapes.count("present_key_0") != 0) {
             const auto* lengths = reinterpret_cast<const int32_t*>(addresses.at("past_length"));
@@ -560,7 +565,7 @@ private:
     std::map<std::string, std::vector<int64_t>> given_;
 };
 
-#if defined(RTX_STAND_IN)
+#if defined(TRT_MAJOR_RTX)
 class Cache : public nvinfer1::IRuntimeCache {
 public:
     nvinfer1::IHostMemory* serialize() const noexcept override {
@@ -622,7 +627,7 @@ public:
     int32_t getNbOptimizationProfiles() const noexcept override {
         return graph_->has_profiles ? static_cast<int32_t>(graph_->profiles.size()) : 1;
     }
-#if defined(RTX_STAND_IN)
+#if defined(TRT_MAJOR_RTX)
     nvinfer1::IRuntimeConfig* createRuntimeConfig() noexcept override {
         return new Config;
     }
