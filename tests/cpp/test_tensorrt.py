@@ -152,8 +152,9 @@ def test_variants_go_through_engines_of_fewer_rows(gpu: Gpu, bundles: dict[str, 
 
 
 def test_a_sampling_head_draws_the_hosts_tokens(make_gpu: Callable[..., Gpu], bundles: dict[str, Path]) -> None:
-    gpu, other = make_gpu("rtx"), make_gpu("tensorrt")
-    models = gpu.open(bundles["rtx"]), other.open(bundles["native"])  # with and without it
+    gpu = make_gpu("rtx")
+    models = [gpu.open(bundles["rtx"])]
+    models.append(make_gpu("tensorrt").open(bundles["native"]))  # without it
     device, host = (model.session(pixels()) for model in models)
     for settings, on_device in (
         ({"seed": 3}, True),

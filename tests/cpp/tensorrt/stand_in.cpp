@@ -351,6 +351,7 @@ struct Graph {
         has_profiles = described.find("profiles")->integer() > 0;
         OrtSessionOptions* options = nullptr;
         bool opened = good(ort()->CreateSessionOptions(&options)) &&
+                      good(ort()->SetSessionLogSeverityLevel(options, ORT_LOGGING_LEVEL_ERROR)) &&
                       good(ort()->AddSessionConfigEntry(options, "session.qdq_matmulnbits_accuracy_level", "1")) &&
                       good(ort()->CreateSession(environment(), path.c_str(), options, &session));
         ort()->ReleaseSessionOptions(options);
