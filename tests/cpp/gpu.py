@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import ctypes
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,17 +17,23 @@ from editar_rt.backends.engines.backend import EngineBackend
 from editar_rt.backends.engines.tensorrt import Machine, open_engines
 from editar_rt.bundle.folder import Bundle
 from editar_rt.editor import Editor
-from export.recipe import EngineRecipe
+from export.recipe import EngineRecipe, read_engines
 from export.tensorrt_builder import Watcher, build_engines
 from tests.cpp.build import CPP, build
 from tests.cpp.installed import HEADER, TENSORRT, engine_library, installed, onnxruntime_root
-from tests.cpp.library import Library, Model, open_library
+from tests.cpp.library import BACKEND, Library, Model, Refused, open_library
 from tests.tensorrt_stand_in import RTX_VERSION, World, make_machine, make_tensorrt
 
 VERSION = "11.4.0.106"
 GPUS = {"tensorrt": ("Orin", "8.7"), "rtx": ("NVIDIA GeForce RTX 4090", "8.9")}
 VERSIONS = {"tensorrt": VERSION, "rtx": RTX_VERSION}
 DRIVER = "13.0"
+RECIPES = {
+    "tensorrt": EngineRecipe(chunks=("picture", "text"), drafts=(4,)),
+    "rtx": replace(read_engines("rtx-anywhere"), drafts=(4,)),
+}
+CASES = {"native": "tensorrt", "delta": "tensorrt", "rtx": "rtx"}
+"""The kinds of libraries by the bundles that tests use."""
 
 
 @dataclass(frozen=True)
@@ -122,3 +128,17 @@ def python_editor(folder: Path, machine: Machine) -> Editor:
     bundle = Bundle.open(folder)
     engines = open_engines(bundle, machine)
     return Editor(bundle, EngineBackend(bundle, engines, engines.info.plan))
+
+
+def engines_of(bundle: Path) -> Path:
+    """The bundle's one folder of engines."""
+    (found,) = bundle.glob("*/build.json")
+    return found.parent
+
+
+def refused(gpu: Gpu, bundle: Path, status: int = BACKEND, **options: Any) -> str:
+    """The sentence with which a bundle is not opened."""
+    with pytest.raises(Refused) as caught:
+        gpu.open(bundle, **options)
+    assert caught.value.status == status
+    return caught.value.message

@@ -10,16 +10,17 @@ namespace editar {
 namespace {
 
 constexpr const char* VARIABLE = "EDITAR_TENSORRT";
-constexpr int MAJOR = NV_TENSORRT_MAJOR, MINOR = NV_TENSORRT_MINOR;
 
 std::vector<std::string> candidates() {
     const char* named = std::getenv(VARIABLE);
     if (named != nullptr && *named != '\0') return {named};
 #if defined(_WIN32)
-    const std::string name = IS_RTX ? "tensorrt_rtx_" + std::to_string(MAJOR) + "_" + std::to_string(MINOR) + ".dll"
-                                    : "nvinfer_" + std::to_string(MAJOR) + ".dll";
+    const std::string name =
+        IS_RTX ? "tensorrt_rtx_" + std::to_string(HEADER_MAJOR) + "_" + std::to_string(HEADER_MINOR) + ".dll"
+               : "nvinfer_" + std::to_string(HEADER_MAJOR) + ".dll";
 #else
-    const std::string name = std::string(IS_RTX ? "libtensorrt_rtx.so." : "libnvinfer.so.") + std::to_string(MAJOR);
+    const std::string name =
+        std::string(IS_RTX ? "libtensorrt_rtx.so." : "libnvinfer.so.") + std::to_string(HEADER_MAJOR);
 #endif
     return {own_folder() + name, name};
 }
@@ -53,9 +54,10 @@ const TensorRT& TensorRT::get() {
     int major = 0, minor = 0;
     const std::string version = version_of(library, major, minor);
     // TensorRT's classes grow within a major version; those of TensorRT for RTX differ between minor ones.
-    if (major != MAJOR || (IS_RTX ? minor != MINOR : minor < MINOR))
-        throw backend_error("libeditar_tensorrt was built for " + std::string(TITLE) + " " + std::to_string(MAJOR) +
-                            "." + std::to_string(MINOR) + ", but this machine has " + version +
+    if (major != HEADER_MAJOR || (IS_RTX ? minor != HEADER_MINOR : minor < HEADER_MINOR))
+        throw backend_error("libeditar_tensorrt was built for " + std::string(TITLE) + " " +
+                            std::to_string(HEADER_MAJOR) + "." + std::to_string(HEADER_MINOR) +
+                            ", but this machine has " + version +
                             "; build it with the headers of that version, or set the variable " + VARIABLE);
     // What the headers' inline function createInferRuntime calls; calling that would link the library.
     void* create = library_function(library, "createInferRuntime_INTERNAL");

@@ -15,10 +15,12 @@ constexpr bool IS_RTX = true;
 constexpr const char *LIBRARY = "rtx", *TITLE = "TensorRT for RTX";
 // The compute capabilities that its builder can name, without those that lack kernels for float32: of 1.7.
 constexpr const char* CAPABILITIES = "8.0 8.6 8.9 12.0 12.1";
+constexpr int HEADER_MAJOR = TRT_MAJOR_RTX, HEADER_MINOR = TRT_MINOR_RTX;
 #else
 constexpr bool IS_RTX = false;
 constexpr const char *LIBRARY = "tensorrt", *TITLE = "TensorRT";
 constexpr const char* CAPABILITIES = "";
+constexpr int HEADER_MAJOR = NV_TENSORRT_MAJOR, HEADER_MINOR = NV_TENSORRT_MINOR;
 #endif
 
 class TensorRT {
