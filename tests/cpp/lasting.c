@@ -38,6 +38,7 @@ static void live(const char* bundle, int round) {
     editar_request request;
     editar_output output;
     editar_status status;
+    const char* const* texts;
     int previews = 0, kind;
     memset(&options, 0, sizeof options);
     options.size = sizeof options;
@@ -77,7 +78,7 @@ static void live(const char* bundle, int round) {
         stop_at = kind == 0 ? 1 + round % info.picture_tokens : 0;
         status = editar_edit(session, &request, &output);
         if (kind == 4 ? status != EDITAR_BAD_ARGUMENT : status < 0) fail("edit");
-        if (kind != 4 && editar_get_texts(session, 0) == NULL) fail("get_texts");
+        if (editar_get_texts(session, 0, &texts) != EDITAR_OK || texts == NULL) fail("get_texts");
     }
     if (round % 2 == 0) editar_close_session(session);
     editar_close_model(model);

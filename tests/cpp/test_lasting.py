@@ -5,8 +5,6 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-import pytest
-
 from tests.cpp.installed import engine_library, installed, run
 from tests.runtime.demo import BUNDLE
 
@@ -42,9 +40,6 @@ def test_200_lives_leave_nothing_behind(tiny_bundle: Path) -> None:
     assert late <= GROWTH * early
 
 
-# Once in about 26 runs glibc's allocator aborts under this sanitizer, when a thread ends, with no race reported. Why
-# is not known.
-@pytest.mark.skipif("EDITAR_TEST_RACES" not in os.environ, reason="aborts rarely; run it with EDITAR_TEST_RACES=1")
 def test_two_models_in_two_threads_do_not_race() -> None:
     program = built("tsan", "thread", HERE / "two_threads.cpp")
     # ONNX Runtime's mutexes are locked where this sanitizer does not see it, and unlocked by handlers at exit.

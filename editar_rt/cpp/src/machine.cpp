@@ -7,6 +7,7 @@
 #include <cstring>
 #include <fstream>
 #include <functional>
+#include <mutex>
 #include <set>
 #include <sstream>
 #include <thread>
@@ -246,6 +247,10 @@ void drop_file_pages(const std::vector<std::string>& weights) {
 
 void trim_heap() {
 #if defined(__GLIBC__)
+    // In a program with a malloc of its own, the first call sets up glibc's unused heap. Where two threads do that at
+    // once, both count as its one user, and glibc aborts when the second of them ends.
+    static std::mutex lock;
+    const std::lock_guard<std::mutex> held(lock);
     malloc_trim(0);
 #endif
 }
