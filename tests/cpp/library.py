@@ -34,7 +34,8 @@ class Struct(ctypes.Structure):
 class ModelOptions(Struct):
     _fields_ = [
         ("size", c_size_t), ("device", c_char_p), ("threads", c_int32), ("check_all_files", c_int32),
-        ("onnxruntime_path", c_char_p), ("cache_folder", c_char_p), ("plugin_path", c_char_p), ("engine_folder", c_char_p),
+        ("onnxruntime_path", c_char_p), ("cache_folder", c_char_p), ("plugin_path", c_char_p),
+        ("engine_folder", c_char_p),
     ]  # fmt: skip
 
 

@@ -161,7 +161,7 @@ def running(*arguments: object) -> subprocess.Popen[str]:
     command = [str(installed() / "bin/editar-cli"), *map(str, arguments)]
     environment = os.environ | {"EDITAR_ONNXRUNTIME": str(engine_library())}
     started = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
-    while started.poll() is None and "libonnxruntime" not in Path(f"/proc/{started.pid}/maps").read_text():
+    while started.poll() is None and "libonnxruntime" not in Path(f"/proc/{started.pid}/maps").read_text("utf-8"):
         time.sleep(0.01)
     return started
 

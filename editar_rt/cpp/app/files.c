@@ -81,7 +81,10 @@ float* read_states(const char* path, size_t count) {
         return NULL;
     }
     states = malloc(bytes - header);
-    if (states != NULL) memcpy(states, file + header, bytes - header);
+    if (states == NULL)
+        complain(1, "%s: there is not enough memory for it", path);
+    else
+        memcpy(states, file + header, bytes - header);
     free(file);
     return states;
 }

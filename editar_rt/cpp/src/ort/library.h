@@ -6,6 +6,9 @@
 #include <memory>
 #include <string>
 #include <string_view>
+#include <type_traits>
+
+#include "machine.h"
 
 namespace editar {
 
@@ -46,7 +49,10 @@ template <typename T, void (ORT_API_CALL* OrtApi::*Release)(T*)>
 struct Releaser {
     const OrtApi* api = nullptr;
     void operator()(T* object) const {
-        if (api != nullptr) (api->*Release)(object);
+        if (api == nullptr) return;
+        std::shared_lock<std::shared_mutex> held;
+        if constexpr (std::is_same_v<T, OrtSession>) held = mapping_weights();
+        (api->*Release)(object);
     }
 };
 #define EDITAR_ORT_TYPE(name)                                                                  \
