@@ -13,7 +13,7 @@ import os
 import re
 import signal
 import traceback
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -202,18 +202,18 @@ def sentence(error: BaseException | str) -> str:
 
 def spread(
     paths: Iterable[bytes],
-    read: Callable[[dict[str, Any]], dict[str, Any]],
+    reader: type,
     worker: type,
     arguments: tuple[Any, ...],
     need: Need,
     workers: int,
 ) -> Iterator[dict[str, Any]]:
-    """Run every path through Ray Data: `read` on this machine, then an instance of `worker` on any node.
+    """Run every path through Ray Data: the `reader` on this machine, then an instance of `worker` on any node.
 
     A worker that dies is replaced, and its work is done again elsewhere. Rows come as they are done, in any order.
 
     Args:
-        read: gets a row with `path`, adds columns.
+        reader: a class whose instance gets a row with `path`, and returns it with more columns.
         worker: a class whose instances get a row and return one. Made with `arguments`, once in each process.
 
     Raises:
@@ -227,10 +227,11 @@ def spread(
     rows = [{"path": path} for path in paths]
     here = {"ray.io/node-id": ray.get_runtime_context().get_node_id()}
     # A row is a block, so that it is a task: work is shared evenly, and little is lost when the command is stopped.
-    # Reading takes no CPU of Ray's count: with the workers holding all of them it would wait for ever.
+    # Reading takes no CPU of Ray's count: with the workers holding all of them it would wait for ever. One process
+    # does it, since Ray bounds the processes of its tasks by the CPUs that they take, and would start one for each.
     done = (
         ray.data.from_items(rows, override_num_blocks=len(rows))
-        .map(read, num_cpus=0, label_selector=here)
+        .map(reader, compute=ray.data.ActorPoolStrategy(size=1), num_cpus=0, label_selector=here)
         .map(
             worker,
             fn_constructor_args=arguments,

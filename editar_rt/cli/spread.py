@@ -56,7 +56,7 @@ def spread_folder(
         workers = min(cluster.check_nodes(bundle, need), len(todo))
         arguments = (job, str(bundle.folder), bundle.fingerprint, device, threads)
         paths = [os.fsencode(path) for path in todo]
-        rows = cluster.spread(paths, read_row, Worker, arguments, need, workers)
+        rows = cluster.spread(paths, Reader, Worker, arguments, need, workers)
         for done, row in enumerate(rows, 1):
             image = Path(os.fsdecode(row["path"]))
             answer = json.loads(row["answer"])
@@ -96,13 +96,15 @@ def _placed(answer: dict[str, Any], output: Path) -> list[dict[str, Any]]:
     return [document | {"output": str(names[document["output"]])} for document in answer["made"]]
 
 
-def read_row(row: dict[str, Any]) -> dict[str, Any]:
-    """Add the content of a picture's file to its row. Runs on the machine of the command."""
-    try:
-        with open(row["path"], "rb") as file:
-            return {**row, "content": file.read(MAX_BYTES + 1), "lost": ""}
-    except OSError as e:
-        return {**row, "content": b"", "lost": f"{os.fsdecode(row['path'])} cannot be read: {e.strerror or e}"}
+class Reader:
+    """Adds the content of a picture's file to its row. Runs on the machine of the command."""
+
+    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
+        try:
+            with open(row["path"], "rb") as file:
+                return {**row, "content": file.read(MAX_BYTES + 1), "lost": ""}
+        except OSError as e:
+            return {**row, "content": b"", "lost": f"{os.fsdecode(row['path'])} cannot be read: {e.strerror or e}"}
 
 
 class Worker:
