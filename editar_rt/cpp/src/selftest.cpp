@@ -268,7 +268,7 @@ std::vector<Comparison> comparisons(Model& model, bool exact_decoder) {
 }
 
 // What differs, in a sentence; "" where all holds.
-std::string fault_of(const Model& model, const std::vector<Comparison>& checks, const std::string& exporters) {
+std::string fault_of(Model& model, const std::vector<Comparison>& checks, const std::string& exporters) {
     std::string failed;
     for (const Comparison& check : checks)
         if (!check.holds()) failed += (failed.empty() ? "" : ", ") + check.part + ": " + check.output;
