@@ -90,7 +90,7 @@ class Gpu:
 
     def open(self, bundle: Path, **options: Any) -> Model:
         """Open a bundle; options are fields of `ModelOptions`."""
-        options = {"engine_path": None, "plugin_path": str(self.plugin).encode()} | options
+        options = {"onnxruntime_path": None, "plugin_path": str(self.plugin).encode()} | options
         return self.library.open(bundle, **options)
 
     def launches(self) -> int:

@@ -207,4 +207,4 @@ def test_the_real_library_refuses_without_a_driver(
     gpu = make_gpu("rtx")
     monkeypatch.setenv("EDITAR_TENSORRT", str(next(Path(tensorrt_rtx_libs.__path__[0]).glob("libtensorrt_rtx.so.1"))))
     monkeypatch.setenv("EDITAR_CUDART", str(cuda_runtime()))
-    assert refused(gpu, tried, engines=b"small") == "there is no NVIDIA driver on this machine; install one"
+    assert refused(gpu, tried, engine_folder=b"small") == "there is no NVIDIA driver on this machine; install one"

@@ -244,8 +244,8 @@ def test_what_tensorrt_cannot_load_is_refused_with_its_words(gpu: Gpu, tried: Pa
 def test_the_caller_may_name_the_engines(gpu: Gpu, tried: Path) -> None:
     name = engines_of(tried).name
     for engines in (name, str(engines_of(tried))):
-        gpu.open(tried, engines=engines.encode()).close()
-    said = refused(gpu, tried, engines=b"samples")
+        gpu.open(tried, engine_folder=engines.encode()).close()
+    said = refused(gpu, tried, engine_folder=b"samples")
     assert "samples has no engines (it lacks build.json); build them with: python -m export tensorrt" in said
 
 
@@ -253,8 +253,8 @@ def test_the_caller_may_name_the_engines(gpu: Gpu, tried: Path) -> None:
 def test_engines_outside_of_the_bundle_are_refused(gpu: Gpu, tried: Path, engines: str) -> None:
     outside = Path(shutil.move(engines_of(tried), tried.parent / "elsewhere"))
     (tried / "linked").symlink_to(outside)
-    said = refused(gpu, tried, BAD_ARGUMENT, engines=engines.encode())
-    assert said == f"engines must be a folder inside the bundle {tried}, got {engines}"
+    said = refused(gpu, tried, BAD_ARGUMENT, engine_folder=engines.encode())
+    assert said == f"engine_folder must be a folder inside the bundle {tried}, got {engines}"
     assert "has no engines; build them" in refused(gpu, tried)
 
 

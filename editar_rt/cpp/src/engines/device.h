@@ -13,18 +13,18 @@
 namespace editar {
 
 // The table of a plug-in library, which stays open. `path`: "" tries beside this library, and the system's.
-// Throws EDITAR_BACKEND.
+// Throws EDITAR_BACKEND_FAILED.
 const editar_plugin& open_plugin_table(const std::string& path);
 
 // The work cannot be recorded; it can still be queued.
 class CaptureError : public Error {
 public:
-    explicit CaptureError(std::string message) : Error(EDITAR_BACKEND, std::move(message)) {}
+    explicit CaptureError(std::string message) : Error(EDITAR_BACKEND_FAILED, std::move(message)) {}
 };
 
 class Device {
 public:
-    // Throws EDITAR_BACKEND where the library, CUDA or a GPU is missing, or the driver is too old.
+    // Throws EDITAR_BACKEND_FAILED where the library, CUDA or a GPU is missing, or the driver is too old.
     explicit Device(const editar_plugin& plugin);
     ~Device();
     Device(const Device&) = delete;
@@ -42,7 +42,7 @@ public:
                     size_t depth) const;
     void synchronize() const;
 
-    void check(int32_t failed) const;  // throws EDITAR_BACKEND with the plug-in's sentence
+    void check(int32_t failed) const;  // throws EDITAR_BACKEND_FAILED with the plug-in's sentence
     std::string said() const { return plugin_.error(); }
 
 private:

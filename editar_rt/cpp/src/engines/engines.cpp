@@ -31,7 +31,7 @@ std::unique_ptr<Engines> Engines::open(const Bundle& bundle, const editar_plugin
                 new Engines(bundle, std::move(device), folder, std::move(info), std::move(trial)));
         } catch (const Error& error) {
             // Of several folders, what is wrong with one does not matter where another one runs.
-            if (device == nullptr || error.status() != EDITAR_BACKEND) throw;
+            if (device == nullptr || error.status() != EDITAR_BACKEND_FAILED) throw;
             if (std::find(reasons.begin(), reasons.end(), error.what()) == reasons.end())
                 reasons.emplace_back(error.what());
         }

@@ -35,8 +35,8 @@ private:
 
 class Engines {
 public:
-    // The device of a bundle's first folder of engines that were built for this machine. All throw EDITAR_BACKEND.
-    // named: the only folder to try; "" tries all.
+    // The device of a bundle's first folder of engines that were built for this machine. All throw
+    // EDITAR_BACKEND_FAILED. named: the only folder to try; "" tries all.
     static std::unique_ptr<Engines> open(const Bundle& bundle, const editar_plugin& plugin, const std::string& named);
     ~Engines();
     Engines(const Engines&) = delete;

@@ -125,14 +125,15 @@ std::vector<std::string> find_engine_folders(const Bundle& bundle, const std::st
     if (!named.empty()) {
         const std::string folder = as_utf8(as_path(bundle.folder()) / as_path(named));  // an absolute path stays
         if (!is_kept_inside(folder, bundle.folder()))
-            throw option_error("engines must be a folder inside the bundle " + bundle.folder() + ", got " + named);
+            throw option_error("engine_folder must be a folder inside the bundle " + bundle.folder() + ", got " +
+                               named);
         if (!fs::is_regular_file(as_path(folder + "/" + BUILD_NAME), error))
             throw backend_error("the folder " + folder + " has no engines (it lacks " + BUILD_NAME +
                                 "); build them with: " + build_command(bundle) +
                                 " TARGET, where TARGET is a recipe in engines/");
         if (!is_kept_inside(folder + "/" + BUILD_NAME, bundle.folder()))
-            throw option_error("engines must be a folder inside the bundle " + bundle.folder() + ", but " + BUILD_NAME +
-                               " in " + named + " is a link that leaves it");
+            throw option_error("engine_folder must be a folder inside the bundle " + bundle.folder() + ", but " +
+                               BUILD_NAME + " in " + named + " is a link that leaves it");
         return {folder};
     }
     std::vector<std::string> folders;

@@ -31,7 +31,7 @@ struct BuildInfo {
     std::string title() const;  // name and version of the library for users
 };
 
-// All throw EDITAR_BACKEND.
+// All throw EDITAR_BACKEND_FAILED.
 
 // The folders of engines in a bundle, sorted by name, without links that leave it; or the one that the caller named,
 // which must be inside the bundle, or EDITAR_BAD_ARGUMENT.

@@ -10,7 +10,7 @@
 namespace editar {
 
 // Compare the engines of a folder that were not tried on this machine yet, and keep the result beside them.
-// Throws EDITAR_BACKEND where an engine's outputs are wrong: it is refused from now on.
+// Throws EDITAR_BACKEND_FAILED where an engine's outputs are wrong: it is refused from now on.
 void try_engines(const std::shared_ptr<Engines>& engines);
 
 }  // namespace editar

@@ -13,7 +13,7 @@ namespace editar {
 
 class Trial {
 public:
-    // Throws EDITAR_BACKEND where the engines failed here before.
+    // Throws EDITAR_BACKEND_FAILED where the engines failed here before.
     Trial(const Bundle& bundle, const std::string& folder, const BuildInfo& info, const Device& here);
     bool is_needed() const { return is_needed_; }  // whether the engines have not run on this machine
     void keep(const std::vector<Comparison>& compared);

@@ -53,7 +53,7 @@ struct CudaCopy3D {  // struct cudaMemcpy3DParms
 
 class Cuda {
 public:
-    // The process's runtime, opened by the first call. Throws EDITAR_BACKEND, as everything here.
+    // The process's runtime, opened by the first call. Throws EDITAR_BACKEND_FAILED, as everything here.
     static const Cuda& get();
 
 #define EDITAR_DECLARE(name, arguments) int(*name) arguments = nullptr;

@@ -25,7 +25,7 @@ constexpr int HEADER_MAJOR = NV_TENSORRT_MAJOR, HEADER_MINOR = NV_TENSORRT_MINOR
 
 class TensorRT {
 public:
-    // The process's library, opened by the first call. Throws EDITAR_BACKEND where it is missing, or is of a version
+    // The process's library, opened by the first call. Throws EDITAR_BACKEND_FAILED where it is missing, or is of a version
     // whose classes are not those of the headers.
     static const TensorRT& get();
     const std::string& version() const { return version_; }  // "10.15.1.29"
