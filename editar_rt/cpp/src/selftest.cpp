@@ -220,7 +220,9 @@ std::vector<Comparison> compare_parts(Model& model, const std::vector<std::strin
     std::vector<Comparison> checks;
     const bool transformer = wanted(facts::DECODER) && wanted(facts::PREFIX_GRAPH);
     if (transformer) found = run_transformer(model, way);
-    for (const auto& [part, expected] : test.members) {
+    for (const Json::Member& tested : test.members) {
+        const std::string& part = tested.first;
+        const Json& expected = tested.second;
         if (!wanted(part.c_str())) continue;
         const bool exact = part == facts::DECODER && exact_decoder;
         const double bound = exact ? 0.0 : bound_of(manifest, part);

@@ -25,6 +25,7 @@ std::vector<std::string> candidates() {
     const std::vector<std::string> names = {"libcudart.so.13", "libcudart.so.12", "libcudart.so.11.0", "libcudart.so"};
 #endif
     std::vector<std::string> all;
+    all.reserve(2 * names.size());
     for (const std::string& name : names) all.push_back(own_folder() + name);
     all.insert(all.end(), names.begin(), names.end());
     return all;
@@ -50,7 +51,8 @@ const Cuda& Cuda::get() {
                                 "; install CUDA 11.4 or newer");
         return found;
     };
-#define EDITAR_FIND(name, arguments) cuda.name = reinterpret_cast<int(*) arguments>(function(#name));
+#define EDITAR_FIND(name, arguments) \
+    cuda.name = reinterpret_cast<int(*) arguments>(function(#name));  // NOLINT(bugprone-macro-parentheses)
     EDITAR_CUDA_FUNCTIONS(EDITAR_FIND)
 #undef EDITAR_FIND
     cuda.error_text_ = reinterpret_cast<const char* (*)(int)>(function("cudaGetErrorString"));

@@ -56,7 +56,7 @@ public:
     // The process's runtime, opened by the first call. Throws EDITAR_BACKEND_FAILED, as everything here.
     static const Cuda& get();
 
-#define EDITAR_DECLARE(name, arguments) int(*name) arguments = nullptr;
+#define EDITAR_DECLARE(name, arguments) int(*name) arguments = nullptr;  // NOLINT(bugprone-macro-parentheses)
     EDITAR_CUDA_FUNCTIONS(EDITAR_DECLARE)
 #undef EDITAR_DECLARE
 
