@@ -57,7 +57,7 @@ private:
 // Graphs on a CUDA device, and copies inside it.
 class CudaCopier {
 public:
-    // Throws EDITAR_BACKEND where the provider is missing or does not work here.
+    // Throws EDITAR_BACKEND_FAILED where the provider is missing or does not work here.
     explicit CudaCopier(const OnnxRuntime& ort);
     ~CudaCopier();
     CudaCopier(const CudaCopier&) = delete;
