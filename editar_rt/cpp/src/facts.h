@@ -544,6 +544,7 @@ inline constexpr Bits BITS[] = {
 
 namespace pictures {
 inline constexpr int MAX_PIXELS = 64000000;
+inline constexpr int MAX_SIDE = 65535;
 inline constexpr int MAX_BYTES = 1073741824;
 inline constexpr int LONG = 8;
 inline constexpr int LANCZOS_SUPPORT = 3;
