@@ -10,6 +10,7 @@ from tests.cpp.build import CPP, PICTURE_FLAGS, build, picture_libraries
 SOURCES = (
     "text", "json", "sha256", "files", "manifest", "graph_file", "bundle",
     "unicode", "unicode_tables", "token_models", "tokenizer",
+    "exact", "sampling", "kept_folder", "machine", "ort/rows",
     "pictures", "fit", "exif", "srgb", "png_file", "jpeg_file", "picture_files",
 )  # fmt: skip
 OK, BAD_ARGUMENT, BAD_BUNDLE, MISSING_PART, BAD_PICTURE, UNSUPPORTED = 0, -1, -2, -3, -4, -8

@@ -22,7 +22,7 @@ static const char HELP[] =
     "editar-cli bench BUNDLE [--repeats N] [--warmup N] [--at N] [--steps N] [options]\n"
     "\n"
     "for all:    --json (one JSON document as the last line)  --device auto|cpu|cuda|tensorrt  --threads N\n"
-    "            --engine FILE (ONNX Runtime's library; or $EDITAR_ONNXRUNTIME)  --cache FOLDER (prepacked weights)\n"
+    "            --engine FILE (ONNX Runtime's library; or $EDITAR_ONNXRUNTIME)  --no-cache (of prepacked weights)\n"
     "sampling:   --seed N  --cfg-scale S|linear:A,B|cosine:A,B|values:A,B,...  --cfg-interval N|START,STOP\n"
     "            --temperature T  --top-k K  --top-p P  --greedy  --noise uniform|gumbel\n"
     "edit:       --task edit|depth|canny|segmentation  -n COUNT (OUT-SEED.png for each seed)  --speculate N|auto\n"
@@ -185,6 +185,8 @@ static int read_arguments(int count, char** words, arguments* all) {
             all->metadata = 0;
         } else if (strcmp(word, "--no-composite") == 0) {
             all->request.no_composite = 1;
+        } else if (strcmp(word, "--no-cache") == 0) {
+            all->model.cache = "off";
         } else if (strcmp(word, "--greedy") == 0) {
             all->sampling.flags |= EDITAR_GREEDY;
         } else if (VALUE("-o") || VALUE("--output")) {
@@ -199,8 +201,6 @@ static int read_arguments(int count, char** words, arguments* all) {
             all->model.device = value;
         } else if (VALUE("--engine")) {
             all->model.engine_path = value;
-        } else if (VALUE("--cache")) {
-            all->model.cache = value;
         } else if (VALUE("--threads")) {
             bad = read_int("threads", value, 1, &all->model.threads);
         } else if (VALUE("--seed")) {

@@ -84,8 +84,8 @@ typedef struct editar_model_options {
     int32_t check_all_files; /* also hash files above 64 MiB */
     const char* engine_path; /* ONNX Runtime's library. NULL: $EDITAR_ONNXRUNTIME, beside this library, the system's. A
                                 process has one: the first model decides */
-    const char* cache;       /* folder for weights that are prepacked for this machine's CPU; NULL: $EDITAR_CACHE, or
-                                none. It holds copies only, and Python's runtime shares it */
+    const char* cache;       /* folder for weights that are prepacked for this machine's CPU, "off" for none. NULL:
+                                $EDITAR_CACHE, or ~/.cache/editar_rt. It holds copies only; Python's runtime shares it */
     const char* plugin_path; /* the library that runs TensorRT engines. NULL: beside this library, the system's */
     const char* engines;     /* folder of TensorRT engines; NULL: those that belong to the bundle */
 } editar_model_options;

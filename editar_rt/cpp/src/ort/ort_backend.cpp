@@ -123,11 +123,11 @@ OrtSession* OrtBackend::session(std::string_view name) {
     };
     const std::string described = is_decoder ? decoder_part() : part;
     Open opened;
-    std::string kept = cuda_ || settings_.cache.empty() ? "" : prepacked(*this, settings_.cache, described);
+    const std::string kept = cuda_ ? "" : prepacked(*this, settings_.cache, described);
     if (!kept.empty()) {
         try {
             opened.session = open(kept, options());
-            opened.weights = {kept + ".data"};
+            opened.weights = {prepacked_weights(kept)};
         } catch (const Error&) {
             forget_prepacked(kept);
         }
