@@ -44,7 +44,10 @@ SETTINGS = [
     1000000, -0.5, 1.0000001,
 ]  # fmt: skip
 RANDOM = 400  # manifests with several changes, for each bundle
+# Where a sentence goes on with a value, or with what only one of the runtimes can say.
+QUOTES = ", got |has the dimension|format_version|newer than| is not JSON| control characters| is nested more"
 Path_ = tuple[str | int, ...]
+DEEP: Path_ = ("self_test", "deep")
 
 
 class Change(NamedTuple):
@@ -62,7 +65,7 @@ class Change(NamedTuple):
                 holder = holder[key]
             last: Any = self.path[-1]
             if self.kind == "set":
-                holder[last] = self.value
+                holder[last] = copy.deepcopy(self.value)
             elif self.kind == "delete":
                 del holder[last]
             elif self.kind == "rename":
@@ -111,23 +114,19 @@ def near(value: Any, path: Path_) -> Iterator[Any]:
 
 
 def changes(manifest: dict[str, Any]) -> list[Change]:
-    """All changes: of every place those that its value suggests and a few of the others, in turns; of every kind of
-    place all."""
+    """All changes: of every place those that its value suggests, of every kind of place all others."""
     made, seen = [], set()
-    for number, (path, value) in enumerate(places(manifest)):
+    for path, value in places(manifest):
         made += [Change(path, "set", each) for each in near(value, path)]
         made.append(Change(path, "delete"))
-        if isinstance(path[-1], str):
-            made.append(Change(path, "rename", "x"))
-        else:
-            made.append(Change(path, "again"))
+        made.append(Change(path, "rename", "x") if isinstance(path[-1], str) else Change(path, "again"))
         kind = tuple(
             "*" if isinstance(key, int) or (place and path[place - 1] in ("parts", "files", "made_by")) else key
             for place, key in enumerate(path)
         )
-        all_of_them = kind not in seen
+        if kind not in seen:
+            made += [Change(path, "set", each) for each in VALUES]
         seen.add(kind)
-        made += [Change(path, "set", each) for each in (VALUES if all_of_them else VALUES[number % 12 :: 12])]
     for holder, names in ADDED.items():
         for name in names:
             values = VALUES + (SETTINGS if holder == "sampling" else [])
@@ -136,7 +135,7 @@ def changes(manifest: dict[str, Any]) -> list[Change]:
         nested: Any = "x"
         for _ in range(depth):
             nested = [nested]
-        made.append(Change(("self_test", "deep"), "set", nested))
+        made.append(Change(DEEP, "set", nested))
     return made
 
 
@@ -164,7 +163,7 @@ def cpp_refuses(inside: Inside, text: str) -> str | None:
 
 def about(sentence: str | None) -> str:
     """A sentence up to the value that it quotes, which Python shows as it reads it and C++ as it stands there."""
-    return "" if sentence is None else re.split(r", got | is not JSON| control characters| is nested more", sentence)[0]
+    return "" if sentence is None else re.split(QUOTES, sentence)[0]
 
 
 def disagreements(inside: Inside, manifest: dict[str, Any], wanted: list[list[Change]]) -> list[str]:
@@ -194,6 +193,7 @@ def _copied_to(manifest: dict[str, Any], path: Path_) -> dict[str, Any]:
 
 @pytest.fixture(params=BUNDLES)
 def manifest(request: pytest.FixtureRequest) -> dict[str, Any]:
+    """Of a dialect. What does not depend on the dialect is spoiled in the first one alone."""
     return small(request.getfixturevalue(request.param))
 
 
@@ -203,13 +203,15 @@ def test_a_manifest_that_is_not_spoiled_is_accepted(inside: Inside, manifest: di
 
 
 def test_every_change_gets_the_same_verdict(inside: Inside, manifest: dict[str, Any]) -> None:
-    wanted = [[change] for change in changes(manifest)]
+    is_first = "vq_encoder" in manifest["parts"]
+    wanted = [[change] for change in changes(manifest) if is_first or change.path[0] in ("parts", "spelling")]
     found = disagreements(inside, manifest, wanted)
     assert not found, f"{len(found)} of {len(wanted)}:\n" + "\n".join(found[:20])
 
 
 def test_several_changes_at_once_get_the_same_verdict(inside: Inside, manifest: dict[str, Any]) -> None:
-    rng, every = random.Random(18), changes(manifest)
+    # Both refuse what is nested too deeply, but before or after other faults.
+    rng, every = random.Random(18), [each for each in changes(manifest) if each.path != DEEP]
     wanted = [rng.sample(every, rng.randint(2, 4)) for _ in range(RANDOM)]
     found = disagreements(inside, manifest, wanted)
     assert not found, f"{len(found)} of {len(wanted)}:\n" + "\n".join(found[:20])

@@ -25,12 +25,13 @@ from tests.runtime.test_prepacked import flipped, truncated, zeros
 
 WIDTH = 81920  # whose weights of 17 MB are worth keeping
 TOKENS = np.arange(4, dtype=np.int32)[None]
-# Opens a bundle with kept weights, in the runtime of the first argument.
+# Opens a bundle with kept weights, by a C++ library or by Python.
 OPENS = """
 import sys
 from pathlib import Path
 from tests.cpp import test_prepacked as t
-pixels = t.mine(t.open_library(), Path(sys.argv[2])) if sys.argv[1] == "cpp" else t.theirs(Path(sys.argv[2]))
+bundle, library = Path(sys.argv[1]), sys.argv[2]
+pixels = t.mine(t.Library(Path(library)), bundle) if library else t.theirs(bundle)
 print(pixels.tobytes().hex())
 """
 
@@ -175,8 +176,11 @@ def test_a_place_that_cannot_be_written_is_gone_without(
     assert np.array_equal(mine(library, bundle, cache=str(tmp_path / place).encode()), plain)
 
 
-def test_processes_of_both_runtimes_that_start_at_once_agree(bundle: Path, plain: np.ndarray, cache: Path) -> None:
-    commands = [[sys.executable, "-c", OPENS, name, str(bundle)] for name in ("cpp", "python", "cpp")]
+def test_processes_of_both_runtimes_that_start_at_once_agree(
+    library: Library, bundle: Path, plain: np.ndarray, cache: Path
+) -> None:
+    name = library.dll._name
+    commands = [[sys.executable, "-c", OPENS, str(bundle), own] for own in (name, "", name)]
     running = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for command in commands]
     assert [process.communicate()[0].strip() for process in running] == [plain.tobytes().hex()] * 3
     assert [path.name for path in cache.rglob("*.onnx")] == [prepacked.GRAPH]

@@ -165,15 +165,15 @@ Sampling Sampling::of_bundle(const Json& given, const std::string& folder) {
     if (!names.empty()) throw bundle_error("the bundle's sampling defaults have unknown fields: " + names);
     try {
         Sampling own;
-        for (const auto& [name, value] : given.members) own.take(name, value);
-        check(own);
+        for (const char* name : facts::SAMPLING_FIELDS)
+            if (const Json* value = given.find(name)) own.take(name, *value);
         return own;
     } catch (const Error& e) {
         throw bundle_error("a sampling default of the bundle " + folder + " is not allowed: " + e.what());
     }
 }
 
-// One of the bundle's defaults. Throws EDITAR_BAD_ARGUMENT where it has another type.
+// One of the bundle's defaults. Throws EDITAR_BAD_ARGUMENT.
 void Sampling::take(const std::string& name, const Json& value) {
     const auto need = [&](bool good, const char* allowed) { require(good, name, allowed, shown(value, 60)); };
     const auto integer = [&](const char* allowed) {
@@ -187,21 +187,32 @@ void Sampling::take(const std::string& name, const Json& value) {
     if (name == "cfg_scale") {
         const bool read =
             value.kind == Json::Kind::number ? (cfg_scale = value.number(), true) : read_scale(value.text, *this);
-        need(read, facts::ALLOWED_SCALES);
+        const auto allowed = [](double scale) { return scale >= 0 && scale <= facts::MAX_SCALE; };
+        need(read && allowed(cfg_scale) && allowed(cfg_last) &&
+                 std::all_of(cfg_scales.begin(), cfg_scales.end(), allowed),
+             facts::ALLOWED_SCALES);
     } else if (name == "cfg_interval") {
-        const int64_t last = integer("-1 or more");
-        need(last >= -1, "-1 or more");
+        const char* allowed = "-1 or more, or (start, stop)";
+        const int64_t last = integer(allowed);
+        need(last >= -1, allowed);
         cfg_stop = last == -1 ? -1 : std::min(last, std::numeric_limits<int64_t>::max() - 2) + 2;
     } else if (name == "temperature") {
-        temperature = number("a finite number above 0");
+        const char* allowed = "a finite number above 0";
+        temperature = number(allowed);
+        need(std::isfinite(temperature) && temperature > 0, allowed);
     } else if (name == "top_k") {
-        top_k = integer("0 (off) or more");
+        const char* allowed = "0 (off) or more";
+        top_k = integer(allowed);
+        need(top_k >= 0, allowed);
     } else if (name == "top_p") {
-        top_p = number("in (0, 1]");
+        const char* allowed = "in (0, 1]";
+        top_p = number(allowed);
+        need(top_p > 0 && top_p <= 1, allowed);
     } else if (name == "seed") {
-        const int64_t given = integer("0 to 2^64 - 1");
-        need(given >= 0, "0 to 2^64 - 1");
-        seed = static_cast<uint64_t>(given);
+        const char* allowed = "0 to 2^64 - 1";
+        const int64_t number = integer(allowed);
+        need(number >= 0, allowed);
+        seed = static_cast<uint64_t>(number);
     } else if (name == "noise") {
         need(value.kind == Json::Kind::string && (value.text == "uniform" || value.text == "gumbel"),
              "uniform or gumbel");
