@@ -21,7 +21,7 @@ from editar_rt.generation.sampling import Sampling
 from editar_rt.generation.scheduler import Scheduler
 from editar_rt.generation.sequence import Context, Inputs, Sequence
 from editar_rt.generation.strategy import Jacobi
-from editar_rt.images.fit import Fit, Placement
+from editar_rt.images.fit import Fit, Fitted
 from editar_rt.images.masks import composite, dilate, feather, read_mask, touched_cells
 from editar_rt.images.pixels import Picture, open_picture, to_pictures, to_pixels
 from editar_rt.model import Model
@@ -38,6 +38,7 @@ class Source:
     """A source picture as the model sees it.
 
     Args:
+        image: the picture, or one that is fitted already, which `fit` and `keep` do not change.
         fit: how the picture is fitted to the model's square.
         keep: keep the original, into which results will be pasted back.
 
@@ -46,14 +47,13 @@ class Source:
         OptionError: an unknown fit.
     """
 
-    def __init__(self, model: Model, image: Picture, fit: Fit | None = None, keep: bool = False) -> None:
+    def __init__(self, model: Model, image: Picture | Fitted, fit: Fit | None = None, keep: bool = False) -> None:
         started = time.perf_counter()
-        opened = open_picture(image)
-        self.size = opened.size
+        fitted = image if isinstance(image, Fitted) else Fitted.of(open_picture(image), model.image_size, fit, keep)
+        self.placement, self.original = fitted.placement, fitted.original
+        self.size = fitted.placement.size
         """Width and height of the original, pixels."""
-        self.placement = Placement(opened.size, model.image_size, "crop" if fit is None else fit)
-        self.original = opened if keep else None
-        self.square = self.placement.fit(opened)
+        self.square = fitted.square
         """The square that the model sees."""
         self.tokens = model.encode_pixels(to_pixels(np.asarray(self.square)[None]))[0]
         """[N]"""

@@ -58,7 +58,7 @@ def painted_mask(example: Example, size: int) -> NDArray[np.bool_]:
 
 
 def evaluate(
-    bundle: Path,
+    editor: editar_rt.Editor,
     count: int = 200,
     sampling: editar_rt.Sampling | None = None,
     seed: int = 0,
@@ -79,7 +79,6 @@ def evaluate(
         what `python -m training evaluate` prints, and the first examples of every kind with their pictures by the
         first seed.
     """
-    editor = editar_rt.load(bundle)
     sampling = editar_rt.Sampling.checked(sampling, editor.default_sampling)
     drawn = seeds_from(sampling, seeds)
     results: dict[str, Any] = {}
@@ -104,7 +103,7 @@ def evaluate(
     settings = dataclasses.asdict(sampling)
     del settings["seed"]
     report: dict[str, Any] = {
-        "bundle": bundle.name,
+        "bundle": editor.bundle.folder.name,
         "examples_a_kind": count,
         "seed": seed,
         "sampling": settings,
@@ -132,11 +131,12 @@ def guidance_sweep(
     on_scale: Callable[[dict[str, Any]], None] = lambda result: None,
 ) -> dict[str, Any]:
     """What `evaluate` measures at each of several guidance scales, all else alike: the same scenes, the same seeds."""
-    sampling = editar_rt.Sampling.checked(sampling, editar_rt.load(bundle).default_sampling)
+    editor = editar_rt.load(bundle)
+    sampling = editar_rt.Sampling.checked(sampling, editor.default_sampling)
     results = []
     for scale in scales:
         one = dataclasses.replace(sampling, cfg_scale=scale)
-        report, _ = evaluate(bundle, count, one, seed, seeds, kinds=kinds)
+        report, _ = evaluate(editor, count, one, seed, seeds, kinds=kinds)
         measured = {k: v for k, v in report.items() if k == "kinds" or "_success" in k}
         results.append({"cfg_scale": scale, **measured})
         on_scale(results[-1])
@@ -167,9 +167,8 @@ def summary(verdicts: list[list[Score]]) -> dict[str, Any]:
     return {**found, "faults": dict(faults.most_common(8))}
 
 
-def tokenizer_ceiling(bundle: Path, count: int = 50) -> dict[str, float]:
+def tokenizer_ceiling(editor: editar_rt.Editor, count: int = 50) -> dict[str, float]:
     """The success that perfect tokens would have: the true pictures, encoded and decoded, by kind."""
-    editor = editar_rt.load(bundle)
     rates = {}
     for kind in KINDS:
         examples = held_out(kind, count)

@@ -173,6 +173,29 @@ class Placement:
             )
 
 
+@dataclass(frozen=True, eq=False)
+class Fitted:
+    """A picture as the model's square. The picture itself is only kept if results will be pasted back into it."""
+
+    placement: Placement
+    square: Image.Image
+    original: Image.Image | None
+
+    @classmethod
+    def of(cls, picture: Image.Image, side: int, fit: Fit | None = None, keep: bool = False) -> Fitted:
+        """Fit an RGB picture.
+
+        Args:
+            side: of the square, pixels.
+            fit: None is `crop`.
+
+        Raises:
+            OptionError: an unknown fit.
+        """
+        placement = Placement(picture.size, side, "crop" if fit is None else fit)
+        return cls(placement, placement.fit(picture), picture if keep else None)
+
+
 def fitted_size(size: Size, side: int) -> Size:
     """Width and height after the shorter side is resized to `side`, with the same aspect ratio."""
     scale = side / min(size)

@@ -5,6 +5,7 @@ White pixels may change. A mask is fitted to the model's square in the same way 
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import cast
 
 import numpy as np
@@ -17,8 +18,18 @@ from editar_rt.images.fit import Bools, Fit, Placement
 from editar_rt.images.pixels import MAX_PIXELS, Picture, open_grey, open_picture
 
 Box = tuple[int, int, int, int]  # x, y, width, height in the picture's pixels
-Mask = Picture | Bools | Box
 THRESHOLD = 128  # grey values from here on count as white
+
+
+@dataclass(frozen=True, eq=False)
+class FittedMask:
+    """A mask that `read_mask` has read, for a picture that is fitted in the same way."""
+
+    square: Bools
+    """[side, side]"""
+
+
+Mask = Picture | Bools | Box | FittedMask
 
 
 def read_mask(mask: Mask, size: tuple[int, int], side: int, fit: Fit = "crop") -> Bools:
@@ -28,13 +39,15 @@ def read_mask(mask: Mask, size: tuple[int, int], side: int, fit: Fit = "crop") -
 
     Args:
         mask: a picture in any size of the same aspect ratio, white where grey is at least 128 and opaque; an array of
-            uint8 or bool [H, W]; or a box (x, y, width, height) in the picture's pixels.
+            uint8 or bool [H, W]; a box (x, y, width, height) in the picture's pixels; or one that was read before.
         fit: how the picture is fitted to the square; see `Placement`.
 
     Raises:
         PictureError: the mask cannot be read, or its aspect ratio differs from the picture's.
         OptionError: the box does not lie in the picture.
     """
+    if isinstance(mask, FittedMask):
+        return mask.square
     if isinstance(mask, tuple):
         mask = box_mask(mask, size)
     if isinstance(mask, np.ndarray) and mask.dtype == bool:

@@ -180,7 +180,7 @@ def verify(editor: Model, parts: Collection[str] | None = None, way: Way = ONE_R
                 if output == LOGITS_AFTER and outputs[GREEDY]["tokens"] != manifest.self_test[part][GREEDY]["tokens"]:
                     continue  # of another text; whether its tokens may be others, their own check says
                 checks.append(_compare(part, output, manifest.self_test[part][output], found, bound))
-    except (KeyError, TypeError, ValueError) as e:
+    except (LookupError, TypeError, ValueError) as e:
         raise BundleError(
             f"the self-test of the bundle {editor.bundle.folder} is not complete ({e!r}); export it again"
         ) from None

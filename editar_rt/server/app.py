@@ -113,7 +113,13 @@ class _Server:
         self._log_prompt(request, asked)
         outbox = Outbox()
         work = Work(
-            request.state.id, asked.request, asked.seeds, outbox, kept=asked.kept, partial_images=asked.partial_images
+            request.state.id,
+            asked.picture,
+            asked.request,
+            asked.seeds,
+            outbox,
+            kept=asked.kept,
+            partial_images=asked.partial_images,
         )
         self.engine.submit(work)
         if asked.stream:

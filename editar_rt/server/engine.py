@@ -23,6 +23,7 @@ from editar_rt.edit import Edit, Source
 from editar_rt.editor import Editor
 from editar_rt.errors import BackendError, EditarError
 from editar_rt.generation.sequence import Inputs
+from editar_rt.images.fit import Fitted
 from editar_rt.request import Request
 from editar_rt.results import Result
 from editar_rt.server import errors
@@ -57,6 +58,8 @@ class Work:
 
     Args:
         name: its id, by which it may be cancelled.
+        picture: to edit.
+        request: what to do; its own picture is not read.
         kept: tokens [M] of an earlier result, which stay.
         partial_images: the largest number of partial pictures of each variant.
     """
@@ -64,13 +67,14 @@ class Work:
     def __init__(
         self,
         name: str,
+        picture: Fitted,
         request: Request,
         seeds: Iterable[int],
         listener: Listener,
         kept: NDArray[np.int32] | None = None,
         partial_images: int = 0,
     ) -> None:
-        self.name, self.request, self.listener = name, request, listener
+        self.name, self.picture, self.request, self.listener = name, picture, request, listener
         self.seeds, self.kept, self.partial_images = list(seeds), kept, partial_images
         self.arrived = time.monotonic()
         self.left = len(self.seeds)
@@ -328,8 +332,7 @@ class Engine:
         work, model = picture.work, self.editor
         request, sampling = work.request, work.request.sampling_over(model.default_sampling)
         if work.source is None:
-            assert request.image is not None  # the form has one
-            work.source = Source(model, request.image, request.fit, request.restore)
+            work.source = Source(model, work.picture)
         edit = picture.edit = Edit(model, work.source, request, sampling, [work.seeds[picture.variant]], work.kept)
         if edit.nothing_to_draw:
             self._finish(picture)
@@ -406,7 +409,7 @@ class Engine:
         """Run every part once: opened parts are fast, and a broken one is noticed."""
         model = self.editor
         grey = Image.new("RGB", (model.image_size, model.image_size), (128, 128, 128))
-        request = Request(image=grey, instruction="warm up")
+        request = Request(instruction="warm up")
         sampling = request.sampling_over(model.default_sampling)
         source = Source(model, grey)
         edit = Edit(model, source, request, sampling, [0])

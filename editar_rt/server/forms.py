@@ -7,7 +7,7 @@ import binascii
 import re
 import secrets
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from editar_rt.editor import Editor
 from editar_rt.errors import OptionError, PictureError
 from editar_rt.images import masks
+from editar_rt.images.fit import Fitted
 from editar_rt.request import Request, make_request, variant_seeds
 from editar_rt.server.errors import ApiError, bad, from_error
 from editar_rt.server.limits import PROMPT_CHARACTERS, Limits
@@ -111,7 +112,9 @@ FIXED = {
 class Asked:
     """What a form asks for."""
 
+    picture: Fitted
     request: Request
+    """Without the picture."""
     seeds: tuple[int, ...]
     model: str
     kept: NDArray[np.int32] | None = None
@@ -204,8 +207,9 @@ def read_form(
         raise bad("partial_images needs stream=true", "partial_images")
     kept = _kept(form, editor)
     with collecting(warned):
-        request = _request(prompt, options, files, editor, limits)
+        picture, request = _request(prompt, options, files, editor, limits)
     return Asked(
+        picture,
         request,
         variant_seeds(options["seed"], n),
         model,
@@ -253,7 +257,8 @@ def _strange(files: dict[str, list[BinaryIO]]) -> list[str]:
 
 def _request(
     prompt: str, options: dict[str, Any], files: dict[str, list[BinaryIO]], editor: Editor, limits: Limits
-) -> Request:
+) -> tuple[Fitted, Request]:
+    """The picture and the mask are fitted to the model's square here: whole ones would take much memory in a queue."""
     images, given_masks = files.get("image", []), files.get("mask", [])
     if not images:
         raise bad("the file image is missing; send a PNG, JPEG or WebP picture as image", "image", "missing_field")
@@ -265,17 +270,19 @@ def _request(
         checked = make_request(None, prompt, options)
         checked.sampling_over(editor.default_sampling).scales(editor.picture_tokens)
         image = read_image(images[0], limits.max_pixels)
-        mask = read_mask(given_masks[0], limits.max_pixels) if given_masks else None
-        request = make_request(image, prompt, {**options, "mask": mask})
+        white = read_mask(given_masks[0], limits.max_pixels) if given_masks else None
+        request = make_request(None, prompt, {**options, "mask": white})
+        picture = Fitted.of(image, editor.image_size, request.fit, request.restore)
     except OptionError as error:
         named = str(error).split()[0]  # messages about a value begin with its name
         raise from_error(error, named if named in OURS else None) from None
-    if mask is not None:
+    if white is not None:
         try:
-            masks.read_mask(mask, image.size, editor.image_size, request.fit or "crop")
+            mask = masks.read_mask(white, image.size, editor.image_size, picture.placement.how)
         except (OptionError, PictureError) as error:
             raise bad(str(error), "mask") from None
-    return request
+        request = replace(request, mask=masks.FittedMask(mask))
+    return picture, request
 
 
 def _kept(form: Form, editor: Editor) -> NDArray[np.int32] | None:

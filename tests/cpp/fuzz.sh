@@ -9,7 +9,8 @@ here=$(cd "$(dirname "$0")" && pwd)
 cpp=$here/../../editar_rt/cpp
 mkdir -p "$folder/seeds"
 python3 -m tests.cpp.fuzz_seeds "$folder/seeds"
-read -ra sources < <(python3 -c 'from tests.cpp.inside import SOURCES; print(*SOURCES)')
+sources=(text json sha256 files manifest graph_file bundle unicode unicode_tables token_models tokenizer
+    exact sampling pictures fit exif srgb png_file jpeg_file picture_files)
 sources=("${sources[@]/#/$cpp/src/}")
 if [[ ! -e $folder/fuzz ]]; then
     clang++ -std=c++17 -O1 -g -ffp-contract=off -fsanitize=fuzzer,address,undefined -fno-sanitize-recover=all \

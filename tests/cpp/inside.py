@@ -5,14 +5,9 @@ from __future__ import annotations
 import ctypes
 from pathlib import Path
 
-from tests.cpp.build import CPP, PICTURE_FLAGS, build, picture_libraries
+from tests.cpp.build import PICTURE_FLAGS, build, picture_libraries
+from tests.cpp.installed import installed, objects
 
-SOURCES = (
-    "text", "json", "sha256", "files", "manifest", "graph_file", "bundle",
-    "unicode", "unicode_tables", "token_models", "tokenizer",
-    "exact", "sampling", "kept_folder", "machine", "ort/rows",
-    "pictures", "fit", "exif", "srgb", "png_file", "jpeg_file", "picture_files",
-)  # fmt: skip
 OK, BAD_ARGUMENT, BAD_BUNDLE, MISSING_PART, BAD_PICTURE, UNSUPPORTED = 0, -1, -2, -3, -4, -8
 
 
@@ -34,9 +29,10 @@ class Inside:
     @classmethod
     def built(cls, folder: Path) -> Inside:
         """Built into a folder."""
-        sources = [*(CPP / "src" / f"{name}.cpp" for name in SOURCES), Path(__file__).with_name("inside.cpp")]
-        flags = ["-O1", "-g", "-fPIC", "-shared", *PICTURE_FLAGS]
-        return cls(ctypes.CDLL(str(build(folder / "inside.so", sources, flags, picture_libraries()))))
+        source, libraries = Path(__file__).with_name("inside.cpp"), picture_libraries()
+        linked = [*map(str, objects(installed())), *libraries]
+        flags = ["-O1", "-fPIC", "-shared", *PICTURE_FLAGS]
+        return cls(ctypes.CDLL(str(build(folder / "inside.so", [source], flags, linked))))
 
     def call(self, name: str, *arguments: object) -> bytes:
         """What a function of `inside.cpp` answers.

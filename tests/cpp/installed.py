@@ -67,6 +67,20 @@ def installed(name: str = "release", options: Sequence[str] = ("-DCMAKE_BUILD_TY
     return prefix
 
 
+SANITIZED = ("-DEDITAR_CLI=OFF", "-DCMAKE_BUILD_TYPE=RelWithDebInfo", "-DCMAKE_CXX_FLAGS_RELWITHDEBINFO=-O1 -g")
+
+
+def sanitized(sanitizers: str) -> Path:
+    """The runtime under sanitizers, as `installed`."""
+    return installed(sanitizers.replace(",", "-"), (*SANITIZED, f"-DEDITAR_SANITIZE={sanitizers}"))
+
+
+def objects(prefix: Path) -> list[Path]:
+    """The object files of a build, for programs that call what is below the C ABI."""
+    build = prefix.with_name(prefix.name.removesuffix("-installed"))
+    return sorted((build / "CMakeFiles/editar.dir/src").rglob("*.o"))
+
+
 def run(command: Sequence[str], **options: object) -> str:
     """Run a program that must succeed. Returns what it printed."""
     done = subprocess.run([str(word) for word in command], capture_output=True, text=True, **options)  # type: ignore[call-overload]

@@ -34,7 +34,8 @@ class Struct(ctypes.Structure):
 class ModelOptions(Struct):
     _fields_ = [
         ("size", c_size_t), ("device", c_char_p), ("threads", c_int32), ("check_all_files", c_int32),
-        ("engine_path", c_char_p), ("cache", c_char_p), ("plugin_path", c_char_p), ("engines", c_char_p),
+        ("onnxruntime_path", c_char_p), ("cache_folder", c_char_p), ("plugin_path", c_char_p),
+        ("engine_folder", c_char_p),
     ]  # fmt: skip
 
 
@@ -105,7 +106,6 @@ class Library:
         self.dll = ctypes.CDLL(str(path))
         self.dll.editar_last_error.restype = c_char_p
         self.dll.editar_version.restype = c_char_p
-        self.dll.editar_get_texts.restype = POINTER(c_char_p)
         for name in ("editar_close_model", "editar_close_session"):
             getattr(self.dll, name).argtypes = [c_void_p]
             getattr(self.dll, name).restype = None
@@ -132,7 +132,7 @@ class Library:
 
     def open(self, bundle: Path, **options: Any) -> Model:
         """Open a bundle with ONNX Runtime's library of the wheel; options are fields of `ModelOptions`."""
-        options = {"engine_path": str(engine_library()).encode()} | options
+        options = {"onnxruntime_path": str(engine_library()).encode()} | options
         handle = c_void_p()
         self.call("open_model", str(bundle).encode(), ctypes.byref(ModelOptions(**options)), ctypes.byref(handle))
         return Model(self, handle)
@@ -281,8 +281,8 @@ class Session:
 
     def texts(self, variant: int = 0) -> dict[str, str]:
         """How the last edit was made."""
-        given = self.model.library.dll.editar_get_texts(self.handle, variant)
-        texts, place = {}, 0
+        given, texts, place = POINTER(c_char_p)(), {}, 0
+        self.model.library.call("get_texts", self.handle, variant, ctypes.byref(given))
         while given and given[place] is not None:
             texts[given[place].decode()] = given[place + 1].decode()
             place += 2

@@ -92,14 +92,14 @@ static void draw(void) {
         sampling.temperature = 0.3 + 0.4 * kind;
         sampling.top_p = top_ps[kind % 3];
         sampling.top_k = kind < 3 ? 50 : EDITAR_TOP_K_OFF;
-        sampling.noise = kind % 2 ? EDITAR_GUMBEL : EDITAR_UNIFORM;
+        sampling.noise = kind % 2 ? EDITAR_NOISE_GUMBEL : EDITAR_NOISE_UNIFORM;
         for (n = 0; n < DRAWS; ++n) {
             for (i = 0; i < VOCABULARY; ++i) {
                 state = state * 6364136223846793005u + 1442695040888963407u;
                 logits[i] = (float)((double)(state >> 40) / 1048576.0);
             }
             sampling.seed = (uint64_t)n + 1;
-            if (editar_sample(logits, VOCABULARY, &sampling, (uint64_t)n, &tokens[n]) != EDITAR_OK) fail("sample");
+            if (editar_sample(logits, VOCABULARY, &sampling, n, &tokens[n]) != EDITAR_OK) fail("sample");
         }
         printf("draws %d %016llx\n", kind, (unsigned long long)hash_of(tokens, DRAWS * sizeof(int32_t)));
     }
@@ -119,7 +119,7 @@ int main(int count, char** arguments) {
     options.size = sizeof options;
     options.threads = 1;
     options.device = "cpu";
-    options.engine_path = arguments[2];
+    options.onnxruntime_path = arguments[2];
     if (editar_open_model(arguments[1], &options, &model) != EDITAR_OK) fail("open_model");
     memset(&info, 0, sizeof info);
     info.size = sizeof info;

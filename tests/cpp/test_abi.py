@@ -108,8 +108,9 @@ def test_null_is_refused_everywhere(library: Library, model: Model) -> None:
         "write_png": [None, None, None], "get_source": [None, None, None], "tokenize": [None] * 6,
         "encode_text": [None, None, 1, None], "encode_square": [None, None, None],
         "decode_tokens": [None, None, 1, None], "score": [None] * 6, "generate": [None] * 6,
-        "sample": [None, 1, None, ctypes.c_uint64(0), None], "verify": [None] * 3, "bench": [None] * 4,
-        "describe_bundle": [None, 0, None], "hash": [None, ctypes.c_size_t(1), None],
+        "sample": [None, 1, None, 0, None], "verify": [None] * 3, "bench": [None] * 4,
+        "describe_bundle": [None, 0, None], "sha256": [None, ctypes.c_size_t(1), None],
+        "get_texts": [None, 0, None],
     }.items():  # fmt: skip
         with pytest.raises(Refused, match="must not be NULL") as refused:
             library.call(name, *arguments)
@@ -134,15 +135,15 @@ def test_shorter_and_longer_structs_are_understood(session: Session, model: Mode
     logits, token = np.linspace(0, 5, 50).astype(np.float32), ctypes.c_int32()
 
     def sampled(struct: Any) -> int:
-        model.library.call(
-            "sample", c.pointer(logits), 50, ctypes.byref(struct), ctypes.c_uint64(3), ctypes.byref(token)
-        )
+        model.library.call("sample", c.pointer(logits), 50, ctypes.byref(struct), 3, ctypes.byref(token))
         return token.value
 
     usual = sampled(CSampling(seed=5))
     assert sampled(OldSampling(seed=5)) == sampled(NewSampling(seed=5)) == usual
     with pytest.raises(Refused, match="has a field that this version"):
         sampled(NewSampling(seed=5, invented=1))
+    with pytest.raises(Refused, match="position must be 0 or more, got -1"):
+        model.library.call("sample", c.pointer(logits), 50, None, -1, ctypes.byref(token))
     broken = CSampling(seed=5)
     broken.size = 3
     with pytest.raises(Refused, match="size of editar_sampling must be"):
@@ -182,7 +183,7 @@ from tests.cpp.library import Library, Refused
 library = Library(Path({library.dll._name!r}))
 for path in sys.argv[1:]:
     try:
-        library.open(Path({str(BUNDLE)!r}), engine_path=path.encode())
+        library.open(Path({str(BUNDLE)!r}), onnxruntime_path=path.encode())
     except Refused as refused:
         print(refused)
 """
@@ -249,6 +250,54 @@ def test_a_model_may_be_closed_before_its_sessions(library: Library) -> None:
     session.close()
 
 
+def test_texts_of_all_variants_live_until_the_next_edit(session: Session) -> None:
+    session.edit(WORDS, variants=3, sampling=as_sampling({"seed": 7}))
+    told = [ctypes.POINTER(ctypes.c_char_p)() for _ in range(3)]
+    for variant, each in enumerate(told):
+        session.model.library.call("get_texts", session.handle, variant, ctypes.byref(each))
+    for variant, each in enumerate(told):
+        words = [each[n] for n in range(40) if all(each[m] is not None for m in range(n + 1))]
+        assert words[words.index(b"seed") + 1] == str(7 + variant).encode()
+    with pytest.raises(Refused, match="variant must be 0 to 2, got 3"):
+        session.texts(3)
+    with pytest.raises(Refused, match="keep must be"):
+        session.model.library.call("edit", session.handle, ctypes.byref(CRequest(keep=-1)), ctypes.byref(c.COutput()))
+    assert session.texts(2)["seed"] == "9"  # of the last successful one
+    assert told[0][0] == b"instruction"
+
+
+def test_a_new_session_has_no_texts(model: Model) -> None:
+    fresh = model.session(np.zeros((SIDE, SIDE, 3), np.uint8))
+    assert fresh.texts() == {}
+    fresh.close()
+
+
+def test_a_failed_call_of_a_callback_leaves_no_error_behind(session: Session, model: Model) -> None:
+    """`Library.call` asserts that a successful call leaves no sentence."""
+    failed: list[int] = []
+
+    def on_progress(done: int, total: int, tokens: np.ndarray) -> int:
+        if done == 3:
+            failed.append(model.library.dll.editar_sample(None, 1, None, 0, None))
+        return 0
+
+    assert session.edit(WORDS, on_progress=on_progress).output.done == COUNT
+    assert failed == [c.BAD_ARGUMENT]
+
+
+def test_no_preview_comes_after_a_progress_that_stopped(session: Session) -> None:
+    previews: list[int] = []
+
+    def on_preview(picture: np.ndarray, done: int, total: int) -> int:
+        previews.append(done)
+        return 0
+
+    edited = session.edit(
+        WORDS, on_progress=lambda done, total, tokens: done == 8, on_preview=on_preview, preview_share=1.0
+    )
+    assert edited.stopped and edited.output.done == 8 and previews == []
+
+
 def test_errors_are_the_threads_own(session: Session, model: Model) -> None:
     with pytest.raises(Refused):
         session.edit(task=b"paint")
@@ -299,9 +348,9 @@ def test_reports_are_those_of_pythons_commands(
     editar = in_process(main, monkeypatch, capsys)
     described = json.loads(library.text("describe_bundle", str(BUNDLE).encode(), 1))
     assert described == editar("info", BUNDLE, "--check", "--json").document
-    holds = ctypes.c_int32()
-    verified = json.loads(library.text("verify", model.handle, ctypes.byref(holds)))
-    assert holds.value == 1 and verified == editar("verify", BUNDLE, "--json").document
+    fault = ctypes.c_char_p(b"unset")
+    verified = json.loads(library.text("verify", model.handle, ctypes.byref(fault)))
+    assert fault.value is None and verified == editar("verify", BUNDLE, "--json").document
     plan = c.BenchPlan(repeats=1, warmup=-1, steps=3)
     measured = json.loads(library.text("bench", model.handle, ctypes.byref(plan), None))
     theirs = editar("bench", BUNDLE, "--repeats", 1, "--warmup", 0, "--steps", 3, "--json").document
@@ -317,7 +366,7 @@ def test_options_of_a_model_are_checked(library: Library) -> None:
     with pytest.raises(Refused, match="threads must be"):
         library.open(BUNDLE, threads=-1)
     handle = ctypes.c_void_p()
-    options = ModelOptions(engine_path=b"/another.so")
+    options = ModelOptions(onnxruntime_path=b"/another.so")
     with pytest.raises(Refused, match="already opened ONNX Runtime"):
         library.call("open_model", str(BUNDLE).encode(), ctypes.byref(options), ctypes.byref(handle))
 

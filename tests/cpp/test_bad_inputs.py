@@ -81,5 +81,5 @@ def test_a_graph_that_names_a_file_outside(library: Library, tmp_path: Path, loc
 def test_a_file_that_is_no_picture(library: Library, file: bytes, says: str) -> None:
     picture = c.CPicture()
     with pytest.raises(Refused, match=says) as refused:
-        library.call("read_picture", file, ctypes.c_size_t(len(file)), ctypes.byref(picture))
+        library.call("read_picture", file or None, ctypes.c_size_t(len(file)), ctypes.byref(picture))
     assert refused.value.status == c.BAD_PICTURE

@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+import editar_rt
+from editar_rt import names
 from editar_rt.__main__ import main
 from tests.commands import Command, Done, in_process
 from tests.cpp.installed import engine_library, installed
 from tests.runtime.demo import BUNDLE, PICTURE, SIDE, WORDS
+from tests.runtime.test_selftest import changed_self_test, other_bit
 
 
 def cli(*arguments: object) -> Done:
@@ -78,6 +84,8 @@ BAD: list[tuple[int, str, list[object]]] = [
     (2, "there is no option --sed", ["edit", BUNDLE, PICTURE, WORDS, "-o", "o.png", "--sed", 1]),
     (2, "seed must be 0 to 2^64 - 1, got -4", ["edit", BUNDLE, PICTURE, WORDS, "-o", "o.png", "--seed", -4]),
     (2, "top_p must be in (0, 1], got 4.0", ["edit", BUNDLE, PICTURE, WORDS, "-o", "o.png", "--top-p", 4]),
+    (2, "n must be 1 to 64, got 65", ["edit", BUNDLE, PICTURE, WORDS, "-o", "o.png", "-n", 65]),
+    (2, "the name of the output is too long", ["edit", BUNDLE, PICTURE, WORDS, "-o", "o" * 4100 + ".png"]),
     (2, "a picture's name must end with .png", ["edit", BUNDLE, PICTURE, WORDS, "-o", "o.bmp"]),
     (2, "cfg_scale has 3 values, but a picture has 64",
      ["edit", BUNDLE, PICTURE, WORDS, "-o", "o.png", "--cfg-scale", "values:1,2,3"]),
@@ -96,6 +104,83 @@ def test_what_is_wrong_is_said_in_one_line(
     assert (done.code, done.stdout) == (code, "")
     assert message in done.stderr and len(done.stderr.splitlines()) == 1
     assert not list(tmp_path.iterdir())
+
+
+def altered_answers(tiny_bundle: Path, quantized: Path, folder: Path) -> dict[str, Path]:
+    """Bundles whose exporters answered otherwise than this machine does."""
+    zeros = changed_self_test(tiny_bundle, folder / "zeros", names.DECODER, names.LOGITS, values=[0.0] * 16, sha256="")
+    tokens = changed_self_test(tiny_bundle, folder / "tokens", names.DECODER, "greedy_tokens", tokens=[-1] * 8)
+    return {
+        "decoder: logits": zeros,
+        "decoder: greedy_tokens": tokens,
+        "the exporter's version, 1.27.0 (decoder: logits)": other_bit(quantized, folder, onnxruntime="1.27.0"),
+    }
+
+
+def test_verify_names_what_differs_as_pythons_does(
+    editar: Command, tiny_bundle: Path, golden_gpt_bundle_quantized: Path, tmp_path: Path
+) -> None:
+    for said, bundle in altered_answers(tiny_bundle, golden_gpt_bundle_quantized, tmp_path).items():
+        mine, theirs = (run("verify", bundle, "--json", "--device", "cpu") for run in (cli, editar))
+        assert (mine.code, theirs.code) == (1, 1)
+        assert said in mine.stderr and said in theirs.stderr and len(mine.stderr.splitlines()) == 1
+        failed = [[not check["holds"] for check in run.document["checks"]] for run in (mine, theirs)]
+        assert failed[0] == failed[1]
+
+
+def test_a_self_test_without_margins_is_refused(tiny_bundle: Path, tmp_path: Path) -> None:
+    bundle = changed_self_test(tiny_bundle, tmp_path, names.DECODER, "greedy_tokens", tokens=[-1] * 8, margins=[])
+    done = cli("verify", bundle)
+    assert done.code == 1 and "self-test is not complete; export it again" in done.stderr
+
+
+def test_text_states_are_read_from_a_file(tmp_path: Path) -> None:
+    states = editar_rt.load(BUNDLE).encode_text([WORDS])
+    np.save(tmp_path / "states.npy", states)
+    for name, more in (("words", []), ("states", ["--text-states", tmp_path / "states.npy"])):
+        assert cli("edit", BUNDLE, PICTURE, WORDS, "-o", tmp_path / f"{name}.png", *more).code == 0
+    words, given = (np.asarray(Image.open(tmp_path / f"{name}.png")) for name in ("words", "states"))
+    assert np.array_equal(words, given)
+
+
+@pytest.mark.parametrize("change", ["short", "double", "fortran", "header", "empty"])
+def test_other_files_are_no_text_states(tmp_path: Path, change: str) -> None:
+    states = editar_rt.load(BUNDLE).encode_text([WORDS])
+    file = tmp_path / "states.npy"
+    np.save(file, {"double": states.astype(np.float64), "fortran": np.asfortranarray(states[0])}.get(change, states))
+    content = file.read_bytes()
+    # A header that leads past the end, and one without its words.
+    changed = {"short": content[:-4], "header": content[:8] + b"\xff\xff" + content[10:], "empty": content[:12]}
+    file.write_bytes(changed.get(change, content))
+    done = cli("edit", BUNDLE, PICTURE, WORDS, "-o", tmp_path / "out.png", "--text-states", file)
+    assert done.code == 1 and "must be a .npy of 5120 little-endian float32" in done.stderr
+
+
+def running(*arguments: object) -> subprocess.Popen[str]:
+    """A command that has opened its bundle."""
+    command = [str(installed() / "bin/editar-cli"), *map(str, arguments)]
+    environment = os.environ | {"EDITAR_ONNXRUNTIME": str(engine_library())}
+    started = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+    while started.poll() is None and "libonnxruntime" not in Path(f"/proc/{started.pid}/maps").read_text("utf-8"):
+        time.sleep(0.01)
+    return started
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_an_edit_that_is_told_to_end_writes_nothing(tmp_path: Path) -> None:
+    started = running("edit", BUNDLE, PICTURE, WORDS, "-o", tmp_path / "out.png", "-n", 64, "--threads", 1)
+    started.send_signal(signal.SIGTERM)
+    _, said = started.communicate()
+    assert (started.returncode, said) == (143, "editar-cli: stopped\n")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_a_measurement_ends_at_once() -> None:
+    started = running("bench", BUNDLE, "--repeats", 100_000)
+    started.send_signal(signal.SIGINT)
+    assert started.communicate()[0] == ""
+    assert started.returncode == -signal.SIGINT
 
 
 def test_info_and_verify(editar: Command) -> None:

@@ -25,7 +25,7 @@ def example(language: str) -> str:
     return text
 
 
-@pytest.mark.parametrize("language", ["c", "cpp", "python", "rust"])
+@pytest.mark.parametrize("language", ["c", "cpp", "python", "rust", "csharp"])
 def test_an_example(tmp_path: Path, language: str) -> None:
     prefix, text = installed(), example(language)
     source, program, out = tmp_path / f"example.{language}", tmp_path / "program", tmp_path / "out.png"
@@ -39,6 +39,10 @@ def test_an_example(tmp_path: Path, language: str) -> None:
     elif language == "rust":
         compiler = require_program("rustc", "apt-get install rustc")
         run([compiler, "--edition=2021", f"-L{prefix}/lib", str(source), "-o", str(program)])
+    elif language == "csharp":
+        compiler, mono = (require_program(name, "apt-get install mono-mcs") for name in ("mcs", "mono"))
+        run([compiler, "-warnaserror", str(source), f"-out:{program}.exe"])
+        command = [mono, f"{program}.exe"]
     else:
         command = [sys.executable, str(source), str(prefix / "lib/libeditar.so")]
     environment = os.environ | {"EDITAR_ONNXRUNTIME": str(engine_library()), "LD_LIBRARY_PATH": str(prefix / "lib")}

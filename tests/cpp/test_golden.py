@@ -49,7 +49,7 @@ def library() -> Library:
 
 def opened(library: Library, bundle: Path) -> Iterator[Pair]:
     """A bundle in both runtimes; weights that are large enough are not kept."""
-    model = library.open(bundle, threads=1, device=b"cpu", cache=b"off")
+    model = library.open(bundle, threads=1, device=b"cpu", cache_folder=b"")
     yield model, editar_rt.load(bundle, "cpu", 1, cache=False)
     model.close()
 

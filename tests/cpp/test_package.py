@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 import editar_rt
+from tests.cpp import frozen
 from tests.cpp.build import CPP
 from tests.cpp.installed import PACKAGES, engine_library, installed, onnxruntime_root, run
 from tests.runtime.demo import BUNDLE, SIDE, WORDS
@@ -39,6 +40,12 @@ def test_only_the_c_functions_are_exported() -> None:
     said = run(["readelf", "-d", str(library)])
     assert "libeditar.so.0" in said
     assert "onnxruntime" not in said and "python" not in said  # opened at run time, or not at all
+
+
+def test_what_compiled_programs_rely_on_is_as_it_was() -> None:
+    now, kept = frozen.facts(), frozen.frozen()
+    assert [line for line in kept if line not in now] == [], "a released program breaks"
+    assert [line for line in now if line not in kept] == [], "run: python -m tests.cpp.frozen"
 
 
 def test_products_of_both_kinds_are_built_by_cmake(tmp_path: Path, expected: list[int]) -> None:

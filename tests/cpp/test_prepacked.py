@@ -155,17 +155,25 @@ def test_leftovers_of_killed_processes_go_and_those_of_living_ones_stay(
         assert set(cache.glob(f"*{kept_folder.PARTIAL}*")) == {young, living}
 
 
-@pytest.mark.parametrize("name", ["option", "variable"])
+@pytest.mark.parametrize(("variable", "option"), [("off", None), ("", b"off"), ("", b"")])
 def test_it_can_be_refused(
-    library: Library, bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+    library: Library, bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variable: str, option: bytes | None
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setenv(kept_folder.VARIABLE, kept_folder.OFF if name == "variable" else "")
-    mine(library, bundle, cache=kept_folder.OFF.encode() if name == "option" else None)
+    monkeypatch.setenv(kept_folder.VARIABLE, variable)
+    mine(library, bundle, cache_folder=option)
     assert list(tmp_path.iterdir()) == []
-    monkeypatch.delenv(kept_folder.VARIABLE)
-    mine(library, bundle, cache=str(tmp_path / "named").encode())
-    assert [path.name for path in tmp_path.iterdir()] == ["named"]
+
+
+def test_it_is_in_the_users_folder_for_caches_or_where_the_caller_says(
+    library: Library, bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.delenv(kept_folder.VARIABLE, raising=False)
+    mine(library, bundle)
+    mine(library, bundle, cache_folder=str(tmp_path / "named").encode())
+    assert {path.name for path in tmp_path.iterdir()} == {kept_folder.NAME, "named"}
+    assert len({path.name for path in tmp_path.glob("*/*")}) == 1  # the same folder
 
 
 @pytest.mark.parametrize("place", ["file/cache", "/proc/cache", "/proc/a/b/cache"])
@@ -173,7 +181,7 @@ def test_a_place_that_cannot_be_written_is_gone_without(
     library: Library, bundle: Path, plain: np.ndarray, tmp_path: Path, place: str
 ) -> None:
     (tmp_path / "file").touch()
-    assert np.array_equal(mine(library, bundle, cache=str(tmp_path / place).encode()), plain)
+    assert np.array_equal(mine(library, bundle, cache_folder=str(tmp_path / place).encode()), plain)
 
 
 def test_processes_of_both_runtimes_that_start_at_once_agree(

@@ -122,6 +122,12 @@ def test_a_bundle_without_a_self_test_is_refused(editar: Command, tiny_bundle: P
         selftest.verify(editar_rt.load(bundle))
 
 
+def test_other_tokens_without_margins_are_not_complete(tiny_bundle: Path, tmp_path: Path) -> None:
+    bundle = changed_self_test(tiny_bundle, tmp_path, names.DECODER, "greedy_tokens", tokens=[-1] * 8, margins=[])
+    with pytest.raises(BundleError, match="not complete"):
+        selftest.verify(editar_rt.load(bundle))
+
+
 def test_a_row_answers_alone_as_among_others(golden_gpt_bundle_quantized: Path) -> None:
     checks = selftest.batch_checks(editar_rt.load(golden_gpt_bundle_quantized, device="cpu", threads=1))
     assert len(checks) == 6 and all(check.identical for check in checks)

@@ -13,6 +13,8 @@ import pytest
 import editar_rt
 from editar_rt.editor import Editor
 from editar_rt.errors import BackendError, OptionError
+from editar_rt.images.fit import Fitted
+from editar_rt.images.pixels import open_picture
 from editar_rt.request import Request
 from editar_rt.results import Result
 from editar_rt.server import engine as engine_module
@@ -101,12 +103,16 @@ class Gate:
         self._permits.release(100_000)
 
 
+def fitted(engine: Engine) -> Fitted:
+    return Fitted.of(open_picture(PICTURE), engine.editor.image_size)
+
+
 def ask(engine: Engine, name: str = "a", n: int = 1, partial_images: int = 0, **options: Any) -> Ear:
     ear = Ear()
     ear.count = n
-    request = Request(PICTURE, WORDS, **{"seed": 1, **options})
+    request = Request(instruction=WORDS, **{"seed": 1, **options})
     seed = options.get("seed", 1)
-    engine.submit(Work(name, request, range(seed, seed + n), ear, partial_images=partial_images))
+    engine.submit(Work(name, fitted(engine), request, range(seed, seed + n), ear, partial_images=partial_images))
     return ear
 
 
@@ -230,7 +236,7 @@ def test_a_request_that_takes_too_long_is_ended(started: Started) -> None:
 def test_work_that_is_let_go_is_cancelled(started: Started) -> None:
     engine, ear = started(), Ear()
     gate = Gate(engine)
-    work = Work("a", Request(PICTURE, WORDS), [1], ear)
+    work = Work("a", fitted(engine), Request(instruction=WORDS), [1], ear)
     engine.submit(work)
     gate.let(1)
     assert engine.busy

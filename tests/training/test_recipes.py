@@ -278,13 +278,14 @@ def test_checkpoints_become_a_bundle_that_can_be_scored(made: Made, tmp_path: Pa
     sources = Sources(read_transformer(made.transformer), read_vq(made.vq), read_text_encoder(made.text_encoder))
     options = Options(image_size=VQ.data.picture_size, samples=tmp_path / "samples")
     write_bundle(tmp_path / "bundle", sources, options)
-    report, shown = evaluate(tmp_path / "bundle", count=1, seeds=2, kinds=("recolour", "depth"))
+    editor = editar_rt.load(tmp_path / "bundle")
+    report, shown = evaluate(editor, count=1, seeds=2, kinds=("recolour", "depth"))
     assert set(report["kinds"]) == {"recolour", "depth"}
     assert report["edits_success"] == report["translations_success"] == 0  # a model that has learned nothing
     assert report["edits_success_interval"] == report["kinds"]["depth"]["success_interval"] == [0, 0]
     settings = {**report["sampling"], "seed": report["sampling_seeds"][0]}
     assert settings == dataclasses.asdict(editar_rt.Sampling()) and report["sampling_seeds"] == [0, 1]
-    masked, _ = evaluate(tmp_path / "bundle", count=2, kinds=("recolour", "depth"), masked=True)
+    masked, _ = evaluate(editor, count=2, kinds=("recolour", "depth"), masked=True)
     assert set(masked["kinds"]) == {"recolour"} and masked["kinds"]["recolour"]["outside_identical"] == 1
     told: list[float] = []
     sweep = guidance_sweep(

@@ -60,6 +60,11 @@ seeds_option = click.option(
 )
 
 
+runtime_option = click.option(
+    "--runtime", default="auto", show_default=True, help="Device of the bundle: cpu, cuda, tensorrt, emulated, …"
+)
+
+
 def run_options(command: F) -> F:
     """Options of the evaluations that go on where they were stopped."""
     options = (
@@ -69,7 +74,7 @@ def run_options(command: F) -> F:
         click.option("--batch", type=click.IntRange(1), default=1, show_default=True, help="Pictures made at once."),
         click.option("--sample-seed", type=click.IntRange(0), help="First sampling seed, not the bundle's default."),
         seeds_option,
-        click.option("--runtime", default="auto", show_default=True, help="Device of the bundle: cpu, cuda, …"),
+        runtime_option,
         device_option("the measuring networks"),
         click.option("--json", "as_json", is_flag=True, help="One JSON document as the last line of stdout."),
     )
@@ -88,6 +93,7 @@ def run_options(command: F) -> F:
 @click.option("--sheet", type=OUTPUT_FILE, help="Write a contact sheet here.")
 @click.option("--masked", is_flag=True, help="Edits alone, each under the mask of what it truly changes.")
 @click.option("--ceiling", is_flag=True, help="Also score the true pictures through the VQ tokenizer alone.")
+@runtime_option
 def run_evaluation(
     bundle: Path,
     count: int,
@@ -97,21 +103,23 @@ def run_evaluation(
     sheet: Path | None,
     masked: bool,
     ceiling: bool,
+    runtime: str,
     **changes: float | None,
 ) -> None:
     """Score BUNDLE strictly on held-out scenes; JSON on stdout."""
     import editar_rt
     from training import evaluate
 
-    sampling = replaced(lambda: editar_rt.load(bundle).default_sampling, changes)
+    editor = editar_rt.load(bundle, runtime)
+    sampling = replaced(lambda: editor.default_sampling, changes)
 
     def tell(kind: str, result: dict[str, Any]) -> None:
         low, high = result["success_interval"]
         click.echo(f"{kind}: {100 * result['success']:.1f} % succeed ({100 * low:.1f} to {100 * high:.1f})", err=True)
 
-    report, shown = evaluate.evaluate(bundle, count, sampling, seed, seeds, masked=masked, on_kind=tell)
+    report, shown = evaluate.evaluate(editor, count, sampling, seed, seeds, masked=masked, on_kind=tell)
     if ceiling:
-        report["tokenizer_ceiling"] = evaluate.tokenizer_ceiling(bundle)
+        report["tokenizer_ceiling"] = evaluate.tokenizer_ceiling(editor)
     if output:
         evaluate.write_report(report, output)
     if sheet:

@@ -9,11 +9,13 @@ from __future__ import annotations
 import ctypes
 import mmap
 import sys
+import threading
 from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 SMAPS = Path("/proc/self/smaps")
+_TRIMMING = threading.Lock()
 WORTH = 16 << 20  # file size in bytes below which searching its pages is not worthwhile
 
 
@@ -73,10 +75,15 @@ def drop_file_pages(weights: Collection[Path]) -> int:
 
 
 def trim_heap() -> None:
-    """Return freed blocks of the C library's heap to the system; only glibc keeps them."""
+    """Return freed blocks of the C library's heap to the system; only glibc keeps them.
+
+    Under another malloc (jemalloc by LD_PRELOAD), the first call sets up glibc's unused heap; if two threads do that at
+    once, glibc aborts when the second of them ends.
+    """
     libc = _libc("malloc_trim")
     if libc is not None:
-        libc.malloc_trim(ctypes.c_size_t(0))
+        with _TRIMMING:
+            libc.malloc_trim(ctypes.c_size_t(0))
 
 
 def _libc(function: str) -> Any:

@@ -20,6 +20,18 @@
 #include "session.h"
 #include "sha256.h"
 
+// Structs grow at their ends, so none may end in padding: an older program leaves there what it likes.
+#define EDITAR_ENDS_WITH(type, field) static_assert(offsetof(type, field) + sizeof(type::field) == sizeof(type))
+EDITAR_ENDS_WITH(editar_model_options, engine_folder);
+EDITAR_ENDS_WITH(editar_model_info, backend);
+EDITAR_ENDS_WITH(editar_picture, stride);
+EDITAR_ENDS_WITH(editar_sampling, noise);
+EDITAR_ENDS_WITH(editar_request, stop);
+EDITAR_ENDS_WITH(editar_output, engine_seconds);
+EDITAR_ENDS_WITH(editar_bench_plan, steps);
+#undef EDITAR_ENDS_WITH
+static_assert(editar::facts::MAX_VARIANTS == EDITAR_MAX_VARIANTS);
+
 struct editar_model {
     std::shared_ptr<editar::Model> model;
     std::string backend;
@@ -51,7 +63,9 @@ template <typename Body>
 editar_status guarded(Body body) noexcept {
     last_error[0] = '\0';
     try {
-        return body();
+        const editar_status status = body();
+        last_error[0] = '\0';  // of a call that a callback made
+        return status;
     } catch (const Error& e) {
         remember(e.what());
         return e.status();
@@ -105,11 +119,7 @@ std::string text(const char* given) {
     return given == nullptr ? "" : given;
 }
 
-const char* kept_report(std::string text) {
-    thread_local std::string kept;
-    kept = std::move(text);
-    return kept.c_str();  // NOLINT(clang-analyzer-cplusplus.InnerPointer): until the next report, as promised
-}
+thread_local std::string report, fault;  // until the thread's next report
 
 // Holds a model for one call.
 class Turn {
@@ -209,7 +219,7 @@ const char* EDITAR_CALL editar_last_error(void) {
     return last_error;
 }
 
-void EDITAR_CALL editar_set_log(editar_log log, void* user, int32_t least_level) {
+void EDITAR_CALL editar_set_log(editar_log_fn log, void* user, int32_t least_level) {
     set_log(log, user, least_level);
 }
 
@@ -223,10 +233,10 @@ editar_status EDITAR_CALL editar_open_model(const char* folder, const editar_mod
         if (own.threads < 0) throw option_error("threads must be 0 or more, got " + std::to_string(own.threads));
         wanted.threads = own.threads;
         wanted.check_all_files = own.check_all_files != 0;
-        wanted.engine_path = text(own.engine_path);
-        wanted.cache = kept_folder::cache_folder(own.cache);
+        wanted.engine_path = text(own.onnxruntime_path);
+        wanted.cache = kept_folder::cache_folder(own.cache_folder);
         wanted.plugin_path = text(own.plugin_path);
-        wanted.engines = text(own.engines);
+        wanted.engines = text(own.engine_folder);
         auto opened = std::make_unique<editar_model>();
         opened->model = std::make_shared<Model>(given(folder, "folder"), wanted);
         opened->backend = opened->model->backend().name();
@@ -269,20 +279,21 @@ editar_status EDITAR_CALL editar_describe_bundle(const char* folder, int32_t che
         given(json, "json");
         const Bundle bundle = Bundle::open(given(folder, "folder"));
         if (check_all_files != 0) bundle.check();
-        *json = kept_report(describe(bundle, check_all_files != 0));
+        report = describe(bundle, check_all_files != 0);
+        *json = report.c_str();
         return EDITAR_OK;
     });
 }
 
-editar_status EDITAR_CALL editar_verify(editar_model* model, int32_t* holds, const char** json) {
+editar_status EDITAR_CALL editar_verify(editar_model* model, const char** wrong, const char** json) {
     return guarded([&] {
         Model& own = *given(model, "model")->model;
-        given(holds, "holds");
+        given(wrong, "fault");
         given(json, "json");
         const Turn turn(own);
-        bool all = false;
-        *json = kept_report(verify(own, all));
-        *holds = all ? 1 : 0;
+        report = verify(own, fault);
+        *wrong = fault.empty() ? nullptr : fault.c_str();
+        *json = report.c_str();
         return EDITAR_OK;
     });
 }
@@ -300,7 +311,8 @@ editar_status EDITAR_CALL editar_bench(editar_model* model, const editar_bench_p
         if (wanted.warmup != 0) planned.warmup = wanted.warmup == -1 ? 0 : wanted.warmup;
         planned.at = wanted.at;
         planned.steps = wanted.steps;
-        *json = kept_report(bench(own, planned, own.default_sampling().with(&settings, own.picture_tokens())));
+        report = bench(own, planned, own.default_sampling().with(&settings, own.picture_tokens()));
+        *json = report.c_str();
         return EDITAR_OK;
     });
 }
@@ -309,7 +321,7 @@ editar_status EDITAR_CALL editar_read_picture(const void* file, size_t bytes, ed
     return guarded([&] {
         editar_picture own = checked(given(picture, "picture"), "editar_picture");
         const size_t size = own.size;
-        given(file, "file");
+        if (bytes > 0) given(file, "file");
         const bool grey = own.channels == EDITAR_GREY;
         if (own.channels != 0 && own.channels != EDITAR_GREY && own.channels != EDITAR_RGB)
             throw option_error("channels must be EDITAR_RGB or EDITAR_GREY, got " + std::to_string(own.channels));
@@ -345,7 +357,7 @@ editar_status EDITAR_CALL editar_write_png(const char* path, const editar_pictur
     });
 }
 
-editar_status EDITAR_CALL editar_hash(const void* data, size_t bytes, char digits[65]) {
+editar_status EDITAR_CALL editar_sha256(const void* data, size_t bytes, char digits[65]) {
     return guarded([&] {
         Sha256 digest;
         digest.add(bytes == 0 ? data : given(data, "data"), bytes);
@@ -406,13 +418,13 @@ editar_status EDITAR_CALL editar_edit(editar_session* session, const editar_requ
     });
 }
 
-const char* const* EDITAR_CALL editar_get_texts(editar_session* session, int32_t variant) {
-    const char* const* texts = nullptr;
-    guarded([&] {
-        texts = given(session, "session")->session.texts(variant);
+editar_status EDITAR_CALL editar_get_texts(const editar_session* session, int32_t variant, const char* const** texts) {
+    return guarded([&] {
+        *given(texts, "texts") = nullptr;
+        const Turn turn(*given(session, "session")->model);
+        *texts = session->session.texts(variant);
         return EDITAR_OK;
     });
-    return texts;
 }
 
 editar_status EDITAR_CALL editar_tokenize(editar_model* model, const char* task, const char* instruction, int32_t* ids,
@@ -509,14 +521,15 @@ editar_status EDITAR_CALL editar_generate(editar_model* model, const float* text
 }
 
 editar_status EDITAR_CALL editar_sample(const float* logits, int32_t vocabulary, const editar_sampling* sampling,
-                                        uint64_t position, int32_t* token) {
+                                        int32_t position, int32_t* token) {
     return guarded([&] {
         given(logits, "logits");
         given(token, "token");
         if (vocabulary < 1) throw option_error("vocabulary must be 1 or more, got " + std::to_string(vocabulary));
+        if (position < 0) throw option_error("position must be 0 or more, got " + std::to_string(position));
         const editar_sampling wanted = checked(sampling, "editar_sampling");
         const Sampling settings = Sampling().with(&wanted, 0);
-        *token = Sampler().sample(logits, vocabulary, settings, settings.seed, static_cast<int>(position));
+        *token = Sampler().sample(logits, vocabulary, settings, settings.seed, position);
         return EDITAR_OK;
     });
 }

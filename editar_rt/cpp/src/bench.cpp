@@ -23,6 +23,19 @@ double now() {
     return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
 }
 
+// Joined even if the system refuses the next one.
+struct Threads {
+    std::vector<std::thread> all;
+    void join() {
+        for (std::thread& each : all) each.join();
+        all.clear();
+    }
+    Threads() = default;
+    Threads(const Threads&) = delete;
+    Threads& operator=(const Threads&) = delete;
+    ~Threads() { join(); }
+};
+
 // Bytes per second that the CPU reads from memory: the best of several passes over a large array.
 double read_bandwidth(int threads) {
     std::vector<float> numbers(READ_BYTES / sizeof(float), 1.0F);
@@ -31,16 +44,16 @@ double read_bandwidth(int threads) {
     std::vector<float> largest(threads);  // so that nothing is left out
     for (int pass = 0; pass < PASSES; ++pass) {
         const double begun = now();
-        std::vector<std::thread> readers;
+        Threads readers;
         for (int n = 0; n < threads; ++n)
-            readers.emplace_back([&, n] {
+            readers.all.emplace_back([&, n] {
                 const float* from = numbers.data() + n * part;
                 float most[16] = {};
                 for (size_t at = 0; at + 16 <= part; at += 16)
                     for (int lane = 0; lane < 16; ++lane) most[lane] = std::max(most[lane], from[at + lane]);
                 largest[n] = *std::max_element(most, most + 16);
             });
-        for (std::thread& reader : readers) reader.join();
+        readers.join();
         best = std::min(best, now() - begun);
     }
     if (largest[0] != 1.0F) best = 1e9;

@@ -7,7 +7,7 @@
 
 namespace editar {
 
-// Open the first of several libraries, and never close it. Throws EDITAR_BACKEND with the reasons of all.
+// Open the first of several libraries, and never close it. Throws EDITAR_BACKEND_FAILED with the reasons of all.
 void* open_library(const std::vector<std::string>& candidates, const std::string& what, const std::string& advice);
 // A function of a library; null if it has none of that name.
 void* library_function(void* library, const char* name);

@@ -23,7 +23,7 @@ private:
 // The logits are not finite, so no token can be sampled.
 class NotFinite : public Error {
 public:
-    NotFinite() : Error(EDITAR_BACKEND, "the decoder's logits are not finite; the engine or bundle is faulty") {}
+    NotFinite() : Error(EDITAR_BACKEND_FAILED, "the decoder's logits are not finite; the engine or bundle is faulty") {}
 };
 
 // The classes of Python's errors, and the status that each becomes.
@@ -40,7 +40,7 @@ inline Error picture_error(std::string message) {
     return {EDITAR_BAD_PICTURE, std::move(message)};
 }
 inline Error backend_error(std::string message) {
-    return {EDITAR_BACKEND, std::move(message)};
+    return {EDITAR_BACKEND_FAILED, std::move(message)};
 }
 inline Error unsupported(std::string message) {
     return {EDITAR_UNSUPPORTED, std::move(message)};

@@ -133,8 +133,11 @@ Sealed sealed_of(const std::string& name, const Json& given) {
     };
     const auto& times = member("times", Json::Kind::list).items;
     if (times.size() != 2 || !times[0].is_integer() || !times[1].is_integer()) fail(name, EINVAL);
-    return {name, member("bytes", Json::Kind::number).integer(), member("sha256", Json::Kind::string).text,
-            member("sample", Json::Kind::string).text, {times[0].integer(), times[1].integer()}};
+    return {name,
+            member("bytes", Json::Kind::number).integer(),
+            member("sha256", Json::Kind::string).text,
+            member("sample", Json::Kind::string).text,
+            {times[0].integer(), times[1].integer()}};
 }
 
 std::string home_folder() {
@@ -165,8 +168,9 @@ bool is_abandoned(const std::string& partial) {
 
 std::string cache_folder(const char* named) {
     const auto given = [](const char* text) { return text != nullptr && *text != '\0'; };
-    const char* folder = given(named) ? named : std::getenv(facts::kept_folder::VARIABLE);
+    const char* folder = named != nullptr ? named : std::getenv(facts::kept_folder::VARIABLE);
     const char* caches = std::getenv("XDG_CACHE_HOME");
+    if (named != nullptr && !given(named)) return "";
     if (given(folder) && std::string(folder) == facts::kept_folder::OFF) return "";
     std::error_code failed;
     fs::path path;

@@ -1,4 +1,4 @@
-// Folders of a disk cache that are either complete or absent: editar_rt/backends/kept_folder.py, whose folders these are.
+// Folders of a disk cache that are either complete or absent: those of editar_rt/backends/kept_folder.py.
 //
 // A folder is sealed with the hash of every file, synced, and only then renamed to its name. Before use, the times of
 // its files and a sample of their pages are compared; if the times differ, the complete file is hashed. Not on Windows.
@@ -8,8 +8,8 @@
 
 namespace editar::kept_folder {
 
-// The cache folder: `named`, $EDITAR_CACHE, or editar_rt in the user's folder for caches. "" where it is "off" or the
-// user has no home folder. `named`: null or "" for the usual.
+// The cache folder: the named one, otherwise (null) $EDITAR_CACHE, or editar_rt in the user's folder for caches. ""
+// where the name is "" or "off", or the user has no home folder.
 std::string cache_folder(const char* named);
 
 // Whether a folder's files are unchanged since it was sealed.

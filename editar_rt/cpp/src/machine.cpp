@@ -7,7 +7,9 @@
 #include <cstring>
 #include <fstream>
 #include <functional>
+#include <mutex>
 #include <set>
+#include <shared_mutex>
 #include <sstream>
 #include <thread>
 #include <vector>
@@ -31,6 +33,7 @@ namespace {
 constexpr int64_t WORTH = 16 << 20;  // file size below which searching its pages is not worthwhile
 
 std::atomic<int64_t> peak_before_sharing{0};  // of all models
+std::shared_mutex mappings_change;            // of files of weights, held while they are opened or closed
 
 std::vector<int> allowed_cores() {
     std::vector<int> cores;
@@ -223,8 +226,15 @@ int64_t peak_memory_bytes(int64_t counted_twice) {
     return std::max(peak - counted_twice, std::min(peak, peak_before_sharing.load()));
 }
 
+std::shared_lock<std::shared_mutex> mapping_weights() {
+    return std::shared_lock<std::shared_mutex>(mappings_change);
+}
+
 void drop_file_pages(const std::vector<std::string>& weights) {
 #if defined(__linux__)
+    // If a mapping went away after it was listed, its addresses could hold somebody's memory by now.
+    const std::unique_lock<std::shared_mutex> alone(mappings_change, std::try_to_lock);
+    if (!alone.owns_lock()) return;  // the next call drops them
     std::set<std::string> files;
     int64_t largest = 0;
     for (const std::string& file : weights) {
@@ -246,6 +256,10 @@ void drop_file_pages(const std::vector<std::string>& weights) {
 
 void trim_heap() {
 #if defined(__GLIBC__)
+    // In a program with a malloc of its own, the first call sets up glibc's unused heap. Where two threads do that at
+    // once, both count as its one user, and glibc aborts when the second of them ends.
+    static std::mutex lock;
+    const std::lock_guard<std::mutex> held(lock);
     malloc_trim(0);
 #endif
 }

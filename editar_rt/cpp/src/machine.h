@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <shared_mutex>
 #include <string>
 #include <vector>
 
@@ -17,8 +18,10 @@ int64_t peak_resident_bytes();  // 0 if the system does not report it
 void note_sharing();            // call it before pages are first mapped twice
 int64_t peak_memory_bytes(int64_t counted_twice);
 
+// To be held while an engine opens or closes files with weights.
+std::shared_lock<std::shared_mutex> mapping_weights();
 // Drop the resident pages of files with weights: they are loaded again when they are read. Mappings that the process
-// has written to are not touched.
+// has written to are not touched. Does nothing while another thread opens or closes such files.
 void drop_file_pages(const std::vector<std::string>& weights);
 void trim_heap();                                        // return freed blocks of the C library's heap to the system
 int64_t bytes_counted_twice(const std::string& memory);  // of the mappings of an in-memory file of this name

@@ -10,7 +10,7 @@
 namespace editar {
 
 // The backend of a bundle of fixed shapes. `path`: of the plug-in; "" tries beside this library, and the system's.
-// Throws EDITAR_BACKEND where the plug-in is missing or does not run here.
+// Throws EDITAR_BACKEND_FAILED where the plug-in is missing or does not run here.
 std::unique_ptr<Backend> open_plugin(const Bundle& bundle, const std::string& path);
 
 }  // namespace editar

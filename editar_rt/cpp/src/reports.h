@@ -11,9 +11,9 @@ namespace editar {
 // The contents of a bundle, and the memory that it needs.
 std::string describe(const Bundle& bundle, bool checked);
 
-// Repeat the bundle's self-test, and check that a row's outputs do not depend on the rows that run with it. `holds`:
-// whether all did. Throws EDITAR_BAD_BUNDLE where the bundle has no self-test.
-std::string verify(Model& model, bool& holds);
+// Repeat the bundle's self-test, and check that a row's outputs do not depend on the rows that run with it. `fault`:
+// what differs, in a sentence; "" where all holds. Throws EDITAR_BAD_BUNDLE where the bundle has no self-test.
+std::string verify(Model& model, std::string& fault);
 
 struct BenchPlan {
     int repeats = 5, warmup = 1;

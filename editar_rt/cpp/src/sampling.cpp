@@ -30,7 +30,7 @@ void check_scale(double scale) {
 
 void check(const Sampling& s) {
     check_scale(s.cfg_scale);
-    if (s.shape != EDITAR_CONSTANT) check_scale(s.cfg_last);
+    if (s.shape != EDITAR_CFG_CONSTANT) check_scale(s.cfg_last);
     for (double each : s.cfg_scales) check_scale(each);
     const bool all = s.cfg_stop == -1;
     require(s.cfg_start >= 0 && (all || s.cfg_start < s.cfg_stop), "the guided tokens",
@@ -228,10 +228,10 @@ Sampling Sampling::with(const editar_sampling* given, int count) const {
     if (given->cfg_scales != nullptr) {
         if (count == 0) throw option_error("cfg_scales needs a picture; give cfg_scale");
         own.cfg_scales.assign(given->cfg_scales, given->cfg_scales + count);
-        own.shape = EDITAR_CONSTANT;
-    } else if (given->cfg_shape != EDITAR_CONSTANT) {
-        if (given->cfg_shape != EDITAR_LINEAR && given->cfg_shape != EDITAR_COSINE)
-            throw option_error("cfg_shape must be EDITAR_CONSTANT, EDITAR_LINEAR or EDITAR_COSINE, got " +
+        own.shape = EDITAR_CFG_CONSTANT;
+    } else if (given->cfg_shape != EDITAR_CFG_CONSTANT) {
+        if (given->cfg_shape != EDITAR_CFG_LINEAR && given->cfg_shape != EDITAR_CFG_COSINE)
+            throw option_error("cfg_shape must be EDITAR_CFG_CONSTANT, EDITAR_CFG_LINEAR or EDITAR_CFG_COSINE, got " +
                                std::to_string(given->cfg_shape));
         own.shape = given->cfg_shape;
         own.cfg_scale = given->cfg_scale;
@@ -239,7 +239,7 @@ Sampling Sampling::with(const editar_sampling* given, int count) const {
         own.cfg_scales.clear();
     } else if (given->cfg_scale != 0) {
         own.cfg_scale = given->cfg_scale;
-        own.shape = EDITAR_CONSTANT;
+        own.shape = EDITAR_CFG_CONSTANT;
         own.cfg_scales.clear();
     }
     if (given->cfg_start != 0 || given->cfg_stop != 0) {
@@ -260,16 +260,17 @@ Sampling Sampling::with(const editar_sampling* given, int count) const {
     if (given->top_k < EDITAR_TOP_K_OFF)
         throw option_error("top_k must be EDITAR_TOP_K_OFF, 0 (the bundle's) or more, got " +
                            std::to_string(given->top_k));
-    if (given->noise < EDITAR_USUAL_NOISE || given->noise > EDITAR_GUMBEL)
-        throw option_error("noise must be EDITAR_UNIFORM or EDITAR_GUMBEL, got " + std::to_string(given->noise));
-    if (given->noise != EDITAR_USUAL_NOISE) own.gumbel = given->noise == EDITAR_GUMBEL;
+    if (given->noise < EDITAR_NOISE_USUAL || given->noise > EDITAR_NOISE_GUMBEL)
+        throw option_error("noise must be EDITAR_NOISE_UNIFORM or EDITAR_NOISE_GUMBEL, got " +
+                           std::to_string(given->noise));
+    if (given->noise != EDITAR_NOISE_USUAL) own.gumbel = given->noise == EDITAR_NOISE_GUMBEL;
     check(own);
     return own;
 }
 
 bool Sampling::guided() const {
     if (!cfg_scales.empty()) return *std::max_element(cfg_scales.begin(), cfg_scales.end()) > 1;
-    return (shape == EDITAR_CONSTANT ? cfg_scale : std::max(cfg_scale, cfg_last)) > 1;
+    return (shape == EDITAR_CFG_CONSTANT ? cfg_scale : std::max(cfg_scale, cfg_last)) > 1;
 }
 
 std::vector<double> Sampling::scales(int count) const {
@@ -279,11 +280,11 @@ std::vector<double> Sampling::scales(int count) const {
             throw option_error("cfg_scale has " + std::to_string(cfg_scales.size()) + " values, but a picture has " +
                                std::to_string(count) + " tokens");
         all = cfg_scales;
-    } else if (shape != EDITAR_CONSTANT) {
+    } else if (shape != EDITAR_CFG_CONSTANT) {
         const double step = count > 1 ? 1.0 / (count - 1) : 0.0;
         for (int n = 0; n < count; ++n) {
             double progress = n == count - 1 && count > 1 ? 1.0 : n * step;
-            if (shape == EDITAR_COSINE) progress = (1 - std::cos(PI * progress)) / 2;
+            if (shape == EDITAR_CFG_COSINE) progress = (1 - std::cos(PI * progress)) / 2;
             all[n] = cfg_scale + (cfg_last - cfg_scale) * progress;
         }
     }
@@ -307,8 +308,8 @@ std::vector<std::pair<std::string, std::string>> Sampling::settings(int count) c
     std::string scale = python_repr(cfg_scale);
     if (!cfg_scales.empty())
         scale = "values:" + listed(cfg_scales);
-    else if (shape != EDITAR_CONSTANT)
-        scale = (shape == EDITAR_LINEAR ? "linear:" : "cosine:") + listed({cfg_scale, cfg_last});
+    else if (shape != EDITAR_CFG_CONSTANT)
+        scale = (shape == EDITAR_CFG_LINEAR ? "linear:" : "cosine:") + listed({cfg_scale, cfg_last});
     std::string interval = "[" + std::to_string(cfg_start) + ", " + std::to_string(cfg_stop) + "]";
     if (interval_is_number) interval = std::to_string(cfg_stop == -1 ? -1 : cfg_stop - 2);
     return {{"cfg_scale", scale},

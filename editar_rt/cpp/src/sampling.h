@@ -13,7 +13,7 @@
 namespace editar {
 
 struct Sampling {
-    int32_t shape = EDITAR_CONSTANT;       // of the guidance's schedule
+    int32_t shape = EDITAR_CFG_CONSTANT;   // of the guidance's schedule
     double cfg_scale, cfg_last = 0;        // the last one of schedules
     std::vector<double> cfg_scales;        // one per token, in place of the others
     int64_t cfg_start = 0, cfg_stop = -1;  // (0, -1) is all
@@ -40,7 +40,7 @@ private:
     void take(const std::string& name, const Json& value);
 };
 
-// One token from logits [size]. Throws EDITAR_BACKEND where they are not finite.
+// One token from logits [size]. Throws EDITAR_BACKEND_FAILED where they are not finite.
 class Sampler {
 public:
     int32_t sample(const float* logits, int size, const Sampling& sampling, uint64_t seed, int position);

@@ -16,6 +16,15 @@ double now() {
 
 }  // namespace
 
+bool Request::asks_to_stop() const {
+    if (stop == nullptr) return false;
+#if defined(__GNUC__)
+    return __atomic_load_n(stop, __ATOMIC_RELAXED) != 0;
+#else
+    return *stop != 0;  // MSVC: reads of an aligned volatile int are atomic
+#endif
+}
+
 Session::Session(Model& model, const Picture& picture) : model_(model), width_(picture.width), height_(picture.height) {
     const double started = now();
     square_ = fit_square(picture, model.image_size());
@@ -97,7 +106,7 @@ Outcome Session::edit(const Request& request) {
         std::copy(request.kept.begin(), request.kept.end(), outcome.tokens.begin() + static_cast<size_t>(n) * count);
     // 2) Sample the others.
     const bool nothing_to_draw = std::find(known.begin(), known.end(), -1) == known.end();
-    outcome.stopped = request.stop != nullptr && *request.stop != 0;
+    outcome.stopped = request.asks_to_stop();
     if (nothing_to_draw) {
         for (int n = 0; n < request.variants; ++n)
             std::copy(known.begin(), known.end(), outcome.tokens.begin() + static_cast<size_t>(n) * count);
@@ -114,16 +123,31 @@ Outcome Session::edit(const Request& request) {
         outcome.pixels = now() - started;
     }
     encode_seconds_ = 0;
-    seed_ = request.sampling.seed;
-    variants_ = request.variants;
-    texts_ = {{"instruction", request.instruction}, {"task", request.task}};
-    for (auto& each : request.sampling.settings(count)) texts_.push_back(std::move(each));
-    texts_.emplace_back("bundle", model_.bundle().fingerprint());
-    texts_.emplace_back("backend", model_.backend().name());
-    texts_.emplace_back("version", editar_version());
-    if (request.has_mask)
-        texts_.emplace_back("mask", std::to_string(free) + " of " + std::to_string(count) + " tokens drawn");
+    tell(request, free);
     return outcome;
+}
+
+// Keep how an edit was made. `free`: number of tokens that its mask leaves free.
+void Session::tell(const Request& request, int64_t free) {
+    const int count = model_.picture_tokens();
+    std::vector<std::pair<std::string, std::string>> texts = {{"instruction", request.instruction},
+                                                              {"task", request.task}};
+    for (auto& each : request.sampling.settings(count)) texts.push_back(std::move(each));
+    texts.emplace_back("bundle", model_.bundle().fingerprint());
+    texts.emplace_back("backend", model_.backend().name());
+    texts.emplace_back("version", editar_version());
+    if (request.has_mask)
+        texts.emplace_back("mask", std::to_string(free) + " of " + std::to_string(count) + " tokens drawn");
+    told_.assign(request.variants, {});
+    for (int n = 0; n < request.variants; ++n) {
+        Told& own = told_[n];
+        for (const auto& [name, value] : texts) {
+            own.texts.push_back(name);
+            own.texts.push_back(name == "seed" ? std::to_string(request.sampling.seed + n) : value);
+        }
+        for (const std::string& each : own.texts) own.pointers.push_back(each.c_str());
+        own.pointers.push_back(nullptr);
+    }
 }
 
 void Session::draw(const Request& request, const std::vector<int32_t>& known, const Bools* mask, Outcome& outcome) {
@@ -164,7 +188,7 @@ void Session::draw(const Request& request, const std::vector<int32_t>& known, co
         if (request.on_progress != nullptr &&
             request.on_progress(request.user, stop, count, outcome.tokens.data()) != 0)
             outcome.stopped = true;
-        if (request.on_preview != nullptr && whole_line && drawn && stop < count) {
+        if (request.on_preview != nullptr && whole_line && drawn && stop < count && !outcome.stopped) {
             const double begun = now();
             if (outcome.preview + expected <= request.preview_share * (begun - started - outcome.preview)) {
                 pictures(outcome.tokens.data(), 1, mask, shown.data());
@@ -176,7 +200,7 @@ void Session::draw(const Request& request, const std::vector<int32_t>& known, co
                 drawn = false;
             }
         }
-        if (request.stop != nullptr && *request.stop != 0) outcome.stopped = true;
+        if (request.asks_to_stop()) outcome.stopped = true;
         return !outcome.stopped;
     };
     while (reported < count && !outcome.stopped) {
@@ -205,20 +229,12 @@ void Session::draw(const Request& request, const std::vector<int32_t>& known, co
     outcome.steps = scheduler.runs - runs;
 }
 
-const char* const* Session::texts(int variant) {
-    if (texts_.empty()) return nullptr;
-    if (variant < 0 || variant >= variants_)
-        throw option_error("variant must be 0 to " + std::to_string(variants_ - 1) + ", got " +
+const char* const* Session::texts(int variant) const {
+    if (told_.empty()) return nullptr;
+    if (variant < 0 || variant >= static_cast<int>(told_.size()))
+        throw option_error("variant must be 0 to " + std::to_string(told_.size() - 1) + ", got " +
                            std::to_string(variant));
-    held_.clear();
-    for (const auto& [name, value] : texts_) {
-        held_.push_back(name);
-        held_.push_back(name == "seed" ? std::to_string(seed_ + variant) : value);
-    }
-    pointers_.clear();
-    for (const std::string& each : held_) pointers_.push_back(each.c_str());
-    pointers_.push_back(nullptr);
-    return pointers_.data();
+    return told_[variant].pointers.data();
 }
 
 }  // namespace editar

@@ -25,12 +25,14 @@ struct Request {
     std::vector<int32_t> kept;  // the first target tokens, which stay
     bool has_mask = false, paste = true;
     Picture mask;  // grey
-    int32_t(EDITAR_CALL* on_progress)(void*, int32_t, int32_t, const int32_t*) = nullptr;
-    int32_t(EDITAR_CALL* on_preview)(void*, int32_t, int32_t, const editar_picture*) = nullptr;
+    editar_progress_fn on_progress = nullptr;
+    editar_preview_fn on_preview = nullptr;
     double preview_share = 0;
     void* user = nullptr;
     const volatile int32_t* stop = nullptr;
     bool wants_pictures = true;
+
+    bool asks_to_stop() const;
 };
 
 struct Outcome {
@@ -50,13 +52,14 @@ public:
     const Picture& square() const { return square_; }
     const std::vector<int32_t>& tokens() const { return tokens_; }
     Outcome edit(const Request& request);
-    // How the last edit was made: pairs of names and values, ended by null. Null if there was none.
-    const char* const* texts(int variant);
+    // How a variant of the last edit was made: pairs of names and values, ended by null. Null if there was none.
+    const char* const* texts(int variant) const;
 
 private:
     void pictures(const int32_t* tokens, int variants, const Bools* mask, uint8_t* rgb);
     std::vector<float> states(const Request& request, Outcome& outcome);
     Scheduler& rows(int variants, bool guided);
+    void tell(const Request& request, int64_t free);
     void draw(const Request& request, const std::vector<int32_t>& known, const Bools* mask, Outcome& outcome);
 
     Model& model_;
@@ -68,11 +71,11 @@ private:
     std::string last_prompt_;  // with its states
     std::vector<float> last_states_;
     int last_prompt_tokens_ = 0;
-    std::vector<std::pair<std::string, std::string>> texts_;  // of the first variant
-    uint64_t seed_ = 0;
-    int variants_ = 0;
-    std::vector<std::string> held_;
-    std::vector<const char*> pointers_;
+    struct Told {  // how a variant was made: names and values
+        std::vector<std::string> texts;
+        std::vector<const char*> pointers;
+    };
+    std::vector<Told> told_;  // of the last edit's variants
 };
 
 }  // namespace editar

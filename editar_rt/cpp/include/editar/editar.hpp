@@ -45,9 +45,10 @@ struct Image {
     int32_t width = 0, height = 0, channels = EDITAR_RGB;
     std::vector<uint8_t> data;
 
-    editar_picture view() {
+    // For functions that take a const editar_picture, which do not write to its data.
+    editar_picture view() const {
         auto picture = sized<editar_picture>();
-        picture.data = data.data();
+        picture.data = const_cast<uint8_t*>(data.data());
         picture.width = width;
         picture.height = height;
         picture.channels = channels;
@@ -70,7 +71,7 @@ struct Image {
     }
 
     // As a PNG with texts: pairs of names and values, ended by NULL.
-    void write_png(const std::string& path, const char* const* texts = nullptr) {
+    void write_png(const std::string& path, const char* const* texts = nullptr) const {
         const editar_picture picture = view();
         check(editar_write_png(path.c_str(), &picture, texts));
     }
@@ -80,54 +81,34 @@ struct Result {
     bool stopped = false;  // the caller asked to stop; from `output.done` on, tokens are the source's
     std::vector<std::vector<int32_t>> tokens;  // of each variant
     std::vector<Image> images;
-    editar_output output{};  // with pointers that are no longer valid
+    editar_output output{};  // numbers and times; its pointers are null
 };
 
 class Model;
 
-// One picture and its edits. It must not outlive its model, and moves like a unique_ptr.
+// One picture and its edits. It may outlive its model, and moves like a unique_ptr: one that was moved from can be
+// assigned to and destroyed, and its calls throw.
 class Session {
 public:
-    // (tokens done, tokens in all, tokens of the first variant); false stops. An exception stops the edit, and is
-    // thrown again out of `edit`.
+    // (tokens done, tokens in all, tokens of the first variant); false stops. An exception stops the edit and is
+    // thrown again by `edit`.
     using Progress = std::function<bool(int32_t, int32_t, const int32_t*)>;
     using Preview = std::function<bool(int32_t, int32_t, const editar_picture&)>;
 
-    // `request`: `size` need not be set. Its callbacks and `user` are replaced where `progress` or `preview` is given.
+    // `request`: `size` need not be set. Its callbacks and `user` are replaced if `progress` or `preview` is given.
     Result edit(editar_request request, const Progress& progress = {}, const Preview& preview = {}) {
-        struct Watching {
-            const Progress& progress;
-            const Preview& preview;
-            std::exception_ptr thrown;
-        } watching{progress, preview, nullptr};
+        Watching watching{progress, preview, nullptr};
         request.size = sizeof request;
-        if (progress) {
+        if (progress || preview) {
             request.user = &watching;
-            request.on_progress = [](void* user, int32_t done, int32_t total, const int32_t* tokens) -> int32_t {
-                auto& own = *static_cast<Watching*>(user);
-                try {
-                    return own.progress(done, total, tokens) ? 0 : 1;
-                } catch (...) {
-                    own.thrown = std::current_exception();
-                    return 1;
-                }
-            };
+            request.on_progress = progress ? &Watching::on_progress : nullptr;
+            request.on_preview = preview ? &Watching::on_preview : nullptr;
         }
-        if (preview) {
-            request.user = &watching;
-            request.on_preview = [](void* user, int32_t done, int32_t total, const editar_picture* picture) -> int32_t {
-                auto& own = *static_cast<Watching*>(user);
-                try {
-                    return own.preview(done, total, *picture) ? 0 : 1;
-                } catch (...) {
-                    own.thrown = std::current_exception();
-                    return 1;
-                }
-            };
-        }
-        const size_t variants = request.variants > 0 ? static_cast<size_t>(request.variants) : 1;
-        const size_t pixels = static_cast<size_t>(info_.image_size) * info_.image_size * 3;
-        const auto count = static_cast<size_t>(info_.picture_tokens);
+        // A number that the library refuses needs no memory.
+        const size_t variants = request.variants < 1                     ? 1
+                                : request.variants > EDITAR_MAX_VARIANTS ? 0
+                                                                         : static_cast<size_t>(request.variants);
+        const size_t pixels = static_cast<size_t>(side_) * side_ * 3, count = static_cast<size_t>(count_);
         std::vector<int32_t> tokens(variants * count);
         std::vector<uint8_t> rgb(variants * pixels);
         Result result;
@@ -137,31 +118,61 @@ public:
         const editar_status status = editar_edit(session_.get(), &request, &result.output);
         if (watching.thrown) std::rethrow_exception(watching.thrown);
         result.stopped = check(status) == EDITAR_STOPPED;
+        result.output.tokens = nullptr;
+        result.output.rgb = nullptr;
         for (size_t n = 0; n < variants; ++n) {
-            result.tokens.emplace_back(tokens.begin() + n * count, tokens.begin() + (n + 1) * count);
+            result.tokens.emplace_back(tokens.data() + n * count, tokens.data() + (n + 1) * count);
             Image image;
-            image.width = image.height = info_.image_size;
-            image.data.assign(rgb.begin() + n * pixels, rgb.begin() + (n + 1) * pixels);
+            image.width = image.height = side_;
+            image.data.assign(rgb.data() + n * pixels, rgb.data() + (n + 1) * pixels);
             result.images.push_back(std::move(image));
         }
         return result;
     }
 
-    // How the last edit was made, for Image::write_png; valid until the next edit.
-    const char* const* texts(int32_t variant = 0) const { return editar_get_texts(session_.get(), variant); }
+    // How the last edit was made, for Image::write_png; valid until the next edit. Null if there was none.
+    const char* const* texts(int32_t variant = 0) const {
+        const char* const* given = nullptr;
+        check(editar_get_texts(session_.get(), variant, &given));
+        return given;
+    }
     editar_session* get() const noexcept { return session_.get(); }
 
 private:
     friend class Model;
-    Session(editar_session* session, const editar_model_info& info) : session_(session), info_(info) {}
+    Session(editar_session* session, const editar_model_info& info)
+        : session_(session), side_(info.image_size), count_(info.picture_tokens) {}
+    struct Watching {  // what the callbacks get as `user`
+        const Progress& progress;
+        const Preview& preview;
+        std::exception_ptr thrown;
+
+        template <typename Body>
+        int32_t guarded(Body body) noexcept {
+            try {
+                return body() ? 0 : 1;
+            } catch (...) {
+                thrown = std::current_exception();
+                return 1;
+            }
+        }
+        static int32_t EDITAR_CALL on_progress(void* user, int32_t done, int32_t total, const int32_t* tokens) {
+            auto& own = *static_cast<Watching*>(user);
+            return own.guarded([&] { return own.progress(done, total, tokens); });
+        }
+        static int32_t EDITAR_CALL on_preview(void* user, int32_t done, int32_t total, const editar_picture* picture) {
+            auto& own = *static_cast<Watching*>(user);
+            return own.guarded([&] { return own.preview(done, total, *picture); });
+        }
+    };
     struct Closer {
         void operator()(editar_session* session) const { editar_close_session(session); }
     };
     std::unique_ptr<editar_session, Closer> session_;
-    editar_model_info info_;
+    int32_t side_, count_;  // of the model's pictures: pixels along a side, tokens
 };
 
-// An open bundle; moves like a unique_ptr.
+// An open bundle; moves as Session does.
 class Model {
 public:
     // `options`: `size` need not be set.
@@ -174,8 +185,9 @@ public:
         check(editar_get_model_info(model, &info_));
     }
 
+    // Its texts live as long as the model that this class holds.
     const editar_model_info& info() const noexcept { return info_; }
-    Session open(Image& image) {
+    Session open(const Image& image) {
         const editar_picture picture = image.view();
         editar_session* session = nullptr;
         check(editar_open_session(model_.get(), &picture, &session));

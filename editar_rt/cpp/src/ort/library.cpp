@@ -84,12 +84,12 @@ OnnxRuntime& OnnxRuntime::get(const char* path) {
             throw backend_error(
                 "this process has already opened ONNX Runtime " + ort.version_ +
                 (ort.path_.empty() ? "" : " from " + ort.path_) +
-                "; all models of a process use the same one, so leave engine_path out or start another process");
+                "; all models of a process use the same one, so leave onnxruntime_path out or start another process");
         return ort;
     }
     refuse_telemetry();
     const std::string advice =
-        "install ONNX Runtime and give the path of its library: engine_path, or the variable EDITAR_ONNXRUNTIME";
+        "install ONNX Runtime and give the path of its library: onnxruntime_path, or the variable EDITAR_ONNXRUNTIME";
     void* library = open_library(candidates(path), "ONNX Runtime's library", advice);
     using Base = const OrtApiBase*(ORT_API_CALL*)();
     auto base_of = reinterpret_cast<Base>(library_function(library, "OrtGetApiBase"));

@@ -6,6 +6,9 @@
 #include <memory>
 #include <string>
 #include <string_view>
+#include <type_traits>
+
+#include "machine.h"
 
 namespace editar {
 
@@ -15,7 +18,7 @@ void log_message(int32_t level, const std::string& message);  // in the order of
 
 class OnnxRuntime {
 public:
-    // The process's library: opened by the first call. Throws EDITAR_BACKEND.
+    // The process's library: opened by the first call. Throws EDITAR_BACKEND_FAILED.
     // `path`: null or "" tries $EDITAR_ONNXRUNTIME, beside this library, and the system's.
     static OnnxRuntime& get(const char* path);
 
@@ -24,7 +27,7 @@ public:
     const std::string& version() const { return version_; }
     bool is_at_least(int major, int minor) const;
 
-    // Throws what a call returned as EDITAR_BACKEND: "ONNX Runtime failed in the part …".
+    // Throws what a call returned as EDITAR_BACKEND_FAILED: "ONNX Runtime failed in the part …".
     void check(OrtStatus* status, std::string_view part) const;
     // The message of a failed call, and "" otherwise.
     std::string said(OrtStatus* status) const;
@@ -46,7 +49,10 @@ template <typename T, void (ORT_API_CALL* OrtApi::*Release)(T*)>
 struct Releaser {
     const OrtApi* api = nullptr;
     void operator()(T* object) const {
-        if (api != nullptr) (api->*Release)(object);
+        if (api == nullptr) return;
+        std::shared_lock<std::shared_mutex> held;
+        if constexpr (std::is_same_v<T, OrtSession>) held = mapping_weights();
+        (api->*Release)(object);
     }
 };
 #define EDITAR_ORT_TYPE(name)                                                                  \

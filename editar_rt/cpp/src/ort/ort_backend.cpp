@@ -86,7 +86,10 @@ SessionOptionsPtr OrtBackend::make_options() const {
 SessionPtr OrtBackend::open(const std::string& graph, SessionOptionsPtr options) {
     if (cuda_) CudaCopier::append(ort_, options.get());
     OrtSession* raw = nullptr;
-    std::string reason = ort_.said(ort_.api().CreateSession(ort_.env(), ort_path(graph).c_str(), options.get(), &raw));
+    const std::string reason = [&] {
+        const auto held = mapping_weights();
+        return ort_.said(ort_.api().CreateSession(ort_.env(), ort_path(graph).c_str(), options.get(), &raw));
+    }();
     if (!reason.empty())
         throw backend_error("ONNX Runtime " + ort_.version() + " cannot load " + graph + ": " + reason);
     return own(ort_, raw);

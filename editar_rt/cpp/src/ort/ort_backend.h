@@ -57,7 +57,7 @@ private:
 // Graphs on a CUDA device, and copies inside it.
 class CudaCopier {
 public:
-    // Throws EDITAR_BACKEND where the provider is missing or does not work here.
+    // Throws EDITAR_BACKEND_FAILED where the provider is missing or does not work here.
     explicit CudaCopier(const OnnxRuntime& ort);
     ~CudaCopier();
     CudaCopier(const CudaCopier&) = delete;
@@ -79,6 +79,6 @@ private:
 // not worthwhile or cannot be done (the reason is logged).
 std::string prepacked(OrtBackend& backend, const std::string& root, const std::string& part);
 std::string prepacked_weights(const std::string& graph);  // the file with a stored graph's weights
-void forget_prepacked(const std::string& graph);  // remove a stored graph that does not open
+void forget_prepacked(const std::string& graph);          // remove a stored graph that does not open
 
 }  // namespace editar

@@ -97,8 +97,7 @@ std::string prepacked(OrtBackend& backend, const std::string& root, const std::s
                                              std::to_string(2 * size / 1000000) + " MB); continuing without them");
             return "";
         }
-        log_message(EDITAR_LOG_INFO,
-                    "prepacking the weights of " + part + " for this machine, once (" + folder + ")");
+        log_message(EDITAR_LOG_INFO, "prepacking the weights of " + part + " for this machine, once (" + folder + ")");
         kept_folder::Making making(folder);
         backend.open(bundle.part_path(part), writing_to(making.partial(), backend));
         check_written(making.partial());
