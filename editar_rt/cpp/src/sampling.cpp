@@ -88,7 +88,7 @@ bool read_scale(std::string_view text, Sampling& sampling) {
         return true;
     }
     if ((shape != "linear" && shape != "cosine") || values.size() != 2) return false;
-    sampling.shape = shape == "linear" ? EDITAR_LINEAR : EDITAR_COSINE;
+    sampling.shape = shape == "linear" ? EDITAR_CFG_LINEAR : EDITAR_CFG_COSINE;
     sampling.cfg_scale = values[0];
     sampling.cfg_last = values[1];
     return true;

@@ -172,6 +172,7 @@ std::vector<Array> OrtBackend::run(std::string_view part, const std::vector<Feed
     OrtStatus* status = api.Run(session, nullptr, input_names.data(), fed.data(), fed.size(), output_names.data(),
                                 output_names.size(), raw.data());
     std::vector<ValuePtr> results;
+    results.reserve(raw.size());
     for (OrtValue* each : raw) results.push_back(own(ort_, each));
     ort_.check(status, part);
     std::vector<Array> arrays;
