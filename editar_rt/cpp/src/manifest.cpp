@@ -50,10 +50,14 @@ void check_scalar(const Type& type, const Json& value, const std::string& where)
                                    " digits; export the bundle again");
         }
     }
-    const bool fits = type.kind == Kind::integer  ? integer
-                      : type.kind == Kind::number ? value.kind == Json::Kind::number
-                                                  : value.kind == Json::Kind::string;
-    const char* name = type.kind == Kind::integer ? "int" : type.kind == Kind::number ? "float" : "str";
+    const bool fits = type.kind == Kind::integer   ? integer
+                      : type.kind == Kind::number  ? value.kind == Json::Kind::number
+                      : type.kind == Kind::boolean ? value.kind == Json::Kind::boolean
+                                                   : value.kind == Json::Kind::string;
+    const char* name = type.kind == Kind::integer   ? "int"
+                       : type.kind == Kind::number  ? "float"
+                       : type.kind == Kind::boolean ? "bool"
+                                                    : "str";
     if (!fits) throw bundle_error(where + " must be " + name + ", got " + shown(value));
 }
 
@@ -400,6 +404,10 @@ const facts::Dialect& Manifest::operators() const {
     for (const auto& each : facts::DIALECTS)
         if (each.name == dialect) return each;
     return facts::DIALECTS[0];  // not reached: the word was checked
+}
+
+void check_schema(const Type& type, const Json& value, const std::string& where) {
+    check_type(type, value, where);
 }
 
 Manifest Manifest::parse(std::string_view text) {

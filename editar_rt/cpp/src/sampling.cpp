@@ -328,7 +328,10 @@ const float* Sampler::guide(const float* cond, const float* uncond, int size, fl
     return guided_.data();
 }
 
-int32_t Sampler::sample(const float* logits, int size, const Sampling& sampling, uint64_t seed, int position) {
+namespace {
+
+// The first of the largest logits. Throws where they are not finite.
+int largest_of(const float* logits, int size) {
     int best = 0;
     bool nan = std::isnan(logits[0]);
     for (int n = 1; n < size; ++n) {
@@ -336,46 +339,66 @@ int32_t Sampler::sample(const float* logits, int size, const Sampling& sampling,
         if (logits[n] > logits[best]) best = n;
     }
     if (nan || !std::isfinite(logits[best])) throw NotFinite();
+    return best;
+}
+
+}  // namespace
+
+int32_t Sampler::sample(const float* logits, int size, const Sampling& sampling, uint64_t seed, int position) {
+    const int best = largest_of(logits, size);
     if (sampling.greedy) return best;
     const float peak = logits[best];
-    // Top-k: the tokens of the k largest logits, and those equal to the last of them.
+    keep_largest(logits, size, sampling.top_k);
+    if (!sampling.gumbel || sampling.top_p < 1) weigh(logits, peak, sampling);
+    if (sampling.gumbel) return with_gumbel(logits, peak, sampling.temperature, seed, position);
+    return with_uniform(exact::uniform(seed, 0, position));
+}
+
+void Sampler::choose(const float* logits, int size, const Sampling& sampling) {
+    const float peak = logits[largest_of(logits, size)];
+    keep_largest(logits, size, sampling.top_k);
+    weigh(logits, peak, sampling);
+}
+
+// Top-k: the tokens of the k largest logits, and those equal to the last of them.
+void Sampler::keep_largest(const float* logits, int size, int64_t top_k) {
     kept_.clear();
-    if (sampling.top_k > 0 && sampling.top_k < size) {
+    if (top_k > 0 && top_k < size) {
         values_.assign(logits, logits + size);
-        const auto last = values_.begin() + static_cast<std::ptrdiff_t>(sampling.top_k) - 1;
+        const auto last = values_.begin() + static_cast<std::ptrdiff_t>(top_k) - 1;
         std::nth_element(values_.begin(), last, values_.end(), std::greater<float>());
         for (int n = 0; n < size; ++n)
             if (logits[n] >= *last) kept_.push_back(n);
     } else {
         for (int n = 0; n < size; ++n) kept_.push_back(n);
     }
-    if (sampling.gumbel && sampling.top_p == 1) return with_gumbel(logits, peak, sampling.temperature, seed, position);
+}
+
+// The weights of the tokens that are kept. Top-p: drop a token if the more likely ones already weigh more than top_p of
+// all.
+void Sampler::weigh(const float* logits, float peak, const Sampling& sampling) {
     weights_.clear();
     for (int32_t token : kept_)
         weights_.push_back(
             exact::exp((static_cast<double>(logits[token]) - static_cast<double>(peak)) / sampling.temperature));
-    // Top-p: drop a token if the more likely ones already weigh more than top_p of all.
-    if (sampling.top_p < 1) {
-        order_.resize(kept_.size());
-        for (size_t n = 0; n < order_.size(); ++n) order_[n] = static_cast<int32_t>(n);
-        std::stable_sort(order_.begin(), order_.end(), [&](int32_t a, int32_t b) { return weights_[a] > weights_[b]; });
-        double total = 0;
-        for (int32_t place : order_) total += weights_[place];
-        const double most = sampling.top_p * total;
-        double before = 0;
-        size_t stay = 0;
-        while (stay < order_.size() && before <= most) before += weights_[order_[stay++]];
-        order_.resize(stay);
-        std::sort(order_.begin(), order_.end());
-        for (size_t n = 0; n < stay; ++n) {
-            kept_[n] = kept_[order_[n]];
-            weights_[n] = weights_[order_[n]];
-        }
-        kept_.resize(stay);
-        weights_.resize(stay);
+    if (!(sampling.top_p < 1)) return;
+    order_.resize(kept_.size());
+    for (size_t n = 0; n < order_.size(); ++n) order_[n] = static_cast<int32_t>(n);
+    std::stable_sort(order_.begin(), order_.end(), [&](int32_t a, int32_t b) { return weights_[a] > weights_[b]; });
+    double total = 0;
+    for (int32_t place : order_) total += weights_[place];
+    const double most = sampling.top_p * total;
+    double before = 0;
+    size_t stay = 0;
+    while (stay < order_.size() && before <= most) before += weights_[order_[stay++]];
+    order_.resize(stay);
+    std::sort(order_.begin(), order_.end());
+    for (size_t n = 0; n < stay; ++n) {
+        kept_[n] = kept_[order_[n]];
+        weights_[n] = weights_[order_[n]];
     }
-    if (sampling.gumbel) return with_gumbel(logits, peak, sampling.temperature, seed, position);
-    return with_uniform(exact::uniform(seed, 0, position));
+    kept_.resize(stay);
+    weights_.resize(stay);
 }
 
 // The first token at which the running sum of the weights exceeds `number` times their total.
