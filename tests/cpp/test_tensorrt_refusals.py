@@ -146,6 +146,11 @@ def another_format(gpu: Gpu, bundle: Path, patch: pytest.MonkeyPatch) -> dict[st
     return {}
 
 
+def a_huge_file(gpu: Gpu, bundle: Path, patch: pytest.MonkeyPatch) -> dict[str, Any]:
+    change(bundle, files={"decoder.engine": {"sha256": "0" * 64, "bytes": 1 << 60}})
+    return {}
+
+
 def a_path_outside(gpu: Gpu, bundle: Path, patch: pytest.MonkeyPatch) -> dict[str, Any]:
     change(bundle, files={"../decoder.engine": {"sha256": "0" * 64, "bytes": 1}})
     return {}
@@ -175,6 +180,7 @@ REFUSALS: dict[Callable[..., dict[str, Any]], str] = {
     control_characters: r"build.json is damaged \(build.json has control characters in the string '\\x1b\[2J'",
     not_json: r"build.json is not JSON \(.*\); build the engines again",
     another_format: r'build.json does not say "format": "editar-engines" of version 1; build the engines again',
+    a_huge_file: r"build.json is damaged \(decoder.engine has an impossible size\); build the engines again",
     a_path_outside: r"is damaged \(bundle.json names '../decoder.engine', which is not a path inside the bundle",
 }
 

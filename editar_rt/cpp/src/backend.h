@@ -77,6 +77,10 @@ public:
     virtual std::string device() const = 0;
     // Bytes that the system counts more than once in this process's memory because rows share pages.
     virtual int64_t shared_bytes() const { return 0; }
+    // Measured read bandwidth of the device's memory, bytes per second; 0 of a CPU, or if it cannot be measured.
+    virtual double read_bandwidth() { return 0; }
+    // Bytes of the device's memory that all programs use now; 0 of a CPU, or if unknown.
+    virtual int64_t memory_in_use() const { return 0; }
     // Numbers of rows for which the device has a sampler; empty if tokens are sampled on the host.
     virtual std::vector<int> sampler_rows() const { return {}; }
     // Run only the sampler, on logits [R, V] of a step. Returns tokens [R], negative where the host must sample.

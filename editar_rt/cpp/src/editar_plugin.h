@@ -59,6 +59,7 @@ typedef struct editar_plugin {
 
     int32_t (*allocate)(editar_device* device, size_t bytes, void** address); /* at a multiple of 256 */
     void (*release)(editar_device* device, void* address);
+    int32_t (*memory)(editar_device* device, size_t* free_bytes, size_t* total_bytes);
     int32_t (*allocate_host)(editar_device* device, size_t bytes, void** address); /* zeros, copied asynchronously */
     void (*release_host)(editar_device* device, void* address);
 

@@ -1,8 +1,8 @@
 // The pieces of a bundle's self-test, for `verify` and for the gate of engines: editar_rt/measure/selftest.py.
 #pragma once
 
-#include <map>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "model.h"
@@ -27,7 +27,7 @@ struct Way {
 std::vector<Comparison> self_test(Model& model, const std::vector<std::string>& parts, const Way& way = {});
 
 // Tokens that the device's samplers draw from examples, by their kind; with guidance, the last row is unconditional.
-using SamplerAnswers = std::map<std::string, std::vector<int32_t>>;
+using SamplerAnswers = std::vector<std::pair<std::string, std::vector<int32_t>>>;
 SamplerAnswers sampler_answers(Backend& backend, const Manifest& manifest);
 
 // `count` numbers spread over 0 to size - 1.

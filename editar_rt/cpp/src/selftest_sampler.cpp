@@ -102,6 +102,14 @@ std::vector<Example> examples(int size, int most) {
     return all;
 }
 
+// The tokens of a kind, which is added at the end if it is new.
+std::vector<int32_t>& tokens_of(SamplerAnswers& answers, const std::string& label) {
+    for (auto& each : answers)
+        if (each.first == label) return each.second;
+    answers.emplace_back(label, std::vector<int32_t>());
+    return answers.back().second;
+}
+
 }  // namespace
 
 SamplerAnswers sampler_answers(Backend& backend, const Manifest& manifest) {
@@ -128,10 +136,11 @@ SamplerAnswers sampler_answers(Backend& backend, const Manifest& manifest) {
             const std::vector<int32_t> tokens = backend.sample(logits.data(), inputs);
             const auto end = tokens.begin() + (example.guided ? rows - 1 : rows);
             const bool same = std::count(tokens.begin(), end, tokens[0]) == end - tokens.begin();
-            own[std::string(facts::sampler::DRAWN) + (example.guided ? ", guided" : ", not guided")].push_back(
-                same ? tokens[0] : facts::UNCLEAR);
+            const std::string label =
+                std::string(facts::sampler::DRAWN) + (example.guided ? ", guided" : ", not guided");
+            tokens_of(own, label).push_back(same ? tokens[0] : facts::UNCLEAR);
         }
-        for (auto& [label, tokens] : own) answers[label] = tokens;
+        for (const auto& [label, tokens] : own) tokens_of(answers, label) = tokens;
     }
     return answers;
 }

@@ -1,6 +1,7 @@
 #include "engines/engine_backend.h"
 
 #include <algorithm>
+#include <chrono>
 #include <cstring>
 
 #include "engines/engine_decoder.h"
@@ -9,6 +10,13 @@
 #include "facts.h"
 
 namespace editar {
+
+namespace {
+
+constexpr size_t COPIED_BYTES = size_t{256} << 20;  // far more than a device's caches hold
+constexpr int PASSES = 3;
+
+}  // namespace
 
 EngineBackend::EngineBackend(std::shared_ptr<Engines> engines, Plan plan)
     : engines_(std::move(engines)), plan_(std::move(plan)) {}
@@ -43,6 +51,29 @@ Program& EngineBackend::program(const EngineShape& shape) {
         found = std::make_unique<Program>(*engines_, shape, lent);
     }
     return *found;
+}
+
+// By copies on the device: every byte is read and written, and both count.
+double EngineBackend::read_bandwidth() {
+    const Memory block(machine(), 2 * COPIED_BYTES, false);
+    auto fastest = [&](size_t size) {
+        double best = 1e9;
+        for (int pass = 0; pass <= PASSES; ++pass) {
+            const auto begun = std::chrono::steady_clock::now();
+            machine().copy_lines({block.at(COPIED_BYTES), size, size}, {block.at(0), size, size}, size, 1, 1);
+            machine().synchronize();
+            best = std::min(best, std::chrono::duration<double>(std::chrono::steady_clock::now() - begun).count());
+        }
+        return best;
+    };
+    const double seconds = fastest(COPIED_BYTES) - fastest(1);  // without the overhead of a call
+    return seconds > 0 ? 2 * static_cast<double>(COPIED_BYTES) / seconds : 0;
+}
+
+int64_t EngineBackend::memory_in_use() const {
+    size_t free_bytes = 0, total = 0;
+    machine().check(machine().plugin().memory(machine().handle(), &free_bytes, &total));
+    return static_cast<int64_t>(total - free_bytes);
 }
 
 std::vector<int> EngineBackend::sampler_rows() const {

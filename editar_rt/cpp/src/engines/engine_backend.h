@@ -17,6 +17,8 @@ public:
 
     std::string name() const override;
     std::string device() const override { return "tensorrt"; }
+    double read_bandwidth() override;
+    int64_t memory_in_use() const override;
     std::vector<int> sampler_rows() const override;
     std::vector<int32_t> sample(const float* logits, const SamplerInputs& inputs) override;
     std::vector<Array> run(std::string_view part, const std::vector<Feed>& inputs) override;

@@ -19,7 +19,7 @@ void EngineContext::enqueue() const {
 }
 
 std::unique_ptr<Engines> Engines::open(const Bundle& bundle, const editar_plugin& plugin, const std::string& named) {
-    const std::vector<std::string> folders = find_engine_folders(bundle, named);
+    const std::vector<std::string> folders = choose_engine_folders(bundle, named);
     auto device = std::make_unique<Device>(plugin);
     std::vector<std::string> reasons;
     for (const std::string& folder : folders) {

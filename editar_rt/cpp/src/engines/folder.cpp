@@ -15,7 +15,8 @@ using facts::engines::BUILD_NAME;
 
 namespace {
 
-constexpr int64_t MOST = 1 << 20;  // of rows and positions
+constexpr int64_t MOST = 1 << 20;                 // of rows and positions
+constexpr int64_t MOST_BYTES = int64_t{1} << 46;  // of a file, and of scratch memory
 
 // A word as a shell reads it: shlex.quote.
 std::string quoted(const std::string& word) {
@@ -98,13 +99,15 @@ BuildInfo decoded(const Json& raw, const std::string& path) {
         const Json *profile = value.find("profile"), *scratch = value.find("scratch_bytes");
         const int64_t numbers[] = {profile == nullptr ? 0 : profile->integer(),
                                    scratch == nullptr ? 0 : scratch->integer()};
-        if (numbers[0] < 0 || numbers[0] > MOST || numbers[1] < 0)
-            throw damaged(path, "an engine has a negative number");
+        if (numbers[0] < 0 || numbers[0] > MOST || numbers[1] < 0 || numbers[1] > MOST_BYTES)
+            throw damaged(path, "an engine has an impossible number");
         info.engines[name] = {value.find("file")->text, static_cast<int>(numbers[0]), numbers[1]};
     }
     for (const auto& [name, value] : raw.find("files")->members) {
         check_relative(name);
-        info.files[name] = {value.find("sha256")->text, value.find("bytes")->integer()};
+        const int64_t bytes = value.find("bytes")->integer();
+        if (bytes < 0 || bytes > MOST_BYTES) throw damaged(path, name + " has an impossible size");
+        info.files[name] = {value.find("sha256")->text, bytes};
     }
     if (const Json* tried = raw.find("tried")) info.tried = tried->boolean;
     return info;
@@ -120,31 +123,35 @@ std::string rebuild_command(const Bundle& bundle, const std::string& target) {
     return build_command(bundle) + " " + quoted(target) + " --force";
 }
 
-std::vector<std::string> find_engine_folders(const Bundle& bundle, const std::string& named) {
+std::vector<std::string> find_engine_folders(const Bundle& bundle) {
     std::error_code error;
-    if (!named.empty()) {
-        const std::string folder = as_utf8(as_path(bundle.folder()) / as_path(named));  // an absolute path stays
-        if (!is_kept_inside(folder, bundle.folder()))
-            throw option_error("engine_folder must be a folder inside the bundle " + bundle.folder() + ", got " +
-                               named);
-        if (!fs::is_regular_file(as_path(folder + "/" + BUILD_NAME), error))
-            throw backend_error("the folder " + folder + " has no engines (it lacks " + BUILD_NAME +
-                                "); build them with: " + build_command(bundle) +
-                                " TARGET, where TARGET is a recipe in engines/");
-        if (!is_kept_inside(folder + "/" + BUILD_NAME, bundle.folder()))
-            throw option_error("engine_folder must be a folder inside the bundle " + bundle.folder() + ", but " +
-                               BUILD_NAME + " in " + named + " is a link that leaves it");
-        return {folder};
-    }
     std::vector<std::string> folders;
     for (const auto& entry : fs::directory_iterator(as_path(bundle.folder()), error)) {
         const fs::path build = entry.path() / BUILD_NAME;
         if (fs::exists(build, error) && is_kept_inside(as_utf8(build), bundle.folder()))
             folders.push_back(as_utf8(entry.path()));
     }
-    if (folders.empty()) throw backend_error(without_engines(bundle));
     std::sort(folders.begin(), folders.end());
     return folders;
+}
+
+std::vector<std::string> choose_engine_folders(const Bundle& bundle, const std::string& named) {
+    if (named.empty()) {
+        std::vector<std::string> folders = find_engine_folders(bundle);
+        if (folders.empty()) throw backend_error(without_engines(bundle));
+        return folders;
+    }
+    std::error_code error;
+    const std::string folder = as_utf8(as_path(bundle.folder()) / as_path(named));  // an absolute path stays
+    const std::string inside = "engine_folder must be a folder inside the bundle " + bundle.folder();
+    if (!is_kept_inside(folder, bundle.folder())) throw option_error(inside + ", got " + named);
+    if (!fs::is_regular_file(as_path(folder + "/" + BUILD_NAME), error))
+        throw backend_error("the folder " + folder + " has no engines (it lacks " + BUILD_NAME +
+                            "); build them with: " + build_command(bundle) +
+                            " TARGET, where TARGET is a recipe in engines/");
+    if (!is_kept_inside(folder + "/" + BUILD_NAME, bundle.folder()))
+        throw option_error(inside + ", but " + BUILD_NAME + " in " + named + " is a link that leaves it");
+    return {folder};
 }
 
 BuildInfo read_build(const std::string& folder) {

@@ -33,9 +33,10 @@ struct BuildInfo {
 
 // All throw EDITAR_BACKEND_FAILED.
 
-// The folders of engines in a bundle, sorted by name, without links that leave it; or the one that the caller named,
-// which must be inside the bundle, or EDITAR_BAD_ARGUMENT.
-std::vector<std::string> find_engine_folders(const Bundle& bundle, const std::string& named);
+// The folders of engines in a bundle, sorted by name, without links that leave it.
+std::vector<std::string> find_engine_folders(const Bundle& bundle);
+// Those to try: all, or the one that the caller named, which must be inside the bundle, or EDITAR_BAD_ARGUMENT.
+std::vector<std::string> choose_engine_folders(const Bundle& bundle, const std::string& named);
 BuildInfo read_build(const std::string& folder);
 // Reject engines that were built from another bundle or for another machine.
 void check_build(const BuildInfo& info, const std::string& folder, const Bundle& bundle, const Device& here);

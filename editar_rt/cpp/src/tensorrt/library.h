@@ -25,8 +25,8 @@ constexpr int HEADER_MAJOR = NV_TENSORRT_MAJOR, HEADER_MINOR = NV_TENSORRT_MINOR
 
 class TensorRT {
 public:
-    // The process's library, opened by the first call. Throws EDITAR_BACKEND_FAILED where it is missing, or is of a version
-    // whose classes are not those of the headers.
+    // The process's library, opened by the first call. Throws EDITAR_BACKEND_FAILED where it is missing, or is of a
+    // version whose classes are not those of the headers.
     static const TensorRT& get();
     const std::string& version() const { return version_; }  // "10.15.1.29"
     // The object that loads engines; null where it cannot start, and the logger then knows why.

@@ -152,6 +152,11 @@ void release(editar_device* device, void* address) {
     guarded(device, [&](const Cuda& cuda) { cuda.cudaFree(address); });
 }
 
+int32_t memory(editar_device* device, size_t* free_bytes, size_t* total) {
+    return guarded(device,
+                   [&](const Cuda& cuda) { cuda.check("cudaMemGetInfo", cuda.cudaMemGetInfo(free_bytes, total)); });
+}
+
 int32_t allocate_host(editar_device* device, size_t bytes, void** address) {
     return guarded(device, [&](const Cuda& cuda) {
         const size_t size = bytes == 0 ? 1 : bytes;
@@ -361,10 +366,10 @@ int32_t get_kernels(editar_device* device, const void** kernels, size_t* bytes) 
 }
 
 constexpr editar_plugin TABLE = {
-    EDITAR_PLUGIN_VERSION, said,   open_device,     close_device, allocate,     release,       allocate_host,
-    release_host,          zero,   to_device,       to_host,      copy_lines,   synchronize,   begin_recording,
-    end_recording,         replay, close_recording, load_engine,  close_engine, scratch_bytes, open_context,
-    close_context,         bind,   enqueue,         set_kernels,  get_kernels,
+    EDITAR_PLUGIN_VERSION, said,          open_device, close_device,    allocate,    release,      memory,
+    allocate_host,         release_host,  zero,        to_device,       to_host,     copy_lines,   synchronize,
+    begin_recording,       end_recording, replay,      close_recording, load_engine, close_engine, scratch_bytes,
+    open_context,          close_context, bind,        enqueue,         set_kernels, get_kernels,
 };
 
 }  // namespace
