@@ -91,6 +91,7 @@ def text() -> str:
         *_section("", _sampling()),
         *_section("", _tasks()),
         *_section("", _onnxruntime()),
+        *_section("kept_folder", _constants(kept_folder, str, int)),
         *_section("", _manifest()),
         *_section("schema", _schema()),
         *_section("parts", _parts()),
@@ -359,8 +360,6 @@ def _onnxruntime() -> Iterator[str]:
     yield from _constants(threads, int)
     yield from _constants(ort_decoder, int, only=("GROWTH", "CHUNK", "LONG"))
     yield from _constants(prepacked, int)
-    yield from _named("CACHE_VARIABLE", kept_folder.VARIABLE)
-    yield from _named("CACHE_OFF", kept_folder.OFF)
     yield from _named("CACHE_GRAPH", prepacked.GRAPH)
 
 

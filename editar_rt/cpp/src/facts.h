@@ -131,9 +131,19 @@ inline constexpr int CHUNK = 256;
 inline constexpr int LONG = 64;
 inline constexpr int PAYS_FROM = 16777216;
 inline constexpr int ROOM = 4;
-inline constexpr const char* CACHE_VARIABLE = "EDITAR_CACHE";
-inline constexpr const char* CACHE_OFF = "off";
 inline constexpr const char* CACHE_GRAPH = "graph.onnx";
+
+namespace kept_folder {
+inline constexpr const char* VARIABLE = "EDITAR_CACHE";
+inline constexpr const char* OFF = "off";
+inline constexpr const char* NAME = "editar_rt";
+inline constexpr const char* SEAL = "seal.json";
+inline constexpr const char* LOCK = "lock";
+inline constexpr const char* PARTIAL = ".partial-";
+inline constexpr int SAMPLED = 64;
+inline constexpr int PAGE = 4096;
+inline constexpr int ABANDONED_SECONDS = 3600;
+}  // namespace kept_folder
 
 inline constexpr const char* MANIFEST_NAME = "bundle.json";
 inline constexpr const char* FORMAT = "editar-bundle";

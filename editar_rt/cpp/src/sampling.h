@@ -35,6 +35,9 @@ struct Sampling {
     std::vector<double> scales(int count) const;
     // The settings as Python stores them in pictures, in order.
     std::vector<std::pair<std::string, std::string>> settings(int count) const;
+
+private:
+    void take(const std::string& name, const Json& value);
 };
 
 // One token from logits [size]. Throws EDITAR_BACKEND_FAILED where they are not finite.
