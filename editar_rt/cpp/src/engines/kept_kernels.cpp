@@ -1,5 +1,6 @@
 #include "engines/kept_kernels.h"
 
+#include "error.h"
 #include "facts.h"
 #include "files.h"
 #include "json.h"
@@ -24,7 +25,8 @@ KeptKernels::KeptKernels(const std::string& root, const std::vector<std::string>
 std::string KeptKernels::read() {
     try {
         if (folder_.empty() || !kept_folder::is_as_sealed(folder_)) return "";
-        std::string kernels = read_file(folder_ + "/" + facts::engines::KERNELS_FILE, facts::engines::KERNELS_MAX_BYTES);
+        std::string kernels =
+            read_file(folder_ + "/" + facts::engines::KERNELS_FILE, facts::engines::KERNELS_MAX_BYTES);
         known_ = kernels.size();
         return kernels;
     } catch (const std::exception& e) {
@@ -44,8 +46,8 @@ void KeptKernels::keep(std::string_view kernels) {
         making.finish();
         known_ = kernels.size();
     } catch (const std::exception& e) {
-        log_message(EDITAR_LOG_INFO, "compiled kernels cannot be stored in " + folder_ + " (" + e.what() +
-                                         "); continuing without them");
+        log_message(EDITAR_LOG_INFO,
+                    "compiled kernels cannot be stored in " + folder_ + " (" + e.what() + "); continuing without them");
     }
 }
 
