@@ -18,7 +18,7 @@ import httpx2 as httpx
 import pytest
 
 from tests.runtime.demo import BUNDLE
-from tests.server.running import Server, form, serving, until
+from tests.server.running import Server, form, picture, serving, until
 
 EDITS = "/v1/images/edits"
 
@@ -44,6 +44,8 @@ def refused(*arguments: str, env: dict[str, str] | None = None) -> tuple[int, st
         ((str(BUNDLE.parent),), 1, "bundle.json"),
         ((str(BUNDLE), "--key-file", "/nonexistent/key"), 2, "/nonexistent/key"),
         ((str(BUNDLE), "--pictures", "0"), 2, "--pictures"),
+        ((str(BUNDLE), "--max-pixels", "nan"), 2, "'--max-pixels': nan is not a finite number"),
+        ((str(BUNDLE), "--receive-timeout", "inf"), 2, "'--receive-timeout': inf is not a finite number"),
         ((str(BUNDLE), "--allow-host", "https://studio.example"), 2, "a host to allow"),
         ((str(BUNDLE), "--allow-origin", "studio.example"), 2, "an origin to allow"),
     ],
@@ -200,6 +202,14 @@ def test_a_killed_process_breaks_a_stream_and_leaves_no_file() -> None:
         running(server)
         server.process.kill()
         assert asked.end().error is not None
+
+
+def test_an_upload_that_does_not_fit_on_the_disk_is_refused_and_others_go_on() -> None:
+    with faulty("full") as server, server.client() as client:
+        answer = client.post(EDITS, data={"prompt": "x"}, files=[picture("image", bytes(2 << 20))])
+        assert answer.status_code == 507 and answer.json()["error"]["code"] == "no_space"
+        assert client.post(EDITS, **form()).status_code == 200
+        assert "cannot be spooled" in server.logged() and "Traceback" not in server.logged()
 
 
 # Slow clients.
