@@ -47,7 +47,7 @@ class Built:
 def build_kind(kind: str, folder: Path) -> Built:
     """Compile the stand-in, and the plug-in where the installed one is not of this kind."""
     headers = {"tensorrt": TENSORRT, "rtx": TENSORRT / "rtx"}[kind]
-    flags = ["-O1", "-fPIC", "-shared", f"-I{headers}", "-DEDITAR_STATIC"]
+    flags = ["-O0", "-fPIC", "-shared", f"-I{headers}", "-DEDITAR_STATIC"]
     header = next(onnxruntime_root().rglob(HEADER)).parent
     parts = [TENSORRT / "stand_in.cpp", CPP / "src/json.cpp", CPP / "src/text.cpp"]
     stand_in = build(folder / f"stand_in_{kind}.so", parts, [*flags, f"-isystem{header}"], ["-ldl"])
