@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 
 from tests.cpp.build import CPP
-from tests.cpp.gpu import VERSION, Gpu, engines_of, refused
+from tests.cpp.gpu import VERSION, Gpu, engines_of, refused, with_manifest
 from tests.cpp.installed import TENSORRT, installed, onnxruntime_root, run
 from tests.cpp.library import BACKEND, BAD_ARGUMENT, BAD_BUNDLE, Refused
 from tests.runtime.demo import SIDE, WORDS
@@ -244,16 +244,17 @@ def test_what_tensorrt_cannot_load_is_refused_with_its_words(gpu: Gpu, tried: Pa
     model.close()
 
 
-@pytest.mark.parametrize("name", ["tokens", "logits", "positions"])
+@pytest.mark.parametrize("name", ["tokens", "logits", "positions", "new_rows"])
 def test_a_manifest_whose_buffers_are_too_small_is_refused(gpu: Gpu, tried: Path, name: str) -> None:
     """Its symbols are allowed ones, in other places: an engine would write behind what they describe."""
-    path = tried / "bundle.json"
-    manifest = json.loads(path.read_text())
-    decoder = manifest["parts"]["decoder"]
-    (tensor,) = (each for each in (*decoder["inputs"], *decoder["outputs"]) if each["name"] == name)
-    tensor["shape"][1] = "rows"
-    path.write_text(json.dumps(manifest))
-    change(tried, bundle=hashlib.sha256(path.read_bytes()).hexdigest())
+
+    def swap(manifest: dict[str, Any]) -> None:
+        decoder = manifest["parts"]["decoder"]
+        for tensor in (*decoder["inputs"], *decoder["outputs"]):
+            if tensor["name"] == name:
+                tensor["shape"] = [{"rows": "positions"}.get(size, size) for size in tensor["shape"]]
+
+    with_manifest(tried, swap)
     model = gpu.open(tried)
     session = model.session(GREY)
     with pytest.raises(Refused, match=rf"the tensor {name} of a part has another shape or type than") as caught:
