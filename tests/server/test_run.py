@@ -44,6 +44,8 @@ def refused(*arguments: str, env: dict[str, str] | None = None) -> tuple[int, st
         ((str(BUNDLE.parent),), 1, "bundle.json"),
         ((str(BUNDLE), "--key-file", "/nonexistent/key"), 2, "/nonexistent/key"),
         ((str(BUNDLE), "--pictures", "0"), 2, "--pictures"),
+        ((str(BUNDLE), "--max-pixels", "nan"), 2, "'--max-pixels': nan is not a finite number"),
+        ((str(BUNDLE), "--receive-timeout", "inf"), 2, "'--receive-timeout': inf is not a finite number"),
         ((str(BUNDLE), "--allow-host", "https://studio.example"), 2, "a host to allow"),
         ((str(BUNDLE), "--allow-origin", "studio.example"), 2, "an origin to allow"),
     ],
