@@ -79,7 +79,7 @@ class CRequest(Struct):
 class COutput(Struct):
     _fields_ = [
         ("size", c_size_t), ("tokens", c_void_p), ("rgb", c_void_p), ("done", c_int32), ("prompt_tokens", c_int32),
-        ("flags", c_int32), ("steps", c_int32), ("encode_seconds", c_double), ("text_seconds", c_double),
+        ("flags", c_int32), ("passes", c_int32), ("encode_seconds", c_double), ("text_seconds", c_double),
         ("prefill_seconds", c_double), ("decode_seconds", c_double), ("pixel_seconds", c_double),
         ("preview_seconds", c_double), ("engine_seconds", c_double),
     ]  # fmt: skip

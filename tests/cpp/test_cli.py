@@ -50,6 +50,7 @@ OPTIONS = [
     ["--greedy", "--task", "depth"],
     ["--mask", "mask", "--mask-margin", 0, "--no-composite"],
     ["--noise", "gumbel", "--threads", 1],
+    ["--noise", "gumbel", "--speculate", 8],
 ]
 
 
@@ -65,6 +66,8 @@ def test_an_edit(editar: Command, tmp_path: Path, mask: Path, options: list[obje
     assert np.array_equal(np.asarray(made["mine"]), np.asarray(made["theirs"]))
     assert made["mine"].info == made["theirs"].info
     assert documents["mine"]["parameters"] == documents["theirs"]["parameters"]
+    assert documents["mine"]["passes"] == documents["theirs"]["passes"]
+    assert documents["mine"].keys() == documents["theirs"].keys()
     assert documents["mine"]["timings"].keys() == documents["theirs"]["timings"].keys()
 
 

@@ -189,7 +189,7 @@ def test_speculation(session: Session, twin: Any, size: int, settings: dict[str,
     settings = {"seed": 2, "temperature": 1.0} | settings
     edited = session.edit(WORDS, speculate=size, sampling=as_sampling(settings))
     assert_same(edited, [twin.edit(WORDS, speculate=size, **settings)])
-    assert edited.output.steps < COUNT
+    assert edited.output.passes < COUNT
 
 
 def test_speculation_with_a_mask_and_variants(session: Session, twin: Any) -> None:

@@ -49,9 +49,9 @@ static void print_result(const char* path, const editar_output* made, double tot
     print_json(path);
     printf(
         ", \"timings\": {\"encode\": %.9g, \"text\": %.9g, \"prefill\": %.9g, \"decode\": %.9g, \"pixels\": %.9g, "
-        "\"total\": %.9g}, \"parameters\": {",
+        "\"total\": %.9g}, \"passes\": %d, \"parameters\": {",
         made->encode_seconds, made->text_seconds, made->prefill_seconds, made->decode_seconds, made->pixel_seconds,
-        total);
+        total, (int)made->passes);
     for (; texts[0] != NULL; texts += 2) {
         print_setting(texts[0], texts[1]);
         if (texts[2] != NULL) fputs(", ", stdout);

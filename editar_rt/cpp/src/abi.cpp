@@ -412,7 +412,7 @@ editar_status EDITAR_CALL editar_edit(editar_session* session, const editar_requ
         own.done = made.done;
         own.prompt_tokens = made.prompt_tokens;
         own.flags = (made.truncated ? EDITAR_TEXT_TRUNCATED : 0) | (made.mask_empty ? EDITAR_MASK_EMPTY : 0);
-        own.steps = made.steps;
+        own.passes = made.steps;
         own.encode_seconds = made.encode;
         own.text_seconds = made.text;
         own.prefill_seconds = made.prefill;

@@ -229,7 +229,7 @@ typedef struct editar_output { /* not written to on an error */
     int32_t done;          /* number of target tokens that are done */
     int32_t prompt_tokens; /* of the prompt before truncation; 0 with text_states */
     int32_t flags;         /* EDITAR_TEXT_TRUNCATED, EDITAR_MASK_EMPTY */
-    int32_t steps;         /* runs of the decoder after the prefill */
+    int32_t passes;        /* runs of the decoder after the prefill, in which variants take part together */
     double encode_seconds, text_seconds, prefill_seconds, decode_seconds, pixel_seconds, preview_seconds;
     double engine_seconds; /* of decode_seconds, those inside the engine */
 } editar_output;
