@@ -181,9 +181,9 @@ def test_an_edit_that_is_told_to_end_writes_nothing(tmp_path: Path) -> None:
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_a_measurement_ends_at_once() -> None:
     started = running("bench", BUNDLE, "--repeats", 100_000)
-    started.send_signal(signal.SIGINT)
+    started.send_signal(signal.SIGTERM)
     assert started.communicate()[0] == ""
-    assert started.returncode == -signal.SIGINT
+    assert started.returncode == -signal.SIGTERM
 
 
 def test_info_and_verify(editar: Command) -> None:
