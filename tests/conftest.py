@@ -182,6 +182,12 @@ def golden_gpt_bundle_standard(tiny_sources: Sources, tmp_path_factory: pytest.T
 
 
 @pytest.fixture(scope="session")
+def golden_gpt_bundle_standard_fp16(tiny_sources: Sources, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The golden transformer alone, float16, in operators of ONNX itself."""
+    return transformer_bundle(tiny_sources, tmp_path_factory, dialect="standard", precision="fp16")
+
+
+@pytest.fixture(scope="session")
 def golden_gpt_bundle_delta(tiny_sources: Sources, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The golden transformer alone, float32, as TensorRT runs it."""
     return transformer_bundle(tiny_sources, tmp_path_factory, dialect="delta")

@@ -32,6 +32,7 @@ except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
 VARIABLE, OFF = "EDITAR_CACHE", "off"
+NAME = "editar_rt"  # inside the user's folder for caches
 SEAL, LOCK, PARTIAL = "seal.json", "lock", ".partial-"
 SAMPLED, PAGE = 64, 4096  # number of sampled pages of a file, and their size in bytes
 ABANDONED_SECONDS = 3600  # without a lock, a folder not written to for this long is abandoned
@@ -45,7 +46,7 @@ def cache_folder() -> Path | None:
     try:
         if named:
             return Path(named).absolute()
-        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "editar_rt"
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / NAME
     except (RuntimeError, OSError):  # an unknown user, or a current folder that was removed
         return None
 

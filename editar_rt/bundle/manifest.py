@@ -6,6 +6,7 @@ Manifests are untrusted: every value is checked before it is used.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import math
 import re
@@ -236,13 +237,19 @@ def _key(field: dataclasses.Field[Any]) -> str:
     return str(field.metadata.get(KEY, field.name))
 
 
+@functools.cache
+def _hints(kind: type) -> dict[str, Any]:
+    """The types of a dataclass's fields; a manifest has dozens of objects of the same few."""
+    return typing.get_type_hints(kind)
+
+
 def decode_json(kind: Any, value: Any, where: str) -> Any:
     """Convert JSON values to the type `kind`, with all nested values checked."""
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
     if isinstance(kind, type) and dataclasses.is_dataclass(kind):
         if not isinstance(value, dict):
             raise BundleError(f"{where} must be an object, got {type(value).__name__}")
-        hints, named = typing.get_type_hints(kind), {_key(f): f.name for f in dataclasses.fields(kind)}
+        hints, named = _hints(kind), {_key(f): f.name for f in dataclasses.fields(kind)}
         # Unknown keys are ignored: a later 1.x writer may add some.
         given = {named[k]: decode_json(hints[named[k]], v, f"{where}: {k}") for k, v in value.items() if k in named}
         needed = {

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,7 +14,7 @@ from editar_rt.cli.app import cli
 from editar_rt.cli.options import PATH, bundle_argument, device_options, start
 from editar_rt.cluster import require_ray
 from editar_rt.errors import EditarError, OptionError
-from editar_rt.server import KEY
+from editar_rt.server import KEY, key_of_environment
 
 if TYPE_CHECKING:
     from editar_rt.server.app import Options
@@ -211,7 +210,7 @@ def _key(file: Path | None) -> str | None:
         OptionError: the file has none.
     """
     if file is None:
-        return os.environ.get(KEY) or None
+        return key_of_environment()
     try:
         with open(file, "rb") as f:
             key = f.read(MAX_KEY_BYTES).decode("utf-8", "replace").strip()

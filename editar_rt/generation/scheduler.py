@@ -190,13 +190,23 @@ class Scheduler:
         Raises:
             OptionError: the decoder has no chunks of this size.
         """
-        if speculate is None:
+        if not (sizes := self.pass_sizes(speculate)):
             return None
         chunks = self.decoder.draft_chunks
-        together = bool(chunks.sizes) and self.decoder.runs(2 if self.guided else 1, chunks.sizes[0]) == 1
-        sizes = sizes_for(speculate, chunks, together, self.count)
         worth = chunks.worth if speculate == "auto" and chunks.alike else 0.0
-        return Speculation(drafter, sizes, chunks.alike, worth) if sizes else None
+        return Speculation(drafter, sizes, chunks.alike, worth)
+
+    def pass_sizes(self, speculate: Speculate | None) -> tuple[int, ...]:
+        """The numbers of positions that a pass may have; empty for plain decoding.
+
+        Raises:
+            OptionError: the decoder has no chunks of this size.
+        """
+        if speculate is None:
+            return ()
+        chunks = self.decoder.draft_chunks
+        together = bool(chunks.sizes) and self.decoder.runs(2 if self.guided else 1, chunks.sizes[0]) == 1
+        return sizes_for(speculate, chunks, together, self.count)
 
     def _by_size(self, ready: list[Sequence]) -> dict[int, list[Sequence]]:
         """Ready sequences by the number of positions that they take."""

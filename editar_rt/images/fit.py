@@ -195,6 +195,10 @@ class Fitted:
         placement = Placement(picture.size, side, "crop" if fit is None else fit)
         return cls(placement, placement.fit(picture), picture if keep else None)
 
+    def restored(self, square: Image.Image, share: NDArray[np.float32] | None = None) -> Image.Image:
+        """A result pasted back into the picture, if it was kept; `share` as in `Placement.restore`."""
+        return square if self.original is None else self.placement.restore(square, self.original, share=share)
+
 
 def fitted_size(size: Size, side: int) -> Size:
     """Width and height after the shorter side is resized to `side`, with the same aspect ratio."""

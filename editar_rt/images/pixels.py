@@ -25,6 +25,9 @@ from editar_rt.images.orientation import turn_of
 MAX_PIXELS = 64_000_000
 """Larger pictures are rejected: decoding them would take hundreds of megabytes for a much smaller result."""
 
+MAX_SIDE = 65_535
+"""Longer pictures are rejected, as JPEG does: resizing a line of millions of pixels would take gigabytes."""
+
 MAX_BYTES = 1 << 30
 """Limit for file objects and pipes: twice the size of `MAX_PIXELS` in the widest format."""
 
@@ -155,6 +158,8 @@ def _check_size(image: Image.Image, what: str) -> None:
         )
     if width == 0 or height == 0:
         raise PictureError(f"{what} is empty ({width}×{height} pixels)")
+    if max(width, height) > MAX_SIDE:
+        raise PictureError(f"{what} has {width}×{height} pixels; at most {MAX_SIDE} on a side are read, cut it")
 
 
 def _from_array(array: NDArray[Any]) -> Image.Image:

@@ -28,8 +28,9 @@ def base64_of(content: bytes) -> str:
 def datum(asked: Asked, result: Result, warned: list[str], editor: Editor) -> dict[str, Any]:
     """One picture of an answer, with all that is needed to make it again."""
     found: list[str] = [*asked.warnings, *(each for each in warned if each not in asked.warnings)]
+    whole = asked.picture.restored(result.image, asked.share)
     with collecting(found):
-        content = encode(result.image, asked.output_format, asked.quality, result.parameters)
+        content = encode(whole, asked.output_format, asked.quality, result.parameters)
     return {
         "b64_json": base64_of(content),
         "editar": {
@@ -51,7 +52,7 @@ def settings_of(asked: Asked, editor: Editor) -> dict[str, Any]:
     request = asked.request
     sampling = request.sampling_over(editor.default_sampling).settings(editor.picture_tokens)
     own = {name: value for name, value in sampling.items() if name != "seed"}
-    more = {"speculate": request.speculate, "fit": request.fit or "crop", "restore": request.restore}
+    more = {"speculate": request.speculate, "fit": request.fit or "crop", "restore": asked.restores}
     return {"task": request.task, **own, **more}
 
 
@@ -67,16 +68,21 @@ def usage(asked: Asked, editor: Editor, pictures: int) -> dict[str, Any]:
     }
 
 
+def size_of(asked: Asked) -> str:
+    """OpenAI's size of the results."""
+    picture = asked.picture.original or asked.picture.square
+    return f"{picture.width}x{picture.height}"
+
+
 def answer(asked: Asked, results: list[tuple[Result, list[str]]], editor: Editor) -> bytes:
     """The document of a plain answer."""
-    size = f"{results[0][0].image.width}x{results[0][0].image.height}"
     return _json(
         {
             "created": int(time.time()),
             "background": "opaque",
             "output_format": asked.output_format,
             "quality": "auto",
-            "size": size,
+            "size": size_of(asked),
             "data": [datum(asked, result, warned, editor) for result, warned in results],
             "usage": usage(asked, editor, len(results)),
         }
@@ -110,7 +116,7 @@ def completed_event(asked: Asked, variant: int, result: Result, warned: list[str
             "created_at": int(time.time()),
             "output_format": asked.output_format,
             "quality": "auto",
-            "size": f"{result.image.width}x{result.image.height}",
+            "size": size_of(asked),
             "usage": usage(asked, editor, 1),
             "editar": {**own["editar"], "variant": variant},
         },

@@ -10,11 +10,12 @@ import contextlib
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol, TypeVar
 
+from python_multipart.multipart import parse_options_header
 from starlette.applications import Starlette
 from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
@@ -28,7 +29,7 @@ from starlette.types import Receive, Scope, Send
 from editar_rt.server import answers
 from editar_rt.server.engine import Engine, Work
 from editar_rt.server.errors import ApiError, bad
-from editar_rt.server.forms import Asked, check_model, read_form
+from editar_rt.server.forms import FILE_FIELDS, Asked, check_model, file_name, read_form
 from editar_rt.server.guard import Access, Guard
 from editar_rt.server.limits import COMMENT_SECONDS, FIELD_BYTES, FILES, FORM_FIELDS
 from editar_rt.server.outbox import Finished, Outbox, Partial
@@ -42,6 +43,7 @@ PAGE = HERE / "page"
 DESCRIPTION = HERE / "openapi.json"
 NO_STORE = {"cache-control": "no-store"}
 ASK_AGAIN = {"cache-control": "no-cache"}  # a browser would mix the modules of two versions
+UTF_8 = (b"utf-8", b"utf8", b"us-ascii")
 STREAM = {**NO_STORE, "x-accel-buffering": "no"}  # nginx would wait for the end of a stream
 
 
@@ -114,7 +116,7 @@ class _Server:
         outbox = Outbox()
         work = Work(
             request.state.id,
-            asked.picture,
+            replace(asked.picture, original=None),
             asked.request,
             asked.seeds,
             outbox,
@@ -135,30 +137,36 @@ class _Server:
         return Response(content, media_type="application/json", headers=NO_STORE)
 
     async def _asked(self, request: Request) -> Asked:
-        kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-        if kind != "multipart/form-data":
+        kind, options = parse_options_header(request.headers.get("content-type", ""))
+        if kind != b"multipart/form-data":
             raise bad(
-                f"send the edit as multipart/form-data, with the picture in the field image, got {kind!r:.60}; "
-                "JSON with an image_url is refused, because this server fetches nothing",
+                "send the edit as multipart/form-data, with the picture in the field image, got "
+                f"{kind.decode('latin-1')!r:.60}; JSON with an image_url is refused: this server fetches nothing",
                 code="unsupported_body",
             )
+        if options.get(b"charset", b"utf-8").lower() not in UTF_8:  # any codec of Python's would do the rest's work
+            raise bad("the form must be in UTF-8; leave the charset out of its content-type", code="unsupported_body")
         async with request.form(max_files=FILES, max_fields=FORM_FIELDS, max_part_size=FIELD_BYTES) as form:
             self.engine.check_room(1)
             plain: list[tuple[str, str]] = []
             files: dict[str, list[BinaryIO]] = {}
             for name, value in form.multi_items():
                 if isinstance(value, UploadFile):
-                    files.setdefault(name.removesuffix("[]"), []).append(value.file)
+                    files.setdefault(file_name(name), []).append(value.file)
                 else:
                     plain.append((name, value))
-            if lost := [name for name, _ in plain if name.removesuffix("[]") in ("image", "mask")]:
+            if lost := [name for name, _ in plain if file_name(name) in FILE_FIELDS]:
                 raise bad(
                     f"{lost[0]} must be a file, with a filename in its part of the form; URLs and text are not read",
-                    lost[0].removesuffix("[]"),
+                    file_name(lost[0]),
                 )
             engine = self.engine
             read = partial(read_form, plain, files, engine.editor, engine.limits)
-            return await asyncio.get_running_loop().run_in_executor(self._decoders, read)
+            asked = await asyncio.get_running_loop().run_in_executor(self._decoders, read)
+        engine.check(asked.request)
+        unread = [*request.query_params][:FORM_FIELDS]
+        asked.warnings += [f"the parameter {name!r:.60} of the URL is not read, and was ignored" for name in unread]
+        return asked
 
     def _log_prompt(self, request: Request, asked: Asked) -> None:
         if self.options.log_prompts:

@@ -78,6 +78,8 @@ class _Deadlines(H11Protocol):
     def on_response_complete(self) -> None:
         super().on_response_complete()
         self._start_send_timer()  # for what is too little to pause writing
+        if self._receive_timer is None and self.conn.their_state is h11.SEND_BODY:
+            self._expect_request()  # the next request was sent behind this one, and has begun
 
     def _start_send_timer(self) -> None:
         self._stop_send_timer()

@@ -12,6 +12,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Protocol
 
 import numpy as np
@@ -21,7 +22,7 @@ from PIL import Image
 from editar_rt.batch import Batch, Member
 from editar_rt.edit import Edit, Source
 from editar_rt.editor import Editor
-from editar_rt.errors import BackendError, EditarError
+from editar_rt.errors import BackendError, EditarError, OptionError
 from editar_rt.generation.sequence import Inputs
 from editar_rt.images.fit import Fitted
 from editar_rt.request import Request
@@ -188,6 +189,16 @@ class Engine:
             wait = self._count * self._mean_seconds / self.limits.pictures
             raise errors.queue_full(min(max(math.ceil(wait), 1), 120))
 
+    def check(self, request: Request) -> None:
+        """
+        Raises:
+            ApiError: the decoder cannot run it.
+        """
+        try:
+            self._batch.scheduler.pass_sizes(request.speculate)
+        except OptionError as error:
+            raise errors.bad(str(error), "speculate") from None
+
     def submit(self, work: Work) -> None:
         """Queue a work.
 
@@ -296,7 +307,7 @@ class Engine:
         own = [picture for picture in self._running if picture.work is work]
         for picture in reversed(own):
             self._running.remove(picture)
-            if picture.member is not None:
+            if picture.member in self._batch.members:  # those that have ended have left
                 self._batch.leave(picture.member)
         self._waiting = deque(picture for picture in self._waiting if picture.work is not work)
         self._forget(work, work.left)
@@ -322,11 +333,17 @@ class Engine:
         picture.begun = time.monotonic()
         self.metrics.queue_seconds.observe(picture.begun - work.arrived)
         self._running.append(picture)
+        with collecting(work.warned):
+            self._try(self._begin, picture)
+
+    def _try(self, act: Callable[[Picture], None], picture: Picture) -> None:
+        """Do something for a picture, if its work has not failed yet. If it fails, only its work does."""
+        if picture not in self._running:
+            return
         try:
-            with collecting(work.warned):
-                self._begin(picture)
+            act(picture)
         except Exception as error:
-            self._explain(work, error)
+            self._explain(picture.work, error)
 
     def _begin(self, picture: Picture) -> None:
         work, model = picture.work, self.editor
@@ -357,11 +374,7 @@ class Engine:
                 picture.has_row = True
                 self.metrics.first_row_seconds.observe(time.monotonic() - picture.work.arrived)
         for picture in [each for each in self._running if id(each.member) in ended]:
-            try:
-                self._finish(picture)
-            except Exception as error:
-                picture.member = None  # it has left already
-                self._explain(picture.work, error)
+            self._try(self._finish, picture)
         self._show()
 
     def _show(self) -> None:
@@ -369,16 +382,19 @@ class Engine:
         model = self.editor
         asked = [p for p in self._running if p.work.partial_images and p.member is not None and not p.work.stopped]
         for picture in sorted(asked, key=lambda each: each.shown_at):
-            assert picture.member is not None and picture.edit is not None
+            assert picture.member is not None
             row = picture.member.job.done // model.grid
             index = due(row, model.grid, picture.work.partial_images)
-            if index <= picture.shown or not self._budget.allows():
-                continue
-            with self._budget.spending() as spent:
-                image = picture.edit.preview()
-            self.metrics.previews.inc(spent[0])
-            picture.shown, picture.shown_at = index, time.monotonic()
-            picture.work.listener.preview(picture.variant, image, index - 1, row)
+            if index > picture.shown and self._budget.allows():
+                self._try(partial(self._preview, index=index, row=row), picture)
+
+    def _preview(self, picture: Picture, index: int, row: int) -> None:
+        assert picture.edit is not None
+        with self._budget.spending() as spent:
+            image = picture.edit.preview()
+        self.metrics.previews.inc(spent[0])
+        picture.shown, picture.shown_at = index, time.monotonic()
+        picture.work.listener.preview(picture.variant, image, index - 1, row)
 
     def _finish(self, picture: Picture) -> None:
         work, edit, member = picture.work, picture.edit, picture.member

@@ -114,15 +114,28 @@ class Asked:
 
     picture: Fitted
     request: Request
-    """Without the picture."""
+    """Without the picture, and without `restore`: results are pasted back where they are encoded, since the engine's
+    thread has others to serve."""
     seeds: tuple[int, ...]
     model: str
+    share: NDArray[np.float32] | None = None
+    """Weight of the result in each pixel of the square, where it is pasted back; None is 1."""
     kept: NDArray[np.int32] | None = None
     stream: bool = False
     partial_images: int = 0
     output_format: str = "png"
     quality: int | None = None
     warnings: list[str] = field(default_factory=list)
+
+    @property
+    def restores(self) -> bool:
+        """Whether results are pasted back into the whole picture."""
+        return self.picture.original is not None
+
+
+def file_name(name: str) -> str:
+    """The field of a file: clients send `image`, `image[]` or `image[0]`."""
+    return re.sub(r"\[\d{0,2}\]$", "", name, flags=re.ASCII)
 
 
 class Form:
@@ -207,12 +220,13 @@ def read_form(
         raise bad("partial_images needs stream=true", "partial_images")
     kept = _kept(form, editor)
     with collecting(warned):
-        picture, request = _request(prompt, options, files, editor, limits)
+        picture, request, share = _request(prompt, options, files, editor, limits)
     return Asked(
         picture,
         request,
         variant_seeds(options["seed"], n),
         model,
+        share,
         kept,
         stream,
         partial,
@@ -257,8 +271,11 @@ def _strange(files: dict[str, list[BinaryIO]]) -> list[str]:
 
 def _request(
     prompt: str, options: dict[str, Any], files: dict[str, list[BinaryIO]], editor: Editor, limits: Limits
-) -> tuple[Fitted, Request]:
-    """The picture and the mask are fitted to the model's square here: whole ones would take much memory in a queue."""
+) -> tuple[Fitted, Request, NDArray[np.float32] | None]:
+    """The picture, the request, and its mask's weights for pasting back.
+
+    Picture and mask are fitted to the model's square here: whole ones would take much memory in a queue.
+    """
     images, given_masks = files.get("image", []), files.get("mask", [])
     if not images:
         raise bad("the file image is missing; send a PNG, JPEG or WebP picture as image", "image", "missing_field")
@@ -282,7 +299,9 @@ def _request(
         except (OptionError, PictureError) as error:
             raise bad(str(error), "mask") from None
         request = replace(request, mask=masks.FittedMask(mask))
-    return picture, request
+        if request.restore and request.composite:
+            return picture, replace(request, restore=False), masks.feather(mask, editor.grid)
+    return picture, replace(request, restore=False), None
 
 
 def _kept(form: Form, editor: Editor) -> NDArray[np.int32] | None:

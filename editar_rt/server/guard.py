@@ -7,7 +7,9 @@ server's own or an allowed one.
 
 from __future__ import annotations
 
+import contextlib
 import hmac
+import ipaddress
 import json
 import logging
 import re
@@ -19,6 +21,7 @@ from dataclasses import dataclass, field
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from editar_rt.errors import OptionError
 from editar_rt.server.errors import ApiError, from_error
 from editar_rt.server.limits import DRAINED_FACTOR
 from editar_rt.server.metrics import Metrics
@@ -58,7 +61,34 @@ class Access:
 
     @classmethod
     def of(cls, hosts: Iterable[str], origins: Iterable[str], key: str | None) -> Access:
-        return cls(frozenset({*LOOPBACK, *(host.lower() for host in hosts)}), frozenset(origins), key)
+        """
+        Raises:
+            OptionError: a host, an origin or the key is one that no request could have.
+        """
+        if key is not None and not re.fullmatch(r"[!-~]{1,4096}", key):
+            raise OptionError("the key must be 1 to 4096 printable ASCII characters without spaces, on one line")
+        return cls(frozenset({*LOOPBACK, *map(_host, hosts)}), frozenset(map(_origin, origins)), key)
+
+
+def _host(name: str) -> str:
+    """A host as `Host` names it: lower case, IPv6 in brackets."""
+    with contextlib.suppress(ValueError):
+        address = ipaddress.ip_address(name.strip("[]"))
+        return f"[{address}]" if address.version == 6 else str(address)
+    if name == "*" or re.fullmatch(r"[a-z0-9_.-]{1,253}", name.lower()):
+        return name.lower()
+    raise OptionError(
+        f"a host to allow is a name or an address such as studio.example, without a port, got {name!r:.80}"
+    )
+
+
+def _origin(origin: str) -> str:
+    """An origin as browsers send it."""
+    if not re.fullmatch(r"[a-z][a-z0-9+.-]*://[^/\s*]+/?", origin.lower()):
+        raise OptionError(
+            f"an origin to allow is a scheme and a host such as https://studio.example, got {origin!r:.80}"
+        )
+    return origin.lower().rstrip("/")
 
 
 class Guard:
@@ -109,6 +139,13 @@ class Guard:
             ApiError: the request may not pass.
         """
         path, access = scope["path"], self.access
+        if "content-length" in headers and "transfer-encoding" in headers:
+            raise ApiError(
+                400,
+                "a request has a content-length or a transfer-encoding, not both: a proxy may have read another one",
+                "ambiguous_length",
+                headers={"connection": "close"},
+            )
         if path in OPEN:
             return
         host = re.sub(r":\d{1,5}$", "", headers.get("host", "").lower())
@@ -147,7 +184,8 @@ class Guard:
 
     @staticmethod
     def _is_own(origin: str, headers: dict[str, str]) -> bool:
-        return origin.lower().partition("://")[2] == headers.get("host", "").lower() != ""
+        scheme, _, host = origin.lower().partition("://")
+        return scheme in ("http", "https") and host == headers.get("host", "").lower() != ""
 
     def _added(self, scope: Scope, headers: dict[str, str]) -> dict[str, str]:
         added = {**HEADERS, "x-request-id": scope["state"]["id"]}
@@ -242,7 +280,12 @@ def too_large(most: int) -> ApiError:
 
 
 def _headers(scope: Scope) -> dict[str, str]:
-    return {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
+    """By name; values of the same name are joined, as HTTP has it, so that none hides behind another."""
+    found: dict[str, str] = {}
+    for raw, value in scope["headers"]:
+        name, text = raw.decode("latin-1").lower(), value.decode("latin-1")
+        found[name] = f"{found[name]}, {text}" if name in found else text
+    return found
 
 
 def _endpoint(path: str) -> str:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import BinaryIO
+from typing import BinaryIO, cast
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageFile, UnidentifiedImageError
 
 from editar_rt.errors import PictureError
 from editar_rt.images.masks import THRESHOLD
@@ -18,13 +19,41 @@ from editar_rt.images.writing import LOSSY, picture_bytes
 from editar_rt.server.errors import ApiError, bad
 
 FORMATS = ("PNG", "JPEG", "WEBP")
+READS = 100_000  # of a file; a picture of 20 MiB takes fewer, unless it is made of millions of empty segments
+DECODE_SECONDS = 10.0  # of the CPU, for one picture
+JPEG_READ = 4 << 10  # so that the clock is looked at between scans: a progressive JPEG may have thousands
+
+
+class _Watched:
+    """A picture's file, which gives up if the decoder asks for too much of it."""
+
+    def __init__(self, file: BinaryIO, what: str) -> None:
+        self._file, self._what, self._left = file, what, READS
+        self._until = time.thread_time() + DECODE_SECONDS
+        self.block = 0
+        """The size in which a decoder reads, of which it gets less; 0 leaves it alone."""
+
+    def read(self, size: int = -1) -> bytes:
+        self._left -= 1
+        if self._left < 0 or time.thread_time() > self._until:
+            raise PictureError(f"the {self._what} takes too long to read; save it again with an image editor")
+        return self._file.read(JPEG_READ if size == self.block > 0 else size)
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        return self._file.seek(offset, whence)
+
+    def tell(self) -> int:
+        return self._file.tell()
 
 
 @contextmanager
 def _opened(file: BinaryIO, what: str, max_pixels: int) -> Iterator[Image.Image]:
     """Open a picture; its size is compared with the limit before anything is decoded."""
     try:
-        with Image.open(file, formats=FORMATS) as image:
+        watched = _Watched(file, what)
+        with Image.open(cast(BinaryIO, watched), formats=FORMATS) as image:
+            if image.format in ("JPEG", "MPO"):
+                watched.block = ImageFile.MAXBLOCK
             width, height = image.size
             if width * height > max_pixels:
                 raise bad(

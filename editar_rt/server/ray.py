@@ -30,7 +30,7 @@ from editar_rt.bundle.folder import Bundle
 from editar_rt.cluster import Need, check_fingerprint, check_nodes, joined, sentence
 from editar_rt.editor import Editor
 from editar_rt.errors import BackendError, OptionError
-from editar_rt.server import KEY
+from editar_rt.server import KEY, key_of_environment
 from editar_rt.server.app import Options, application
 from editar_rt.server.engine import Engine
 from editar_rt.server.guard import LOOPBACK, Access
@@ -294,7 +294,7 @@ def app(arguments: dict[str, Any]) -> Any:
         OptionError: a name or value is not allowed.
         BundleError: there is no bundle here, and no fingerprint is given.
     """
-    deployment = read_deployment(arguments, os.environ.get(KEY))
+    deployment = read_deployment(arguments, key_of_environment())
     return bound(deployment, Need.of(deployment.device, deployment.threads))
 
 

@@ -2,12 +2,64 @@
 
 from __future__ import annotations
 
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
 import pytest
 
+from tests.cpp.gpu import CASES, GPUS, RECIPES, Built, Gpu, build_kind, build_with
 from tests.cpp.inside import Inside
+from tests.runtime.demo import BUNDLE
 
 
 @pytest.fixture(scope="session")
 def inside(tmp_path_factory: pytest.TempPathFactory) -> Inside:
     """The library's functions below its C ABI."""
     return Inside.built(tmp_path_factory.mktemp("inside"))
+
+
+@pytest.fixture(scope="session")
+def gpu_kinds(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Built]:
+    folder = tmp_path_factory.mktemp("kinds")
+    return {kind: build_kind(kind, folder) for kind in GPUS}
+
+
+@pytest.fixture(scope="session")
+def gpu_bundles(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """The demo with engines: in both dialects for TensorRT; for TensorRT for RTX with a sampling head."""
+    from export.__main__ import main
+
+    folder, made = tmp_path_factory.mktemp("bundles"), {}
+    for name, kind in CASES.items():
+        made[name] = folder / name
+        options = ["--sampling-head", "--dialect", "native"] if name == "rtx" else ["--dialect", name]
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("sys.argv", ["export", "convert", str(BUNDLE), *options, "-o", str(made[name])])
+            with pytest.raises(SystemExit) as done:
+                main()
+            assert done.value.code in (0, None)
+        build_with(kind, made[name], RECIPES[kind])
+    return made
+
+
+@pytest.fixture
+def make_gpu(gpu_kinds: dict[str, Built], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Gpu]:
+    return lambda kind: Gpu(kind, gpu_kinds[kind], tmp_path, monkeypatch)
+
+
+@pytest.fixture
+def gpu(make_gpu: Callable[..., Gpu]) -> Gpu:
+    return make_gpu("tensorrt")
+
+
+@pytest.fixture
+def tried(gpu_bundles: dict[str, Path], tmp_path: Path) -> Path:
+    """A bundle of the dialect native with engines of TensorRT."""
+    return Path(shutil.copytree(gpu_bundles["native"], tmp_path / "bundle"))
+
+
+@pytest.fixture
+def untried(gpu_bundles: dict[str, Path], tmp_path: Path) -> Path:
+    """A bundle with engines of TensorRT for RTX, which were built without a GPU."""
+    return Path(shutil.copytree(gpu_bundles["rtx"], tmp_path / "untried", ignore=shutil.ignore_patterns("tried-*")))

@@ -13,6 +13,7 @@
 #include "json.h"
 #include "picture_files.h"
 #include "pictures.h"
+#include "sampling.h"
 #include "tokenizer.h"
 
 using namespace editar;
@@ -28,6 +29,7 @@ void json(std::string_view data) {
 void manifest(std::string_view data) {
     const Manifest read = Manifest::parse(data);
     for (const auto& part : read.parts) part.second.input("tokens");
+    Sampling::of_bundle(read.sampling, "fuzz").scales(16);
 }
 
 void graph(std::string_view data) {

@@ -2,15 +2,15 @@
 # Fuzzes one target for some seconds, with clang's libFuzzer under AddressSanitizer and UndefinedBehaviorSanitizer.
 # usage: tests/cpp/fuzz.sh json|manifest|graph|tokenizer|png|jpeg [SECONDS [FOLDER]]
 # FOLDER keeps the program, the inputs that reached new code, and as TARGET-crash-… those that failed. The seeds are those
-# of tests/cpp/corpus and of tests/cpp/fuzz_seeds.py. What failed goes into tests/cpp/corpus, which a test replays.
+# of tests/cpp/fuzz_seeds.py and the kept inputs; tests/cpp/corpus/README.md says how more are kept.
 set -euo pipefail
 target=$1 seconds=${2:-60} folder=${3:-$(mktemp -d)}
 here=$(cd "$(dirname "$0")" && pwd)
 cpp=$here/../../editar_rt/cpp
-mkdir -p "$folder/seeds" "$here/corpus/$target"
+mkdir -p "$folder/seeds"
 python3 -m tests.cpp.fuzz_seeds "$folder/seeds"
 sources=(text json sha256 files manifest graph_file bundle unicode unicode_tables token_models tokenizer
-    pictures fit exif srgb png_file jpeg_file picture_files)
+    exact sampling pictures fit exif srgb png_file jpeg_file picture_files)
 sources=("${sources[@]/#/$cpp/src/}")
 if [[ ! -e $folder/fuzz ]]; then
     clang++ -std=c++17 -O1 -g -ffp-contract=off -fsanitize=fuzzer,address,undefined -fno-sanitize-recover=all \
@@ -21,4 +21,4 @@ mkdir -p "$folder/$target"
 cd "$folder"
 EDITAR_FUZZ=$target nice ./fuzz -max_total_time="$seconds" -timeout=10 -rss_limit_mb=1500 -max_len=20000 \
     -print_final_stats=1 -artifact_prefix="$target-" \
-    "$target" "seeds/$target" "$here/corpus/$target"
+    "$target" "seeds/$target"

@@ -1,4 +1,4 @@
-"""Writes seeds for the fuzzer: small good inputs of every target, which it then spoils.
+"""Writes seeds for the fuzzer: small good inputs of every target, which it then spoils, and the inputs that were kept.
 
 usage: python -m tests.cpp.fuzz_seeds FOLDER
 """
@@ -10,7 +10,8 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-CORPUS = Path(__file__).with_name("corpus")
+from tests.cpp import fuzz_corpus
+
 UNIGRAM = {
     "added_tokens": [{"id": 0, "content": "</s>", "special": True}],
     "normalizer": {"type": "Precompiled", "precompiled_charsmap": "BAAAAAAAAABhAA=="},
@@ -65,6 +66,7 @@ def seeds() -> Iterator[tuple[str, str, bytes]]:
 
 
 def main(folder: Path) -> None:
+    fuzz_corpus.unpack(folder)
     for target, name, content in seeds():
         (folder / target).mkdir(parents=True, exist_ok=True)
         (folder / target / name.replace(":", "-")).write_bytes(content)

@@ -6,10 +6,15 @@
 
 #include "bundle.h"
 #include "error.h"
+#include "exact.h"
 #include "graph_file.h"
 #include "json.h"
+#include "kept_folder.h"
+#include "machine.h"
+#include "ort/rows.h"
 #include "picture_files.h"
 #include "pictures.h"
+#include "sampling.h"
 #include "sha256.h"
 #include "tokenizer.h"
 
@@ -19,6 +24,7 @@ namespace {
 
 std::string answer;  // of the last call: its result or its sentence
 std::unique_ptr<Tokenizer> tokenizer;
+std::unique_ptr<RowBuffers> rows;
 
 template <typename Work>
 int32_t calling(Work work) {
@@ -94,6 +100,73 @@ int32_t inside_sha256(const char* data, size_t size, size_t piece) {
         for (size_t at = 0; at < size; at += piece) digest.add(data + at, piece < size - at ? piece : size - at);
         return digest.hex();
     });
+}
+
+// Read a manifest and its sampling defaults. The answer is empty.
+int32_t inside_manifest(const char* text, size_t size) {
+    return calling([&] {
+        Sampling::of_bundle(Manifest::parse({text, size}).sampling, "bundle");
+        return "";
+    });
+}
+
+// The bits of a function's values: "exp", "log", or "gumbel" of random words.
+int32_t inside_exact(const char* name, const uint64_t* arguments, int64_t count, uint64_t* values) {
+    return calling([&] {
+        const std::string function(name);
+        for (int64_t i = 0; i < count; ++i) {
+            double x = 0, value = 0;
+            std::memcpy(&x, &arguments[i], sizeof x);
+            value = function == "exp" ? exact::exp(x) : function == "log" ? exact::log(x) : exact::gumbel(arguments[i]);
+            std::memcpy(&values[i], &value, sizeof value);
+        }
+        return "";
+    });
+}
+
+// The folder of kept weights that a caller's name, or NULL, leads to.
+int32_t inside_cache_folder(const char* named) {
+    return calling([&] { return kept_folder::cache_folder(named); });
+}
+
+int32_t inside_is_as_sealed(const char* folder) {
+    return calling([&] { return std::string(kept_folder::is_as_sealed(folder) ? "yes" : "no"); });
+}
+
+// Make a folder with one file, as kept weights are.
+int32_t inside_keep(const char* folder, const char* name, const char* content, size_t size) {
+    return calling([&] {
+        kept_folder::Making making(folder);
+        place_file(making.partial() + "/" + name, {content, size});
+        making.finish();
+        return "";
+    });
+}
+
+// Rows of a cache of one tensor, which the next calls use; rows 0 drops them. `data` gets its memory.
+int32_t inside_rows(int32_t count, int32_t heads, int32_t positions, int64_t position_bytes, uint8_t** data) {
+    return calling([&] {
+        rows.reset();
+        if (count > 0) rows = std::make_unique<RowBuffers>(1, count, heads, positions, position_bytes);
+        *data = rows ? (*rows)[0].data() : nullptr;
+        return std::to_string(rows ? (*rows)[0].positions() : 0);
+    });
+}
+
+int32_t inside_copy_row(int32_t source, int32_t target, int32_t start, int32_t stop, int32_t frozen) {
+    return calling([&] { return rows->copy(source, target, start, stop, frozen != 0), ""; });
+}
+
+int32_t inside_prepare_write(int32_t row, int32_t position) {
+    return calling([&] { return rows->prepare_write(row, position), ""; });
+}
+
+int32_t inside_counted_twice() {
+    return calling([&] { return std::to_string(bytes_counted_twice(ROWS_MEMORY)); });
+}
+
+int32_t inside_drop_file_pages(const char* file) {
+    return calling([&] { return drop_file_pages({file}), ""; });
 }
 
 // Open a bundle; with `check`, hash every file and read every graph. The answer is its fingerprint.

@@ -16,6 +16,9 @@ from tests.tools import require, require_module, require_program
 PACKAGES = "apt-get install g++ cmake libspng-dev libturbojpeg0-dev liblcms2-dev"
 HEADER = "onnxruntime_c_api.h"
 HEADER_SCRIPT = Path(__file__).with_name("onnxruntime_header.sh")
+TENSORRT = Path(__file__).with_name("tensorrt")
+"""Headers in place of TensorRT's and CUDA's, with which the plug-in is built too."""
+RELEASE = ("-DCMAKE_BUILD_TYPE=Release", f"-DTENSORRT_ROOT={TENSORRT}")
 
 
 def onnxruntime_root() -> Path:
@@ -47,7 +50,7 @@ def engine_library() -> Path:
 
 
 @functools.cache
-def installed(name: str = "release", options: Sequence[str] = ("-DCMAKE_BUILD_TYPE=Release",)) -> Path:
+def installed(name: str = "release", options: Sequence[str] = RELEASE) -> Path:
     """Configure, build and install the runtime with warnings as errors. Returns the prefix.
 
     Args:

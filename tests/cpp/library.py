@@ -162,6 +162,42 @@ class Model:
         self.library.call("open_session", self.handle, ctypes.byref(shown), ctypes.byref(handle))
         return Session(self, handle)
 
+    def encode_square(self, square: NDArray[np.uint8]) -> NDArray[np.int32]:
+        """A picture of the model's size as tokens [N]."""
+        tokens = np.zeros(self.info.picture_tokens, np.int32)
+        self.library.call("encode_square", self.handle, pointer(np.ascontiguousarray(square)), pointer(tokens))
+        return tokens
+
+    def decode_tokens(self, tokens: NDArray[np.int32]) -> NDArray[np.uint8]:
+        """Tokens [pictures, N] as pictures."""
+        own, side = np.ascontiguousarray(tokens, np.int32), self.info.image_size
+        rgb = np.zeros((len(own), side, side, 3), np.uint8)
+        self.library.call("decode_tokens", self.handle, pointer(own), len(own), pointer(rgb))
+        return rgb
+
+    def score(
+        self, text_states: NDArray[np.float32], condition: NDArray[np.int32] | None, tokens: NDArray[np.int32]
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Logits [N, V] of forced tokens, with and without text."""
+        arrays = _contiguous(text_states, np.float32), _contiguous(condition, np.int32), _contiguous(tokens, np.int32)
+        found = [np.zeros((self.info.picture_tokens, self.info.vocabulary), np.float32) for _ in range(2)]
+        self.library.call("score", self.handle, *map(_pointer, arrays), *map(pointer, found))
+        return found[0], found[1]
+
+    def generate(
+        self,
+        text_states: NDArray[np.float32],
+        condition: NDArray[np.int32] | None,
+        sampling: CSampling,
+        known: NDArray[np.int32] | None = None,
+    ) -> NDArray[np.int32]:
+        """The tokens [N] of one picture."""
+        given = _contiguous(text_states, np.float32), _contiguous(condition, np.int32)
+        fixed, tokens = _contiguous(known, np.int32), np.zeros(self.info.picture_tokens, np.int32)
+        arguments = (*map(_pointer, given), ctypes.byref(sampling), _pointer(fixed), pointer(tokens))
+        self.library.call("generate", self.handle, *arguments)
+        return tokens
+
     def close(self) -> None:
         self.library.dll.editar_close_model(self.handle)
 
@@ -295,6 +331,14 @@ def as_sampling(settings: Mapping[str, Any]) -> CSampling:
 
 def pointer(array: NDArray[Any]) -> c_void_p:
     return array.ctypes.data_as(c_void_p)
+
+
+def _contiguous(array: Any, dtype: Any) -> Any:
+    return None if array is None else np.ascontiguousarray(array, dtype)
+
+
+def _pointer(array: NDArray[Any] | None) -> c_void_p | None:
+    return None if array is None else pointer(array)
 
 
 def open_library() -> Library:

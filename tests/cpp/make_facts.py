@@ -16,6 +16,9 @@ from typing import Any
 
 from editar_rt import names, version
 from editar_rt.backends import kept_folder
+from editar_rt.backends.engines import device as engine_device
+from editar_rt.backends.engines import folder as engine_folder
+from editar_rt.backends.engines import kept_kernels, plan, tensorrt_compat, trial
 from editar_rt.backends.ort import backend as ort_backend
 from editar_rt.backends.ort import decoder as ort_decoder
 from editar_rt.backends.ort import prepacked, threads
@@ -30,6 +33,7 @@ from editar_rt.text.states import MAX_BYTES as MAX_STATES_BYTES
 FACTS = Path(__file__).parents[2] / "editar_rt/cpp/src/facts.h"
 # Of the sampling head: some have the names of settings.
 SAMPLER_TENSORS = ("NULL_ROWS", "NUMBERS", "CFG_SCALE", "TEMPERATURE", "TOP_K", "TOP_P", "NOISE", "DRAWN")
+PLAIN = {int: "integer", float: "number", str: "text", bool: "boolean", Any: "any"}
 HEAD = """\
 // Names, limits, defaults, prompts and the manifest's schema, from Python's tables.
 // Written by `python -m tests.cpp.make_facts`; do not edit.
@@ -42,7 +46,7 @@ namespace editar::facts {
 """
 TYPES = """\
 // What a value of the manifest must be: `decode_json` of editar_rt/bundle/manifest.py.
-enum class Kind { integer, number, text, any, list, map, object, either };
+enum class Kind { integer, number, text, boolean, any, list, map, object, either };
 struct Field;
 struct Type {
     Kind kind;
@@ -87,12 +91,14 @@ def text() -> str:
         *_section("", _sampling()),
         *_section("", _tasks()),
         *_section("", _onnxruntime()),
+        *_section("kept_folder", _constants(kept_folder, str, int)),
         *_section("", _manifest()),
         *_section("schema", _schema()),
         *_section("parts", _parts()),
         *_section("graph_file", _graph_file()),
         *_section("pictures", _pictures()),
         *_section("self_test", _self_test()),
+        *_section("engines", _engines()),
     ]
     return HEAD + "\n".join(sections) + "\n\n}  // namespace editar::facts\n"
 
@@ -213,10 +219,12 @@ def _schema() -> Iterator[str]:
             else:
                 yield f"inline constexpr Type {name} = as_optional({_type_name(first)});"
         else:
-            yield _type(name, {int: "integer", float: "number", str: "text", Any: "any"}[kind])
+            yield _type(name, PLAIN[kind])
 
     yield from TYPES.splitlines()
     yield from types_of(manifest.Manifest)
+    yield "// And of `build.json`, beside engines."
+    yield from types_of(engine_folder.BuildInfo)
 
 
 def _type(
@@ -233,8 +241,7 @@ def _type_name(kind: Any) -> str:
     if origin in (types.UnionType, typing.Union):
         options = [_type_name(a) for a in arguments if a is not type(None)]
         return ("optional_" if len(options) < len(arguments) else "") + "_or_".join(options)
-    plain = {int: "integer", float: "number", str: "text", Any: "any"}
-    return plain[kind] if kind in plain else _snake(kind.__name__)
+    return PLAIN[kind] if kind in PLAIN else _snake(kind.__name__)
 
 
 def _is_required(field: dataclasses.Field[Any]) -> bool:
@@ -313,6 +320,29 @@ def _pictures() -> Iterator[str]:
 
 def _self_test() -> Iterator[str]:
     yield from _constants(selftest, str, int, float)
+    yield "struct Sampling {"
+    yield "    double cfg_scale, temperature, top_p;"
+    yield "    int top_k;"
+    yield "    bool greedy, gumbel;"
+    yield "};"
+    rows = [
+        [each.cfg_scale, each.temperature, each.top_p, each.top_k, each.greedy, each.noise == "gumbel"]
+        for each in selftest.SAMPLINGS
+    ]
+    yield from _table("Sampling", "SAMPLINGS", rows)
+
+
+def _engines() -> Iterator[str]:
+    yield from _constants(plan, float)
+    yield from _named("ALIGNMENT", engine_device.ALIGNMENT)
+    yield from _constants(engine_folder, str, int, only=("BUILD_NAME", "FORMAT", "FORMAT_VERSION", "MAX_BYTES"))
+    yield from _constants(tensorrt_compat, str, only=("TENSORRT", "RTX", "TOO_OLD"))
+    for name, library in tensorrt_compat.LIBRARIES.items():
+        yield from _named(f"{name.upper()}_TITLE", library.title)
+    for name in ("FORMAT", "MAX_BYTES"):
+        yield from _named(f"TRIAL_{name}", getattr(trial, name))
+    yield from _named("KERNELS_FILE", kept_kernels.FILE)
+    yield from _named("KERNELS_MAX_BYTES", kept_kernels.MAX_BYTES)
 
 
 def _onnxruntime() -> Iterator[str]:
@@ -330,8 +360,6 @@ def _onnxruntime() -> Iterator[str]:
     yield from _constants(threads, int)
     yield from _constants(ort_decoder, int, only=("GROWTH", "CHUNK", "LONG"))
     yield from _constants(prepacked, int)
-    yield from _named("CACHE_VARIABLE", kept_folder.VARIABLE)
-    yield from _named("CACHE_OFF", kept_folder.OFF)
     yield from _named("CACHE_GRAPH", prepacked.GRAPH)
 
 

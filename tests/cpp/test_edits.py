@@ -32,7 +32,6 @@ SETTINGS: list[dict[str, Any]] = [
     {"noise": "gumbel", "top_p": 0.8, "seed": 21},
     {"noise": "gumbel", "cfg_scale": 4.0, "temperature": 1.5},
 ]
-FEW = [SETTINGS[0], SETTINGS[3], SETTINGS[-1]]
 
 
 @pytest.fixture(scope="module")
@@ -94,29 +93,31 @@ def assert_same(edited: Any, results: list[editar_rt.Result]) -> None:
 
 @pytest.mark.parametrize("name", ["fp32", "int8", "int4"])
 def test_every_sample_gets_pythons_tokens_and_pixels(library: Library, bundles: dict[str, Path], name: str) -> None:
-    editor, model = editar_rt.load(bundles[name]), library.open(bundles[name], threads=1)
+    """With every setting, a mask, kept tokens, and any number of threads."""
+    editor, models = editar_rt.load(bundles[name]), [library.open(bundles[name], threads=n) for n in (1, 2, 0)]
     for place, (path, task, words) in enumerate(read_samples(editor.bundle)):
-        theirs, mine = editor.session(path), model.session(pixels(path))
+        theirs, (mine, *others) = editor.session(path), [model.session(pixels(path)) for model in models]
         assert mine.source()[1].tolist() == theirs.condition_tokens[0].tolist()
-        for settings in SETTINGS if name == "fp32" else FEW:
-            settings = {"seed": place} | settings
-            edited = mine.edit(words, sampling=as_sampling(settings), task=task.encode())
-            assert_same(edited, [theirs.edit(words, task=task, **settings)])
+        settings = [{"seed": place} | each for each in SETTINGS]
+        requests = [editar_rt.Request(image=path, instruction=words, task=task, **each) for each in settings]
+        results = editor.edit_batch(requests)
+        for own, result in zip(settings, results, strict=True):
+            assert_same(mine.edit(words, sampling=as_sampling(own), task=task.encode()), [result])
+        for other in others:
+            assert_same(other.edit(words, sampling=as_sampling(settings[0]), task=task.encode()), results[:1])
+            other.close()
+        masked = list(masks().values())[place % 4] if task == "edit" else None
+        options = {"cfg_scale": 2.0, "temperature": 1.5, "seed": 100 + place}
+        edited = mine.edit(words, sampling=as_sampling(options), task=task.encode(), mask=masked)
+        assert_same(edited, [theirs.edit(words, task=task, mask=masked, **options)])
+        row = 1 + place % (GRID - 1)
+        again = as_sampling(options | {"seed": 2**63 + place})
+        kept = edited.tokens[0, : row * GRID]
+        resumed = theirs.resume(row, seed=2**63 + place)
+        assert_same(mine.edit(words, sampling=again, task=task.encode(), mask=masked, kept=kept), [resumed])
         mine.close()
-    model.close()
-
-
-@pytest.mark.parametrize("threads", [2, 0])
-@pytest.mark.parametrize("name", ["fp32", "int8"])
-def test_any_number_of_threads_gives_the_same(
-    library: Library, bundles: dict[str, Path], name: str, threads: int
-) -> None:
-    editor, model = editar_rt.load(bundles[name]), library.open(bundles[name], threads=threads)
-    for path, task, words in read_samples(editor.bundle)[:4]:
-        session = model.session(pixels(path))
-        assert_same(session.edit(words, task=task.encode()), [editor.edit(path, words, task=task)])
-        session.close()
-    model.close()
+    for model in models:
+        model.close()
 
 
 def masks() -> dict[str, np.ndarray]:

@@ -52,10 +52,10 @@ def model(part: Part = DECODER, weights: TensorProto | None = None) -> onnx.Mode
     return _model(part, nodes, [weights, shape])
 
 
-def wide() -> onnx.ModelProto:
-    """As `model`, over a layer of 2,048: weights of 400 kB, with nothing in them twice."""
+def wide(width: int = 2048) -> onnx.ModelProto:
+    """As `model`, over a layer of some width: weights of 208 bytes times that, with nothing in them twice."""
     rng = np.random.default_rng(0)
-    first, second = (rng.standard_normal(shape).astype(np.float32) for shape in ((4, 2048), (2048, 48)))
+    first, second = (rng.standard_normal(shape).astype(np.float32) for shape in ((4, width), (width, 48)))
     made = model(weights=numpy_helper.from_array(second, "weights"))
     made.graph.initializer.append(numpy_helper.from_array(first, "first"))
     made.graph.node.insert(1, helper.make_node("MatMul", ["real", "first"], ["hidden"]))

@@ -210,6 +210,13 @@ def test_huge_pictures_are_refused_from_their_header(tmp_path: Path, side: int) 
     assert limit == Image.MAX_IMAGE_PIXELS
 
 
+@pytest.mark.parametrize("size", [(65_536, 1), (1, 65_536)])
+def test_pictures_that_are_too_long_are_refused(size: tuple[int, int]) -> None:
+    with pytest.raises(PictureError, match="at most 65535 on a side"):
+        open_picture(Image.new("L", size))
+    assert open_picture(Image.new("L", tuple(min(side, 65_535) for side in size))).width
+
+
 def test_missing_damaged_and_other_files_are_refused(tmp_path: Path) -> None:
     with pytest.raises(PictureError, match="there is no picture"):
         open_picture(tmp_path / "none.png")

@@ -71,6 +71,8 @@ BAD_FIELDS: dict[str, tuple[dict[str, Any], str, str]] = {
     "greedy that is neither true nor false": ({"greedy": "perhaps"}, "greedy", "true or false"),
     "another noise": ({"noise": "pink"}, "noise", "uniform or gumbel"),
     "an odd number to speculate": ({"speculate": "3"}, "speculate", "even"),
+    "more to speculate than there is": ({"speculate": "64"}, "speculate", "from 2 to 62"),
+    "more to speculate in a stream": ({"speculate": "64", "stream": "true"}, "speculate", "from 2 to 62"),
     "a word to speculate": ({"speculate": "much"}, "speculate", "auto or an even"),
     "another task": ({"task": "draw"}, "task", "one of edit"),
     "another fit": ({"fit": "squeeze"}, "fit", "crop"),
@@ -109,8 +111,8 @@ def test_a_bad_field_is_refused_in_a_sentence(http: httpx.Client, name: str) -> 
     assert error["type"] == "invalid_request_error"
 
 
-def flat(side: int) -> bytes:
-    return file_of(Image.new("L", (side, side)))
+def flat(side: int, height: int | None = None) -> bytes:
+    return file_of(Image.new("L", (side, height or side)))
 
 
 PNG = PICTURE.read_bytes()
@@ -123,6 +125,13 @@ BAD_FILES: dict[str, tuple[list[Any], str, str]] = {
     "an EPS, which another program would read": ([picture("image", b"%!PS-Adobe-3.0 EPSF-3.0\n")], "image", "PNG"),
     "a picture beyond the limit": ([picture("image", flat(4001))], "image", "16 million"),
     "a picture beyond Pillow's limit": ([picture("image", flat(15_000))], "image", "16 million"),
+    "a line of millions of pixels": ([picture("image", flat(16_000_000, 1))], "image", "65535 on a side"),
+    "a picture of a million empty segments": (
+        [picture("image", b"\xff\xd8" + b"\xff\xe5\0\2" * 1_000_000)],
+        "image",
+        "too long to read",
+    ),
+    "two numbered pictures": ([picture("image[0]"), picture("image[1]")], "image", "one image"),
     "two pictures": ([picture("image[]"), picture("image[]")], "image", "one image"),
     "two masks": ([picture(), picture("mask"), picture("mask")], "mask", "one mask"),
     "a mask that is no picture": ([picture(), picture("mask", b"x")], "mask", "PNG, JPEG or WebP"),
@@ -163,6 +172,13 @@ def test_json_with_a_url_is_refused_with_the_reason(http: httpx.Client) -> None:
 def test_a_broken_form_is_refused(http: httpx.Client, content: bytes) -> None:
     answer = http.post(EDITS, content=content, headers={"content-type": "multipart/form-data; boundary=x"})
     assert answer.status_code == 400 and answer.json()["error"]["message"]
+
+
+@pytest.mark.parametrize("charset", ["punycode", "undefined", "utf-16", "unicode_escape", "hex", "no-such"])
+def test_a_form_in_another_charset_is_refused(http: httpx.Client, charset: str) -> None:
+    kind = {"content-type": f"multipart/form-data; boundary=x; charset={charset}"}
+    answer = http.post(EDITS, content=b"--x--", headers=kind)
+    assert answer.status_code == 400 and "UTF-8" in answer.json()["error"]["message"]
 
 
 def test_too_many_fields_are_refused(http: httpx.Client) -> None:
@@ -213,6 +229,11 @@ def test_unknown_fields_are_named_in_the_warnings(http: httpx.Client) -> None:
     answer = http.post(EDITS, **form(steps="20", **{"editar[noisy]": "1", "moderation": "low"}))
     warned = " ".join(result(answer)["editar"]["warnings"])
     assert all(name in warned for name in ("steps", "editar[noisy]", "moderation"))
+
+
+def test_parameters_of_the_url_are_named_in_the_warnings(http: httpx.Client) -> None:
+    (warned,) = result(http.post(f"{EDITS}?seed=5", **form()))["editar"]["warnings"]
+    assert "'seed' of the URL" in warned
 
 
 def test_a_prompt_that_is_cut_off_is_named_in_the_warnings(http: httpx.Client) -> None:

@@ -14,6 +14,7 @@ from PIL import Image
 
 import editar_rt
 from editar_rt.editor import Editor
+from editar_rt.images.masks import box_mask
 from tests.runtime.demo import BALL, BUNDLE, COUNT, GRID, PICTURE, SAMPLES, SIDE, WORDS
 from tests.server.running import Server
 
@@ -113,12 +114,35 @@ def test_output_formats(client: openai.OpenAI, output_format: Any) -> None:
     assert Image.open(io.BytesIO(base64.b64decode(item.b64_json))).format == output_format.upper()
 
 
+BOX = (110, 60, 80, 70)
+
+
+def encoded(image: Image.Image) -> bytes:
+    file = io.BytesIO()
+    image.save(file, "PNG")
+    return file.getvalue()
+
+
 def test_a_whole_picture_comes_back_at_its_size(client: openai.OpenAI) -> None:
     wide = Image.open(PICTURE).convert("RGB").resize((300, 200))
     file = io.BytesIO()
     wide.save(file, "PNG")
     answer = edit(client, image=file.getvalue(), extra_body={"fit": "pad", "restore": True, "seed": 1})
     assert pixels(answer.data[0]).shape == (200, 300, 3) and answer.size == "300x200"
+
+
+@pytest.mark.parametrize("options", [{}, {"mask": BOX}, {"mask": BOX, "composite": False}, {"fit": "pad"}])
+def test_a_picture_is_restored_as_python_does_it(
+    client: openai.OpenAI, editor: Editor, options: dict[str, Any]
+) -> None:
+    whole = Image.open(PICTURE).convert("RGB").resize((300, 200))
+    own = {"restore": True, "seed": 1, **{name: value for name, value in options.items() if name != "mask"}}
+    files = {"image": encoded(whole)}
+    if "mask" in options:
+        files["mask"] = encoded(Image.fromarray(box_mask(BOX, whole.size)))
+    answer = edit(client, **files, extra_body=own)
+    expected = editor.edit(whole, WORDS, **{**own, **options}).image
+    assert np.array_equal(pixels(answer.data[0]), np.asarray(expected))
 
 
 def test_another_task_makes_a_picture_from_a_condition(client: openai.OpenAI) -> None:

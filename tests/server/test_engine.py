@@ -36,6 +36,7 @@ class Ear:
         self.warned: list[str] = []
         self.partial: list[tuple[int, int]] = []  # (variant, row)
         self.error: ApiError | None = None
+        self.failures = 0
         self.count = 1
         self.done = threading.Event()
 
@@ -50,6 +51,7 @@ class Ear:
 
     def failed(self, error: ApiError) -> None:
         self.error = error
+        self.failures += 1
         self.done.set()
 
     def wait(self) -> Ear:
@@ -321,6 +323,33 @@ def test_one_picture_that_fails_does_not_disturb_others(
     assert "secret" not in error.message
     assert np.array_equal(right.wait().results[0].tokens, editor.edit(PICTURE, WORDS, seed=1).tokens)
     assert ask(engine, "next").wait().error is None and engine.ready
+
+
+@pytest.mark.parametrize("what", ["finish", "preview"])
+def test_variants_that_fail_in_one_step_fail_once_and_disturb_nobody(
+    started: Started, editor: Editor, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    engine = started(preview_share=1.0)
+    gate = Gate(engine)
+    # The second variant joins a step later, so that both end together if it takes a pass fewer.
+    passes = [editor.edit(PICTURE, WORDS, seed=seed, speculate=8).passes for seed in range(20)]
+    seed = next(seed for seed in range(2, 19) if passes[seed] == passes[seed + 1] + 1)
+    own = {"seed": seed, "speculate": 8, "partial_images": GRID if what == "preview" else 0}
+    wrong, right = ask(engine, "wrong", n=2, **own), ask(engine, "right")
+    act = getattr(engine_module.Edit, what)
+
+    def failing(self: Any) -> Any:
+        if self.seeds[0] in (seed, seed + 1):
+            raise BackendError("the device is lost")
+        return act(self)
+
+    monkeypatch.setattr(engine_module.Edit, what, failing)
+    gate.open()
+    error = wrong.wait().error
+    assert error is not None and error.code == "edit_failed"
+    assert np.array_equal(right.wait().results[0].tokens, editor.edit(PICTURE, WORDS, seed=1).tokens)
+    assert ask(engine, "next").wait().error is None and engine.ready
+    assert wrong.failures == 1
 
 
 def test_an_engine_that_fails_again_after_a_failure_is_dead(started: Started, monkeypatch: pytest.MonkeyPatch) -> None:

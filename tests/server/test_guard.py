@@ -9,7 +9,9 @@ import httpx2 as httpx
 import pytest
 from starlette.responses import PlainTextResponse
 
-from editar_rt.server.guard import Access, Guard
+from editar_rt.errors import OptionError
+from editar_rt.server import key_of_environment
+from editar_rt.server.guard import Access, Guard, _headers
 from editar_rt.server.metrics import Metrics
 
 OWN = "http://127.0.0.1:8765"
@@ -51,6 +53,50 @@ def test_a_host_must_be_a_name_of_the_server(host: str, allowed: bool) -> None:
     assert ask(access("box.example"), host=host).status_code == (200 if allowed else 421)
 
 
+@pytest.mark.parametrize(
+    ("allowed", "host"),
+    [("Box.Example", "box.example:1"), ("2001:db8::1", "[2001:db8::1]:8765"), ("[2001:DB8::1]", "[2001:db8::1]")],
+)
+def test_a_host_is_allowed_as_requests_name_it(allowed: str, host: str) -> None:
+    assert ask(access(allowed), host=host).status_code == 200
+
+
+@pytest.mark.parametrize("host", ["https://box.example", "box.example:8765", "box.example/", "bóx.example", "", "a b"])
+def test_a_host_that_no_request_could_name_is_refused(host: str) -> None:
+    with pytest.raises(OptionError, match="a host to allow"):
+        access(host)
+
+
+@pytest.mark.parametrize("origin", ["studio.example", "https://", "*", "null", "https://*.example", "https://a.b/c"])
+def test_an_origin_that_no_browser_sends_is_refused(origin: str) -> None:
+    with pytest.raises(OptionError, match="an origin to allow"):
+        access(origins=(origin,))
+
+
+@pytest.mark.parametrize("key", ["", " ", "two words", "two\nlines", "schlüssel", "a" * 4097])
+def test_a_key_that_no_client_could_send_is_refused(key: str) -> None:
+    with pytest.raises(OptionError, match="printable ASCII"):
+        access(key=key)
+
+
+@pytest.mark.parametrize(("given", "key"), [("k\n", "k"), ("", None), (" \n", None), (None, None)])
+def test_an_empty_variable_is_no_key(monkeypatch: pytest.MonkeyPatch, given: str | None, key: str | None) -> None:
+    monkeypatch.delenv("EDITAR_API_KEY", raising=False)
+    if given is not None:
+        monkeypatch.setenv("EDITAR_API_KEY", given)
+    assert key_of_environment() == key
+
+
+def test_no_origin_hides_behind_another() -> None:
+    scope: Any = {"headers": [(b"origin", b"https://evil.example"), (b"Origin", OWN.encode())]}
+    assert _headers(scope) == {"origin": f"https://evil.example, {OWN}"}
+
+
+def test_a_request_whose_length_is_ambiguous_is_refused() -> None:
+    answer = ask(access(), "/health", "POST", **{"content-length": "0", "transfer-encoding": "chunked"})
+    assert answer.status_code == 400 and answer.headers["connection"] == "close"
+
+
 def test_any_host_may_be_allowed_and_balancers_need_none() -> None:
     assert ask(access("*"), host="evil.example").status_code == 200
     for path in ("/health", "/ready"):
@@ -63,10 +109,11 @@ def test_any_host_may_be_allowed_and_balancers_need_none() -> None:
         (None, True),  # not a browser
         (OWN, True),
         ("https://127.0.0.1:8765", True),  # behind a proxy with TLS
-        ("https://studio.example", True),  # by --allow-origin
+        ("https://studio.example", True),  # by --allow-origin, which had a capital and a slash
         ("https://evil.example", False),
         ("http://127.0.0.1:3000", False),  # another server on this machine
         ("http://127.0.0.1:8765.evil.example", False),
+        ("app://127.0.0.1:8765", False),
         ("null", False),  # a file, or a frame in a sandbox
         ("", False),
     ],
@@ -74,7 +121,7 @@ def test_any_host_may_be_allowed_and_balancers_need_none() -> None:
 @pytest.mark.parametrize("method", ["GET", "POST"])
 def test_an_origin_must_be_the_servers_own_or_allowed(origin: str | None, allowed: bool, method: str) -> None:
     headers = {} if origin is None else {"origin": origin}
-    answer = ask(access(origins=("https://studio.example",)), method=method, **headers)
+    answer = ask(access(origins=("https://Studio.example/",)), method=method, **headers)
     assert answer.status_code == (200 if allowed else 403)
 
 

@@ -44,6 +44,8 @@ def refused(*arguments: str, env: dict[str, str] | None = None) -> tuple[int, st
         ((str(BUNDLE.parent),), 1, "bundle.json"),
         ((str(BUNDLE), "--key-file", "/nonexistent/key"), 2, "/nonexistent/key"),
         ((str(BUNDLE), "--pictures", "0"), 2, "--pictures"),
+        ((str(BUNDLE), "--allow-host", "https://studio.example"), 2, "a host to allow"),
+        ((str(BUNDLE), "--allow-origin", "studio.example"), 2, "an origin to allow"),
     ],
 )
 def test_a_start_that_is_refused_says_why(arguments: tuple[str, ...], code: int, said: str) -> None:
@@ -216,6 +218,9 @@ SLOW = {
     "half a head": HEAD,
     "a head without its body": HEAD + b"content-type: multipart/form-data; boundary=x\r\ncontent-length: 1000\r\n\r\n",
     "half a body": HEAD + b"content-type: multipart/form-data; boundary=x\r\ncontent-length: 1000\r\n\r\n--x\r\n",
+    "a second request behind a first": b"GET /health HTTP/1.1\r\nhost: localhost\r\n\r\n"
+    + HEAD
+    + b"content-type: multipart/form-data; boundary=x\r\ncontent-length: 1000\r\n\r\n--x\r\n",
     "a body of chunks": HEAD + b"transfer-encoding: chunked\r\ncontent-type: multipart/form-data; boundary=x\r\n\r\n",
 }
 

@@ -14,7 +14,7 @@ static const char HELP[] =
     "editar-cli bench BUNDLE [--repeats N] [--warmup N] [--at N] [--steps N] [options]\n"
     "\n"
     "for all:    --json (one JSON document as the last line)  --device auto|cpu|cuda|tensorrt  --threads N\n"
-    "            --onnxruntime FILE (its library; or $EDITAR_ONNXRUNTIME)  --cache FOLDER (prepacked weights)\n"
+    "            --onnxruntime FILE (its library; or $EDITAR_ONNXRUNTIME)  --no-cache (prepacked weights)\n"
     "sampling:   --seed N  --cfg-scale S|linear:A,B|cosine:A,B|values:A,B,...  --cfg-interval N|START,STOP\n"
     "            --temperature T  --top-k K  --top-p P  --greedy  --noise uniform|gumbel\n"
     "edit:       --task edit|depth|canny|segmentation  -n COUNT (OUT-SEED.png for each seed; no contact sheet)\n"

@@ -124,6 +124,8 @@ int read_arguments(int count, char** words, arguments* all) {
             all->metadata = 0;
         } else if (strcmp(word, "--no-composite") == 0) {
             all->request.no_composite = 1;
+        } else if (strcmp(word, "--no-cache") == 0) {
+            all->model.cache_folder = "";
         } else if (strcmp(word, "--greedy") == 0) {
             all->sampling.flags |= EDITAR_GREEDY;
         } else if (VALUE("-o") || VALUE("--output")) {
@@ -139,8 +141,6 @@ int read_arguments(int count, char** words, arguments* all) {
             all->model.device = value;
         } else if (VALUE("--onnxruntime")) {
             all->model.onnxruntime_path = value;
-        } else if (VALUE("--cache")) {
-            all->model.cache_folder = value;
         } else if (VALUE("--threads")) {
             bad = read_int("threads", value, 1, &all->model.threads);
         } else if (VALUE("--seed")) {

@@ -2,7 +2,6 @@
 // them.
 #include <cmath>
 #include <cstddef>
-#include <cstdlib>
 #include <cstring>
 #include <memory>
 #include <new>
@@ -11,6 +10,7 @@
 #include "editar/editar.h"
 #include "error.h"
 #include "facts.h"
+#include "kept_folder.h"
 #include "model.h"
 #include "ort/library.h"
 #include "picture_files.h"
@@ -136,13 +136,6 @@ private:
     Model& model_;
 };
 
-// The prepacked weights' folder: the caller's, or the environment's.
-std::string cache_folder(const char* named) {
-    if (named != nullptr) return named;
-    const char* variable = std::getenv(facts::CACHE_VARIABLE);
-    return variable == nullptr || std::string_view(variable) == facts::CACHE_OFF ? "" : variable;
-}
-
 Request checked_request(const Model& model, const editar_request& given) {
     Request own;
     const int count = model.picture_tokens();
@@ -241,7 +234,7 @@ editar_status EDITAR_CALL editar_open_model(const char* folder, const editar_mod
         wanted.threads = own.threads;
         wanted.check_all_files = own.check_all_files != 0;
         wanted.engine_path = text(own.onnxruntime_path);
-        wanted.cache = cache_folder(own.cache_folder);
+        wanted.cache = kept_folder::cache_folder(own.cache_folder);
         wanted.plugin_path = text(own.plugin_path);
         wanted.engines = text(own.engine_folder);
         auto opened = std::make_unique<editar_model>();

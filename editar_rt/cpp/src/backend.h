@@ -10,6 +10,8 @@
 #include <string_view>
 #include <vector>
 
+#include "sampler_inputs.h"
+
 namespace editar {
 
 enum class Type { float32, int32, uint8 };
@@ -38,17 +40,27 @@ struct Batch {
     int outputs = 1;                // K: the last K positions of each chunk get logits, 1 to S
 };
 
+// The chunks in which a decoder verifies drafted tokens.
+struct DraftChunks {
+    std::vector<int> sizes;  // numbers of positions that each row may have, even and ascending
+    bool alike = false;      // whether every size gives the same logits, bit by bit; otherwise a picture keeps to one
+};
+
 class Decoder {
 public:
     virtual ~Decoder() = default;
     // Largest recommended number of positions of a chunk.
     virtual int piece() const = 0;
-    // Whether chunks of a few positions of several rows are one run, which reads the weights once.
-    virtual bool runs_chunks_together() const { return false; }
-    // Largest even number of positions of a chunk that verifies drafts; 0 if there is none.
-    virtual int largest_draft() const { return 0; }
+    // How many runs of the engine a batch of `rows` neighbouring rows with `positions` positions each takes.
+    virtual int runs(int rows, int positions) const = 0;
+    virtual DraftChunks draft_chunks() const = 0;
     // Logits [R, K, V], valid until the next run.
     virtual const float* run(const Batch& batch) = 0;
+    // Run a step whose tokens the device samples, one for each picture; negative where the host must sample from
+    // `logits`. false, before anything has run, if the host must sample all.
+    virtual bool step_and_draw(const Batch&, const std::vector<Draw>&, std::vector<int32_t>&) { return false; }
+    // Logits [R, 1, V] of a step whose tokens the device has sampled, valid until the next run.
+    virtual const float* logits() { return nullptr; }
     // Copy positions `start` to `stop - 1` of a row to another. `frozen`: the copied positions are not expected to be
     // written again, so the rows may share memory; if one is written nevertheless, the other keeps its values.
     virtual void copy(int source, int target, int start, int stop, bool frozen) = 0;
@@ -65,6 +77,14 @@ public:
     virtual std::string device() const = 0;
     // Bytes that the system counts more than once in this process's memory because rows share pages.
     virtual int64_t shared_bytes() const { return 0; }
+    // Measured read bandwidth of the device's memory, bytes per second; 0 of a CPU, or if it cannot be measured.
+    virtual double read_bandwidth() { return 0; }
+    // Bytes of the device's memory that all programs use now; 0 of a CPU, or if unknown.
+    virtual int64_t memory_in_use() const { return 0; }
+    // Numbers of rows for which the device has a sampler; empty if tokens are sampled on the host.
+    virtual std::vector<int> sampler_rows() const { return {}; }
+    // Run only the sampler, on logits [R, V] of a step. Returns tokens [R], negative where the host must sample.
+    virtual std::vector<int32_t> sample(const float*, const SamplerInputs&) { return {}; }
     // Run a feed-forward part.
     virtual std::vector<Array> run(std::string_view part, const std::vector<Feed>& inputs) = 0;
     // The decoder with an empty cache for `rows` rows of up to `capacity` positions.

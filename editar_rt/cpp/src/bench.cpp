@@ -191,7 +191,11 @@ std::string bench(Model& model, const BenchPlan& plan, const Sampling& sampling)
     }
     // Before the bandwidth is measured, which also takes memory.
     const int64_t peak = peak_memory_bytes(twice), resident = peak_resident_bytes();
-    const double bandwidth = read_bandwidth(thread_count());
+    Backend& backend = model.backend();
+    const bool on_cpu = backend.device() == "cpu";
+    const int64_t in_use = backend.memory_in_use();
+    const double measured = on_cpu ? read_bandwidth(thread_count()) : backend.read_bandwidth();
+    const double bandwidth = measured > 0 ? measured : std::nan("");
     const std::string folder = model.bundle().folder();
     JsonText report = JsonText::object();
     report.set("version", editar_version())
@@ -203,8 +207,8 @@ std::string bench(Model& model, const BenchPlan& plan, const Sampling& sampling)
         .set("kv_cache", manifest.kv_cache)
         .set("dialect", manifest.dialect)
         .set("rows", guided ? 2 : 1)
-        .set("device_memory", JsonText::raw("null"))
-        .set("sampling_head", false)
+        .set("device_memory", JsonText::raw(in_use == 0 ? "null" : std::to_string(in_use)))
+        .set("sampling_head", !backend.sampler_rows().empty())
         .set("speculate", JsonText::raw("null"))
         .set("repeats", plan.repeats)
         .set("warmup", plan.warmup)

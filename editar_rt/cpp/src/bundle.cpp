@@ -48,6 +48,8 @@ std::string blobs_of(const std::string& home) {
     return "";
 }
 
+}  // namespace
+
 bool is_kept_inside(const std::string& path, const std::string& folder) {
     const auto target = resolved(path), home = resolved(folder);
     if (!target || !home) return false;
@@ -55,6 +57,8 @@ bool is_kept_inside(const std::string& path, const std::string& folder) {
     const std::string blobs = blobs_of(*home);
     return !blobs.empty() && as_path(*target).parent_path() == as_path(blobs);
 }
+
+namespace {
 
 // Whether a file is a link whose target is not named by the expected hash. A cache names large files by their SHA-256;
 // any other name says nothing about the content.

@@ -99,5 +99,9 @@ private:
 std::string shown_shape(const TensorInfo& tensor);
 // Reject a path that could leave the bundle: EDITAR_BAD_BUNDLE.
 void check_relative(std::string_view path);
+// Whether a bundle's file is in the bundle's folder or among the blobs of the cache that contains the folder.
+bool is_kept_inside(const std::string& path, const std::string& folder);
+// Compare a value with its type: EDITAR_BAD_BUNDLE.
+void check_schema(const facts::schema::Type& type, const Json& value, const std::string& where);
 
 }  // namespace editar

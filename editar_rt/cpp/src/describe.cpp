@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <set>
 
+#include "engines/folder.h"
 #include "facts.h"
 #include "json_text.h"
 #include "reports.h"
@@ -71,6 +72,14 @@ JsonText model_sizes(const ModelInfo& model) {
         .set("step_weight_bytes", counts(model.step_weight_bytes));
 }
 
+JsonText need(int64_t weights, int64_t cache, int64_t activations) {
+    return JsonText::object()
+        .set("weights", weights)
+        .set("cache", cache)
+        .set("activations", activations)
+        .set("total", weights + cache + activations);
+}
+
 JsonText memory(const Bundle& bundle) {
     const Manifest& manifest = bundle.manifest();
     const ModelInfo& model = manifest.model;
@@ -90,13 +99,27 @@ JsonText memory(const Bundle& bundle) {
     for (const auto& each : facts::PRECISIONS)
         if (manifest.precision == each.name) half = std::string_view(each.stored) != "float32";
     JsonText needs = JsonText::object();
-    for (const char* device : {"cpu", "cuda"}) {
-        const int64_t weights = half && device[1] == 'p' ? FLOAT32 * parameters : stored;
-        needs.set(device, JsonText::object()
-                              .set("weights", weights)
-                              .set("cache", cache)
-                              .set("activations", activations)
-                              .set("total", weights + cache + activations));
+    for (const char* device : {"cpu", "cuda"})
+        needs.set(device, need(half && device[1] == 'p' ? FLOAT32 * parameters : stored, cache, activations));
+    return needs;
+}
+
+// The GPU memory that built engines need, by the name of their folder: an engine of several shapes once, others each
+// with all their weights.
+JsonText engines(const Bundle& bundle) {
+    const PartInfo* decoder = bundle.manifest().part(facts::DECODER);
+    const TensorInfo* past = decoder == nullptr ? nullptr : decoder->input(facts::PAST_KEY + std::string("0"));
+    const int64_t capacity = past == nullptr || past->symbolic[2] ? 0 : past->shape[2];
+    JsonText needs = JsonText::object();
+    for (const std::string& folder : find_engine_folders(bundle)) {
+        const BuildInfo info = read_build(folder);
+        int64_t weights = 0, scratch = 0;
+        for (const auto& each : info.files) weights += each.second.bytes;
+        for (const auto& each : info.engines) scratch = std::max(scratch, each.second.scratch_bytes);
+        const double cache = static_cast<double>(info.plan.padded(2)) * static_cast<double>(capacity) *
+                             static_cast<double>(cache_bytes_per_position(bundle.manifest()));
+        needs.set(as_utf8(as_path(folder).filename()),
+                  need(weights, static_cast<int64_t>(std::min(cache, 0x1p60)), scratch));
     }
     return needs;
 }
@@ -148,7 +171,7 @@ std::string describe(const Bundle& bundle, bool checked) {
         .set("fingerprint", bundle.fingerprint())
         .set("checked", checked)
         .set("memory", memory(bundle))
-        .set("engines", JsonText::object())  // of TensorRT; this library runs none
+        .set("engines", engines(bundle))
         .text();
 }
 

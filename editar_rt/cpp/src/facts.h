@@ -131,9 +131,19 @@ inline constexpr int CHUNK = 256;
 inline constexpr int LONG = 64;
 inline constexpr int PAYS_FROM = 16777216;
 inline constexpr int ROOM = 4;
-inline constexpr const char* CACHE_VARIABLE = "EDITAR_CACHE";
-inline constexpr const char* CACHE_OFF = "off";
 inline constexpr const char* CACHE_GRAPH = "graph.onnx";
+
+namespace kept_folder {
+inline constexpr const char* VARIABLE = "EDITAR_CACHE";
+inline constexpr const char* OFF = "off";
+inline constexpr const char* NAME = "editar_rt";
+inline constexpr const char* SEAL = "seal.json";
+inline constexpr const char* LOCK = "lock";
+inline constexpr const char* PARTIAL = ".partial-";
+inline constexpr int SAMPLED = 64;
+inline constexpr int PAGE = 4096;
+inline constexpr int ABANDONED_SECONDS = 3600;
+}  // namespace kept_folder
 
 inline constexpr const char* MANIFEST_NAME = "bundle.json";
 inline constexpr const char* FORMAT = "editar-bundle";
@@ -180,7 +190,7 @@ inline constexpr const char* DEFAULT_PROVIDERS[] = {"cpu", "cuda"};
 
 namespace schema {
 // What a value of the manifest must be: `decode_json` of editar_rt/bundle/manifest.py.
-enum class Kind { integer, number, text, any, list, map, object, either };
+enum class Kind { integer, number, text, boolean, any, list, map, object, either };
 struct Field;
 struct Type {
     Kind kind;
@@ -269,6 +279,42 @@ inline constexpr Field manifest_fields[] = {
     {"format_version", &integer, false},
 };
 inline constexpr Type manifest = {Kind::object, false, nullptr, nullptr, manifest_fields, 15};
+// And of `build.json`, beside engines.
+inline constexpr Type list_of_integer = {Kind::list, false, &integer, nullptr, nullptr, 0};
+inline constexpr Field engine_info_fields[] = {
+    {"file", &text, true},
+    {"profile", &integer, false},
+    {"scratch_bytes", &integer, false},
+};
+inline constexpr Type engine_info = {Kind::object, false, nullptr, nullptr, engine_info_fields, 3};
+inline constexpr Type map_of_engine_info = {Kind::map, false, &engine_info, nullptr, nullptr, 0};
+inline constexpr Type map_of_number = {Kind::map, false, &number, nullptr, nullptr, 0};
+inline constexpr Type list_of_map_of_any = {Kind::list, false, &map_of_any, nullptr, nullptr, 0};
+inline constexpr Type boolean = {Kind::boolean, false, nullptr, nullptr, nullptr, 0};
+inline constexpr Field build_info_fields[] = {
+    {"bundle", &text, true},
+    {"target", &text, true},
+    {"tensorrt", &text, true},
+    {"cuda", &text, true},
+    {"gpu", &text, true},
+    {"compute_capability", &text, true},
+    {"rows", &list_of_integer, true},
+    {"chunks", &list_of_integer, true},
+    {"engines", &map_of_engine_info, true},
+    {"files", &map_of_file_info, true},
+    {"graphs", &map_of_text, true},
+    {"flags", &map_of_any, false},
+    {"seconds", &map_of_number, false},
+    {"parity", &list_of_map_of_any, false},
+    {"made_by", &map_of_text, false},
+    {"drafts", &list_of_integer, false},
+    {"library", &text, false},
+    {"capabilities", &list_of_text, false},
+    {"tried", &boolean, false},
+    {"format", &text, false},
+    {"format_version", &integer, false},
+};
+inline constexpr Type build_info = {Kind::object, false, nullptr, nullptr, build_info_fields, 21};
 }  // namespace schema
 
 namespace parts {
@@ -508,6 +554,7 @@ inline constexpr Bits BITS[] = {
 
 namespace pictures {
 inline constexpr int MAX_PIXELS = 64000000;
+inline constexpr int MAX_SIDE = 65535;
 inline constexpr int MAX_BYTES = 1073741824;
 inline constexpr int LONG = 8;
 inline constexpr int LANCZOS_SUPPORT = 3;
@@ -526,6 +573,40 @@ inline constexpr const char* GREEDY = "greedy_tokens";
 inline constexpr const char* LOGITS_AFTER = "logits_after";
 inline constexpr int SAMPLES = 16;
 inline constexpr double TIES = 0.01;
+struct Sampling {
+    double cfg_scale, temperature, top_p;
+    int top_k;
+    bool greedy, gumbel;
+};
+inline constexpr Sampling SAMPLINGS[] = {
+    {3.0, 1.0, 1.0, 1000, true, false},
+    {1.0, 1.0, 1.0, 1000, true, false},
+    {3.0, 1.0, 1.0, 1000, false, false},
+    {1.0, 0.7, 1.0, 50, false, false},
+    {5.0, 1.5, 0.9, 1000, false, false},
+    {1.0, 1.0, 1.0, 0, false, false},
+    {3.0, 1.0, 1.0, 1000, false, true},
+    {1.0, 0.7, 1.0, 50, false, true},
+};
 }  // namespace self_test
+
+namespace engines {
+inline constexpr double ROW_COST = 0.125;
+inline constexpr double SPARE_ROWS = 0.3333333333333333;
+inline constexpr int ALIGNMENT = 256;
+inline constexpr const char* BUILD_NAME = "build.json";
+inline constexpr const char* FORMAT = "editar-engines";
+inline constexpr int FORMAT_VERSION = 1;
+inline constexpr int MAX_BYTES = 4194304;
+inline constexpr const char* TENSORRT = "tensorrt";
+inline constexpr const char* RTX = "rtx";
+inline constexpr const char* TOO_OLD = "7.5";
+inline constexpr const char* TENSORRT_TITLE = "TensorRT";
+inline constexpr const char* RTX_TITLE = "TensorRT for RTX";
+inline constexpr const char* TRIAL_FORMAT = "editar-trial";
+inline constexpr int TRIAL_MAX_BYTES = 1048576;
+inline constexpr const char* KERNELS_FILE = "kernels";
+inline constexpr int KERNELS_MAX_BYTES = 1073741824;
+}  // namespace engines
 
 }  // namespace editar::facts

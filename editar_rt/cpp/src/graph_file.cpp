@@ -312,7 +312,7 @@ std::string listed(const std::string& path, const std::string& graph, const std:
     } catch (const Error&) {
         throw bundle_error(takes + ", which is not a file inside the bundle; do not trust it");
     }
-    const std::string name = in_folder_of(graph, location);
+    std::string name = in_folder_of(graph, location);
     if (!manifest.file(name))
         throw bundle_error(takes + ", for which " + std::string(facts::MANIFEST_NAME) +
                            " has no size and hash; export the bundle again");

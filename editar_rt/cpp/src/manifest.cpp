@@ -50,10 +50,14 @@ void check_scalar(const Type& type, const Json& value, const std::string& where)
                                    " digits; export the bundle again");
         }
     }
-    const bool fits = type.kind == Kind::integer  ? integer
-                      : type.kind == Kind::number ? value.kind == Json::Kind::number
-                                                  : value.kind == Json::Kind::string;
-    const char* name = type.kind == Kind::integer ? "int" : type.kind == Kind::number ? "float" : "str";
+    const bool fits = type.kind == Kind::integer   ? integer
+                      : type.kind == Kind::number  ? value.kind == Json::Kind::number
+                      : type.kind == Kind::boolean ? value.kind == Json::Kind::boolean
+                                                   : value.kind == Json::Kind::string;
+    const char* name = type.kind == Kind::integer   ? "int"
+                       : type.kind == Kind::number  ? "float"
+                       : type.kind == Kind::boolean ? "bool"
+                                                    : "str";
     if (!fits) throw bundle_error(where + " must be " + name + ", got " + shown(value));
 }
 
@@ -174,11 +178,13 @@ void check_words(const Manifest& manifest) {
             for (const auto& tensor : *tensors) check_word(tensor.name + ": dtype", tensor.dtype, facts::DTYPES);
 }
 
-void check_files(const Manifest& manifest) {
+void check_files(const Manifest& manifest, const Json& document) {
     std::vector<std::string> named;
     for (const auto& [name, part] : manifest.parts) named.push_back(part.file);
-    for (const auto& name : {manifest.tokenizer, manifest.samples})
-        if (!name.empty()) named.push_back(name);
+    for (const char* role : {"tokenizer", "samples"}) {
+        const Json* file = document.find(role);
+        if (file && file->kind == Json::Kind::string) named.push_back(file->text);  // "" too, which is no path
+    }
     for (const auto& path : named) {
         check_relative(path);
         if (!manifest.file(path))
@@ -400,6 +406,10 @@ const facts::Dialect& Manifest::operators() const {
     return facts::DIALECTS[0];  // not reached: the word was checked
 }
 
+void check_schema(const Type& type, const Json& value, const std::string& where) {
+    check_type(type, value, where);
+}
+
 Manifest Manifest::parse(std::string_view text) {
     const std::string name(MANIFEST_NAME);
     const Json document = Json::parse(text, name);
@@ -434,7 +444,7 @@ Manifest Manifest::parse(std::string_view text) {
     if (const Json* self_test = document.find("self_test")) manifest.self_test = *self_test;
     if (const Json* made_by = document.find("made_by"))
         for (const auto& [key, value] : made_by->members) manifest.made_by.emplace_back(key, value.text);
-    check_files(manifest);
+    check_files(manifest, document);
     check_words(manifest);
     manifest.model = model_of(*document.find("model"));
     manifest.model.check();

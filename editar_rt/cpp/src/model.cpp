@@ -2,11 +2,11 @@
 
 #include <cmath>
 
+#include "engines/engine_backend.h"
 #include "error.h"
 #include "facts.h"
 #include "files.h"
 #include "ort/ort_backend.h"
-#include "plugin.h"
 
 namespace editar {
 
@@ -54,7 +54,7 @@ Model::Model(const std::string& folder, const ModelOptions& options)
                             " has the dialect " + manifest.dialect + "; convert it with: python -m export convert " +
                             bundle_.folder() + " --dialect delta -o OUT");
     if (fixed) {
-        backend_ = open_plugin(bundle_, options.plugin_path);
+        backend_ = open_engine_backend(bundle_, options.plugin_path, options.engines);
         return;
     }
     OrtSettings settings;
@@ -64,6 +64,8 @@ Model::Model(const std::string& folder, const ModelOptions& options)
     settings.cache = options.cache;
     backend_ = std::make_unique<OrtBackend>(bundle_, settings);
 }
+
+Model::Model(const Bundle& bundle, std::unique_ptr<Backend> backend) : bundle_(bundle), backend_(std::move(backend)) {}
 
 int Model::image_size() const {
     if (sizes().image_size == 0)

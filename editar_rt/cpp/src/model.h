@@ -31,6 +31,7 @@ std::string build_prompt(const char* task, const char* text);
 class Model {
 public:
     Model(const std::string& folder, const ModelOptions& options);
+    Model(const Bundle& bundle, std::unique_ptr<Backend> backend);  // to try a backend
 
     const Bundle& bundle() const { return bundle_; }
     const ModelInfo& sizes() const { return bundle_.manifest().model; }

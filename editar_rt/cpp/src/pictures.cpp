@@ -1,5 +1,6 @@
 #include "pictures.h"
 
+#include <algorithm>
 #include <cstring>
 
 #include "error.h"
@@ -37,11 +38,14 @@ std::string sizes(int64_t width, int64_t height) {
 }
 
 void check_size(int64_t width, int64_t height) {
-    using facts::pictures::MAX_PIXELS;
+    using facts::pictures::MAX_PIXELS, facts::pictures::MAX_SIDE;
     if (width * height > MAX_PIXELS)
         throw picture_error("the picture has " + sizes(width, height) + " pixels; at most " +
                             std::to_string(MAX_PIXELS / 1000000) + " million are read, make it smaller");
     if (width < 1 || height < 1) throw picture_error("the picture is empty (" + sizes(width, height) + " pixels)");
+    if (std::max(width, height) > MAX_SIDE)
+        throw picture_error("the picture has " + sizes(width, height) + " pixels; at most " + std::to_string(MAX_SIDE) +
+                            " on a side are read, cut it");
 }
 
 // Pillow's alpha_composite, on an opaque ground.

@@ -5,6 +5,9 @@
 #include <cstdio>
 #include <cstdlib>
 #include <functional>
+#include <limits>
+#include <set>
+#include <string_view>
 
 #include "error.h"
 #include "exact.h"
@@ -37,6 +40,58 @@ void check(const Sampling& s) {
             python_repr(s.temperature));
     require(s.top_k >= 0, "top_k", "0 (off) or more", std::to_string(s.top_k));
     require(std::isfinite(s.top_p) && s.top_p > 0 && s.top_p <= 1, "top_p", "in (0, 1]", python_repr(s.top_p));
+}
+
+// A number as Python's float() reads it: digits may be grouped with underscores.
+bool read_float(std::string_view text, double& number) {
+    const auto is_digit = [](char c) { return c >= '0' && c <= '9'; };
+    while (!text.empty() && text.front() == ' ') text.remove_prefix(1);
+    while (!text.empty() && text.back() == ' ') text.remove_suffix(1);
+    std::string plain;  // without underscores
+    for (size_t n = 0; n < text.size(); ++n) {
+        if (text[n] != '_')
+            plain += text[n];
+        else if (n == 0 || n + 1 == text.size() || !is_digit(text[n - 1]) || !is_digit(text[n + 1]))
+            return false;
+    }
+    size_t at = !plain.empty() && (plain[0] == '+' || plain[0] == '-') ? 1 : 0, digits = 0;
+    for (; at < plain.size() && is_digit(plain[at]); ++at) ++digits;
+    if (at < plain.size() && plain[at] == '.')
+        for (++at; at < plain.size() && is_digit(plain[at]); ++at) ++digits;
+    if (digits == 0) return false;  // also of "inf" and "nan", which no setting allows
+    if (at < plain.size() && (plain[at] == 'e' || plain[at] == 'E')) {
+        at += at + 1 < plain.size() && (plain[at + 1] == '+' || plain[at + 1] == '-') ? 2 : 1;
+        if (at == plain.size()) return false;
+        while (at < plain.size() && is_digit(plain[at])) ++at;
+    }
+    if (at != plain.size()) return false;
+    number = read_number(plain);
+    return true;
+}
+
+// A guidance scale from its text: a number, or SHAPE:VALUE,… Whether it is one.
+bool read_scale(std::string_view text, Sampling& sampling) {
+    const size_t colon = text.find(':');
+    if (colon == std::string_view::npos) return read_float(text, sampling.cfg_scale);
+    std::string shape(text.substr(0, colon));
+    while (!shape.empty() && shape.front() == ' ') shape.erase(0, 1);
+    while (!shape.empty() && shape.back() == ' ') shape.pop_back();
+    std::vector<double> values;
+    for (size_t at = colon + 1, end = 0; end != std::string_view::npos; at = end + 1) {
+        end = text.find(',', at);
+        double value = 0;
+        if (!read_float(text.substr(at, end == std::string_view::npos ? end : end - at), value)) return false;
+        values.push_back(value);
+    }
+    if (shape == "values") {
+        sampling.cfg_scales = std::move(values);
+        return true;
+    }
+    if ((shape != "linear" && shape != "cosine") || values.size() != 2) return false;
+    sampling.shape = shape == "linear" ? EDITAR_CFG_LINEAR : EDITAR_CFG_COSINE;
+    sampling.cfg_scale = values[0];
+    sampling.cfg_last = values[1];
+    return true;
 }
 
 // The shortest digits that read back as the same number, without a sign: "d.ddd", and the decimal exponent.
@@ -100,39 +155,71 @@ Sampling::Sampling()
     : cfg_scale(facts::CFG_SCALE), temperature(facts::TEMPERATURE), top_p(facts::TOP_P), top_k(facts::TOP_K) {}
 
 Sampling Sampling::of_bundle(const Json& given, const std::string& folder) {
-    Sampling own;
-    std::string unknown;
-    for (const auto& [name, value] : given.members) {
-        const bool integer = value.is_integer();
-        if (name == "cfg_scale")
-            own.cfg_scale = value.number();
-        else if (name == "temperature")
-            own.temperature = value.number();
-        else if (name == "top_p")
-            own.top_p = value.number();
-        else if (name == "top_k" && integer)
-            own.top_k = value.integer();
-        else if (name == "seed" && integer)
-            own.seed = static_cast<uint64_t>(value.integer());
-        else if (name == "cfg_interval" && integer)
-            own.cfg_stop = value.integer() == -1 ? -1 : value.integer() + 2;
-        else if (name == "noise" && (value.text == "uniform" || value.text == "gumbel"))
-            own.gumbel = value.text == "gumbel";
-        else if (name == "top_k" || name == "seed" || name == "cfg_interval" || name == "greedy" || name == "noise")
-            throw bundle_error("a sampling default of the bundle " + folder + " is not allowed: " + name +
-                               " must be an "
-                               "integer, got " +
-                               value.text);
-        else
-            unknown += (unknown.empty() ? "" : ", ") + name;
-    }
-    if (!unknown.empty()) throw bundle_error("the bundle's sampling defaults have unknown fields: " + unknown);
+    std::set<std::string> unknown;
+    for (const auto& [name, value] : given.members)
+        if (std::find(std::begin(facts::SAMPLING_FIELDS), std::end(facts::SAMPLING_FIELDS), name) ==
+            std::end(facts::SAMPLING_FIELDS))
+            unknown.insert(name);
+    std::string names;
+    for (const std::string& name : unknown) names += (names.empty() ? "" : ", ") + name;
+    if (!names.empty()) throw bundle_error("the bundle's sampling defaults have unknown fields: " + names);
     try {
-        check(own);
+        Sampling own;
+        for (const char* name : facts::SAMPLING_FIELDS)
+            if (const Json* value = given.find(name)) own.take(name, *value);
+        return own;
     } catch (const Error& e) {
         throw bundle_error("a sampling default of the bundle " + folder + " is not allowed: " + e.what());
     }
-    return own;
+}
+
+// One of the bundle's defaults. Throws EDITAR_BAD_ARGUMENT.
+void Sampling::take(const std::string& name, const Json& value) {
+    const auto need = [&](bool good, const char* allowed) { require(good, name, allowed, shown(value, 60)); };
+    const auto integer = [&](const char* allowed) {
+        need(value.is_integer(), allowed);
+        return value.integer();
+    };
+    const auto number = [&](const char* allowed) {
+        need(value.kind == Json::Kind::number, allowed);
+        return value.number();
+    };
+    if (name == "cfg_scale") {
+        const bool read =
+            value.kind == Json::Kind::number ? (cfg_scale = value.number(), true) : read_scale(value.text, *this);
+        const auto allowed = [](double scale) { return scale >= 0 && scale <= facts::MAX_SCALE; };
+        need(read && allowed(cfg_scale) && allowed(cfg_last) &&
+                 std::all_of(cfg_scales.begin(), cfg_scales.end(), allowed),
+             facts::ALLOWED_SCALES);
+    } else if (name == "cfg_interval") {
+        const char* allowed = "-1 or more, or (start, stop)";
+        const int64_t last = integer(allowed);
+        need(last >= -1, allowed);
+        cfg_stop = last == -1 ? -1 : std::min(last, std::numeric_limits<int64_t>::max() - 2) + 2;
+    } else if (name == "temperature") {
+        const char* allowed = "a finite number above 0";
+        temperature = number(allowed);
+        need(std::isfinite(temperature) && temperature > 0, allowed);
+    } else if (name == "top_k") {
+        const char* allowed = "0 (off) or more";
+        top_k = integer(allowed);
+        need(top_k >= 0, allowed);
+    } else if (name == "top_p") {
+        const char* allowed = "in (0, 1]";
+        top_p = number(allowed);
+        need(top_p > 0 && top_p <= 1, allowed);
+    } else if (name == "seed") {
+        const char* allowed = "0 to 2^64 - 1";
+        const int64_t number = integer(allowed);
+        need(number >= 0, allowed);
+        seed = static_cast<uint64_t>(number);
+    } else if (name == "noise") {
+        need(value.kind == Json::Kind::string && (value.text == "uniform" || value.text == "gumbel"),
+             "uniform or gumbel");
+        gumbel = value.text == "gumbel";
+    } else {
+        need(false, "True or False");  // greedy: the manifest's defaults have no such type
+    }
 }
 
 Sampling Sampling::with(const editar_sampling* given, int count) const {
@@ -241,7 +328,10 @@ const float* Sampler::guide(const float* cond, const float* uncond, int size, fl
     return guided_.data();
 }
 
-int32_t Sampler::sample(const float* logits, int size, const Sampling& sampling, uint64_t seed, int position) {
+namespace {
+
+// The first of the largest logits. Throws where they are not finite.
+int largest_of(const float* logits, int size) {
     int best = 0;
     bool nan = std::isnan(logits[0]);
     for (int n = 1; n < size; ++n) {
@@ -249,46 +339,66 @@ int32_t Sampler::sample(const float* logits, int size, const Sampling& sampling,
         if (logits[n] > logits[best]) best = n;
     }
     if (nan || !std::isfinite(logits[best])) throw NotFinite();
+    return best;
+}
+
+}  // namespace
+
+int32_t Sampler::sample(const float* logits, int size, const Sampling& sampling, uint64_t seed, int position) {
+    const int best = largest_of(logits, size);
     if (sampling.greedy) return best;
     const float peak = logits[best];
-    // Top-k: the tokens of the k largest logits, and those equal to the last of them.
+    keep_largest(logits, size, sampling.top_k);
+    if (!sampling.gumbel || sampling.top_p < 1) weigh(logits, peak, sampling);
+    if (sampling.gumbel) return with_gumbel(logits, peak, sampling.temperature, seed, position);
+    return with_uniform(exact::uniform(seed, 0, position));
+}
+
+void Sampler::choose(const float* logits, int size, const Sampling& sampling) {
+    const float peak = logits[largest_of(logits, size)];
+    keep_largest(logits, size, sampling.top_k);
+    weigh(logits, peak, sampling);
+}
+
+// Top-k: the tokens of the k largest logits, and those equal to the last of them.
+void Sampler::keep_largest(const float* logits, int size, int64_t top_k) {
     kept_.clear();
-    if (sampling.top_k > 0 && sampling.top_k < size) {
+    if (top_k > 0 && top_k < size) {
         values_.assign(logits, logits + size);
-        const auto last = values_.begin() + static_cast<std::ptrdiff_t>(sampling.top_k) - 1;
+        const auto last = values_.begin() + static_cast<std::ptrdiff_t>(top_k) - 1;
         std::nth_element(values_.begin(), last, values_.end(), std::greater<float>());
         for (int n = 0; n < size; ++n)
             if (logits[n] >= *last) kept_.push_back(n);
     } else {
         for (int n = 0; n < size; ++n) kept_.push_back(n);
     }
-    if (sampling.gumbel && sampling.top_p == 1) return with_gumbel(logits, peak, sampling.temperature, seed, position);
+}
+
+// The weights of the tokens that are kept. Top-p: drop a token if the more likely ones already weigh more than top_p of
+// all.
+void Sampler::weigh(const float* logits, float peak, const Sampling& sampling) {
     weights_.clear();
     for (int32_t token : kept_)
         weights_.push_back(
             exact::exp((static_cast<double>(logits[token]) - static_cast<double>(peak)) / sampling.temperature));
-    // Top-p: drop a token if the more likely ones already weigh more than top_p of all.
-    if (sampling.top_p < 1) {
-        order_.resize(kept_.size());
-        for (size_t n = 0; n < order_.size(); ++n) order_[n] = static_cast<int32_t>(n);
-        std::stable_sort(order_.begin(), order_.end(), [&](int32_t a, int32_t b) { return weights_[a] > weights_[b]; });
-        double total = 0;
-        for (int32_t place : order_) total += weights_[place];
-        const double most = sampling.top_p * total;
-        double before = 0;
-        size_t stay = 0;
-        while (stay < order_.size() && before <= most) before += weights_[order_[stay++]];
-        order_.resize(stay);
-        std::sort(order_.begin(), order_.end());
-        for (size_t n = 0; n < stay; ++n) {
-            kept_[n] = kept_[order_[n]];
-            weights_[n] = weights_[order_[n]];
-        }
-        kept_.resize(stay);
-        weights_.resize(stay);
+    if (!(sampling.top_p < 1)) return;
+    order_.resize(kept_.size());
+    for (size_t n = 0; n < order_.size(); ++n) order_[n] = static_cast<int32_t>(n);
+    std::stable_sort(order_.begin(), order_.end(), [&](int32_t a, int32_t b) { return weights_[a] > weights_[b]; });
+    double total = 0;
+    for (int32_t place : order_) total += weights_[place];
+    const double most = sampling.top_p * total;
+    double before = 0;
+    size_t stay = 0;
+    while (stay < order_.size() && before <= most) before += weights_[order_[stay++]];
+    order_.resize(stay);
+    std::sort(order_.begin(), order_.end());
+    for (size_t n = 0; n < stay; ++n) {
+        kept_[n] = kept_[order_[n]];
+        weights_[n] = weights_[order_[n]];
     }
-    if (sampling.gumbel) return with_gumbel(logits, peak, sampling.temperature, seed, position);
-    return with_uniform(exact::uniform(seed, 0, position));
+    kept_.resize(stay);
+    weights_.resize(stay);
 }
 
 // The first token at which the running sum of the weights exceeds `number` times their total.

@@ -35,16 +35,26 @@ struct Sampling {
     std::vector<double> scales(int count) const;
     // The settings as Python stores them in pictures, in order.
     std::vector<std::pair<std::string, std::string>> settings(int count) const;
+
+private:
+    void take(const std::string& name, const Json& value);
 };
 
 // One token from logits [size]. Throws EDITAR_BACKEND_FAILED where they are not finite.
 class Sampler {
 public:
     int32_t sample(const float* logits, int size, const Sampling& sampling, uint64_t seed, int position);
+    // The tokens that top-k and then top-p keep, ascending, and their weights, the largest of which is 1; valid until
+    // the next call. Throws EDITAR_BACKEND_FAILED where the logits are not finite.
+    void choose(const float* logits, int size, const Sampling& sampling);
+    const std::vector<int32_t>& kept() const { return kept_; }
+    const std::vector<double>& weights() const { return weights_; }
     // Classifier-free guidance; the result is valid until the next call.
     const float* guide(const float* cond, const float* uncond, int size, float scale);
 
 private:
+    void keep_largest(const float* logits, int size, int64_t top_k);
+    void weigh(const float* logits, float peak, const Sampling& sampling);
     int32_t with_uniform(double number) const;
     int32_t with_gumbel(const float* logits, float peak, double temperature, uint64_t seed, int position) const;
 

@@ -11,8 +11,7 @@ Scheduler::Scheduler(Backend& backend, int pictures, bool guided, int prefix, in
       vocabulary_(vocabulary),
       dim_(dim),
       count_(count),
-      guided_(guided),
-      on_cpu_(backend.device() == "cpu") {
+      guided_(guided) {
     for (int place = 0; place < pictures; ++place) {
         auto uncond = guided ? std::make_unique<Row>(pictures + place, count) : nullptr;
         contexts_.push_back(std::make_unique<Context>(Context{Row(pictures - 1 - place, count), std::move(uncond)}));
@@ -20,21 +19,28 @@ Scheduler::Scheduler(Backend& backend, int pictures, bool guided, int prefix, in
 }
 
 const float* Scheduler::run(const Batch& batch) {
+    std::vector<int32_t> drawn;
+    return run(batch, {}, drawn);
+}
+
+const float* Scheduler::run(const Batch& batch, const std::vector<Draw>& draws, std::vector<int32_t>& drawn) {
     const auto started = std::chrono::steady_clock::now();
-    const float* logits = decoder_->run(batch);
+    const float* logits = nullptr;
+    if (draws.empty() || !decoder_->step_and_draw(batch, draws, drawn)) logits = decoder_->run(batch);
     engine_seconds += std::chrono::duration<double>(std::chrono::steady_clock::now() - started).count();
     ++runs;
     return logits;
 }
 
 void Scheduler::speculate(Sequence& sequence, int speculate, const std::vector<int32_t>& drafts) const {
-    const bool together = !guided_ || decoder_->runs_chunks_together();
-    std::vector<int> sizes = sizes_for(speculate, decoder_->largest_draft(), together, on_cpu_, count_);
+    const DraftChunks chunks = decoder_->draft_chunks();
+    const bool together = !chunks.sizes.empty() && decoder_->runs(guided_ ? 2 : 1, chunks.sizes[0]) == 1;
+    std::vector<int> sizes = sizes_for(speculate, chunks, together, count_);
     if (sizes.empty()) return;
     sequence.speculation = std::make_unique<Speculation>();
     sequence.speculation->drafts = drafts;
     sequence.speculation->sizes = std::move(sizes);
-    sequence.speculation->shrinks = on_cpu_;
+    sequence.speculation->shrinks = chunks.alike;
 }
 
 void Scheduler::prefill(Sequence& sequence) {
@@ -180,21 +186,35 @@ void Scheduler::step_together(const std::vector<Sequence*>& ready, int size) {
     batch_.positions = batch_.outputs = size;
     batch_.states = nullptr;
     const double before = engine_seconds;
-    const float* logits = run(batch_);
-    costs_.add(static_cast<int>(rows.size()), size, engine_seconds - before);
-    auto of = [&](const Row& row) {
-        const auto place = std::lower_bound(batch_.rows.begin(), batch_.rows.end(), row.slot) - batch_.rows.begin();
-        return logits + static_cast<size_t>(place) * size * vocabulary_;
+    auto place_of = [&](const Row& row) {
+        return static_cast<int>(std::lower_bound(batch_.rows.begin(), batch_.rows.end(), row.slot) -
+                                batch_.rows.begin());
     };
+    std::vector<Draw> draws;
+    for (size_t n = 0; n < ready.size() && size == 1 && !watch; ++n) {
+        const Sequence& own = *ready[n];
+        const int cond = place_of(own.context.cond), at = starts[n] + 1;
+        const int uncond = own.guided() ? place_of(*own.context.uncond) : cond;
+        draws.push_back({cond, uncond, own.scales[at], &own.sampling, own.seed, at});
+    }
+    std::vector<int32_t> drawn;  // by the device
+    const float* logits = run(batch_, draws, drawn);
+    costs_.add(static_cast<int>(rows.size()), size, engine_seconds - before);
     std::vector<int32_t> made(size);
     for (size_t n = 0; n < ready.size(); ++n) {
         Sequence& sequence = *ready[n];
-        const float* cond = of(sequence.context.cond);
-        const float* uncond = sequence.guided() ? of(*sequence.context.uncond) : nullptr;
-        for (int place = 0; place < size; ++place) {
-            const size_t at = static_cast<size_t>(place) * vocabulary_;
-            made[place] =
-                sampled(sequence, starts[n] + 1 + place, cond + at, uncond == nullptr ? nullptr : uncond + at);
+        if (!drawn.empty() && drawn[n] >= 0) {
+            made[0] = drawn[n];
+        } else {
+            if (logits == nullptr) logits = decoder_->logits();
+            auto of = [&](const Row& row) { return logits + static_cast<size_t>(place_of(row)) * size * vocabulary_; };
+            const float* cond = of(sequence.context.cond);
+            const float* uncond = sequence.guided() ? of(*sequence.context.uncond) : nullptr;
+            for (int place = 0; place < size; ++place) {
+                const size_t at = static_cast<size_t>(place) * vocabulary_;
+                made[place] =
+                    sampled(sequence, starts[n] + 1 + place, cond + at, uncond == nullptr ? nullptr : uncond + at);
+            }
         }
         sequence.accept(starts[n], fed[n], made);
     }

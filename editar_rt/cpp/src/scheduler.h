@@ -37,6 +37,8 @@ public:
 
 private:
     const float* run(const Batch& batch);
+    // Null where the device has drawn the tokens.
+    const float* run(const Batch& batch, const std::vector<Draw>& draws, std::vector<int32_t>& drawn);
     int feed(Row& row, const std::vector<int32_t>& tokens, int position, bool even = false);
     bool copied(Row& row);
     void step_together(const std::vector<Sequence*>& ready, int size);
@@ -49,7 +51,6 @@ private:
     Sampler sampler_;
     Batch batch_;
     Costs costs_;
-    bool on_cpu_;
 };
 
 }  // namespace editar

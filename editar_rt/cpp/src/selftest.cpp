@@ -11,6 +11,7 @@
 #include "machine.h"
 #include "reports.h"
 #include "scheduler.h"
+#include "selftest.h"
 #include "sha256.h"
 
 namespace editar {
@@ -18,7 +19,6 @@ namespace editar {
 namespace {
 
 constexpr const char* NOT_COMPLETE = "the bundle's self-test is not complete; export it again";
-constexpr double TINY = 1e-12;  // replaces the largest value of an output of zeros
 
 // Some values of an output of floats.
 struct Values {
@@ -26,20 +26,6 @@ struct Values {
     std::vector<double> values;
     double largest = 0;
 };
-
-struct Comparison {
-    std::string part, output;
-    double difference, error, bound;
-    bool identical;
-    bool holds() const { return error <= bound; }  // false for NaN
-};
-
-// `count` numbers spread over 0 to size - 1; 7919 is a prime.
-std::vector<int32_t> spread(int64_t count, int64_t size) {
-    std::vector<int32_t> numbers(count);
-    for (int64_t n = 0; n < count; ++n) numbers[n] = static_cast<int32_t>((n * 7919 + 17) % size);
-    return numbers;
-}
 
 Values values_of(const std::vector<float>& floats) {
     Values found;
@@ -78,7 +64,7 @@ Comparison compare(const std::string& part, const std::string& output, const Val
     }
     if (found.values.size() != expected.values.size() || !std::isfinite(found.largest)) difference = std::nan("");
     const bool identical = expected.sha256 == found.sha256;
-    double error = difference / std::max(expected.largest, TINY);
+    double error = relative_error(difference, expected.largest);
     if (bound == 0 && !identical)  // the values that differ are not among those that are stored
         error = std::isnan(error) ? error : std::max<double>(error, std::numeric_limits<float>::epsilon());
     return {part, output, difference, error, bound, identical};
@@ -111,7 +97,7 @@ struct Transformer {
     std::vector<int32_t> greedy;
 };
 
-Transformer run_transformer(Model& model, int rows, int row) {
+Transformer run_transformer(Model& model, const Way& way) {
     const ModelInfo& sizes = model.sizes();
     const int text = std::max(sizes.text_tokens, 1), width = std::max(sizes.text_dim, 1), dim = sizes.dim;
     const int vocabulary = model.vocabulary();
@@ -129,27 +115,31 @@ Transformer run_transformer(Model& model, int rows, int row) {
     const int length = std::min(facts::self_test::TEXT_POSITIONS, text);
     const int steps = std::min(facts::self_test::STEPS, (positions - length) / 2);
     const int count = std::min(facts::self_test::CHUNK, positions - length - steps);
-    auto chunk = std::make_shared<Chunk>();
-    chunk->tokens = spread(count, vocabulary);
-    chunk->tokens.resize(count + length, -1);
-    chunk->states.assign(static_cast<size_t>(count) * dim, 0.0F);
-    chunk->states.insert(chunk->states.end(), prefix->begin(), prefix->begin() + static_cast<size_t>(length) * dim);
-    const ChunkPtr nothing = std::make_shared<Chunk>();
-    const Inputs inputs = {chunk, nothing, nothing};
-    Scheduler scheduler(model.backend(), rows, false, count + length, steps + 1, vocabulary, dim);
+    auto first = std::make_shared<Chunk>(), second = std::make_shared<Chunk>();
+    first->tokens = spread(count, vocabulary);
+    if (way.pieces == 1) {
+        first->tokens.resize(count + length, -1);
+        first->states.assign(static_cast<size_t>(count) * dim, 0.0F);
+        first->states.insert(first->states.end(), prefix->begin(), prefix->begin() + static_cast<size_t>(length) * dim);
+    } else {
+        second->tokens.assign(length, -1);
+        second->states.assign(prefix->begin(), prefix->begin() + static_cast<size_t>(length) * dim);
+    }
+    const Inputs inputs = {first, second, second};
+    Scheduler scheduler(model.backend(), way.rows, false, count + length, steps + 1, vocabulary, dim);
     Sampling greedy;
     greedy.greedy = true;
     greedy.cfg_scale = 1;
     std::vector<std::unique_ptr<Sequence>> sequences;
     std::vector<Sequence*> all;
-    for (int n = 0; n < rows; ++n) {
+    for (int n = 0; n < way.rows; ++n) {
         sequences.push_back(
             std::make_unique<Sequence>(scheduler.context(n), inputs, greedy, 0, std::vector<int32_t>(steps + 1, -1)));
         all.push_back(sequences.back().get());
     }
     std::vector<std::vector<float>> logits;
     scheduler.watch = [&](const Sequence& sequence, const float* values) {
-        if (sequence.context.cond.slot == row) logits.emplace_back(values, values + vocabulary);
+        if (sequence.context.cond.slot == way.row) logits.emplace_back(values, values + vocabulary);
     };
     try {
         while (!all[0]->finished()) scheduler.step(all);
@@ -179,20 +169,6 @@ std::vector<float> smooth_picture(int side) {
     return pixels;
 }
 
-double bound_of(const Manifest& manifest, const std::string& part) {
-    auto named = [](std::string_view name) {
-        for (const auto& each : facts::PRECISIONS)
-            if (name == each.name) return each;
-        return facts::PRECISIONS[0];
-    };
-    facts::Precision own = named(manifest.precision);
-    if (own.is_quantized && manifest.operators().stores_weight_only) own = facts::WEIGHT_ONLY;
-    if (part == facts::DECODER)
-        return std::max(own.bound, manifest.kv_cache == facts::INT8 ? facts::INT8_CACHE_BOUND : 0.0);
-    if (part == facts::TEXT_ENCODER && std::string_view(own.stored) != "float32") return named("fp16").bound;
-    return facts::PRECISIONS[0].bound;
-}
-
 // The exporter's version of ONNX Runtime, if its answers must be repeated to the bit and this one is another; ""
 // otherwise. A decoder that rounds activations to integers gives other tokens after the smallest other error.
 std::string other_version(const Model& model, const std::string& engine) {
@@ -210,21 +186,49 @@ std::string other_version(const Model& model, const std::string& engine) {
     return rounds && apart ? there : "";
 }
 
-std::vector<Comparison> comparisons(Model& model, bool exact_decoder) {
+// Logits, greedy tokens, and logits after them.
+void add_decoder(std::vector<Comparison>& checks, const Transformer& found, const Json& expected, double bound) {
+    const std::string part = facts::DECODER;
+    checks.push_back(compare_values(part, facts::LOGITS, found.first, member(expected, facts::LOGITS), bound));
+    const Json& greedy = member(expected, facts::self_test::GREEDY);
+    Comparison tokens = compare_tokens(part, facts::self_test::GREEDY, found.greedy, greedy, bound);
+    const auto& there = member(greedy, "tokens").items;
+    for (size_t n = 0; n < there.size(); ++n) {
+        if (there[n].integer() == found.greedy[n]) continue;
+        // Two tokens were about equally likely at the first difference; another text follows.
+        const auto& margins = member(greedy, "margins").items;
+        if (n >= margins.size()) throw bundle_error(NOT_COMPLETE);
+        if (margins[n].number() <= bound) tokens.bound = 1.0;
+        break;
+    }
+    checks.push_back(tokens);
+    if (tokens.identical)
+        checks.push_back(compare_values(part, facts::self_test::LOGITS_AFTER, found.after,
+                                        member(expected, facts::self_test::LOGITS_AFTER), bound));
+}
+
+// `found` gets what the decoder gave.
+std::vector<Comparison> compare_parts(Model& model, const std::vector<std::string>& parts, const Way& way,
+                                      bool exact_decoder, Transformer& found) {
     const Manifest& manifest = model.bundle().manifest();
     const Json& test = manifest.self_test;
     if (test.kind != Json::Kind::object || test.members.empty())
         throw bundle_error("the bundle " + model.bundle().folder() + " has no self-test; export it again");
-    model.bundle().check();
+    auto wanted = [&](const char* part) {
+        return manifest.part(part) != nullptr && std::find(parts.begin(), parts.end(), part) != parts.end();
+    };
     std::vector<Comparison> checks;
-    const bool transformer = manifest.part(facts::DECODER) != nullptr && manifest.part(facts::PREFIX_GRAPH) != nullptr;
-    Transformer alone;
-    if (transformer) alone = run_transformer(model, 1, 0);
-    for (const auto& [part, expected] : test.members) {
-        const double bound = exact_decoder && part == facts::DECODER ? 0.0 : bound_of(manifest, part);
+    const bool transformer = wanted(facts::DECODER) && wanted(facts::PREFIX_GRAPH);
+    if (transformer) found = run_transformer(model, way);
+    for (const Json::Member& tested : test.members) {
+        const std::string& part = tested.first;
+        const Json& expected = tested.second;
+        if (!wanted(part.c_str())) continue;
+        const bool exact = part == facts::DECODER && exact_decoder;
+        const double bound = exact ? 0.0 : bound_of(manifest, part);
         auto output_of = [&](const std::string& name) -> const Json& { return member(expected, name); };
-        auto floats = [&](const std::string& name, const std::vector<float>& found) {
-            checks.push_back(compare_values(part, name, values_of(found), output_of(name), bound));
+        auto floats = [&](const std::string& name, const std::vector<float>& values) {
+            checks.push_back(compare_values(part, name, values_of(values), output_of(name), bound));
         };
         if (part == facts::TEXT_ENCODER) {
             floats(facts::TEXT_STATES, model.encode_text(model.padded(model.tokenize(facts::self_test::PROMPT))));
@@ -236,28 +240,28 @@ std::vector<Comparison> comparisons(Model& model, bool exact_decoder) {
             const auto tokens = spread(model.picture_tokens(), std::max(model.sizes().codebook_size, 1));
             floats(facts::PIXELS, model.decode_pixels(tokens.data()));
         } else if (part == facts::PREFIX_GRAPH && transformer) {
-            for (const Array& each : alone.prefix) floats(each.name, each.floats);
+            for (const Array& each : found.prefix) floats(each.name, each.floats);
         } else if (part == facts::DECODER && transformer) {
-            checks.push_back(compare_values(part, facts::LOGITS, alone.first, output_of(facts::LOGITS), bound));
-            const Json& greedy = output_of(facts::self_test::GREEDY);
-            Comparison tokens = compare_tokens(part, facts::self_test::GREEDY, alone.greedy, greedy, bound);
-            const auto& there = member(greedy, "tokens").items;
-            for (size_t n = 0; n < there.size(); ++n) {
-                if (there[n].integer() == alone.greedy[n]) continue;
-                // Two tokens were about equally likely at the first difference; another text follows.
-                const auto& margins = member(greedy, "margins").items;
-                if (n >= margins.size()) throw bundle_error(NOT_COMPLETE);
-                if (margins[n].number() <= bound) tokens.bound = 1.0;
-                break;
-            }
-            checks.push_back(tokens);
-            if (tokens.identical)
-                checks.push_back(compare_values(part, facts::self_test::LOGITS_AFTER, alone.after,
-                                                output_of(facts::self_test::LOGITS_AFTER), bound));
+            add_decoder(checks, found, expected, bound);
+        } else if (part == facts::SAMPLER) {
+            for (const auto& [label, tokens] : sampler_answers(model.backend(), manifest))
+                checks.push_back(compare_tokens(part, label, tokens, output_of(label), facts::self_test::TIES));
         }
     }
+    return checks;
+}
+
+// The whole self-test, and that a row's outputs do not depend on the rows that run with it.
+std::vector<Comparison> comparisons(Model& model, bool exact_decoder) {
+    model.bundle().check();
+    const Manifest& manifest = model.bundle().manifest();
+    std::vector<std::string> parts;
+    for (const auto& each : manifest.parts) parts.push_back(each.first);
+    Transformer alone;
+    std::vector<Comparison> checks = compare_parts(model, parts, {}, exact_decoder, alone);
+    const bool transformer = manifest.part(facts::DECODER) != nullptr && manifest.part(facts::PREFIX_GRAPH) != nullptr;
     for (int rows = 2; transformer && rows <= 4; ++rows) {
-        const Transformer among = run_transformer(model, rows, rows - 1);
+        const Transformer among = run_transformer(model, {rows, rows - 1});
         const double bound = model.backend().device() == "cpu" ? 0.0 : bound_of(manifest, facts::DECODER);
         const std::string label = ", a row among " + std::to_string(rows);
         checks.push_back(compare(facts::DECODER, facts::LOGITS + label, among.first, alone.first, bound));
@@ -284,6 +288,36 @@ std::string fault_of(Model& model, const std::vector<Comparison>& checks, const 
 }
 
 }  // namespace
+
+double relative_error(double difference, double largest) {
+    return difference / std::max(largest, 1e-12);  // an output of zeros
+}
+
+std::vector<int32_t> spread(int64_t count, int64_t size) {
+    std::vector<int32_t> numbers(count);  // 7919 is a prime
+    for (int64_t n = 0; n < count; ++n) numbers[n] = static_cast<int32_t>((n * 7919 + 17) % size);
+    return numbers;
+}
+
+double bound_of(const Manifest& manifest, const std::string& part) {
+    auto named = [](std::string_view name) {
+        for (const auto& each : facts::PRECISIONS)
+            if (name == each.name) return each;
+        return facts::PRECISIONS[0];
+    };
+    facts::Precision own = named(manifest.precision);
+    if (own.is_quantized && manifest.operators().stores_weight_only) own = facts::WEIGHT_ONLY;
+    if (part == facts::DECODER)
+        return std::max(own.bound, manifest.kv_cache == facts::INT8 ? facts::INT8_CACHE_BOUND : 0.0);
+    if (part == facts::TEXT_ENCODER && std::string_view(own.stored) != "float32") return named("fp16").bound;
+    return facts::PRECISIONS[0].bound;
+}
+
+std::vector<Comparison> self_test(Model& model, const std::vector<std::string>& parts, const Way& way) {
+    Transformer found;
+    const bool exact = !other_version(model, model.backend().name()).empty();
+    return compare_parts(model, parts, way, exact, found);
+}
 
 std::string verify(Model& model, std::string& fault) {
     const std::string exporters = other_version(model, model.backend().name());

@@ -61,22 +61,32 @@ int best_size(const std::vector<const Speculation*>& all, const Costs& costs, in
     return best;
 }
 
-std::vector<int> sizes_for(int speculate, int largest, bool together, bool alike, int count) {
+std::vector<int> sizes_for(int speculate, const DraftChunks& chunks, bool together, int count) {
     if (speculate == 0) return {};
-    const int most = std::min(largest, (count - 1) / 2 * 2);
+    std::vector<int> allowed, sizes;
+    for (int size : chunks.sizes)
+        if (size <= count - 1) allowed.push_back(size);
+    auto has = [&](int size) { return std::find(allowed.begin(), allowed.end(), size) != allowed.end(); };
     if (speculate == SPECULATE_AUTO) {
-        std::vector<int> sizes;
-        if (!together || most < 2) return sizes;
+        if (!together || allowed.empty()) return sizes;
+        if (!chunks.alike) {
+            int largest = allowed[0];
+            for (int size : allowed)
+                if (size <= USUAL) largest = std::max(largest, size);
+            return {largest};
+        }
         for (int size : TRIED)
-            if (size <= most) sizes.push_back(size);
-        if (!alike) sizes = {std::min(most, USUAL)};
+            if (has(size)) sizes.push_back(size);
         return sizes;
     }
-    if (most < 2) throw option_error("this bundle's decoder verifies no drafts; leave out speculate");
-    if (speculate > most || speculate % 2 == 1)
-        throw option_error("speculate must be EDITAR_SPECULATE_AUTO or an even number from 2 to " +
-                           std::to_string(most) + " for this bundle, got " + std::to_string(speculate));
-    return {speculate};
+    if (allowed.empty()) throw option_error("this bundle's decoder verifies no drafts; leave out speculate");
+    if (has(speculate)) return {speculate};
+    std::string listed;
+    for (int size : allowed) listed += (listed.empty() ? "" : ", ") + std::to_string(size);
+    throw option_error(
+        "speculate must be EDITAR_SPECULATE_AUTO or " +
+        (chunks.alike ? "an even number from 2 to " + std::to_string(allowed.back()) : "one of " + listed) +
+        " for this bundle, got " + std::to_string(speculate));
 }
 
 }  // namespace editar

@@ -9,6 +9,8 @@
 #include <utility>
 #include <vector>
 
+#include "backend.h"
+
 namespace editar {
 
 constexpr int SPECULATE_AUTO = -1;
@@ -37,8 +39,7 @@ private:
 int best_size(const std::vector<const Speculation*>& all, const Costs& costs, int rows);
 
 // The numbers of positions that a pass may have; empty for plain decoding. Throws EDITAR_BAD_ARGUMENT.
-// largest: of the decoder's chunks. together: whether both rows of a picture go through the decoder in one run.
-// alike: whether all sizes give the same bits. count: N.
-std::vector<int> sizes_for(int speculate, int largest, bool together, bool alike, int count);
+// together: whether both rows of a picture go through the decoder in one run. count: N.
+std::vector<int> sizes_for(int speculate, const DraftChunks& chunks, bool together, int count);
 
 }  // namespace editar

@@ -94,10 +94,14 @@ typedef struct editar_model_options {
     int32_t check_all_files;      /* not 0: also hash files above 64 MiB */
     const char* onnxruntime_path; /* ONNX Runtime's library. NULL: $EDITAR_ONNXRUNTIME, beside this library, the
                                      system's. A process has one: the first model decides */
-    const char* cache_folder;     /* of weights that are prepacked for this machine's CPU; NULL: $EDITAR_CACHE, or none;
-                                     "": none. It holds copies only, and Python's runtime shares it */
-    const char* plugin_path;      /* the library that runs TensorRT engines. NULL: beside this library, the system's */
-    const char* engine_folder;    /* of TensorRT engines; NULL: those that belong to the bundle */
+    const char* cache_folder;     /* of weights that are prepacked for this machine's CPU; NULL: $EDITAR_CACHE, or
+                                     editar_rt in the user's folder for caches; "" or "off": none. It holds copies only,
+                                     and Python's runtime shares it */
+    const char* plugin_path;      /* libeditar_tensorrt, which runs TensorRT's engines. NULL: beside this library, the
+                                     system's */
+    const char* engine_folder;    /* of TensorRT engines in the bundle, by its name or path; NULL: the first that was
+                                     built for this machine. Engines that were built without a GPU are compared once
+                                     when they are opened, and the result is written beside them */
 } editar_model_options;
 
 /* Open a bundle. Every file's size and the hashes of all but the largest files are compared with the manifest. */

@@ -126,11 +126,11 @@ OrtSession* OrtBackend::session(std::string_view name) {
     };
     const std::string described = is_decoder ? decoder_part() : part;
     Open opened;
-    std::string kept = cuda_ || settings_.cache.empty() ? "" : prepacked(*this, settings_.cache, described);
+    const std::string kept = cuda_ ? "" : prepacked(*this, settings_.cache, described);
     if (!kept.empty()) {
         try {
             opened.session = open(kept, options());
-            opened.weights = {kept + ".data"};
+            opened.weights = {prepacked_weights(kept)};
         } catch (const Error&) {
             forget_prepacked(kept);
         }
@@ -172,6 +172,7 @@ std::vector<Array> OrtBackend::run(std::string_view part, const std::vector<Feed
     OrtStatus* status = api.Run(session, nullptr, input_names.data(), fed.data(), fed.size(), output_names.data(),
                                 output_names.size(), raw.data());
     std::vector<ValuePtr> results;
+    results.reserve(raw.size());
     for (OrtValue* each : raw) results.push_back(own(ort_, each));
     ort_.check(status, part);
     std::vector<Array> arrays;

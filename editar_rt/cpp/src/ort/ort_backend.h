@@ -78,6 +78,7 @@ private:
 // The graph of a part with weights prepacked for this machine, which is written if it does not exist yet; "" if that is
 // not worthwhile or cannot be done (the reason is logged).
 std::string prepacked(OrtBackend& backend, const std::string& root, const std::string& part);
-void forget_prepacked(const std::string& graph);  // remove a stored graph that does not open
+std::string prepacked_weights(const std::string& graph);  // the file with a stored graph's weights
+void forget_prepacked(const std::string& graph);          // remove a stored graph that does not open
 
 }  // namespace editar

@@ -74,6 +74,13 @@ int OrtDecoder::piece() const {
     return backend_.cuda() == nullptr ? facts::CHUNK : capacity_;
 }
 
+DraftChunks OrtDecoder::draft_chunks() const {
+    // On a CPU, chunks of two positions and more go through the same kernels; quantized weights need even ones.
+    DraftChunks chunks{{}, backend_.cuda() == nullptr};
+    for (int size = 2; size < facts::LONG; size += 2) chunks.sizes.push_back(size);
+    return chunks;
+}
+
 const float* OrtDecoder::run(const Batch& batch) {
     const size_t count = batch.rows.size();
     std::vector<int32_t> rows(count), ends(count);

@@ -27,9 +27,8 @@ public:
     ~OrtDecoder() override;
 
     int piece() const override;
-    bool runs_chunks_together() const override { return takes_chunks(2); }
-    // On a CPU, chunks of two positions and more go through the same kernels; quantized weights need even ones.
-    int largest_draft() const override { return (facts::LONG - 1) / 2 * 2; }
+    int runs(int rows, int positions) const override { return positions == 1 || takes_chunks(positions) ? 1 : rows; }
+    DraftChunks draft_chunks() const override;
     const float* run(const Batch& batch) override;
     void copy(int source, int target, int start, int stop, bool frozen) override;
     void release(int row) override { filled_[row + spare_] = 0; }
