@@ -72,11 +72,12 @@ def test_an_edit(editar: Command, tmp_path: Path, mask: Path, options: list[obje
 
 
 def test_variants_lie_side_by_side(editar: Command, tmp_path: Path) -> None:
-    done = cli("edit", BUNDLE, PICTURE, WORDS, "-o", tmp_path / "mine.png", "-n", 2, "--seed", 7, "--json")
+    options = ["-n", 2, "--seed", 7, "--speculate", 4, "--json"]
+    done = cli("edit", BUNDLE, PICTURE, WORDS, "-o", tmp_path / "mine.png", *options)
     assert done.code == 0, done.stderr
-    theirs = editar("edit", BUNDLE, PICTURE, WORDS, "-o", tmp_path / "theirs.png", "-n", 2, "--seed", 7, "--json")
+    theirs = editar("edit", BUNDLE, PICTURE, WORDS, "-o", tmp_path / "theirs.png", *options)
     for seed, mine, expected in zip((7, 8), done.document["pictures"], theirs.document["pictures"], strict=True):
-        assert mine["parameters"] == expected["parameters"]
+        assert mine["parameters"] == expected["parameters"] and mine["passes"] == expected["passes"]
         pixels = [np.asarray(Image.open(tmp_path / f"{name}-{seed}.png")) for name in ("mine", "theirs")]
         assert np.array_equal(*pixels)
 
