@@ -254,7 +254,10 @@ def test_an_edit_that_is_stopped_keeps_what_it_has_and_continues_later(
     assert stopped.stopped and stopped.output.done == stop_at
     assert stopped.tokens[0, :stop_at].tolist() == whole.tokens[:stop_at].tolist()
     assert stopped.tokens[0, stop_at:].tolist() == session.source()[1][stop_at:].tolist()
-    assert_same(session.edit(WORDS, sampling=settings, kept=stopped.tokens[0, :stop_at]), [whole])
+    continued = session.edit(WORDS, sampling=settings, kept=stopped.tokens[0, :stop_at])
+    assert continued.tokens[0].tolist() == whole.tokens.tolist()
+    assert np.array_equal(continued.rgb[0], np.asarray(whole.image))
+    assert continued.passes[0] == COUNT - stop_at
 
 
 def test_the_stop_flag(session: Session) -> None:
