@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import importlib.util
+import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -26,6 +27,16 @@ MEGA = 1_000_000
 MIB = 1 << 20
 
 
+class Number(click.FloatRange):
+    """A finite number in a range; click's own range contains NaN."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        number = super().convert(value, param, ctx)
+        if not math.isfinite(number):
+            self.fail(f"{value} is not a finite number", param, ctx)
+        return number
+
+
 @cli.command()
 @bundle_argument
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
@@ -38,14 +49,14 @@ MIB = 1 << 20
 )
 @click.option(
     "--queue-timeout",
-    type=click.FloatRange(0, min_open=True),
+    type=Number(0, min_open=True),
     default=300,
     show_default=True,
     help="Seconds that a picture may wait.",
 )
 @click.option(
     "--timeout",
-    type=click.FloatRange(0, min_open=True),
+    type=Number(0, min_open=True),
     default=600,
     show_default=True,
     help="Seconds from a request to its answer.",
@@ -58,14 +69,14 @@ MIB = 1 << 20
 @click.option("--insecure", is_flag=True, help="Listen on other addresses than this machine's without a key.")
 @click.option(
     "--preview-share",
-    type=click.FloatRange(0, 1),
+    type=Number(0, 1),
     default=0.1,
     show_default=True,
     help="Largest share of the decoding time that partial pictures may take; 1 sets no limit.",
 )
 @click.option(
     "--max-pixels",
-    type=click.FloatRange(0.01, 64),
+    type=Number(0.01, 64),
     default=16,
     show_default=True,
     metavar="MILLIONS",
@@ -81,21 +92,21 @@ MIB = 1 << 20
 )
 @click.option(
     "--receive-timeout",
-    type=click.FloatRange(0, min_open=True),
+    type=Number(0, min_open=True),
     default=30,
     show_default=True,
     help="Seconds in which a request must arrive.",
 )
 @click.option(
     "--send-timeout",
-    type=click.FloatRange(0, min_open=True),
+    type=Number(0, min_open=True),
     default=60,
     show_default=True,
     help="Seconds in which a client must take what waits for it.",
 )
 @click.option(
     "--grace",
-    type=click.FloatRange(0),
+    type=Number(0),
     default=30,
     show_default=True,
     help="Seconds that running edits get after SIGTERM.",

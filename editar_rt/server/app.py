@@ -17,7 +17,7 @@ from typing import Any, BinaryIO, Protocol, TypeVar
 
 from python_multipart.multipart import parse_options_header
 from starlette.applications import Starlette
-from starlette.datastructures import UploadFile
+from starlette.datastructures import FormData, UploadFile
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import ClientDisconnect, Request
@@ -28,7 +28,7 @@ from starlette.types import Receive, Scope, Send
 
 from editar_rt.server import answers
 from editar_rt.server.engine import Engine, Work
-from editar_rt.server.errors import ApiError, bad
+from editar_rt.server.errors import ApiError, bad, no_space
 from editar_rt.server.forms import FILE_FIELDS, Asked, check_model, file_name, read_form
 from editar_rt.server.guard import Access, Guard
 from editar_rt.server.limits import COMMENT_SECONDS, FIELD_BYTES, FILES, FORM_FIELDS
@@ -146,7 +146,7 @@ class _Server:
             )
         if options.get(b"charset", b"utf-8").lower() not in UTF_8:  # any codec of Python's would do the rest's work
             raise bad("the form must be in UTF-8; leave the charset out of its content-type", code="unsupported_body")
-        async with request.form(max_files=FILES, max_fields=FORM_FIELDS, max_part_size=FIELD_BYTES) as form:
+        async with _form(request) as form:
             self.engine.check_room(1)
             plain: list[tuple[str, str]] = []
             files: dict[str, list[BinaryIO]] = {}
@@ -269,6 +269,25 @@ class _Stream(Response):
             else:
                 yield answers.error_event(item)
                 return
+
+
+@contextlib.asynccontextmanager
+async def _form(request: Request) -> AsyncIterator[FormData]:
+    """A request's form, within its limits.
+
+    Raises:
+        ApiError: its files cannot be spooled.
+        HTTPException: it is none.
+    """
+    try:
+        form = await request.form(max_files=FILES, max_fields=FORM_FIELDS, max_part_size=FIELD_BYTES)
+    except OSError as error:
+        log.error("an upload cannot be spooled: %s", error)
+        raise no_space() from None
+    try:
+        yield form
+    finally:
+        await form.close()
 
 
 async def _unless_left(work: Awaitable[T], receive: Receive) -> T | None:

@@ -80,6 +80,10 @@ def shutting_down() -> ApiError:
     )
 
 
+def no_space() -> ApiError:
+    return ApiError(507, "the server has no room for the upload, which it keeps on disk while it reads it", "no_space")
+
+
 def engine_dead() -> ApiError:
     return ApiError(503, "the engine failed, and the server ends; send the request again", "engine_failed")
 

@@ -219,6 +219,7 @@ def read_form(
     if partial and not stream:
         raise bad("partial_images needs stream=true", "partial_images")
     kept = _kept(form, editor)
+    warned += _without_effect(form, options, masked="mask" in files)
     with collecting(warned):
         picture, request, share = _request(prompt, options, files, editor, limits)
     return Asked(
@@ -263,6 +264,14 @@ def _refuse_fixed(form: Form, editor: Editor) -> None:
             "size",
             "unsupported_value",
         )
+
+
+def _without_effect(form: Form, options: dict[str, Any], masked: bool) -> list[str]:
+    """Warnings about fields that other fields make useless."""
+    useless = [] if masked else [(name, "without a mask") for name in ("mask_margin", "composite")]
+    if options.get("greedy"):
+        useless += [(name, "with greedy") for name in ("temperature", "top_k", "top_p", "noise")]
+    return [f"{name} has no effect {why}" for name, why in useless if name in form.fields]
 
 
 def _strange(files: dict[str, list[BinaryIO]]) -> list[str]:

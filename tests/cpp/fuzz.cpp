@@ -90,14 +90,16 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
 
 #else
 
-// usage: replay FILE…, each in a folder by its target's name.
-int main(int count, char** files) {
-    for (int i = 1; i < count; ++i) {
-        const std::string path = files[i];
-        const size_t name = path.rfind('/'), folder = path.rfind('/', name - 1);
-        run(target_named(path.substr(folder + 1, name - folder - 1)), read_file(path, 64 << 20));
-    }
-    std::printf("%d files\n", count - 1);
+// usage: replay TIMES FILE…, each in a folder by its target's name.
+int main(int count, char** words) {
+    const int times = std::atoi(words[1]);
+    for (int time = 0; time < times; ++time)
+        for (int i = 2; i < count; ++i) {
+            const std::string path = words[i];
+            const size_t name = path.rfind('/'), folder = path.rfind('/', name - 1);
+            run(target_named(path.substr(folder + 1, name - folder - 1)), read_file(path, 64 << 20));
+        }
+    std::printf("%d files\n", count - 2);
     return 0;
 }
 

@@ -88,6 +88,11 @@ class Gpu:
         """Be another release of the library."""
         self.stand_in.stand_in_version(major * 10000 + minor * 100 + patch, build)
 
+    def kernels(self, found: bool) -> list[str]:
+        """The kernels that were compiled, or those that were found in what was kept."""
+        text: bytes = self.stand_in.stand_in_kernels(int(found))
+        return text.decode().splitlines()
+
     def open(self, bundle: Path, **options: Any) -> Model:
         """Open a bundle; options are fields of `ModelOptions`."""
         options = {"onnxruntime_path": None, "plugin_path": str(self.plugin).encode()} | options

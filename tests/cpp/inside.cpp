@@ -94,9 +94,9 @@ int32_t inside_number(const char* text, double* number) {
     });
 }
 
-int32_t inside_sha256(const char* data, size_t size, size_t piece) {
+int32_t inside_sha256(const char* data, size_t size, size_t piece, int32_t portable) {
     return calling([&] {
-        Sha256 digest;
+        Sha256 digest(portable != 0);
         for (size_t at = 0; at < size; at += piece) digest.add(data + at, piece < size - at ? piece : size - at);
         return digest.hex();
     });

@@ -8,10 +8,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
+import editar_rt
 from editar_rt.bundle.folder import Bundle
-from editar_rt.errors import BundleError
+from editar_rt.errors import BackendError, BundleError
 from tests.cpp import library as c
 from tests.cpp.library import Library, Refused
 from tests.runtime import test_bundle, test_graph_file
@@ -83,3 +85,19 @@ def test_a_file_that_is_no_picture(library: Library, file: bytes, says: str) -> 
     with pytest.raises(Refused, match=says) as refused:
         library.call("read_picture", file or None, ctypes.c_size_t(len(file)), ctypes.byref(picture))
     assert refused.value.status == c.BAD_PICTURE
+
+
+def test_a_graph_that_the_engine_refuses(library: Library, tmp_path: Path) -> None:
+    """What ONNX Runtime says has several lines."""
+    from tests.runtime import crafted
+
+    graph = crafted.model()
+    graph.graph.node[1].op_type = "Nonsense"
+    bundle = crafted.write_bundle(tmp_path / "bundle", graph)
+    with pytest.raises(BackendError, match=r"cannot load .*Nonsense"):
+        editar_rt.load(bundle, "cpu").decode_tokens(np.zeros((1, 4), np.int32))
+    model = library.open(bundle)
+    with pytest.raises(Refused, match=r"cannot load .*Nonsense") as refused:
+        model.decode_tokens(np.zeros((1, 4), np.int32))
+    assert refused.value.status == c.BACKEND and "\n" not in refused.value.message
+    model.close()

@@ -19,13 +19,14 @@ import pytest
 from click.testing import CliRunner
 from PIL import Image
 
+from editar_rt.backends import kept_folder
 from editar_rt.cli.app import cli
 from editar_rt.measure import selftest
 from editar_rt.measure.gate import try_engines
 from tests.cpp.gpu import CASES, GPUS, VERSIONS, Gpu, engines_of, python_editor, refused
 from tests.cpp.library import BenchPlan, Refused, as_sampling
 from tests.runtime.demo import COUNT, GRID, PICTURE, SIDE, WORDS
-from tests.tensorrt_stand_in import RTX_VERSION
+from tests.tensorrt_stand_in import RTX_VERSION, World
 from tests.tools import require, require_module
 
 
@@ -195,6 +196,32 @@ def test_engines_that_answer_wrongly_are_refused_from_then_on(
         python_editor(untried, gpu.twin())
     next(engines_of(untried).glob("tried-*.json")).unlink()
     gpu.open(untried).close()
+
+
+# Compiled kernels.
+
+
+def test_compiled_kernels_are_kept_and_shared_with_python(
+    make_gpu: Callable[..., Gpu], untried: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache = tmp_path / "cache"
+    monkeypatch.setenv(kept_folder.VARIABLE, str(cache))
+    gpu = make_gpu("rtx")
+    model = gpu.open(untried)
+    assert not list(cache.glob("kernels-*"))  # not before all have run
+    model.close()
+    (folder,) = cache.glob("kernels-*")
+    assert kept_folder.is_as_sealed(folder)
+    compiled = set(gpu.kernels(found=False))
+    assert {"decoder [2, 4]", "decoder [1, 64]", "sampler "} <= compiled and not gpu.kernels(found=True)
+    model = gpu.open(untried)
+    session = model.session(pixels())
+    assert set(gpu.kernels(found=True)) == compiled
+    session.close()
+    model.close()
+    world = World()
+    python_editor(untried, gpu.twin(world)).edit(PICTURE, WORDS)
+    assert {kernel for kernel in world.kernels if kernel.startswith("found")} == {f"found {name}" for name in compiled}
 
 
 # NVIDIA's own library.

@@ -1,8 +1,14 @@
-"""`editar` with an engine that fails or hangs after some steps: `python -m tests.server.faulty HOW serve …`."""
+"""`editar` with an engine that fails or hangs after some steps, or with a full disk.
+
+Run by `python -m tests.server.faulty HOW serve …`.
+"""
 
 from __future__ import annotations
 
+import errno
+import os
 import sys
+import tempfile
 import time
 from typing import Any
 
@@ -27,5 +33,11 @@ def faulty(self: Batch) -> Any:
     return step(self)
 
 
+def no_space(self: Any) -> None:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+if how == "full":
+    tempfile.SpooledTemporaryFile.rollover = no_space  # type: ignore[method-assign]
 Batch.step = faulty  # type: ignore[method-assign]
 main()

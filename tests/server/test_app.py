@@ -231,6 +231,21 @@ def test_unknown_fields_are_named_in_the_warnings(http: httpx.Client) -> None:
     assert all(name in warned for name in ("steps", "editar[noisy]", "moderation"))
 
 
+@pytest.mark.parametrize(
+    ("fields", "named"),
+    [
+        ({"mask_margin": "2", "composite": "false"}, ["mask_margin", "composite"]),
+        ({"greedy": "true", "temperature": "2", "top_k": "5"}, ["temperature", "top_k"]),
+        ({"greedy": "false", "temperature": "2"}, []),
+    ],
+)
+def test_fields_without_an_effect_are_named_in_the_warnings(
+    http: httpx.Client, fields: dict[str, str], named: list[str]
+) -> None:
+    warned = result(http.post(EDITS, **form(**fields)))["editar"]["warnings"]
+    assert [each.partition(" has no effect ")[0] for each in warned] == named
+
+
 def test_parameters_of_the_url_are_named_in_the_warnings(http: httpx.Client) -> None:
     (warned,) = result(http.post(f"{EDITS}?seed=5", **form()))["editar"]["warnings"]
     assert "'seed' of the URL" in warned

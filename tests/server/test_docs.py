@@ -60,6 +60,6 @@ def test_every_series_is_described() -> None:
 
 def test_every_code_is_described() -> None:
     made = [errors.queue_full(1), errors.queue_timeout(1), errors.too_late(1), errors.cancelled()]
-    made += [errors.shutting_down(), errors.engine_dead(), errors.starting()]
+    made += [errors.shutting_down(), errors.engine_dead(), errors.starting(), errors.no_space()]
     for error in made:
         assert f"`{error.code}`" in PAGE and str(error.status) in PAGE

@@ -18,7 +18,7 @@ import httpx2 as httpx
 import pytest
 
 from tests.runtime.demo import BUNDLE
-from tests.server.running import Server, form, serving, until
+from tests.server.running import Server, form, picture, serving, until
 
 EDITS = "/v1/images/edits"
 
@@ -44,6 +44,8 @@ def refused(*arguments: str, env: dict[str, str] | None = None) -> tuple[int, st
         ((str(BUNDLE.parent),), 1, "bundle.json"),
         ((str(BUNDLE), "--key-file", "/nonexistent/key"), 2, "/nonexistent/key"),
         ((str(BUNDLE), "--pictures", "0"), 2, "--pictures"),
+        ((str(BUNDLE), "--max-pixels", "nan"), 2, "'--max-pixels': nan is not a finite number"),
+        ((str(BUNDLE), "--receive-timeout", "inf"), 2, "'--receive-timeout': inf is not a finite number"),
         ((str(BUNDLE), "--allow-host", "https://studio.example"), 2, "a host to allow"),
         ((str(BUNDLE), "--allow-origin", "studio.example"), 2, "an origin to allow"),
     ],
@@ -202,6 +204,14 @@ def test_a_killed_process_breaks_a_stream_and_leaves_no_file() -> None:
         assert asked.end().error is not None
 
 
+def test_an_upload_that_does_not_fit_on_the_disk_is_refused_and_others_go_on() -> None:
+    with faulty("full") as server, server.client() as client:
+        answer = client.post(EDITS, data={"prompt": "x"}, files=[picture("image", bytes(2 << 20))])
+        assert answer.status_code == 507 and answer.json()["error"]["code"] == "no_space"
+        assert client.post(EDITS, **form()).status_code == 200
+        assert "cannot be spooled" in server.logged() and "Traceback" not in server.logged()
+
+
 # Slow clients.
 
 
@@ -283,6 +293,24 @@ def test_many_slow_clients_do_not_keep_others_out(impatient: Server) -> None:
             raw.sendall(list(SLOW.values())[place % len(SLOW)])
         assert client.post(EDITS, **form()).status_code == 200
         assert all(closed(raw) for raw in slow)
+
+
+FEW_FILES = """
+import resource
+resource.setrlimit(resource.RLIMIT_NOFILE, (150, 150))
+from editar_rt.__main__ import main
+main()
+"""
+
+
+def test_more_connections_than_the_system_has_files_for_keep_nobody_out() -> None:
+    with contextlib.ExitStack() as stack, serving(program=("-c", FEW_FILES)) as server, server.client() as client:
+        slow = [stack.enter_context(connected(server)) for _ in range(300)]
+        for raw in slow:
+            with contextlib.suppress(ConnectionError):
+                raw.sendall(HEAD)
+        assert client.post(EDITS, **form()).status_code == 200
+        assert "Too many open files" not in server.logged()
 
 
 def test_the_server_stops_in_spite_of_slow_clients() -> None:

@@ -54,7 +54,7 @@ Model::Model(const std::string& folder, const ModelOptions& options)
                             " has the dialect " + manifest.dialect + "; convert it with: python -m export convert " +
                             bundle_.folder() + " --dialect delta -o OUT");
     if (fixed) {
-        backend_ = open_engine_backend(bundle_, options.plugin_path, options.engines);
+        backend_ = open_engine_backend(bundle_, options.plugin_path, options.engines, options.cache);
         return;
     }
     OrtSettings settings;

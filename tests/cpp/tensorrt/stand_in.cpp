@@ -493,7 +493,7 @@ private:
     std::string label(const AllShapes& shapes) const {
         std::string text = graph_->stem;
         const auto found = shapes.find("tokens");
-        if (found == shapes.end() || found->second.size() != 2) return text;
+        if (found == shapes.end() || found->second.size() != 2) return text + " ";
         return text + " [" + std::to_string(found->second[0]) + ", " + std::to_string(found->second[1]) + "]";
     }
 
@@ -570,15 +570,15 @@ private:
 class Cache : public nvinfer1::IRuntimeCache {
 public:
     nvinfer1::IHostMemory* serialize() const noexcept override {
-        std::string text;
-        for (const std::string& each : kernels->compiled) text += each + "\n";
-        return new Bytes(text);
+        std::string text;  // as the stand-in for Python's runtime writes them
+        for (const std::string& each : kernels->compiled) text += (text.empty() ? "\"" : ", \"") + each + "\"";
+        return new Bytes("[" + text + "]");
     }
     bool deserialize(void const* blob, std::size_t size) noexcept override {
-        const std::string text(static_cast<const char*>(blob), size);
-        kernels_found += text;
-        for (size_t at = 0; at < text.size(); at = text.find('\n', at) + 1)
-            kernels->compiled.push_back(text.substr(at, text.find('\n', at) - at));
+        for (const Json& each : Json::parse({static_cast<const char*>(blob), size}, "kernels").items) {
+            kernels->compiled.push_back(each.text);
+            kernels_found += each.text + "\n";
+        }
         return true;
     }
     std::shared_ptr<Kernels> kernels = std::make_shared<Kernels>();

@@ -140,8 +140,8 @@ std::unique_ptr<Decoder> EngineBackend::make_decoder(int rows, int capacity) {
 }
 
 std::unique_ptr<Backend> open_engine_backend(const Bundle& bundle, const std::string& plugin_path,
-                                             const std::string& engines) {
-    std::shared_ptr<Engines> opened = Engines::open(bundle, open_plugin_table(plugin_path), engines);
+                                             const std::string& engines, const std::string& cache) {
+    std::shared_ptr<Engines> opened = Engines::open(bundle, open_plugin_table(plugin_path), engines, cache);
     if (opened->trial().is_needed()) try_engines(opened);
     return std::make_unique<EngineBackend>(opened, opened->info().plan);
 }

@@ -42,8 +42,9 @@ private:
 };
 
 // The backend of a bundle whose graphs have fixed shapes. `plugin_path`: of the library that runs engines; "" tries
-// beside this library, and the system's. `engines`: the folder of engines in the bundle; "" tries all.
+// beside this library, and the system's. `engines`: the folder of engines in the bundle; "" tries all. `cache`: the
+// folder for compiled kernels; "" keeps none.
 std::unique_ptr<Backend> open_engine_backend(const Bundle& bundle, const std::string& plugin_path,
-                                             const std::string& engines);
+                                             const std::string& engines, const std::string& cache);
 
 }  // namespace editar

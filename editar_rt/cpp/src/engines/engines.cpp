@@ -18,7 +18,8 @@ void EngineContext::enqueue() const {
         throw backend_error("the engine " + file_ + " does not run: " + device_.said());
 }
 
-std::unique_ptr<Engines> Engines::open(const Bundle& bundle, const editar_plugin& plugin, const std::string& named) {
+std::unique_ptr<Engines> Engines::open(const Bundle& bundle, const editar_plugin& plugin, const std::string& named,
+                                       const std::string& cache) {
     const std::vector<std::string> folders = choose_engine_folders(bundle, named);
     auto device = std::make_unique<Device>(plugin);
     std::vector<std::string> reasons;
@@ -28,7 +29,7 @@ std::unique_ptr<Engines> Engines::open(const Bundle& bundle, const editar_plugin
             check_build(info, folder, bundle, *device);
             Trial trial(bundle, folder, info, *device);
             return std::unique_ptr<Engines>(
-                new Engines(bundle, std::move(device), folder, std::move(info), std::move(trial)));
+                new Engines(bundle, std::move(device), folder, std::move(info), std::move(trial), cache));
         } catch (const Error& error) {
             // Of several folders, what is wrong with one does not matter where another one runs.
             if (device == nullptr || error.status() != EDITAR_BACKEND_FAILED) throw;
@@ -41,7 +42,8 @@ std::unique_ptr<Engines> Engines::open(const Bundle& bundle, const editar_plugin
     throw backend_error(all);
 }
 
-Engines::Engines(const Bundle& bundle, std::unique_ptr<Device> device, std::string folder, BuildInfo info, Trial trial)
+Engines::Engines(const Bundle& bundle, std::unique_ptr<Device> device, std::string folder, BuildInfo info, Trial trial,
+                 const std::string& cache)
     : bundle_(bundle),
       device_(std::move(device)),
       folder_(std::move(folder)),
@@ -55,11 +57,21 @@ Engines::Engines(const Bundle& bundle, std::unique_ptr<Device> device, std::stri
         for (const auto& each : info_.engines) files.insert(each.second.file);
         for (const std::string& file : files)
             scratch_bytes_ = std::max(scratch_bytes_, device_->plugin().scratch_bytes(loaded(file)));
+        std::vector<std::string> identity = info_.hashes;
+        const editar_device_facts& facts = device_->facts();
+        for (const char* fact : {facts.gpu, facts.capability, facts.driver, facts.version}) identity.emplace_back(fact);
+        kernels_ = std::make_unique<KeptKernels>(cache, identity);
+        const std::string saved = kernels_->read();
+        device_->check(device_->plugin().set_kernels(device_->handle(), saved.data(), saved.size()));
     }
     if (scratch_bytes_ > 0) scratch_ = std::make_unique<Memory>(*device_, static_cast<size_t>(scratch_bytes_), false);
 }
 
 Engines::~Engines() {
+    const void* kernels = nullptr;
+    size_t bytes = 0;
+    if (kernels_ != nullptr && device_->plugin().get_kernels(device_->handle(), &kernels, &bytes) == 0)
+        kernels_->keep({static_cast<const char*>(kernels), bytes});
     for (const auto& each : loaded_) device_->plugin().close_engine(each.second);
 }
 

@@ -11,6 +11,7 @@
 #include "bundle.h"
 #include "engines/device.h"
 #include "engines/folder.h"
+#include "engines/kept_kernels.h"
 #include "engines/plan.h"
 #include "engines/trial.h"
 
@@ -36,8 +37,10 @@ private:
 class Engines {
 public:
     // The device of a bundle's first folder of engines that were built for this machine. All throw
-    // EDITAR_BACKEND_FAILED. named: the only folder to try; "" tries all.
-    static std::unique_ptr<Engines> open(const Bundle& bundle, const editar_plugin& plugin, const std::string& named);
+    // EDITAR_BACKEND_FAILED. named: the only folder to try; "" tries all. cache: the folder for compiled kernels; ""
+    // keeps none.
+    static std::unique_ptr<Engines> open(const Bundle& bundle, const editar_plugin& plugin, const std::string& named,
+                                         const std::string& cache);
     ~Engines();
     Engines(const Engines&) = delete;
     Engines& operator=(const Engines&) = delete;
@@ -53,7 +56,8 @@ public:
     std::unique_ptr<EngineContext> context(const EngineShape& shape);
 
 private:
-    Engines(const Bundle& bundle, std::unique_ptr<Device> device, std::string folder, BuildInfo info, Trial trial);
+    Engines(const Bundle& bundle, std::unique_ptr<Device> device, std::string folder, BuildInfo info, Trial trial,
+            const std::string& cache);
     editar_engine* loaded(const std::string& file);
 
     const Bundle& bundle_;
@@ -61,6 +65,7 @@ private:
     std::string folder_;
     BuildInfo info_;
     Trial trial_;
+    std::unique_ptr<KeptKernels> kernels_;          // where the library compiles on the machine
     std::map<std::string, editar_engine*> loaded_;  // by file
     std::unique_ptr<Memory> scratch_;
     int64_t scratch_bytes_ = 0;

@@ -108,6 +108,7 @@ BuildInfo decoded(const Json& raw, const std::string& path) {
         const int64_t bytes = value.find("bytes")->integer();
         if (bytes < 0 || bytes > MOST_BYTES) throw damaged(path, name + " has an impossible size");
         info.files[name] = {value.find("sha256")->text, bytes};
+        info.hashes.push_back(info.files[name].sha256);
     }
     if (const Json* tried = raw.find("tried")) info.tried = tried->boolean;
     return info;

@@ -26,6 +26,7 @@ struct BuildInfo {
     Plan plan;
     std::map<std::string, EngineInfo, std::less<>> engines;  // by the shape's name
     std::map<std::string, FileInfo, std::less<>> files;
+    std::vector<std::string> hashes;  // of the files, in the order of build.json
     bool tried = true;  // whether they ran and passed the gate; otherwise the first load on each machine compares them
 
     std::string title() const;  // name and version of the library for users

@@ -127,22 +127,22 @@ bool OnnxRuntime::is_at_least(int major, int minor) const {
 
 std::string OnnxRuntime::said(OrtStatus* status) const {
     if (status == nullptr) return "";
-    std::string message = api_->GetErrorMessage(status);
+    std::string words;
+    for (const char* c = api_->GetErrorMessage(status); *c != '\0'; ++c) {  // on one line
+        const bool space = *c == ' ' || *c == '\n' || *c == '\r' || *c == '\t';
+        if (!space)
+            words += *c;
+        else if (!words.empty() && words.back() != ' ')
+            words += ' ';
+    }
     api_->ReleaseStatus(status);
-    return message.empty() ? "it gave no reason" : message;
+    while (!words.empty() && words.back() == ' ') words.pop_back();
+    return words.empty() ? "it gave no reason" : words;
 }
 
 void OnnxRuntime::check(OrtStatus* status, std::string_view part) const {
     if (status == nullptr) return;
-    std::string words;
-    for (char c : said(status)) {  // on one line
-        bool space = c == ' ' || c == '\n' || c == '\r' || c == '\t';
-        if (!space)
-            words += c;
-        else if (!words.empty() && words.back() != ' ')
-            words += ' ';
-    }
-    throw backend_error("ONNX Runtime failed in the part " + std::string(part) + " (" + words.substr(0, 300) +
+    throw backend_error("ONNX Runtime failed in the part " + std::string(part) + " (" + said(status).substr(0, 300) +
                         "); check the bundle with: editar-cli verify BUNDLE");
 }
 

@@ -29,7 +29,7 @@ public:
 
     // Throws what a call returned as EDITAR_BACKEND_FAILED: "ONNX Runtime failed in the part …".
     void check(OrtStatus* status, std::string_view part) const;
-    // The message of a failed call, and "" otherwise.
+    // The message of a failed call, on one line, and "" otherwise.
     std::string said(OrtStatus* status) const;
 
     // A value over the caller's memory, which lies on the CPU unless `memory` says otherwise.

@@ -52,6 +52,9 @@ struct editar_engine {
 
 struct editar_context {
     editar_device* device;
+#if defined(TRT_MAJOR_RTX)
+    std::unique_ptr<nvinfer1::IRuntimeConfig> config;  // outlives the context that it configures
+#endif
     std::unique_ptr<nvinfer1::IExecutionContext> context;
 };
 
@@ -266,25 +269,26 @@ int64_t scratch_bytes(const editar_engine* engine) {
     return engine->engine->getDeviceMemorySizeV2();
 }
 
-// A context without scratch memory.
-nvinfer1::IExecutionContext* make_context(editar_device& device, nvinfer1::ICudaEngine& engine) {
+// Make the context without scratch memory; it stays null where the library cannot.
+void make(editar_context& made, nvinfer1::ICudaEngine& engine) {
     constexpr auto users = nvinfer1::ExecutionContextAllocationStrategy::kUSER_MANAGED;
 #if defined(TRT_MAJOR_RTX)
-    const std::unique_ptr<nvinfer1::IRuntimeConfig> config(engine.createRuntimeConfig());
-    if (config == nullptr) return nullptr;
-    config->setExecutionContextAllocationStrategy(users);
+    editar_device& device = *made.device;
+    made.config.reset(engine.createRuntimeConfig());
+    if (made.config == nullptr) return;
+    made.config->setExecutionContextAllocationStrategy(users);
     // Kernels for a shape are compiled before its first run: later, they would change under a recorded one.
-    config->setDynamicShapesKernelSpecializationStrategy(nvinfer1::DynamicShapesKernelSpecializationStrategy::kEAGER);
+    made.config->setDynamicShapesKernelSpecializationStrategy(
+        nvinfer1::DynamicShapesKernelSpecializationStrategy::kEAGER);
     if (device.kernels == nullptr) {
-        device.kernels.reset(config->createRuntimeCache());
+        device.kernels.reset(made.config->createRuntimeCache());
         if (device.kernels != nullptr && !device.saved_kernels.empty())  // what does not fit this machine is ignored
             device.kernels->deserialize(device.saved_kernels.data(), device.saved_kernels.size());
     }
-    if (device.kernels != nullptr) config->setRuntimeCache(*device.kernels);
-    return engine.createExecutionContext(config.get());
+    if (device.kernels != nullptr) made.config->setRuntimeCache(*device.kernels);
+    made.context.reset(engine.createExecutionContext(made.config.get()));
 #else
-    (void)device;
-    return engine.createExecutionContext(users);
+    made.context.reset(engine.createExecutionContext(users));
 #endif
 }
 
@@ -300,7 +304,7 @@ int32_t open_context(editar_engine* engine, int32_t profile, const editar_shape*
         editar_device& device = *engine->device;
         auto made = std::make_unique<editar_context>();
         made->device = &device;
-        made->context.reset(make_context(device, *engine->engine));
+        make(*made, *engine->engine);
         if (made->context == nullptr) throw backend_error(device.logger.take());
         if (scratch != nullptr) made->context->setDeviceMemoryV2(scratch, scratch_size);
         auto must = [&](bool done) {
