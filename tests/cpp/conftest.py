@@ -27,13 +27,13 @@ def gpu_kinds(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Built]:
 
 @pytest.fixture(scope="session")
 def gpu_bundles(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """The demo with engines: in the dialect delta for TensorRT, in native for TensorRT for RTX with a sampling head."""
+    """The demo with engines: delta in fp16 for TensorRT, and native with a sampling head for TensorRT for RTX."""
     from export.__main__ import main
 
     folder, made = tmp_path_factory.mktemp("bundles"), {}
     for name, kind in CASES.items():
         made[name] = folder / name
-        options = ["--dialect", name, *["--sampling-head"] * (kind == "rtx")]
+        options = ["--dialect", name, *(["--sampling-head"] if kind == "rtx" else ["--precision", "fp16"])]
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr("sys.argv", ["export", "convert", str(BUNDLE), *options, "-o", str(made[name])])
             with pytest.raises(SystemExit) as done:
