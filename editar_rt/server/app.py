@@ -90,6 +90,7 @@ class _Server:
         self.engine, self.options, self.peers = engine, options, peers
         self._decoders = ThreadPoolExecutor(1, "editar decode")  # one at a time: a picture takes much memory
         self._encoders = ThreadPoolExecutor(2, "editar encode")
+        self._restorers = ThreadPoolExecutor(2, "editar restore")  # whole pictures, which others do not wait for
         self._described = answers.model_of(engine.editor, engine.limits)
 
     def routes(self) -> list[BaseRoute]:
@@ -131,7 +132,7 @@ class _Server:
             if results is None:
                 raise ClientDisconnect
             made = [(each.result, each.warned) for each in results]
-            content = await self._encoded(partial(answers.answer, asked, made, self.engine.editor))
+            content = await self.encoded(asked, partial(answers.answer, asked, made, self.engine.editor))
         finally:
             self.engine.let_go(work)
         return Response(content, media_type="application/json", headers=NO_STORE)
@@ -172,8 +173,10 @@ class _Server:
         if self.options.log_prompts:
             log.info("id=%s prompt=%r", request.state.id, asked.request.instruction)
 
-    async def _encoded(self, make: Callable[[], bytes]) -> bytes:
-        return await asyncio.get_running_loop().run_in_executor(self._encoders, make)
+    async def encoded(self, asked: Asked, make: Callable[[], bytes]) -> bytes:
+        """What is made of a request's results, in a thread."""
+        threads = self._restorers if asked.restores else self._encoders
+        return await asyncio.get_running_loop().run_in_executor(threads, make)
 
     async def generate(self, request: Request) -> Response:
         raise bad(
@@ -253,7 +256,7 @@ class _Stream(Response):
         return True
 
     async def _events(self) -> AsyncIterator[bytes]:
-        asked, editor, encoded = self._asked, self._server.engine.editor, self._server._encoded
+        asked, editor, encoded = self._asked, self._server.engine.editor, partial(self._server.encoded, self._asked)
         left = len(asked.seeds)
         while left:
             item = await self._outbox.take_within(COMMENT_SECONDS)

@@ -14,24 +14,46 @@ from typing import Any
 import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from editar_rt.server.limits import CONNECTIONS, Limits
+from editar_rt.server.limits import CONNECTIONS, FILES_ELSEWHERE, Limits
+
+FILES_OF_CONNECTION = 5  # its socket, a spooled upload, and sockets of others that are being accepted or closed
 
 
-def protocol(limits: Limits) -> type[asyncio.Protocol]:
-    """The class of a server's connections."""
+def connections() -> int:
+    """How many connections may be open: CONNECTIONS, or as many as the process may have open files for.
+
+    The process's own limit is raised to that end, as far as it may. Without room, asyncio would log each attempt to
+    accept a connection, thousands in a second.
+    """
+    try:
+        import resource
+    except ImportError:  # Windows, which has no such limit
+        return CONNECTIONS
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = FILES_OF_CONNECTION * CONNECTIONS + FILES_ELSEWHERE
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        soft = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    if soft == resource.RLIM_INFINITY or soft >= wanted:
+        return CONNECTIONS
+    return max((soft - FILES_ELSEWHERE) // FILES_OF_CONNECTION, 1)
+
+
+def protocol(limits: Limits, most: int = CONNECTIONS) -> type[asyncio.Protocol]:
+    """The class of a server's connections, of which `most` are open at once."""
     receiving: dict[_Deadlines, None] = {}  # those whose request is not complete, the oldest first
 
     class Deadlines(_Deadlines):
         def __init__(self, *args: Any, **kwargs: Any) -> None:
-            super().__init__(limits, receiving, *args, **kwargs)
+            super().__init__(limits, most, receiving, *args, **kwargs)
 
     return Deadlines
 
 
 class _Deadlines(H11Protocol):
-    def __init__(self, limits: Limits, receiving: dict[_Deadlines, None], *args: Any, **kwargs: Any) -> None:
+    def __init__(self, limits: Limits, most: int, receiving: dict[_Deadlines, None], *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._limits, self._receiving = limits, receiving
+        self._limits, self._most, self._receiving = limits, most, receiving
         self._receive_timer: asyncio.TimerHandle | None = None
         self._send_timer: asyncio.TimerHandle | None = None
 
@@ -43,8 +65,10 @@ class _Deadlines(H11Protocol):
         own = transport.get_extra_info("socket")
         if own is not None and own.family in (socket.AF_INET, socket.AF_INET6):
             own.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        if len(self.connections) > CONNECTIONS:  # the slowest sender makes room
-            next(iter(self._receiving), self).transport.abort()
+        if len(self.connections) > self._most:  # the slowest sender makes room
+            slowest = next(iter(self._receiving), self)
+            self._receiving.pop(slowest, None)  # it is lost a little later; the next one is to close another
+            slowest.transport.abort()
         self._expect_request()
 
     def data_received(self, data: bytes) -> None:

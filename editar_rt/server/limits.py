@@ -11,7 +11,8 @@ PROMPT_CHARACTERS = 32_000
 HEADER_BYTES = 64 << 10
 KEEP_ALIVE_SECONDS = 5
 COMMENT_SECONDS = 10.0  # between signs of life in a stream
-CONNECTIONS = 800  # open at once; the slowest sender is closed for another one
+CONNECTIONS = 800  # open at once, unless the system allows fewer; the slowest sender is closed for another one
+FILES_ELSEWHERE = 100  # open files that are no connections: weights, logs
 HEARTBEAT_SECONDS = 30.0  # without a sign of the engine's thread, and longer than its longest step
 DRAINED_FACTOR = 2  # a body that is too large is read up to this multiple of the limit, so that the answer arrives
 

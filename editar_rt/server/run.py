@@ -19,14 +19,13 @@ import uvicorn
 from editar_rt.editor import Editor
 from editar_rt.errors import EditarError, EditarWarning, OptionError
 from editar_rt.server.app import Options, application
-from editar_rt.server.deadline import protocol
+from editar_rt.server.deadline import connections, protocol
 from editar_rt.server.engine import Engine
-from editar_rt.server.limits import HEADER_BYTES, KEEP_ALIVE_SECONDS, Limits
+from editar_rt.server.limits import CONNECTIONS, HEADER_BYTES, KEEP_ALIVE_SECONDS, Limits
 from editar_rt.server.warned import show_or_collect
 
 FLUSH_SECONDS = 1  # for last answers, once nothing runs
 POLL_SECONDS = 0.02
-BACKLOG = 1024
 
 
 @dataclass(frozen=True)
@@ -56,7 +55,7 @@ def bind(address: Address) -> socket.socket:
     host, port = address.host, address.port
     try:
         family, _, _, _, found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
-        return socket.create_server(found[:2], family=family, backlog=BACKLOG)
+        return socket.create_server(found[:2], family=family, backlog=CONNECTIONS)
     except (OSError, UnicodeError) as error:  # the latter for names that no domain may have
         why = error.strerror if isinstance(error, OSError) else "no valid name"
         raise OptionError(
@@ -143,9 +142,10 @@ async def _serve(
         loop.call_soon_threadsafe(ends.death.set)
 
     engine.on_death = on_death
+    most = connections()
     config = uvicorn.Config(
         application(engine, options),
-        http=protocol(limits),
+        http=protocol(limits, most),
         ws="none",
         loop="asyncio",
         lifespan="on",
@@ -153,7 +153,7 @@ async def _serve(
         access_log=False,
         server_header=False,
         proxy_headers=False,
-        backlog=BACKLOG,
+        backlog=most,
         timeout_keep_alive=KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=FLUSH_SECONDS,
         h11_max_incomplete_event_size=HEADER_BYTES,

@@ -27,13 +27,13 @@ def gpu_kinds(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Built]:
 
 @pytest.fixture(scope="session")
 def gpu_bundles(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """The demo with engines: in both dialects for TensorRT; for TensorRT for RTX with a sampling head."""
+    """The demo with engines: delta in fp16 for TensorRT, and native with a sampling head for TensorRT for RTX."""
     from export.__main__ import main
 
     folder, made = tmp_path_factory.mktemp("bundles"), {}
     for name, kind in CASES.items():
         made[name] = folder / name
-        options = ["--sampling-head", "--dialect", "native"] if name == "rtx" else ["--dialect", name]
+        options = ["--dialect", name, *(["--sampling-head"] if kind == "rtx" else ["--precision", "fp16"])]
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr("sys.argv", ["export", "convert", str(BUNDLE), *options, "-o", str(made[name])])
             with pytest.raises(SystemExit) as done:
@@ -55,11 +55,11 @@ def gpu(make_gpu: Callable[..., Gpu]) -> Gpu:
 
 @pytest.fixture
 def tried(gpu_bundles: dict[str, Path], tmp_path: Path) -> Path:
-    """A bundle of the dialect native with engines of TensorRT."""
-    return Path(shutil.copytree(gpu_bundles["native"], tmp_path / "bundle"))
+    """A bundle of the dialect delta with engines of TensorRT."""
+    return Path(shutil.copytree(gpu_bundles["delta"], tmp_path / "bundle"))
 
 
 @pytest.fixture
 def untried(gpu_bundles: dict[str, Path], tmp_path: Path) -> Path:
     """A bundle with engines of TensorRT for RTX, which were built without a GPU."""
-    return Path(shutil.copytree(gpu_bundles["rtx"], tmp_path / "untried", ignore=shutil.ignore_patterns("tried-*")))
+    return Path(shutil.copytree(gpu_bundles["native"], tmp_path / "untried", ignore=shutil.ignore_patterns("tried-*")))

@@ -18,9 +18,9 @@ import numpy as np
 import pytest
 
 from tests.cpp.build import CPP
-from tests.cpp.gpu import VERSION, Gpu, engines_of, refused
+from tests.cpp.gpu import VERSION, Gpu, engines_of, refused, with_manifest
 from tests.cpp.installed import TENSORRT, installed, onnxruntime_root, run
-from tests.cpp.library import BACKEND, BAD_ARGUMENT, Refused
+from tests.cpp.library import BACKEND, BAD_ARGUMENT, BAD_BUNDLE, Refused
 from tests.runtime.demo import SIDE, WORDS
 
 GREY = np.full((SIDE, SIDE, 3), 128, np.uint8)
@@ -240,6 +240,26 @@ def test_what_tensorrt_cannot_load_is_refused_with_its_words(gpu: Gpu, tried: Pa
     words = rf"prefix.engine: TensorRT {VERSION} could not load it: Serialization assertion .* failed; {COMMAND}"
     with pytest.raises(Refused, match=words):
         session.edit(WORDS)
+    session.close()
+    model.close()
+
+
+@pytest.mark.parametrize("name", ["tokens", "logits", "positions", "new_rows"])
+def test_a_manifest_whose_buffers_are_too_small_is_refused(gpu: Gpu, tried: Path, name: str) -> None:
+    """Its symbols are allowed ones, in other places: an engine would write behind what they describe."""
+
+    def swap(manifest: dict[str, Any]) -> None:
+        decoder = manifest["parts"]["decoder"]
+        for tensor in (*decoder["inputs"], *decoder["outputs"]):
+            if tensor["name"] == name:
+                tensor["shape"] = [{"rows": "positions"}.get(size, size) for size in tensor["shape"]]
+
+    with_manifest(tried, swap)
+    model = gpu.open(tried)
+    session = model.session(GREY)
+    with pytest.raises(Refused, match=rf"the tensor {name} of a part has another shape or type than") as caught:
+        session.edit(WORDS)
+    assert caught.value.status == BAD_BUNDLE
     session.close()
     model.close()
 

@@ -1,14 +1,21 @@
-"""Pictures that take their decoder more time than a picture of their size should."""
+"""Pictures that take much time: to decode, more than one of their size should; and to paste back and encode."""
 
 from __future__ import annotations
 
 import io
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
+import httpx2 as httpx
 import pytest
 from PIL import Image
 
+from editar_rt.images.fit import Placement
 from editar_rt.server import pictures
 from editar_rt.server.errors import ApiError
+from tests.server.browser import Server
+from tests.server.running import form
 
 LIMIT = 16_000_000
 
@@ -36,3 +43,21 @@ def test_reading_in_small_pieces_gives_the_same_pixels() -> None:
         noise.save(file, kind, **options)
         expected = Image.open(io.BytesIO(file.getvalue())).convert("RGB")
         assert pictures.read_image(file, LIMIT).tobytes() == expected.tobytes()
+
+
+def test_nobody_waits_for_the_whole_pictures_of_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    restore, held, go = Placement.restore, threading.Semaphore(0), threading.Event()
+
+    def slow(self: Placement, *args: Any, **options: Any) -> Image.Image:
+        held.release()
+        assert go.wait(60)
+        return restore(self, *args, **options)
+
+    monkeypatch.setattr(Placement, "restore", slow)
+    with Server() as server, ThreadPoolExecutor() as clients, httpx.Client(base_url=server.url, timeout=60) as client:
+        whole = [clients.submit(client.post, "/v1/images/edits", **form(restore="true")) for _ in range(4)]
+        assert held.acquire(timeout=60) and held.acquire(timeout=60)
+        assert client.post("/v1/images/edits", **form()).status_code == 200
+        assert client.post("/v1/images/edits", **form(stream="true")).status_code == 200
+        go.set()
+        assert [each.result().status_code for each in whole] == [200] * 4

@@ -295,6 +295,24 @@ def test_many_slow_clients_do_not_keep_others_out(impatient: Server) -> None:
         assert all(closed(raw) for raw in slow)
 
 
+FEW_FILES = """
+import resource
+resource.setrlimit(resource.RLIMIT_NOFILE, (150, 150))
+from editar_rt.__main__ import main
+main()
+"""
+
+
+def test_more_connections_than_the_system_has_files_for_keep_nobody_out() -> None:
+    with contextlib.ExitStack() as stack, serving(program=("-c", FEW_FILES)) as server, server.client() as client:
+        slow = [stack.enter_context(connected(server)) for _ in range(160)]
+        for raw in slow:
+            with contextlib.suppress(ConnectionError):
+                raw.sendall(HEAD)
+        assert client.post(EDITS, **form()).status_code == 200
+        assert "Too many open files" not in server.logged()
+
+
 def test_the_server_stops_in_spite_of_slow_clients() -> None:
     with serving() as server, connected(server) as silent, connected(server) as half:
         half.sendall(SLOW["half a body"])

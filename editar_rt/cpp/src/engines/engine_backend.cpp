@@ -84,6 +84,7 @@ std::vector<int32_t> EngineBackend::sample(const float* logits, const SamplerInp
     const int rows = inputs.rows();
     Program& decoder = program({facts::DECODER, rows, 1});
     Program& sampler = program({facts::SAMPLER, rows, 1});
+    decoder.outputs().check(facts::LOGITS, {rows, 1, manifest().model.vocab_size}, "float32");
     const Block::Place& place = decoder.outputs().at(facts::LOGITS);
     std::memcpy(decoder.received(place), logits, place.bytes);
     machine().to_device(decoder.address(facts::LOGITS), decoder.received(place), place.bytes);

@@ -1,7 +1,6 @@
 #include "engines/engine_decoder.h"
 
 #include <algorithm>
-#include <numeric>
 
 #include "error.h"
 #include "facts.h"
@@ -20,9 +19,8 @@ EngineDecoder::EngineDecoder(EngineBackend& backend, int rows, int capacity)
     capacity_ = backend.capacity();
     const TensorInfo* past = backend.part(facts::DECODER).input(facts::PAST_KEY + std::string("0"));
     rows_ = plan_.padded(rows);
-    const std::vector<int64_t> shape = EngineShape{facts::DECODER, rows_, 1}.of(*past);
-    heads_ = static_cast<size_t>(shape[1]);
-    row_bytes_ = bytes_of(*past, shape) / rows_;
+    heads_ = static_cast<size_t>(past->shape[1]);
+    row_bytes_ = bytes_of(*past, {1, past->shape[1], past->shape[2], past->shape[3]});
     head_bytes_ = row_bytes_ / heads_;
     position_bytes_ = head_bytes_ / capacity_;
     in_place_ = !manifest.operators().returns_new_rows;
@@ -142,6 +140,11 @@ void EngineDecoder::check(const Program& program) const {
     program.inputs().check(facts::PAST_LENGTH, {rows}, "int32");
     program.inputs().check(facts::PREFIX, {rows, positions, dim_}, "float32");
     program.outputs().check(facts::LOGITS, {rows, positions, vocab_}, "float32");
+    if (in_place_) return;
+    const TensorInfo& past = *backend_.part(facts::DECODER).input(facts::PAST_KEY + std::string("0"));
+    program.all_outputs().check(
+        facts::NEW_ROWS, {static_cast<int64_t>(kinds_), rows, static_cast<int64_t>(heads_), positions, past.shape[3]},
+        past.dtype.c_str());
 }
 
 bool EngineDecoder::step_and_draw(const Batch& batch, const std::vector<Draw>& draws, std::vector<int32_t>& tokens) {

@@ -55,7 +55,8 @@ public:
     }
     bool has_input(std::string_view name) const { return in_.find(name) != nullptr; }
     const Block& inputs() const { return in_; }
-    const Block& outputs() const { return returned_; }
+    const Block& outputs() const { return returned_; }  // that are copied to the host
+    const Block& all_outputs() const { return out_; }
 
     void* received(const Block::Place& output) const { return received_->at(output.offset); }
     // Set a sampler's inputs, for all of its rows.
