@@ -32,6 +32,7 @@ class Run(NamedTuple):
     """What a process took."""
 
     seconds: float
+    cpu: float  # seconds
     peak: int  # resident bytes, as the system counts them
     once: int | None  # every page once; of `bench` alone
 
@@ -48,7 +49,8 @@ def run(command: list[str], cache: Path) -> Run:
     if os.waitstatus_to_exitcode(status) != 0:
         raise click.ClickException(f"{' '.join(command)} failed")
     document = json.loads(output.splitlines()[-1])
-    return Run(seconds, usage.ru_maxrss * 1024, document.get("peak_memory"))
+    cpu = usage.ru_utime + usage.ru_stime
+    return Run(seconds, cpu, usage.ru_maxrss * 1024, document.get("peak_memory"))
 
 
 @click.command()
@@ -69,13 +71,14 @@ def main(bundle: Path, editar_cli: Path, rounds: int) -> None:
                     for name, program in programs.items():
                         command = [*program, what[0], str(bundle), *what[1:], "--device", "cpu", *option]
                         found.setdefault((what[0], way, name), []).append(run(command, Path(folder) / "Python"))
-    click.echo("| what | weights | runtime | seconds | peak, MB | every page once, MB |\n|---|---|---|---|---|---|")
+    click.echo("| what | weights | runtime | seconds | CPU seconds | peak, MB | every page once, MB |")
+    click.echo("|---|---|---|---|---|---|---|")
     for (command_name, way, name), runs in found.items():
-        seconds = statistics.median(each.seconds for each in runs)
+        seconds, cpu = (statistics.median(each[place] for each in runs) for place in (0, 1))
         peak = statistics.median(each.peak for each in runs) / 1e6
         once = [each.once for each in runs if each.once is not None]
         shown = f"{statistics.median(once) / 1e6:.0f}" if once else ""
-        click.echo(f"| {command_name} | {way} | {name} | {seconds:.1f} | {peak:.0f} | {shown} |")
+        click.echo(f"| {command_name} | {way} | {name} | {seconds:.1f} | {cpu:.1f} | {peak:.0f} | {shown} |")
 
 
 if __name__ == "__main__":

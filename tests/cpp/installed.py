@@ -70,7 +70,8 @@ def installed(name: str = "release", options: Sequence[str] = RELEASE) -> Path:
     return prefix
 
 
-SANITIZED = ("-DEDITAR_CLI=OFF", "-DCMAKE_BUILD_TYPE=RelWithDebInfo", "-DCMAKE_CXX_FLAGS_RELWITHDEBINFO=-O1 -g")
+# Without optimization they compile four times as fast, and most of what they run is the engine's.
+SANITIZED = ("-DEDITAR_CLI=OFF", "-DCMAKE_BUILD_TYPE=RelWithDebInfo", "-DCMAKE_CXX_FLAGS_RELWITHDEBINFO=-O0 -g1")
 
 
 def sanitized(sanitizers: str) -> Path:

@@ -78,8 +78,9 @@ class CRequest(Struct):
 
 class COutput(Struct):
     _fields_ = [
-        ("size", c_size_t), ("tokens", c_void_p), ("rgb", c_void_p), ("done", c_int32), ("prompt_tokens", c_int32),
-        ("flags", c_int32), ("steps", c_int32), ("encode_seconds", c_double), ("text_seconds", c_double),
+        ("size", c_size_t), ("tokens", c_void_p), ("rgb", c_void_p), ("passes", c_void_p), ("done", c_int32),
+        ("prompt_tokens", c_int32),
+        ("flags", c_int32), ("encode_seconds", c_double), ("text_seconds", c_double),
         ("prefill_seconds", c_double), ("decode_seconds", c_double), ("pixel_seconds", c_double),
         ("preview_seconds", c_double), ("engine_seconds", c_double),
     ]  # fmt: skip
@@ -205,9 +206,11 @@ class Model:
 class Edited:
     """The result of an edit."""
 
-    def __init__(self, status: int, tokens: NDArray[np.int32], rgb: NDArray[np.uint8], output: COutput) -> None:
+    def __init__(
+        self, status: int, tokens: NDArray[np.int32], rgb: NDArray[np.uint8], passes: NDArray[np.int32], output: COutput
+    ) -> None:
         self.stopped = status == STOPPED
-        self.tokens, self.rgb, self.output = tokens, rgb, output
+        self.tokens, self.rgb, self.passes, self.output = tokens, rgb, passes, output
 
 
 class Session:
@@ -275,9 +278,12 @@ class Session:
             request.on_preview = ON_PREVIEW(preview)
         tokens = np.full((variants, info.picture_tokens), -1, np.int32)
         rgb = np.zeros((variants, info.image_size, info.image_size, 3), np.uint8)
-        output = COutput(tokens=tokens.ctypes.data, rgb=rgb.ctypes.data if pictures else None)
+        passes = np.full(variants, -1, np.int32)
+        output = COutput(
+            tokens=tokens.ctypes.data, rgb=rgb.ctypes.data if pictures else None, passes=passes.ctypes.data
+        )
         status = self.model.library.call("edit", self.handle, ctypes.byref(request), ctypes.byref(output))
-        return Edited(status, tokens, rgb, output)
+        return Edited(status, tokens, rgb, passes, output)
 
     def texts(self, variant: int = 0) -> dict[str, str]:
         """How the last edit was made."""

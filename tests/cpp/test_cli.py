@@ -50,6 +50,7 @@ OPTIONS = [
     ["--greedy", "--task", "depth"],
     ["--mask", "mask", "--mask-margin", 0, "--no-composite"],
     ["--noise", "gumbel", "--threads", 1],
+    ["--noise", "gumbel", "--speculate", 8],
 ]
 
 
@@ -65,15 +66,18 @@ def test_an_edit(editar: Command, tmp_path: Path, mask: Path, options: list[obje
     assert np.array_equal(np.asarray(made["mine"]), np.asarray(made["theirs"]))
     assert made["mine"].info == made["theirs"].info
     assert documents["mine"]["parameters"] == documents["theirs"]["parameters"]
+    assert documents["mine"]["passes"] == documents["theirs"]["passes"]
+    assert documents["mine"].keys() == documents["theirs"].keys()
     assert documents["mine"]["timings"].keys() == documents["theirs"]["timings"].keys()
 
 
 def test_variants_lie_side_by_side(editar: Command, tmp_path: Path) -> None:
-    done = cli("edit", BUNDLE, PICTURE, WORDS, "-o", tmp_path / "mine.png", "-n", 2, "--seed", 7, "--json")
+    options = ["-n", 2, "--seed", 7, "--speculate", 4, "--json"]
+    done = cli("edit", BUNDLE, PICTURE, WORDS, "-o", tmp_path / "mine.png", *options)
     assert done.code == 0, done.stderr
-    theirs = editar("edit", BUNDLE, PICTURE, WORDS, "-o", tmp_path / "theirs.png", "-n", 2, "--seed", 7, "--json")
+    theirs = editar("edit", BUNDLE, PICTURE, WORDS, "-o", tmp_path / "theirs.png", *options)
     for seed, mine, expected in zip((7, 8), done.document["pictures"], theirs.document["pictures"], strict=True):
-        assert mine["parameters"] == expected["parameters"]
+        assert mine["parameters"] == expected["parameters"] and mine["passes"] == expected["passes"]
         pixels = [np.asarray(Image.open(tmp_path / f"{name}-{seed}.png")) for name in ("mine", "theirs")]
         assert np.array_equal(*pixels)
 
@@ -178,9 +182,9 @@ def test_an_edit_that_is_told_to_end_writes_nothing(tmp_path: Path) -> None:
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_a_measurement_ends_at_once() -> None:
     started = running("bench", BUNDLE, "--repeats", 100_000)
-    started.send_signal(signal.SIGINT)
+    started.send_signal(signal.SIGTERM)
     assert started.communicate()[0] == ""
-    assert started.returncode == -signal.SIGINT
+    assert started.returncode == -signal.SIGTERM
 
 
 def test_info_and_verify(editar: Command) -> None:

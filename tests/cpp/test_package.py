@@ -56,14 +56,18 @@ def test_products_of_both_kinds_are_built_by_cmake(tmp_path: Path, expected: lis
         assert edited(tmp_path / name, prefix) == expected
 
 
-def test_a_product_is_built_by_pkg_config(tmp_path: Path, expected: list[int]) -> None:
+def built_by_pkg_config(prefix: Path, program: Path) -> Path:
     require_program("pkg-config", "apt-get install pkg-config")
-    prefix, program = installed(), tmp_path / "program"
     environment = os.environ | {"PKG_CONFIG_PATH": str(prefix / "lib/pkgconfig")}
     flags = run(["pkg-config", "--cflags", "--libs", "editar"], env=environment).split()
     assert run(["pkg-config", "--modversion", "editar"], env=environment).strip() == editar_rt.__version__
     run(["gcc", "-std=c99", str(CONSUMERS / "c_program.c"), *flags, "-o", str(program)])
-    assert edited(program, prefix) == expected
+    return program
+
+
+def test_a_product_is_built_by_pkg_config(tmp_path: Path, expected: list[int]) -> None:
+    prefix = installed()
+    assert edited(built_by_pkg_config(prefix, tmp_path / "program"), prefix) == expected
 
 
 def test_a_static_library_serves_too(tmp_path: Path, expected: list[int]) -> None:
@@ -72,6 +76,7 @@ def test_a_static_library_serves_too(tmp_path: Path, expected: list[int]) -> Non
     run(["cmake", "-S", str(CONSUMERS), "-B", str(tmp_path), f"-DCMAKE_PREFIX_PATH={prefix}"])
     run(["cmake", "--build", str(tmp_path)])
     assert edited(tmp_path / "cpp_program", prefix) == expected
+    assert edited(built_by_pkg_config(prefix, tmp_path / "program"), prefix) == expected
 
 
 def test_without_the_header_the_build_says_what_to_do(tmp_path: Path) -> None:

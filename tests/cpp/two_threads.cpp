@@ -71,7 +71,7 @@ void work(const char* bundle, int seed) {
 // first call of this function, which two threads must not make at once: glibc then aborts when the second of them ends.
 extern "C" int malloc_trim(size_t pad) {
     expect(trimming.fetch_add(1) == 0, "two threads trim the heap at once");
-    std::this_thread::sleep_for(std::chrono::milliseconds(10));
+    std::this_thread::sleep_for(std::chrono::milliseconds(50));
     static const auto trim = reinterpret_cast<int (*)(size_t)>(dlsym(RTLD_NEXT, "malloc_trim"));
     const int freed = trim(pad);
     --trimming;

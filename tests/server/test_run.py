@@ -305,7 +305,7 @@ main()
 
 def test_more_connections_than_the_system_has_files_for_keep_nobody_out() -> None:
     with contextlib.ExitStack() as stack, serving(program=("-c", FEW_FILES)) as server, server.client() as client:
-        slow = [stack.enter_context(connected(server)) for _ in range(300)]
+        slow = [stack.enter_context(connected(server)) for _ in range(160)]
         for raw in slow:
             with contextlib.suppress(ConnectionError):
                 raw.sendall(HEAD)

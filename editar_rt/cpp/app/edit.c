@@ -44,14 +44,15 @@ static void print_setting(const char* name, const char* value) {
         print_json(value);
 }
 
-static void print_result(const char* path, const editar_output* made, double total, const char* const* texts) {
+static void print_result(const char* path, const editar_output* made, int32_t variant, double total,
+                         const char* const* texts) {
     fputs("{\"output\": ", stdout);
     print_json(path);
     printf(
         ", \"timings\": {\"encode\": %.9g, \"text\": %.9g, \"prefill\": %.9g, \"decode\": %.9g, \"pixels\": %.9g, "
-        "\"total\": %.9g}, \"parameters\": {",
+        "\"total\": %.9g}, \"passes\": %d, \"parameters\": {",
         made->encode_seconds, made->text_seconds, made->prefill_seconds, made->decode_seconds, made->pixel_seconds,
-        total);
+        total, (int)made->passes[variant]);
     for (; texts[0] != NULL; texts += 2) {
         print_setting(texts[0], texts[1]);
         if (texts[2] != NULL) fputs(", ", stdout);
@@ -123,7 +124,7 @@ static int write_variant(const arguments* all, editar_session* session, int32_t 
         return complain(1, "%s", editar_last_error()); /* a name that cannot be written is no bad option */
     if (all->json) {
         if (variant > 0) fputs(", ", stdout);
-        print_result(path, made, total, texts);
+        print_result(path, made, variant, total, texts);
     } else {
         printf("%s  (%.2f s)\n", path, total);
     }
@@ -138,6 +139,7 @@ int edit_command(const arguments* all, editar_model* model, const editar_model_i
     editar_status status;
     char digits[65], mask_digits[65];
     float* states = NULL;
+    int32_t passes[EDITAR_MAX_VARIANTS];
     int32_t variant, variants = all->count == 0 ? 1 : all->count;
     const double started = seconds();
     int code;
@@ -153,6 +155,7 @@ int edit_command(const arguments* all, editar_model* model, const editar_model_i
     if (code == 0) {
         status = editar_open_session(model, &picture, &session);
         made.size = sizeof made;
+        made.passes = passes;
         made.rgb = malloc((size_t)variants * (size_t)info->image_size * (size_t)info->image_size * 3);
         request.task = all->task;
         request.instruction = all->words[2];

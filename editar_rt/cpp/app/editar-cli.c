@@ -96,9 +96,10 @@ int main(int count, char** words) {
     code = read_arguments(count, words, &all);
     if (code == 0 && all.word_count != wanted)
         code = complain(2, "%s needs %s", command, wanted == 3 ? "BUNDLE, IMAGE and INSTRUCTION" : "BUNDLE");
-    if (code == 0 && wanted == 3 && all.output == NULL) code = complain(2, "edit needs -o OUT.png");
-    if (code == 0 && wanted == 3 &&
-        (strlen(all.output) < 4 || strcmp(all.output + strlen(all.output) - 4, ".png") != 0))
+    if (code == 0 && wanted == 3 && all.output == NULL)
+        code = complain(2, "edit needs -o OUT.png");
+    else if (code == 0 && wanted == 3 &&
+             (strlen(all.output) < 4 || strcmp(all.output + strlen(all.output) - 4, ".png") != 0))
         code = complain(2, "a picture's name must end with .png, got %s", all.output);
     if (code == 0 && strcmp(command, "info") == 0) {
         code = info_command(&all);

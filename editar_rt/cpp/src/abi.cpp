@@ -402,10 +402,11 @@ editar_status EDITAR_CALL editar_edit(editar_session* session, const editar_requ
         const Outcome made = session->session.edit(wanted);
         if (own.tokens != nullptr) std::copy(made.tokens.begin(), made.tokens.end(), own.tokens);
         if (own.rgb != nullptr) std::copy(made.rgb.begin(), made.rgb.end(), own.rgb);
+        for (int n = 0; own.passes != nullptr && n < wanted.variants; ++n)
+            own.passes[n] = made.passes.empty() ? 0 : made.passes[static_cast<size_t>(n)];
         own.done = made.done;
         own.prompt_tokens = made.prompt_tokens;
         own.flags = (made.truncated ? EDITAR_TEXT_TRUNCATED : 0) | (made.mask_empty ? EDITAR_MASK_EMPTY : 0);
-        own.steps = made.steps;
         own.encode_seconds = made.encode;
         own.text_seconds = made.text;
         own.prefill_seconds = made.prefill;

@@ -28,7 +28,6 @@ const float* Scheduler::run(const Batch& batch, const std::vector<Draw>& draws, 
     const float* logits = nullptr;
     if (draws.empty() || !decoder_->step_and_draw(batch, draws, drawn)) logits = decoder_->run(batch);
     engine_seconds += std::chrono::duration<double>(std::chrono::steady_clock::now() - started).count();
-    ++runs;
     return logits;
 }
 
@@ -114,7 +113,9 @@ void Scheduler::step(const std::vector<Sequence*>& sequences) {
             ready.push_back(sequence);
             continue;
         }
-        bool caught_up = true;
+        bool caught_up = true, prefilled = true;
+        const int before = budget;
+        for (const Row* row : sequence->rows()) prefilled = prefilled && row->has_prefix();
         for (Row* row : sequence->rows())
             while (sequence->lacks(*row) > 0 || !row->has_prefix()) {
                 if (budget <= 0) {
@@ -123,6 +124,7 @@ void Scheduler::step(const std::vector<Sequence*>& sequences) {
                 }
                 budget -= feed(*row, sequence->tokens, sequence->position, sequence->speculation != nullptr);
             }
+        sequence->passes += prefilled && budget < before ? 1 : 0;
         if (!caught_up) continue;
         // From the logits of each row's last piece.
         auto of = [&](const Row& row) { return (sequence->position == 0 ? row.first : row.logits).data(); };

@@ -33,7 +33,6 @@ public:
     // Called with the guided logits of every token that is sampled, if it is set.
     std::function<void(const Sequence&, const float* logits)> watch;
     double engine_seconds = 0;  // inside the decoder
-    int runs = 0;               // of the decoder
 
 private:
     const float* run(const Batch& batch);

@@ -89,6 +89,7 @@ void Sequence::accept(int start, const std::vector<int32_t>& fed, const std::vec
     const int end = start + static_cast<int>(fed.size()), first = position;
     const bool was_guided = guided();
     const std::vector<Row*> own_rows = rows();
+    ++passes;
     bool failed = false;
     int last = position, checked = 0;
     while (position <= end && !finished() && guided() == was_guided && !failed) {

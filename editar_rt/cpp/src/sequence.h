@@ -89,6 +89,7 @@ public:
     std::vector<double> scales;
     std::vector<int32_t> tokens;  // negative where they are not sampled yet
     int position;                 // index of the target token to sample next; N when finished
+    int passes = 0;               // runs of the decoder after the prefill; those of both rows count as one
     int drawn = 0;                // one past the last sampled position
 
 private:

@@ -170,7 +170,6 @@ void Session::draw(const Request& request, const std::vector<int32_t>& known, co
     outcome.prefill = now() - started;
     // Decode all variants together, those that lag behind first.
     started = now();
-    const int runs = scheduler.runs;
     const double engine = scheduler.engine_seconds;
     int reported = 0;
     bool drawn = false;  // whether there is something new to preview
@@ -226,7 +225,7 @@ void Session::draw(const Request& request, const std::vector<int32_t>& known, co
     }
     outcome.decode = now() - started - outcome.preview;
     outcome.engine = scheduler.engine_seconds - engine;
-    outcome.steps = scheduler.runs - runs;
+    for (const auto& each : sequences) outcome.passes.push_back(each->passes);
 }
 
 const char* const* Session::texts(int variant) const {

@@ -38,7 +38,8 @@ struct Request {
 struct Outcome {
     std::vector<int32_t> tokens;  // [variants, N]; from `done` on, the source's
     std::vector<uint8_t> rgb;     // [variants, side, side, 3]
-    int done = 0, prompt_tokens = 0, steps = 0;
+    std::vector<int32_t> passes;  // of each variant; none where nothing was drawn
+    int done = 0, prompt_tokens = 0;
     bool stopped = false, truncated = false, mask_empty = false;
     double encode = 0, text = 0, prefill = 0, decode = 0, pixels = 0, preview = 0, engine = 0;  // seconds
 };

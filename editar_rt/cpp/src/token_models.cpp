@@ -67,7 +67,7 @@ public:
             ids_[token] = read_id(id, where);
         const Json* unknown = model.find("unk_token");
         if (unknown && unknown->kind == Json::Kind::string) {
-            unknown_ = id_of(unknown->text);
+            unknown_ = Bpe::id_of(unknown->text);
             if (unknown_ == none) no_tokenizer(where, "its vocabulary lacks the unknown token " + shown(unknown->text));
         }
         const Json* fuse = model.find("fuse_unk");
@@ -200,7 +200,8 @@ public:
         if (!unknown || unknown->kind == Json::Kind::null)
             unknown_tokenizer(where, "a Unigram model without an unknown token");
         unknown_ = read_id(*unknown, where);
-        if (unknown_ >= size()) no_tokenizer(where, "its unknown token has the id " + std::to_string(unknown_));
+        if (unknown_ >= Unigram::size())
+            no_tokenizer(where, "its unknown token has the id " + std::to_string(unknown_));
         std::stable_sort(pieces_.begin(), pieces_.end(),
                          [](const Piece& a, const Piece& b) { return a.text < b.text; });
         // Of equal pieces the last one counts.

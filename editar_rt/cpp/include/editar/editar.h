@@ -230,10 +230,10 @@ typedef struct editar_output { /* not written to on an error */
     size_t size;
     int32_t* tokens;       /* [variants, picture_tokens], or NULL */
     uint8_t* rgb;          /* [variants, image_size, image_size, 3], or NULL: the VQ decoder does not run */
+    int32_t* passes;       /* [variants], or NULL: runs of the decoder after the prefill in which a variant took part */
     int32_t done;          /* number of target tokens that are done */
     int32_t prompt_tokens; /* of the prompt before truncation; 0 with text_states */
     int32_t flags;         /* EDITAR_TEXT_TRUNCATED, EDITAR_MASK_EMPTY */
-    int32_t steps;         /* runs of the decoder after the prefill */
     double encode_seconds, text_seconds, prefill_seconds, decode_seconds, pixel_seconds, preview_seconds;
     double engine_seconds; /* of decode_seconds, those inside the engine */
 } editar_output;

@@ -81,7 +81,8 @@ struct Result {
     bool stopped = false;  // the caller asked to stop; from `output.done` on, tokens are the source's
     std::vector<std::vector<int32_t>> tokens;  // of each variant
     std::vector<Image> images;
-    editar_output output{};  // numbers and times; its pointers are null
+    std::vector<int32_t> passes;  // runs of the decoder after the prefill in which each variant took part
+    editar_output output{};       // numbers and times; its pointers are null
 };
 
 class Model;
@@ -115,11 +116,14 @@ public:
         result.output = sized<editar_output>();
         result.output.tokens = tokens.data();
         result.output.rgb = rgb.data();
+        result.passes.resize(variants);
+        result.output.passes = result.passes.data();
         const editar_status status = editar_edit(session_.get(), &request, &result.output);
         if (watching.thrown) std::rethrow_exception(watching.thrown);
         result.stopped = check(status) == EDITAR_STOPPED;
         result.output.tokens = nullptr;
         result.output.rgb = nullptr;
+        result.output.passes = nullptr;
         for (size_t n = 0; n < variants; ++n) {
             result.tokens.emplace_back(tokens.data() + n * count, tokens.data() + (n + 1) * count);
             Image image;
