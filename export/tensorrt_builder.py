@@ -80,7 +80,7 @@ def build_engines(
         BackendError: TensorRT cannot build or run an engine.
         GateError: the outputs of the engines differ from those of the exporting machine; nothing is published.
     """
-    check_bundle(bundle, output)
+    check_bundle(bundle, target, output)
     _check_features(bundle, recipe, tensorrt)
     bundle.check()
     for line in memory_warnings(bundle, free_memory()):
@@ -135,7 +135,7 @@ def build_engines(
     return info
 
 
-def check_bundle(bundle: Bundle, output: Path) -> None:
+def check_bundle(bundle: Bundle, target: str, output: Path) -> None:
     """Reject a bundle that no machine can build.
 
     Raises:
@@ -145,7 +145,7 @@ def check_bundle(bundle: Bundle, output: Path) -> None:
     if not manifest.operators.has_fixed_shapes:
         raise OptionError(
             f"TensorRT needs the dialect delta or native, but {bundle.folder} has the dialect {manifest.dialect}; "
-            f"convert it with: python -m export convert {bundle.folder} --dialect delta -o OUT"
+            f"convert it with: python -m export convert {bundle.folder} --target {target} -o OUT"
         )
     if output.resolve().parent != bundle.folder.resolve():
         raise OptionError(

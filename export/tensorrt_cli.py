@@ -36,11 +36,11 @@ def tensorrt(bundle: Path, target: str, output: Path | None, force: bool, as_jso
     With a recipe for TensorRT for RTX, no GPU is needed: the engines are for the GPUs that the recipe names, and are
     compared when one loads them first.
 
-    BUNDLE must have the dialect delta or native, as written by: python -m export onnx … --dialect delta.
+    BUNDLE must have the dialect delta or native, as written by: python -m export convert BUNDLE --target TARGET.
     """
     recipe, opened = read_engines(target), Bundle.open(bundle)
     output = output or bundle / Path(target).stem
-    check_bundle(opened, output)
+    check_bundle(opened, target, output)
     log = sys.stderr if as_json else sys.stdout
     with _progress() as progress:
         watcher = Watcher(
