@@ -33,7 +33,8 @@ VERSIONS = {"tensorrt": VERSION, "rtx": RTX_VERSION}
 DRIVER = "13.0"
 RECIPES = {
     "tensorrt": EngineRecipe(chunks=("picture", "text"), drafts=(4,)),
-    "rtx": replace(read_engines("rtx-anywhere"), drafts=(4,)),
+    # Without an engine for one row: another row of its cache is computed too, where nothing reads it.
+    "rtx": replace(read_engines("rtx-anywhere"), rows=(2,), drafts=(4,)),
 }
 CASES = {"delta": "tensorrt", "native": "rtx"}
 """The kinds of libraries by the bundles that tests use."""
