@@ -160,31 +160,32 @@ def test_other_files_are_no_text_states(tmp_path: Path, change: str) -> None:
     assert done.code == 1 and "must be a .npy of 5120 little-endian float32" in done.stderr
 
 
-def running(*arguments: object) -> subprocess.Popen[str]:
-    """A command that has opened its bundle."""
+def ended(*arguments: object) -> Done:
+    """A command that is told to end by SIGTERM after it has opened its engine."""
     command = [str(installed() / "bin/editar-cli"), *map(str, arguments)]
     environment = os.environ | {"EDITAR_ONNXRUNTIME": str(engine_library())}
     started = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
     while started.poll() is None and "libonnxruntime" not in Path(f"/proc/{started.pid}/maps").read_text("utf-8"):
         time.sleep(0.01)
-    return started
+    started.terminate()
+    try:
+        output, said = started.communicate(timeout=120)
+    finally:
+        started.kill()
+    return Done(started.returncode, output, said)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_an_edit_that_is_told_to_end_writes_nothing(tmp_path: Path) -> None:
-    started = running("edit", BUNDLE, PICTURE, WORDS, "-o", tmp_path / "out.png", "-n", 64, "--threads", 1)
-    started.send_signal(signal.SIGTERM)
-    _, said = started.communicate()
-    assert (started.returncode, said) == (143, "editar-cli: stopped\n")
+    done = ended("edit", BUNDLE, PICTURE, WORDS, "-o", tmp_path / "out.png", "-n", 64, "--threads", 1)
+    assert (done.code, done.stderr) == (143, "editar-cli: stopped\n")
     assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_a_measurement_ends_at_once() -> None:
-    started = running("bench", BUNDLE, "--repeats", 100_000)
-    started.send_signal(signal.SIGTERM)
-    assert started.communicate()[0] == ""
-    assert started.returncode == -signal.SIGTERM
+    done = ended("bench", BUNDLE, "--repeats", 100_000)
+    assert (done.code, done.stdout) == (-signal.SIGTERM, "")
 
 
 def test_info_and_verify(editar: Command) -> None:
