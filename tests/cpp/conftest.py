@@ -3,14 +3,36 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from tests.cpp.gpu import CASES, GPUS, RECIPES, Built, Gpu, build_kind, build_with
 from tests.cpp.inside import Inside
+from tests.cpp.installed import installed, sanitized
+from tests.cpp.tidy import checked, sources_to_check
 from tests.runtime.demo import BUNDLE
+
+
+@pytest.fixture(scope="session", autouse=True)
+def ahead(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Begins what takes long and will be needed; its errors are raised by the tests that need it."""
+    wanted = {item.name for item in request.session.items}
+    pool = ThreadPoolExecutor(1, "ahead")
+
+    def check_all() -> None:
+        for source in sources_to_check():
+            pool.submit(checked, source)
+
+    if "test_clang_tidy_finds_nothing" in wanted and "test_200_lives_leave_nothing_behind" in wanted:
+        pool.submit(installed)
+        for sanitizers in ("address,undefined", "thread"):
+            pool.submit(sanitized, sanitizers)
+        pool.submit(check_all)
+    yield
+    pool.shutdown(cancel_futures=True)
 
 
 @pytest.fixture(scope="session")

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tests.cpp.build import CPP
+from tests.cpp.once import once
 from tests.tools import require, require_module, require_program
 
 PACKAGES = "apt-get install g++ cmake libspng-dev libturbojpeg0-dev liblcms2-dev"
@@ -49,7 +50,7 @@ def engine_library() -> Path:
     return next((Path(onnxruntime.__file__).parent / "capi").glob("libonnxruntime.so.*"))
 
 
-@functools.cache
+@once
 def installed(name: str = "release", options: Sequence[str] = RELEASE) -> Path:
     """Configure, build and install the runtime with warnings as errors. Returns the prefix.
 

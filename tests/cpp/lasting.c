@@ -69,7 +69,7 @@ static void live(const char* bundle, int round) {
         request.instruction = kind == 3 ? "\xff not UTF-8, and \xc3" : "make the ball green";
         request.sampling = &sampling;
         request.on_progress = on_progress;
-        request.on_preview = round % 5 == 0 ? on_preview : NULL; /* each costs a run of the VQ decoder */
+        request.on_preview = round % 10 == 0 ? on_preview : NULL; /* each costs a run of the VQ decoder */
         request.preview_share = 1;
         request.user = &previews;
         request.variants = kind == 1 ? 3 : 1;
