@@ -80,6 +80,12 @@ def sanitized(sanitizers: str) -> Path:
     return installed(sanitizers.replace(",", "-"), (*SANITIZED, f"-DEDITAR_SANITIZE={sanitizers}"))
 
 
+def static() -> Path:
+    """The runtime as a static library, as `installed`."""
+    unoptimized = ("-DCMAKE_BUILD_TYPE=Debug", "-DCMAKE_CXX_FLAGS_DEBUG=-O0")
+    return installed("static", ("-DBUILD_SHARED_LIBS=OFF", "-DEDITAR_CLI=OFF", *unoptimized))
+
+
 def objects(prefix: Path) -> list[Path]:
     """The object files of a build, for programs that call what is below the C ABI."""
     build = prefix.with_name(prefix.name.removesuffix("-installed"))

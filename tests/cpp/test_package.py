@@ -12,7 +12,7 @@ import pytest
 import editar_rt
 from tests.cpp import frozen
 from tests.cpp.build import CPP
-from tests.cpp.installed import PACKAGES, engine_library, installed, onnxruntime_root, run
+from tests.cpp.installed import PACKAGES, engine_library, installed, onnxruntime_root, run, static
 from tests.runtime.demo import BUNDLE, SIDE, WORDS
 from tests.tools import require_program
 
@@ -71,8 +71,7 @@ def test_a_product_is_built_by_pkg_config(tmp_path: Path, expected: list[int]) -
 
 
 def test_a_static_library_serves_too(tmp_path: Path, expected: list[int]) -> None:
-    options = ("-DBUILD_SHARED_LIBS=OFF", "-DEDITAR_CLI=OFF", "-DCMAKE_BUILD_TYPE=Debug", "-DCMAKE_CXX_FLAGS_DEBUG=-O0")
-    prefix = installed("static", options)
+    prefix = static()
     run(["cmake", "-S", str(CONSUMERS), "-B", str(tmp_path), f"-DCMAKE_PREFIX_PATH={prefix}"])
     run(["cmake", "--build", str(tmp_path)])
     assert edited(tmp_path / "cpp_program", prefix) == expected
