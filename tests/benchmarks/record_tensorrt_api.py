@@ -66,7 +66,7 @@ def _stand_ins(binding: Path, folder: Path) -> None:
     # What is TensorRT's has no version behind its name, as the system's functions do.
     wanted = re.findall(r" U (get[A-Z]\w+|create\w+|initLib\w+|_ZN11nvuff\w+|_ZN14nvcaffe\w+)$", symbols, re.MULTILINE)
     code = "".join(f"void *{name}(void) {{ return 0; }}\n" for name in wanted)
-    for name in re.findall(r"\[(libnv\w+\.so\.\d+)\]", needed):
+    for name in re.findall(r"\[(lib(?:nv|tensorrt)\w+\.so\.\d+)\]", needed):
         command = ["gcc", "-shared", "-fPIC", "-w", "-x", "c", "-", "-o", folder / name, f"-Wl,-soname,{name}"]
         subprocess.run(command, input=code, text=True, check=True)
         code = ""
