@@ -3,7 +3,7 @@
 python -m tests.benchmarks.opening BUNDLE EDITAR_CLI [--rounds 3]
 
 Runs `verify`, which opens the parts and feeds a few positions, and `bench` with a nearly full cache,
-each in a process of its own and in turns, and prints seconds and peak memory. EDITAR_CLI is the built `editar-cli`.
+each as a new process and in turns, and prints seconds and peak memory. EDITAR_CLI is the built `editar-cli`.
 Not a test: pytest does not collect it.
 """
 

@@ -147,7 +147,7 @@ def test_an_onnx_runtime_without_plug_ins_is_refused() -> None:
 )
 @pytest.mark.skipif(ctypes.util.find_library("cuda") is not None, reason="this machine has NVIDIA's driver")
 def test_the_real_package_asks_for_the_driver(golden_gpt_bundle_delta: Path) -> None:
-    """In a process of its own, because importing the package changes the environment."""
+    """In a new process, because importing the package changes the environment."""
     program = (
         "import sys, editar_rt\n"
         "try: editar_rt.load(sys.argv[1], device='tensorrt')\n"

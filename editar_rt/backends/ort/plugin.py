@@ -1,4 +1,4 @@
-"""ONNX Runtime's plug-in provider for TensorRT for RTX, a package of its own: registers it and opens sessions on it.
+"""ONNX Runtime's plug-in provider for TensorRT for RTX, a separate package: registers it and opens sessions on it.
 
 Importing the package loads its libraries and puts its folder first in LD_LIBRARY_PATH, and registration is for the
 whole process. Therefore both happen only when the provider is asked for, and registration once.

@@ -313,6 +313,17 @@ double bound_of(const Manifest& manifest, const std::string& part) {
     return facts::PRECISIONS[0].bound;
 }
 
+JsonText as_json(const Comparison& check, const char* part_name) {
+    return JsonText::object()
+        .set(part_name, check.part)
+        .set("output", check.output)
+        .set("identical", check.identical)
+        .set("difference", check.difference)
+        .set("error", check.error)
+        .set("bound", check.bound)
+        .set("holds", check.holds());
+}
+
 std::vector<Comparison> self_test(Model& model, const std::vector<std::string>& parts, const Way& way) {
     Transformer found;
     const bool exact = !other_version(model, model.backend().name()).empty();
@@ -324,16 +335,7 @@ std::string verify(Model& model, std::string& fault) {
     const std::vector<Comparison> checks = comparisons(model, !exporters.empty());
     fault = fault_of(model, checks, exporters);
     JsonText listed = JsonText::list();
-    for (const Comparison& check : checks) {
-        listed.add(JsonText::object()
-                       .set("part", check.part)
-                       .set("output", check.output)
-                       .set("identical", check.identical)
-                       .set("difference", check.difference)
-                       .set("error", check.error)
-                       .set("bound", check.bound)
-                       .set("holds", check.holds()));
-    }
+    for (const Comparison& check : checks) listed.add(as_json(check, "part"));
     return JsonText::object()
         .set("backend", model.backend().name())
         .set("holds", fault.empty())

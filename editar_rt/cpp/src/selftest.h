@@ -5,6 +5,7 @@
 #include <utility>
 #include <vector>
 
+#include "json_text.h"
 #include "model.h"
 
 namespace editar {
@@ -15,6 +16,9 @@ struct Comparison {
     bool identical;
     bool holds() const { return error <= bound; }  // false for NaN
 };
+
+// As reports list it; `part_name` is their name for the part.
+JsonText as_json(const Comparison& check, const char* part_name);
 
 // A way to run the decoder; all ways must give the same outputs.
 struct Way {

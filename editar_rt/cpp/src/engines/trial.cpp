@@ -84,14 +84,7 @@ void Trial::keep(const std::vector<Comparison>& compared) {
     JsonText parity = JsonText::list();
     for (const Comparison& each : compared) {
         holds = holds && each.holds();
-        parity.add(JsonText::object()
-                       .set("engine", each.part)
-                       .set("output", each.output)
-                       .set("identical", each.identical)
-                       .set("difference", each.difference)
-                       .set("error", each.error)
-                       .set("bound", each.bound)
-                       .set("holds", each.holds()));
+        parity.add(as_json(each, "engine"));
     }
     JsonText document = JsonText::object();
     document.set("format", facts::engines::TRIAL_FORMAT).set("build", build_);
