@@ -34,7 +34,9 @@ def onnxruntime_root() -> Path:
 
 @functools.cache
 def cache() -> Path:
-    """A folder that outlives a test run; only this user can write to it."""
+    """A folder that outlives a test run, unless $EDITAR_CPP_BUILDS names another; only this user can write to it."""
+    if "EDITAR_CPP_BUILDS" in os.environ:
+        return Path(os.environ["EDITAR_CPP_BUILDS"])
     name = hashlib.sha256(str(CPP).encode()).hexdigest()[:12]
     folder = Path(tempfile.gettempdir()) / f"editar-cpp-{os.getuid()}-{name}"
     folder.mkdir(mode=0o700, exist_ok=True)

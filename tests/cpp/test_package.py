@@ -12,7 +12,7 @@ import pytest
 import editar_rt
 from tests.cpp import frozen
 from tests.cpp.build import CPP
-from tests.cpp.installed import PACKAGES, engine_library, installed, onnxruntime_root, run, static
+from tests.cpp.installed import HEADER, PACKAGES, engine_library, installed, onnxruntime_root, run, static
 from tests.runtime.demo import BUNDLE, SIDE, WORDS
 from tests.tools import require_program
 
@@ -89,6 +89,27 @@ def test_without_the_header_the_build_says_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(AssertionError, match=r"onnxruntime_c_api\.h was not found") as failed:
         run(["cmake", "-S", str(CPP), "-B", str(tmp_path), *nowhere])
     assert "-DONNXRUNTIME_ROOT=FOLDER" in str(failed.value)
+
+
+def test_a_header_is_looked_for_again_where_it_has_moved(tmp_path: Path) -> None:
+    require_program("cmake", PACKAGES)
+    require_program("g++", PACKAGES)
+    first, second = tmp_path / "first", tmp_path / "second"
+
+    def found_below(root: Path) -> str:
+        run(["cmake", "-S", str(CPP), "-B", str(tmp_path / "build"), "-DEDITAR_PICTURE_FILES=OFF",
+             f"-DONNXRUNTIME_ROOT={root}"])  # fmt: skip
+        text = (tmp_path / "build/CMakeCache.txt").read_text(encoding="utf-8")
+        return re.findall(r"^ONNXRUNTIME_INCLUDE:PATH=(.*)$", text, re.MULTILINE)[0]
+
+    for root in (first, second):
+        (root / "include").mkdir(parents=True)
+        (root / "include" / HEADER).touch()
+    assert found_below(first) == f"{first}/include"
+    assert found_below(second) == f"{second}/include"  # another one was named
+    (second / "usr/include").mkdir(parents=True)
+    (second / "include").rename(second / "usr/include/onnxruntime")
+    assert found_below(second) == f"{second}/usr/include/onnxruntime"  # the same one, which looks different now
 
 
 def test_the_wheel_is_without_it_and_the_source_archive_has_it(tmp_path: Path) -> None:

@@ -3,8 +3,8 @@
 set(TENSORRT_ROOT "" CACHE PATH "Folder with the headers of TensorRT (10.1 or newer) or TensorRT for RTX")
 set(CUDA_ROOT "" CACHE PATH "Folder with the headers of CUDA's runtime")
 
-find_path(TENSORRT_INCLUDE NvInfer.h HINTS "${TENSORRT_ROOT}" PATH_SUFFIXES include)
-find_path(CUDA_INCLUDE cuda_runtime_api.h
+find_header(TENSORRT_INCLUDE NvInfer.h HINTS "${TENSORRT_ROOT}" PATH_SUFFIXES include)
+find_header(CUDA_INCLUDE cuda_runtime_api.h
   HINTS "${CUDA_ROOT}" "${TENSORRT_ROOT}" ENV CUDA_HOME ENV CUDA_PATH
   PATHS /usr/local/cuda
   PATH_SUFFIXES include)
