@@ -77,16 +77,16 @@ class SamplerInputs(NamedTuple):
         inputs.cfg_scale[draw.cond] = draw.scales
         return inputs._replace(noise=noise)
 
-    def among(self, rows: int, skipped: int) -> SamplerInputs:
-        """The same inputs for an engine of `rows` rows, of which the first `skipped` are unused."""
-        whole = self.unused(rows, self.numbers.shape[1])
-        taken = slice(skipped, skipped + len(self.numbers))
-        whole.uncond_rows[taken] = self.uncond_rows + skipped
+    def among(self, rows: int, skipped: int, positions: int) -> SamplerInputs:
+        """The same inputs for an engine of `rows` rows, of which the first `skipped` are unused, and `positions`."""
+        whole = self.unused(rows, positions)
+        taken = slice(skipped, skipped + len(self.numbers)), slice(self.numbers.shape[1])
+        whole.uncond_rows[taken[0]] = self.uncond_rows + skipped
         for there, here in zip(whole[1:6], self[1:6]):
             there[taken] = here
         noise = self.noise
         if noise is not None:
-            noise = np.zeros((rows, *noise.shape[1:]), np.float32)
+            noise = np.zeros((rows, positions, noise.shape[2]), np.float32)
             noise[taken] = self.noise
         return whole._replace(noise=noise)
 

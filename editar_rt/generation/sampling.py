@@ -395,6 +395,8 @@ class Draw:
                 continue
             rows = guided if len(alike) == 1 else guided[pictures]
             numbers = self.numbers[pictures]
-            found = sample_alike(rows.reshape(-1, rows.shape[-1]), sampling, numbers.ravel())
-            tokens[pictures] = np.reshape(found, numbers.shape)
+            wanted = slice(None) if drawn is None else np.flatnonzero(drawn[pictures] < 0)
+            found = np.empty(numbers.size, np.int32)
+            found[wanted] = sample_alike(rows.reshape(-1, rows.shape[-1])[wanted], sampling, numbers.ravel()[wanted])
+            tokens[pictures] = found.reshape(numbers.shape)
         return tokens if drawn is None else np.where(drawn < 0, tokens, drawn)
