@@ -39,6 +39,9 @@ static int read_scale(const char* text, arguments* all) {
     const char* colon = strchr(text, ':');
     int count = 1;
     const char* at;
+    all->sampling.cfg_shape = EDITAR_CFG_CONSTANT; /* nothing stays of an option before this one */
+    all->sampling.cfg_last = 0;
+    all->sampling.cfg_scales = NULL;
     if (colon == NULL) {
         if (read_double("cfg_scale", text, &all->sampling.cfg_scale) != 0) return 2;
         if (all->sampling.cfg_scale == 0) all->sampling.cfg_scale = 1; /* both are no guidance */
@@ -75,6 +78,7 @@ static int read_interval(const char* text, editar_sampling* sampling) {
     int32_t number;
     if (comma == NULL) { /* the last decode step with guidance; token 0 comes from the prefill */
         if (read_int("cfg_interval", text, -1, &number) != 0) return 2;
+        if (number > INT32_MAX - 2) return complain(2, "cfg_interval must be at most %d, got %s", INT32_MAX - 2, text);
         sampling->cfg_start = 0;
         sampling->cfg_stop = number == -1 ? EDITAR_TO_THE_END : number + 2;
         sampling->flags |= EDITAR_INTERVAL_IS_STEP;
@@ -83,6 +87,7 @@ static int read_interval(const char* text, editar_sampling* sampling) {
     if ((size_t)(comma - text) >= sizeof first) return complain(2, "cfg_interval must be START,STOP, got %s", text);
     memcpy(first, text, (size_t)(comma - text));
     first[comma - text] = '\0';
+    sampling->flags &= ~EDITAR_INTERVAL_IS_STEP;
     if (read_int("cfg_interval", first, 0, &sampling->cfg_start) != 0) return 2;
     return read_int("cfg_interval", comma + 1, 1, &sampling->cfg_stop);
 }
@@ -101,7 +106,7 @@ static const char* value_of(const char* word, const char* name, int* at, int cou
 }
 
 int read_arguments(int count, char** words, arguments* all) {
-    int at;
+    int at, all_are_words = 0;
     int32_t number;
     memset(all, 0, sizeof *all);
     all->metadata = 1;
@@ -113,9 +118,11 @@ int read_arguments(int count, char** words, arguments* all) {
         const char *word = words[at], *value;
         int bad = 0;
 #define VALUE(name) ((value = value_of(word, name, &at, count, words)) != NULL)
-        if (word[0] != '-' || word[1] == '\0') {
+        if (all_are_words || word[0] != '-' || word[1] == '\0') {
             if (all->word_count == 3) return complain(2, "too many arguments: %s", word);
             all->words[all->word_count++] = word;
+        } else if (strcmp(word, "--") == 0) {
+            all_are_words = 1;
         } else if (strcmp(word, "--json") == 0) {
             all->json = 1;
         } else if (strcmp(word, "--check") == 0) {
