@@ -52,6 +52,9 @@ static int read_scale(const char* text, arguments* all) {
     const char* colon = strchr(text, ':');
     int count = 1;
     const char* at;
+    all->sampling.cfg_shape = EDITAR_CFG_CONSTANT; /* nothing stays of an option before this one */
+    all->sampling.cfg_last = 0;
+    all->sampling.cfg_scales = NULL;
     if (colon == NULL) {
         if (read_double("cfg_scale", text, &all->sampling.cfg_scale) != 0) return 2;
         if (!(all->sampling.cfg_scale >= 0 && all->sampling.cfg_scale <= 1e6))
@@ -98,6 +101,7 @@ static int read_interval(const char* text, editar_sampling* sampling) {
     if ((size_t)(comma - text) >= sizeof first) return complain(2, "cfg_interval must be START,STOP, got %s", text);
     memcpy(first, text, (size_t)(comma - text));
     first[comma - text] = '\0';
+    sampling->flags &= ~EDITAR_INTERVAL_IS_STEP;
     if (read_at_most("cfg_interval", first, 0, INT32_MAX - 1, &sampling->cfg_start) != 0) return 2;
     if (read_at_most("cfg_interval", comma + 1, 0, INT32_MAX, &sampling->cfg_stop) != 0) return 2;
     if (sampling->cfg_start >= sampling->cfg_stop)
@@ -119,7 +123,7 @@ static const char* value_of(const char* word, const char* name, int* at, int cou
 }
 
 int read_arguments(int count, char** words, arguments* all) {
-    int at;
+    int at, all_are_words = 0;
     int32_t number = 0;
     memset(all, 0, sizeof *all);
     all->metadata = 1;
@@ -131,9 +135,11 @@ int read_arguments(int count, char** words, arguments* all) {
         const char *word = words[at], *value;
         int bad = 0;
 #define VALUE(name) ((value = value_of(word, name, &at, count, words)) != NULL)
-        if (word[0] != '-' || word[1] == '\0') {
+        if (all_are_words || word[0] != '-' || word[1] == '\0') {
             if (all->word_count == 3) return complain(2, "too many arguments: %s", word);
             all->words[all->word_count++] = word;
+        } else if (strcmp(word, "--") == 0) {
+            all_are_words = 1;
         } else if (strcmp(word, "--json") == 0) {
             all->json = 1;
         } else if (strcmp(word, "--check") == 0) {
