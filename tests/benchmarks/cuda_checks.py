@@ -213,7 +213,7 @@ def examine(path: Path, device: str, expected: dict[str, np.ndarray] | None, ste
             for kind, sampling in (("greedy", GREEDY), ("drawn", editar_rt.Sampling()))
         }
     plan = Plan(steps=min(steps, editor.picture_tokens - 1))
-    # The first is captured where its name says so; beside it are its ratios to the plain one and to the one that drafts.
+    # The first is captured where its name says so; its ratios to the plain one and to the one that drafts are beside it
     subjects = [BundleSubject(each, editar_rt.Sampling()) for each in (editor, plain)]
     document["benchmark"] = measure([*subjects, BundleSubject(editor, editar_rt.Sampling(), speculate=draft)], plan)
     document["backend"] = editor.backend.name
