@@ -308,9 +308,9 @@ def _build(
 
 def _is_together(shape: Shape, recipe: EngineRecipe) -> bool:
     """Whether a shape is run by an engine of several shapes."""
-    if shape.part != names.DECODER:
-        return False
-    return recipe.shared or (recipe.dynamic and f"{shape.rows}x{shape.positions}" not in recipe.static)
+    if recipe.dynamic and shape.part in (names.DECODER, names.SAMPLER):
+        return f"{shape.rows}x{shape.positions}" not in recipe.static
+    return recipe.shared and shape.part == names.DECODER  # profiles save nothing but weights
 
 
 def _profiles(part: Part, shapes: Sequence[Shape], dynamic: bool) -> list[Profile]:
@@ -318,10 +318,10 @@ def _profiles(part: Part, shapes: Sequence[Shape], dynamic: bool) -> list[Profil
     if not dynamic:
         return [{tensor.name: (shape.of(tensor),) * 3 for tensor in part.inputs} for shape in shapes]
     least, most = (
-        Shape(names.DECODER, pick(shape.rows for shape in shapes), pick(shape.positions for shape in shapes))
+        Shape(shapes[0].part, pick(shape.rows for shape in shapes), pick(shape.positions for shape in shapes))
         for pick in (min, max)
     )
-    usual = Shape(names.DECODER, min(USUAL_ROWS, most.rows), least.positions)
+    usual = Shape(most.part, min(USUAL_ROWS, most.rows), least.positions)
     return [{tensor.name: (least.of(tensor), usual.of(tensor), most.of(tensor)) for tensor in part.inputs}]
 
 

@@ -55,7 +55,7 @@ def tensorrt(bundle: Path, target: str, output: Path | None, force: bool, as_jso
         click.echo(json.dumps(json.loads(info.to_json())))
     else:
         tried = "" if info.tried else "; they have not run: the first load on a GPU compares them"
-        click.echo(f"wrote {output}: {len(info.engines)} engines in {sum(info.seconds.values()):.0f} s{tried}")
+        click.echo(f"wrote {output}: {len(info.files)} engines in {sum(info.seconds.values()):.0f} s{tried}")
 
 
 @contextmanager

@@ -5,6 +5,8 @@ from __future__ import annotations
 import gc
 import json
 import os
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +25,7 @@ refuse_telemetry()  # before a test module imports onnxruntime itself
 
 import onnxruntime  # noqa: E402
 
+from editar_rt.backends import kept_folder  # noqa: E402
 from editar_rt.backends.ort import backend, threads  # noqa: E402
 
 if TYPE_CHECKING:
@@ -49,6 +52,29 @@ def set_one_thread(options: Any, version: str, count: int | None) -> None:
 
 onnxruntime.SessionOptions = OneThread
 backend.set_threads = set_one_thread
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_caches() -> Iterator[None]:
+    """Weights and kernels are kept in a folder of this run, and never in the user's.
+
+    Whoever does not follow the variable, in this process or in another, finds a folder in place of the user's for
+    caches, which must stay without one of editar_rt. What other programs have there is linked.
+    """
+    user = Path(os.environ.get("XDG_CACHE_HOME") or Path(os.environ.get("HOME", "/")) / ".cache")
+    with tempfile.TemporaryDirectory(prefix="editar_rt-", ignore_cleanup_errors=True) as own:
+        caches = Path(own) / "caches"
+        caches.mkdir()
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv(kept_folder.VARIABLE, str(Path(own) / "kept"))
+            if os.name == "posix":
+                for each in user.iterdir() if user.is_dir() else ():
+                    if each.name != kept_folder.NAME:
+                        (caches / each.name).symlink_to(each)
+                patch.setenv("XDG_CACHE_HOME", str(caches))
+            yield
+        leaked = sorted(path.name for path in caches.glob(f"{kept_folder.NAME}/*"))
+        assert not leaked, f"without {kept_folder.VARIABLE}, a test kept {leaked} in the user's folder for caches"
 
 
 @pytest.fixture(scope="module", autouse=True)

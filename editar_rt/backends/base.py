@@ -126,14 +126,14 @@ class Backend(Protocol):
         """Bytes that the system now counts more than once in this process's memory because rows share pages."""
 
     @property
-    def sampler_rows(self) -> tuple[int, ...]:
-        """Numbers of rows for which the device has a sampler; empty if tokens are sampled on the host."""
+    def samplers(self) -> tuple[tuple[int, int], ...]:
+        """(rows, positions) for which the device has a sampler; empty if tokens are sampled on the host."""
 
     def sample(self, logits: Floats, inputs: SamplerInputs) -> NDArray[np.int32]:
-        """Run only the sampler, on logits [R, V] of a step; R must be one of `sampler_rows`.
+        """Run only the sampler, on logits [R, K, V] of a step or of drafts; (R, K) must be one of `samplers`.
 
         Returns:
-            tokens [R], negative where the host must sample.
+            tokens [R, K], negative where the host must sample.
 
         Raises:
             MissingPartError: the bundle has no sampler.

@@ -84,11 +84,10 @@ def compare(bundle: Bundle, engines: Engines, plan: Plan) -> Iterator[Comparison
             yield check
     if names.DECODER not in parts:
         return
-    for rows in plan.rows if names.SAMPLER in parts else ():
-        own = EngineBackend(bundle, engines, Plan((rows,), plan.chunks))
+    for rows, positions in plan.sampled if names.SAMPLER in parts else ():
+        own = EngineBackend(bundle, engines, Plan((rows,), plan.chunks, (positions,) if positions > 1 else ()))
         for check in selftest.verify(Model(bundle, own), [names.SAMPLER]):
-            shape = Shape(names.SAMPLER, rows=rows)
-            yield replace(check, part=shape.name)
+            yield replace(check, part=Shape(names.SAMPLER, rows, positions).name)
     for rows in plan.rows:
         for row in sorted({0, rows - 1}):
             yield from _decoder(bundle, engines, Plan((rows,), plan.chunks), row, f"row {row}")

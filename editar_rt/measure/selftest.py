@@ -285,30 +285,52 @@ def _lengths(positions: int, text_tokens: int) -> tuple[int, int, int]:
 
 
 def _sampler(editor: Model) -> dict[str, Any]:
-    """Test every sampler engine; those of several rows also with guidance, where the last row is unconditional."""
+    """Test every sampler engine; those of several rows also with guidance, where the last row is unconditional.
+
+    Every example stands at every position, beside others.
+    """
     backend, manifest = editor.backend, editor.bundle.manifest
-    if not backend.sampler_rows:
+    if not backend.samplers:
         raise BundleError(
             f"the bundle {editor.bundle.folder} has a sampler for a dialect that has none; export it again"
         )
-    found: dict[str, Any] = {}
-    size, most = manifest.model.vocab_size or 1, manifest.sampler_top_k or 0
-    for rows in backend.sampler_rows:
-        drawn: dict[str, list[int]] = {}
-        for example in sampler_examples(size, most):
-            if example.guided and rows == 1:
-                continue
-            logits = np.repeat(example.logits[:1], rows, axis=0)
-            uncond_rows = np.arange(rows, dtype=np.int32)
-            if example.guided:
-                logits[-1], uncond_rows[:-1] = example.logits[1], rows - 1
-            tokens = backend.sample(logits, sampler_inputs(example, uncond_rows, most))
-            tokens = tokens[: rows - 1 if example.guided else rows]
-            same = (tokens == tokens[0]).all()
-            label = f"{names.DRAWN}, {'guided' if example.guided else 'not guided'}"
-            drawn.setdefault(label, []).append(int(tokens[0]) if same else names.UNCLEAR)
-        found |= {label: {"tokens": tokens} for label, tokens in drawn.items()}
-    return found
+    found: dict[str, list[int]] = {}
+    most = manifest.sampler_top_k or 0
+    examples = list(sampler_examples(manifest.model.vocab_size or 1, most))
+    for rows, positions in backend.samplers:
+        for guided in (False, True) if rows > 1 else (False,):
+            own = [example for example in examples if example.guided == guided]
+            tokens: list[set[int]] = [set() for _ in own]
+            for first in range(len(own)):
+                places = [(first + position) % len(own) for position in range(positions)]
+                logits, inputs = _side_by_side([own[place] for place in places], rows, most)
+                drawn = backend.sample(logits, inputs)[: rows - 1 if guided else rows]
+                for place, answers_here in zip(places, drawn.T.tolist()):
+                    tokens[place].update(answers_here)
+            label = f"{names.DRAWN}, {'guided' if guided else 'not guided'}"
+            answers_before = found.get(label, [min(each) for each in tokens])
+            found[label] = [
+                before if each == {before} else names.UNCLEAR for before, each in zip(answers_before, tokens)
+            ]
+    return {label: {"tokens": tokens} for label, tokens in found.items()}
+
+
+def _side_by_side(examples: list[SamplerExample], rows: int, most: int) -> tuple[NDArray[np.float32], SamplerInputs]:
+    """Logits [rows, K, V] and inputs of K examples, all guided or none; then the last row is unconditional."""
+    uncond_rows = np.arange(rows, dtype=np.int32)
+    logits = np.stack([np.repeat(example.logits[:1], rows, axis=0) for example in examples], axis=1)
+    if examples[0].guided:
+        uncond_rows[:-1] = rows - 1
+        logits[-1] = [example.logits[1] for example in examples]
+    first, *_ = own = [sampler_inputs(example, uncond_rows, most) for example in examples]
+    numbers, scales, temperatures, top_k, top_p = (
+        np.concatenate(arrays, axis=1) for arrays in zip(*(inputs[1:6] for inputs in own))
+    )
+    noise = None
+    if any(inputs.noise is not None for inputs in own):
+        nothing = np.zeros((rows, 1, logits.shape[2]), np.float32)
+        noise = np.concatenate([nothing if inputs.noise is None else inputs.noise for inputs in own], axis=1)
+    return logits, SamplerInputs(first.uncond_rows, numbers, scales, temperatures, top_k, top_p, noise)
 
 
 def _hash(array: NDArray[Any]) -> str:

@@ -7,6 +7,7 @@ import dataclasses
 import json
 import os
 import shutil
+import subprocess
 import sys
 import threading
 from collections.abc import Iterator
@@ -70,6 +71,7 @@ BAD_REQUESTS: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
     ("mask_margin must be", {"mask_margin": -2}, {}),
     ("preview_share must be", {"preview_share": 1.5}, {}),
     ("speculate must be", {"speculate": -2}, {}),
+    ("set cfg_shape to EDITAR_CFG_LINEAR or EDITAR_CFG_COSINE with it", {}, {"cfg_last": 5.0}),
     ("an even number from 2 to 62", {"speculate": 3}, {}),
 ]
 
@@ -93,6 +95,41 @@ def test_a_bad_value_is_refused_with_what_is_allowed(
 def test_kept_tokens_are_checked(session: Session, kept: np.ndarray) -> None:
     with pytest.raises(Refused, match="kept must be 0 to 2047"):
         session.edit(kept=kept)
+
+
+def test_text_from_outside_is_checked(session: Session, model: Model) -> None:
+    states = np.zeros((1, 40, 128), np.float32)
+    states[0, 7, 3] = np.nan
+    tokens, ids = np.zeros(COUNT, np.int32), np.array([5, -1, 1], np.int32)
+    calls = {
+        "text_states must be finite, got nan in position 7": [
+            lambda: session.edit(text_states=states),
+            lambda: model.score(states, None, tokens),
+            lambda: model.generate(states, None, CSampling()),
+        ],
+        "ids must be 0 or more, got -1": [  # the engine would take the last of the vocabulary
+            lambda: session.edit(token_ids=ids),
+            lambda: model.library.call("encode_text", model.handle, c.pointer(ids), 3, c.pointer(states)),
+        ],
+        "logits must not be NaN": [
+            lambda: model.library.call("sample", c.pointer(states[0, 7]), 128, None, 0, c.pointer(tokens)),
+        ],
+    }
+    for says, each in calls.items():
+        for call in each:
+            with pytest.raises(Refused, match=says) as refused:
+                call()
+            assert refused.value.status == c.BAD_ARGUMENT
+
+
+def test_bytes_that_are_not_utf8_come_back_as_utf8(library: Library, session: Session, tmp_path: Path) -> None:
+    session.edit(os.fsdecode(b"caf\xe9"), pictures=False)
+    assert session.texts()["instruction"] == "caf\ufffd"
+    with pytest.raises(Refused, match="nowhere-\ufffd is not a folder"):
+        library.call("open_model", b"/nowhere-\xe9", None, ctypes.byref(ctypes.c_void_p()))
+    picture, texts = c.as_picture(np.zeros((4, 4, 3), np.uint8)), (ctypes.c_char_p * 3)(b"name", b"caf\xe9", None)
+    library.call("write_png", os.fsencode(tmp_path / "out.png"), ctypes.byref(picture), texts)
+    assert Image.open(tmp_path / "out.png").info == {"editar:name": "caf\ufffd"}
 
 
 def test_a_mask_belongs_to_task_edit(session: Session) -> None:
@@ -363,8 +400,9 @@ def test_reports_are_those_of_pythons_commands(
 def test_options_of_a_model_are_checked(library: Library) -> None:
     with pytest.raises(Refused, match="device must be one of auto, cpu, cuda, tensorrt, got 'gpu'"):
         library.open(BUNDLE, device=b"gpu")
-    with pytest.raises(Refused, match="threads must be"):
-        library.open(BUNDLE, threads=-1)
+    for threads in (-1, 100_000):  # so many would take minutes to start
+        with pytest.raises(Refused, match="threads must be 0 .* to .* logical cores"):
+            library.open(BUNDLE, threads=threads)
     handle = ctypes.c_void_p()
     options = ModelOptions(onnxruntime_path=b"/another.so")
     with pytest.raises(Refused, match="already opened ONNX Runtime"):
@@ -375,3 +413,74 @@ def test_a_machine_without_cuda_says_so(library: Library) -> None:
     with pytest.raises(Refused, match="does not run on CUDA here") as refused:
         library.open(BUNDLE, device=b"cuda")
     assert refused.value.status == c.BACKEND
+
+
+FORK = """
+import json, os, signal, sys, time
+import numpy as np
+from pathlib import Path
+from tests.cpp.library import Refused, open_library
+from tests.runtime.demo import BUNDLE
+
+library, picture = open_library(), np.zeros((128, 128, 3), np.uint8)
+model = library.open(BUNDLE, threads=2)
+session = model.session(picture)
+before = session.edit("make the ball green", variants=2).tokens.tolist()
+told, tell = os.pipe()
+child = os.fork()
+if child == 0:
+    said = []
+    for call in (lambda: session.edit("another text"), lambda: model.session(picture)):
+        try:
+            call()
+        except Refused as refused:
+            said.append(refused.message)
+    session.close()
+    model.close()
+    own = library.open(BUNDLE, threads=1).session(picture).edit("make the ball green", variants=2)
+    os.write(tell, json.dumps({"said": said, "own": own.tokens.tolist() == before}).encode())
+    os._exit(3)
+os.close(tell)
+report = json.load(os.fdopen(told))
+report["exit"] = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+report["same"] = session.edit("make the ball green", variants=2).tokens.tolist() == before
+print(json.dumps(report))
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there are no forks here")
+def test_a_fork_leaves_its_parents_models_alone() -> None:
+    """Their engine's threads are not there, and rows of the cache are memory that both would write to."""
+    done = subprocess.run([sys.executable, "-c", FORK], capture_output=True, text=True, timeout=100)
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout)
+    assert (report["own"], report["exit"], report["same"]) == (True, 3, True)
+    assert len(report["said"]) == 2
+    assert all("was opened in process" in each and "before the fork" in each for each in report["said"])
+
+
+UNLOADED = """
+import _ctypes, ctypes, sys, threading
+from pathlib import Path
+from tests.cpp.library import Library
+from tests.runtime.demo import BUNDLE
+
+def work():  # in a thread, which ends, as its data holds a library too
+    library = Library(Path(sys.argv[1]))
+    library.open(BUNDLE, threads=1).close()
+    handles.append(library.dll._handle)
+
+handles = []
+thread = threading.Thread(target=work)
+thread.start()
+thread.join()
+_ctypes.dlclose(handles[0])
+print(sys.argv[1] in Path("/proc/self/maps").read_text())
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_the_code_that_the_engine_calls_outlives_dlclose(library: Library) -> None:
+    """ONNX Runtime's environment is never closed, and hands its messages to the library."""
+    path = str(Path(library.dll._name).resolve())
+    assert run([sys.executable, "-c", UNLOADED, path]).strip() == "True"

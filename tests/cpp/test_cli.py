@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -17,9 +20,12 @@ from PIL import Image
 import editar_rt
 from editar_rt import names
 from editar_rt.__main__ import main
+from editar_rt.editor import Editor
 from tests.commands import Command, Done, in_process
 from tests.cpp.installed import engine_library, installed
 from tests.runtime.demo import BUNDLE, PICTURE, SIDE, WORDS
+from tests.runtime.edges import REFUSED, TAKEN, option, pairs
+from tests.runtime.test_numbers import number
 from tests.runtime.test_selftest import changed_self_test, other_bit
 
 
@@ -71,6 +77,26 @@ def test_an_edit(editar: Command, tmp_path: Path, mask: Path, options: list[obje
     assert documents["mine"]["timings"].keys() == documents["theirs"]["timings"].keys()
 
 
+@pytest.mark.parametrize(("name", "text"), pairs(TAKEN))
+def test_a_number_at_the_edge_gives_what_it_gives_in_python(
+    name: str, text: str, demo_editor: Editor, mask: Path, tmp_path: Path
+) -> None:
+    masked = {"mask": mask} if name == "mask_margin" else {}
+    more = ["--mask", mask] if masked else []
+    done = cli("edit", BUNDLE, PICTURE, WORDS, "-o", tmp_path / "a.png", option(name, text), *more)
+    assert done.code == 0, done.stderr
+    expected = demo_editor.edit(PICTURE, WORDS, **{name: number(name, text)}, **masked)
+    with Image.open(tmp_path / "a.png") as made:
+        assert np.array_equal(np.asarray(made), np.asarray(expected.image))
+
+
+@pytest.mark.parametrize(("name", "text"), pairs(REFUSED))
+def test_a_number_beyond_the_edge_is_refused_as_in_python(name: str, text: str, tmp_path: Path) -> None:
+    done = cli("edit", BUNDLE, PICTURE, WORDS, "-o", tmp_path / "a.png", option(name, text))
+    assert (done.code, done.stdout) == (2, "") and not list(tmp_path.iterdir())
+    assert re.fullmatch(f"editar-cli: {name} (must be .+, got|has 1 values, but) .+\n", done.stderr)
+
+
 def test_variants_lie_side_by_side(editar: Command, tmp_path: Path) -> None:
     options = ["-n", 2, "--seed", 7, "--speculate", 4, "--json"]
     done = cli("edit", BUNDLE, PICTURE, WORDS, "-o", tmp_path / "mine.png", *options)
@@ -87,10 +113,12 @@ BAD: list[tuple[int, str, list[object]]] = [
     (2, "edit needs BUNDLE, IMAGE and INSTRUCTION", ["edit", BUNDLE]),
     (2, "there is no option --sed", ["edit", BUNDLE, PICTURE, WORDS, "-o", "o.png", "--sed", 1]),
     (2, "seed must be 0 to 2^64 - 1, got -4", ["edit", BUNDLE, PICTURE, WORDS, "-o", "o.png", "--seed", -4]),
-    (2, "top_p must be in (0, 1], got 4.0", ["edit", BUNDLE, PICTURE, WORDS, "-o", "o.png", "--top-p", 4]),
+    (2, "top_p must be in (0, 1], got 4", ["edit", BUNDLE, PICTURE, WORDS, "-o", "o.png", "--top-p", 4]),
     (2, "n must be 1 to 64, got 65", ["edit", BUNDLE, PICTURE, WORDS, "-o", "o.png", "-n", 65]),
     (2, "the name of the output is too long", ["edit", BUNDLE, PICTURE, WORDS, "-o", "o" * 4100 + ".png"]),
     (2, "a picture's name must end with .png", ["edit", BUNDLE, PICTURE, WORDS, "-o", "o.bmp"]),
+    (1, "there is no folder nowhere", ["edit", BUNDLE, PICTURE, WORDS, "-o", "nowhere/o.png"]),
+    (1, "there is no folder nowhere", ["edit", BUNDLE, PICTURE, WORDS, "-o", "nowhere/o.png", "-n", 2]),
     (2, "cfg_scale has 3 values, but a picture has 64",
      ["edit", BUNDLE, PICTURE, WORDS, "-o", "o.png", "--cfg-scale", "values:1,2,3"]),
     (1, "there is no file nope.png", ["edit", BUNDLE, "nope.png", WORDS, "-o", "o.png"]),
@@ -108,6 +136,48 @@ def test_what_is_wrong_is_said_in_one_line(
     assert (done.code, done.stdout) == (code, "")
     assert message in done.stderr and len(done.stderr.splitlines()) == 1
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", ["in.png", "link.png", "in-8.png", "bundle/samples/add-0.png", "folder.png"])
+def test_nothing_that_is_there_is_lost(tiny_bundle: Path, tmp_path: Path, name: str) -> None:
+    """An output that would overwrite what is read is refused before the edit; of variants, before any is written."""
+    bundle = Path(shutil.copytree(tiny_bundle, tmp_path / "bundle"))
+    (bundle / "samples").mkdir()
+    (tmp_path / "folder.png").mkdir()
+    picture = tmp_path / ("in-8.png" if name == "in-8.png" else "in.png")
+    for path in (picture, bundle / "samples/add-0.png"):
+        shutil.copy(PICTURE, path)
+    (tmp_path / "link.png").symlink_to(picture)
+    variants = ["-n", 2, "--seed", 7] if name == "in-8.png" else []
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    done = cli("edit", bundle, picture, WORDS, "-o", tmp_path / name.replace("-8", ""), *variants)
+    says = "it is a folder" if name == "folder.png" else "would overwrite"
+    assert done.code == (1 if name == "folder.png" else 2) and says in done.stderr and done.stdout == ""
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
+@pytest.mark.parametrize("command", [["--version"], ["info", BUNDLE]])
+@pytest.mark.skipif(sys.platform != "linux", reason="needs /dev/full")
+def test_what_cannot_be_printed_is_an_error(command: list[object]) -> None:
+    words = [str(installed() / "bin/editar-cli"), *map(str, command)]
+    with open("/dev/full", "w", encoding="utf-8") as full:
+        done = subprocess.run(words, stdout=full, stderr=subprocess.PIPE, text=True)
+    assert (done.returncode, done.stderr) == (1, "editar-cli: what was to be printed cannot be written\n")
+
+
+def test_of_an_option_given_twice_the_last_one_counts(tmp_path: Path) -> None:
+    first = ["--cfg-scale", "linear:1,5", "--cfg-interval", 30]
+    last = ["--cfg-scale", 4, "--cfg-interval", "0,20"]
+    done = cli("edit", BUNDLE, PICTURE, "-o", tmp_path / "out.png", "--json", *first, *last, "--", "-0.5")
+    told = done.document["parameters"]
+    assert (told["cfg_scale"], told["cfg_interval"], told["instruction"]) == (4.0, [0, 20], "-0.5")
+
+
+def test_words_that_are_not_utf8_are_told_as_utf8(editar: Command, tmp_path: Path) -> None:
+    words = os.fsdecode(b"caf\xe9")
+    mine, theirs = (run("edit", BUNDLE, PICTURE, words, "-o", tmp_path / "out.png", "--json") for run in (cli, editar))
+    told = [run.document["parameters"]["instruction"] for run in (mine, theirs)]
+    assert told == ["caf\ufffd"] * 2
 
 
 def altered_answers(tiny_bundle: Path, quantized: Path, folder: Path) -> dict[str, Path]:
@@ -160,11 +230,17 @@ def test_other_files_are_no_text_states(tmp_path: Path, change: str) -> None:
     assert done.code == 1 and "must be a .npy of 5120 little-endian float32" in done.stderr
 
 
-def ended(*arguments: object) -> Done:
-    """A command that is told to end by SIGTERM after it has opened its engine."""
+def ended(*arguments: object, before: Callable[[], object] | None = None) -> Done:
+    """A command that is told to end by SIGTERM after it has opened its engine.
+
+    Args:
+        before: called in the new process.
+    """
     command = [str(installed() / "bin/editar-cli"), *map(str, arguments)]
     environment = os.environ | {"EDITAR_ONNXRUNTIME": str(engine_library())}
-    started = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+    started = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment, preexec_fn=before
+    )
     while started.poll() is None and "libonnxruntime" not in Path(f"/proc/{started.pid}/maps").read_text("utf-8"):
         time.sleep(0.01)
     started.terminate()
@@ -180,6 +256,14 @@ def test_an_edit_that_is_told_to_end_writes_nothing(tmp_path: Path) -> None:
     done = ended("edit", BUNDLE, PICTURE, WORDS, "-o", tmp_path / "out.png", "-n", 64, "--threads", 1)
     assert (done.code, done.stderr) == (143, "editar-cli: stopped\n")
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_an_ignored_signal_stays_ignored(tmp_path: Path) -> None:
+    """As in the background of a script, which Ctrl-C does not end."""
+    options = ["-o", tmp_path / "out.png", "-n", 64, "--threads", 1]
+    done = ended("edit", BUNDLE, PICTURE, WORDS, *options, before=lambda: signal.signal(signal.SIGTERM, signal.SIG_IGN))
+    assert (done.code, done.stderr, len(list(tmp_path.iterdir()))) == (0, "", 64)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")

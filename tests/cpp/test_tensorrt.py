@@ -98,6 +98,11 @@ def test_a_sampling_head_draws_the_hosts_tokens(
         drawn = device.edit(WORDS, sampling=sampling, pictures=False)
         assert (gpu.runs("sampler") - before >= COUNT - 3) == on_device
         assert drawn.tokens.tolist() == host.edit(WORDS, sampling=sampling, pictures=False).tokens.tolist()
+        before = gpu.runs("sampler")
+        drafted = device.edit(WORDS, sampling=sampling, pictures=False, speculate=4)
+        assert (0 < gpu.runs("sampler") - before < COUNT - 3) == on_device
+        expected = host.edit(WORDS, sampling=sampling, pictures=False, speculate=4)
+        assert drafted.tokens.tolist() == expected.tokens.tolist()
     for opened in (device, host, *models):
         opened.close()
 

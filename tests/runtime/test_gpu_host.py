@@ -12,6 +12,7 @@ import pytest
 
 from editar_rt.bundle.folder import Bundle
 from editar_rt.errors import BundleError
+from export.recipe import read_engines
 from tests.benchmarks.gpu_host import measure, seeds
 
 ROOT = Path(__file__).parents[2]
@@ -81,6 +82,22 @@ def test_native_is_measured_against_delta_first(golden_gpt_bundle_native: Path, 
     large, small = (names.index(f"bench {name} --repeats 3") for name in ("seeded-native", "seeded"))
     assert names.index("grow seeded-native") < large < names.index("verify seeded-native") < small
     assert names[-1] == "verify demo-native"
+
+
+def test_passes_that_verify_drafts_are_measured_where_there_are_engines_for_them(
+    golden_gpt_bundle_delta: Path, golden_gpt_bundle_delta_head: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(golden_gpt_bundle_delta, tmp_path / "demo")
+    shutil.copytree(golden_gpt_bundle_delta_head, tmp_path / "seeded-native")
+    for recipe, sizes in (("measured.toml", ()), ("measured-rtx.toml", (8,))):
+        assert read_engines(str(Path(measure.__file__).with_name(recipe))).drafts == sizes
+        monkeypatch.setattr(measure, "RTX", bool(sizes))
+        names = [name.removeprefix("bench ") for name, _ in measure.stages(tmp_path) if "--speculate 8" in name]
+        assert names == [
+            "demo --repeats 3 --speculate 8",
+            "seeded-native --repeats 3 --speculate 8",
+            "seeded-native --repeats 3 --speculate 8 --host-sampling",
+        ] * len(sizes)
 
 
 def test_the_scripts_are_valid_shell() -> None:

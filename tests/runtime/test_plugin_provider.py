@@ -14,6 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import Mock
 
 import onnxruntime as real
 import pytest
@@ -95,9 +96,8 @@ def test_every_session_is_on_the_provider(
 
     def open_elsewhere(graph: str, options: Any, **more: Any) -> Any:
         asked.append(options.has_providers())
-        return SimpleNamespace(get_providers=lambda: ["another"])
+        return Mock(**{"get_providers.return_value": ["another"]})
 
-    monkeypatch.setattr(plugin, "keep_through_forks", lambda session: session)
     monkeypatch.setattr(real, "InferenceSession", open_elsewhere)
     with pytest.raises(BackendError, match=r"takes no part of \S+prefix.onnx; build engines, or choose --device"):
         editor.generate(GOLDEN["text"], GOLDEN["image_tokens"], Sampling(greedy=True))

@@ -29,6 +29,7 @@ from editar_rt.generation.decoding import Step, decode
 from editar_rt.generation.noise import uniform, words
 from editar_rt.generation.sampling import Draw, guide, sample, sample_with_gumbel
 from editar_rt.generation.sequence import Sequence
+from editar_rt.generation.strategy import Jacobi
 from editar_rt.observe.replay import replay
 from editar_rt.observe.trace import Trace
 from export.bundle_writer import Options, Sources, write_bundle
@@ -61,7 +62,7 @@ class Drawn:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.asked = self.done = self.unclear = 0
-        step, on_host = EngineDecoder._step_and_draw, Draw.on_host
+        step, on_host = EngineDecoder._run_and_draw, Draw.on_host
 
         def counted(decoder: EngineDecoder, *arguments: Any) -> Any:
             found = step(decoder, *arguments)
@@ -73,7 +74,7 @@ class Drawn:
             self.unclear += drawn is not None
             return on_host(draw, logits, drawn)
 
-        monkeypatch.setattr(EngineDecoder, "_step_and_draw", counted)
+        monkeypatch.setattr(EngineDecoder, "_run_and_draw", counted)
         monkeypatch.setattr(Draw, "on_host", completed)
 
 
@@ -85,14 +86,28 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> Drawn:
 @pytest.fixture(scope="module")
 def editor(golden_gpt_bundle_delta_head: Path) -> Editor:
     bundle = Bundle.open(golden_gpt_bundle_delta_head)
-    return Editor(bundle, EngineBackend(bundle, EmulatedEngines(bundle, 1), Plan((1, 2, 6), (16, 120))))
+    return Editor(bundle, EngineBackend(bundle, EmulatedEngines(bundle, 1), Plan((1, 2, 6), (16, 120), (4, 8))))
 
 
-def steps(editor: Editor, sampling: Sampling, rows: int = 1, on_device: bool = True, known: Any = None) -> Any:
+def steps(
+    editor: Editor,
+    sampling: Sampling,
+    rows: int = 1,
+    on_device: bool = True,
+    known: Any = None,
+    size: int | None = None,
+) -> Any:
+    """
+    Args:
+        size: positions of a pass that verifies drafts; None for single steps.
+    """
     (inputs,) = editor.inputs(GOLDEN["text"][:1], GOLDEN["image_tokens"][:1])
     scheduler, guided = editor.scheduler(rows, sampling.guided, on_device), sampling.guided
-    seeds = [sampling.seed + row for row in range(rows)]
-    return decode(scheduler, [Sequence(scheduler.join(guided), inputs, sampling, s, known, 16) for s in seeds])
+    sequences = []
+    for seed in range(sampling.seed, sampling.seed + rows):
+        speculation = scheduler.speculation(size, Jacobi(GOLDEN["image_tokens"][0]))
+        sequences.append(Sequence(scheduler.join(guided), inputs, sampling, seed, known, 16, speculation))
+    return decode(scheduler, sequences)
 
 
 def tokens(made: Any, rows: int = 1) -> list[list[int]]:
@@ -111,6 +126,27 @@ def test_tokens_are_the_hosts(editor: Editor, sampling: Sampling, rows: int, dra
         assert tokens(steps(editor, own, rows), rows) == tokens(steps(editor, own, rows, on_device=False), rows)
     # The first token's logits come from a chunk; where guidance begins, the null row catches up.
     assert drawn.done >= 4 * (15 - 1) and drawn.unclear < 0.1 * drawn.done
+
+
+@pytest.mark.parametrize("rows", [1, 3])
+@pytest.mark.parametrize("size", [4, 8])
+@pytest.mark.parametrize("sampling", SETTINGS, ids=str)
+def test_drafts_are_verified_on_the_device(
+    editor: Editor, sampling: Sampling, size: int, rows: int, drawn: Drawn
+) -> None:
+    """With the tokens and logits of the host's sampling."""
+    if rows == 3:
+        sampling = replace(sampling, cfg_scale=3.0, cfg_interval=-1)
+    for seed in range(2):
+        own = replace(sampling, seed=1000 * seed)
+        here, there = (
+            [(step.tokens.tolist(), step.logits.tolist()) for step in steps(editor, own, rows, device, None, size)]
+            for device in (True, False)
+        )
+        assert here == there
+    assert any(shape.part == names.SAMPLER and shape.positions == size for shape in editor.backend._programs)  # type: ignore[attr-defined]
+    assert drawn.done >= (drawn.asked if rows == 1 else 1)  # variants that accept different lengths may fit no engine
+    assert drawn.unclear <= 0.3 * drawn.done  # in a pass with many tokens, one of them is often close to a border
 
 
 @pytest.fixture(scope="module", params=[256, 4096, 5000])

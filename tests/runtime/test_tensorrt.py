@@ -108,20 +108,20 @@ def test_a_sampling_head_is_built_tried_and_draws(
     machine = make_machine(version)
     bundle = build(folder, machine)
     info = read_build(folder / "jetson-orin-jp6")
-    assert {"sampler-1", "sampler-2"} <= set(info.engines)
+    assert {"sampler-1x1", "sampler-2x1"} <= set(info.engines)
     compared = {(each["engine"], each["output"]) for each in info.parity if each["engine"].startswith("sampler")}
     assert compared == {
-        ("sampler-1", "drawn, not guided"),
-        ("sampler-2", "drawn, not guided"),
-        ("sampler-2", "drawn, guided"),
+        ("sampler-1x1", "drawn, not guided"),
+        ("sampler-2x1", "drawn, not guided"),
+        ("sampler-2x1", "drawn, guided"),
     }
-    drawn, draw = [], EngineDecoder._step_and_draw
+    drawn, draw = [], EngineDecoder._run_and_draw
 
     def counted(*call: Any) -> Any:
         drawn.append((found := draw(*call)) is not None)
         return found
 
-    monkeypatch.setattr(EngineDecoder, "_step_and_draw", counted)
+    monkeypatch.setattr(EngineDecoder, "_run_and_draw", counted)
     tokens = run(bundle, machine, GOLDEN["text"][:1], GOLDEN["image_tokens"][:1])
     assert tokens.tolist() == GOLDEN["greedy_tokens_cfg3_interval8"][:1].tolist()
     assert drawn == [True] * 15
@@ -136,7 +136,7 @@ def test_a_sampler_that_draws_wrongly_is_not_published(golden_gpt_bundle_delta_h
             outputs[names.DRAWN][0] += 1
 
     world.spoil = spoil
-    with pytest.raises(GateError, match="the outputs of the engine sampler-2 differ"):
+    with pytest.raises(GateError, match="the outputs of the engine sampler-2x1 differ"):
         build(folder, make_machine("10.13.0.35", world))
     assert not (folder / "jetson-orin-jp6").exists()
 

@@ -57,8 +57,8 @@ class EngineBackend:
         return self.engines.trial is not None and self.engines.trial.is_needed
 
     @property
-    def sampler_rows(self) -> tuple[int, ...]:
-        return self.plan.rows if names.SAMPLER in self.bundle.manifest.parts else ()
+    def samplers(self) -> tuple[tuple[int, int], ...]:
+        return tuple(self.plan.sampled) if names.SAMPLER in self.bundle.manifest.parts else ()
 
     def end_profile(self) -> Path:
         raise BackendError(f"{self.engines.name} makes no profile of a decode step")
@@ -89,12 +89,13 @@ class EngineBackend:
         if shape not in self._programs:
             lent = {}
             if shape.part == names.SAMPLER:
-                lent[names.LOGITS] = self.program(Shape(names.DECODER, rows=shape.rows)).addresses[names.LOGITS]
+                decoder = self.program(Shape(names.DECODER, shape.rows, shape.positions))
+                lent[names.LOGITS] = decoder.addresses[names.LOGITS]
             self._programs[shape] = Program(self.bundle, self.engines, shape, lent)
         return self._programs[shape]
 
     def sample(self, logits: NDArray[np.float32], inputs: SamplerInputs) -> NDArray[np.int32]:
-        memory, sampler = self.engines.memory, self.program(Shape(names.SAMPLER, rows=len(logits)))
+        memory, sampler = self.engines.memory, self.program(Shape(names.SAMPLER, *logits.shape[:2]))
         sent = memory.host_array(logits.nbytes)
         sent[:] = np.ascontiguousarray(logits, np.float32).reshape(-1).view(np.uint8)
         memory.to_device(sampler.addresses[names.LOGITS], sent)
@@ -103,7 +104,7 @@ class EngineBackend:
         sampler.engine.enqueue()
         sampler.download()
         memory.synchronize()
-        return sampler.outputs[names.DRAWN][:, 0].copy()
+        return sampler.outputs[names.DRAWN].copy()
 
     def run(self, part: str, inputs: Arrays) -> dict[str, NDArray[Any]]:
         program = self.program(Shape(part))

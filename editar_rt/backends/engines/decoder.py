@@ -4,8 +4,8 @@ The cache of all layers is one block, zeroed once, [2 · layers, rows, heads, ca
 "native" update it in place. Those of "delta" return the new keys and values, [2 · layers, rows, heads, positions,
 head_dim], which are copied to the cache: all rows at the same position by one 3-D copy, others by one each. A step is
 recorded (with CUDA, in a graph) when it runs for the second time; inputs and logits are copied through pinned memory.
-If the bundle has a sampler, it is queued after the step and reads the logits on the device, so that only tokens are
-copied.
+If the bundle has a sampler, it is queued after a step or drafts and reads the logits on the device, so that only tokens
+are copied.
 
 An engine covers neighbouring rows of the cache, and positions up to its number. What it computes besides that which was
 asked for is not used: delta's is not copied; native's lands behind the chunk, where the next one overwrites it, or, for
@@ -126,11 +126,11 @@ class EngineDecoder:
         end = int((batch.past + batch.counts).max())
         if end > self._room:
             raise OptionError(f"the decoder's cache has room for {self._room} positions, but {end} are needed")
-        if draw is not None and batch.tokens.shape[1] == 1:
-            drawn = self._step_and_draw(batch, draw)
+        positions = self._side_by_side(batch)
+        if draw is not None and positions is not None:
+            drawn = self._run_and_draw(batch, positions, draw)
             if drawn is not None:
                 return drawn
-        positions = self._side_by_side(batch)
         if positions is None:
             logits = np.stack([self._chunk(batch, place) for place in range(len(batch.rows))])
         else:
@@ -139,10 +139,10 @@ class EngineDecoder:
 
     def _side_by_side(self, batch: Batch) -> int | None:
         """Positions of the engines that run the rows of a batch together; None if they go one by one."""
-        positions = batch.tokens.shape[1]
-        if positions > 1 and len(batch.rows) == 1:
-            return None
-        positions = self._plan.side_by_side(positions)
+        needed = batch.tokens.shape[1]
+        positions = self._plan.side_by_side(needed)
+        if needed > 1 and len(batch.rows) == 1 and positions != needed:
+            return None  # a chunk of one row
         if positions is None or (self._in_place and int(batch.past.max()) + positions > self._capacity):
             return None
         return positions
@@ -192,22 +192,28 @@ class EngineDecoder:
         self._memory.synchronize()
         return program
 
-    def _step_and_draw(self, batch: Batch, draw: Draw) -> Output | None:
-        """A step whose tokens the device samples; None, before anything has run, if the host must sample."""
-        rows = len(batch.rows)
+    def _run_and_draw(self, batch: Batch, positions: int, draw: Draw) -> Output | None:
+        """A step, or drafts, whose tokens the device samples; None, before anything runs, if the host must sample.
+
+        Args:
+            positions: of the engine.
+        """
+        rows, count = batch.tokens.shape
+        if batch.outputs < count or (batch.counts < count).any():
+            return None
         window = self._plan.window(batch.rows.tolist(), self._rows)
         inputs = SamplerInputs.of(draw, rows, self._sampler_top_k, self._vocab) if self.draws else None
         taken = batch.rows - window.start
         # All rows of a picture must be in the same run, and the sampler's rows are neighbours.
         if inputs is None or window.served < rows or taken[-1] - taken[0] >= rows or (batch.tokens < 0).any():
             return None
-        program = self._backend.program(Shape(names.DECODER, window.size))
-        sampler = self._backend.program(Shape(names.SAMPLER, window.size))
+        program = self._backend.program(Shape(names.DECODER, window.size, positions))
+        sampler = self._backend.program(Shape(names.SAMPLER, window.size, positions))
         piece = Piece.of(batch, slice(None))
-        self._fill(program, piece, window, 1)
-        sampler.set_inputs(inputs.among(window.size, int(taken[0])))
+        self._fill(program, piece, window, positions)
+        sampler.set_inputs(inputs.among(window.size, int(taken[0]), positions))
         self._pass_recorded(program, window.start, sampler)
-        self._place(program, piece, window, 1)
+        self._place(program, piece, window, positions)
         self._memory.synchronize()
         pass_ = program.passes
 
@@ -216,10 +222,10 @@ class EngineDecoder:
                 raise ValueError("these logits have been overwritten; read them before the next step")
             program.download()
             self._memory.synchronize()
-            read: Floats = program.outputs[names.LOGITS][taken]
+            read: Floats = program.outputs[names.LOGITS][taken, :count]
             return read
 
-        drawn: Ints = sampler.outputs[names.DRAWN][taken[draw.cond]].copy()
+        drawn: Ints = sampler.outputs[names.DRAWN][taken[draw.cond], :count].copy()
         if (drawn < 0).any():
             drawn = draw.on_host(logits(), drawn)
         return Output(logits, drawn)

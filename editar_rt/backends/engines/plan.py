@@ -1,8 +1,8 @@
 """The set of engines that runs a bundle: engines have fixed shapes, calls do not.
 
 A decoder engine runs one position in several rows (a step), a few drafted positions in several rows, or many positions
-of one row (a chunk). `Plan` lists the engines; `decoder` splits each call accordingly. Each step engine has a sampler
-engine. Builder, runtime and emulation share this module.
+of one row (a chunk). `Plan` lists the engines; `decoder` splits each call accordingly. Engines of steps and of drafts
+have a sampler engine each. Builder, runtime and emulation share this module.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ class Shape:
     @property
     def name(self) -> str:
         """Name of the engine's file, without suffix."""
-        if self.part == names.SAMPLER:
-            return f"{self.part}-{self.rows}"
-        return f"{self.part}-{self.rows}x{self.positions}" if self.part == names.DECODER else self.part
+        if self.part not in (names.DECODER, names.SAMPLER):
+            return self.part
+        return f"{self.part}-{self.rows}x{self.positions}"
 
     @property
     def sizes(self) -> dict[str, int]:
@@ -98,15 +98,20 @@ class Plan:
         if names.DECODER in parts:
             shapes += self.decoder_shapes
         if names.SAMPLER in parts:
-            shapes += [Shape(names.SAMPLER, rows=rows) for rows in self.rows]
+            shapes += [Shape(names.SAMPLER, rows, positions) for rows, positions in self.sampled]
         return shapes
 
     @property
     def decoder_shapes(self) -> list[Shape]:
         """The decoder's engines: steps, drafts, chunks."""
-        shapes = [Shape(names.DECODER, rows, positions) for positions in (1, *self.drafts) for rows in self.rows]
+        shapes = [Shape(names.DECODER, rows, positions) for rows, positions in self.sampled]
         shapes += [Shape(names.DECODER, 1, chunk) for chunk in self.chunks if chunk > 1]
         return list(dict.fromkeys(shapes))
+
+    @property
+    def sampled(self) -> list[tuple[int, int]]:
+        """(rows, positions) of the engines from whose logits tokens are sampled: steps, and drafts."""
+        return [(rows, positions) for positions in (1, *self.drafts) for rows in self.rows]
 
     @property
     def unused_positions(self) -> int:

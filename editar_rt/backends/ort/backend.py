@@ -122,7 +122,7 @@ class OnnxRuntimeBackend:
         return False
 
     @property
-    def sampler_rows(self) -> tuple[int, ...]:
+    def samplers(self) -> tuple[tuple[int, int], ...]:
         return ()
 
     def sample(self, logits: NDArray[np.float32], inputs: SamplerInputs) -> NDArray[np.int32]:

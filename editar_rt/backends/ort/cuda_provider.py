@@ -15,7 +15,7 @@ import numpy as np
 
 from editar_rt import machine
 from editar_rt.backends.engines.cuda import Device, find_runtime
-from editar_rt.backends.ort.library import keep_through_forks
+from editar_rt.backends.ort.sessions import Session
 from editar_rt.bundle.folder import Bundle
 from editar_rt.bundle.words import INT8
 from editar_rt.errors import BackendError
@@ -43,7 +43,7 @@ def open_session(ort: Any, graph: str | bytes, options: Any, cuda: dict[str, str
     """
     providers: list[Any] = [CPU] if cuda is None else [(CUDA, OPTIONS | cuda), CPU]
     # With fallback, a provider that fails would be dropped silently, at opening or in a run.
-    session = keep_through_forks(ort.InferenceSession(graph, options, providers=providers, enable_fallback=0))
+    session = Session(ort, graph, options, providers=providers, enable_fallback=0)
     if cuda is not None and CUDA not in session.get_providers():
         raise BackendError(
             f"ONNX Runtime {ort.__version__} did not load {CUDA}: the driver, the GPU or a library of CUDA or cuDNN is "

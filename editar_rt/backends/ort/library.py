@@ -1,18 +1,13 @@
-"""Imports onnxruntime without its telemetry, and makes its sessions safe in forks."""
+"""Imports onnxruntime without its telemetry."""
 
 from __future__ import annotations
 
-import ctypes
 import importlib
-import os
-import weakref
 from collections.abc import Iterator
 from typing import Any
 
 from editar_rt.errors import BackendError
 from editar_rt.telemetry import refuse_telemetry
-
-_sessions: weakref.WeakSet[Any] = weakref.WeakSet()
 
 
 def import_onnxruntime() -> Any:
@@ -35,16 +30,6 @@ def import_onnxruntime() -> Any:
         ) from None
 
 
-def keep_through_forks(session: Any) -> Any:
-    """Prevent forked processes from destroying this process's session.
-
-    Destroying a session waits for its threads, which do not exist in a fork, so it would wait forever. The system frees
-    the memory when the process ends.
-    """
-    _sessions.add(session)
-    return session
-
-
 def _causes(error: BaseException) -> Iterator[BaseException]:
     """The causes of an error, the nearest first."""
     seen: set[int] = set()
@@ -53,13 +38,3 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
         seen.add(id(cause))
         yield cause
         cause = cause.__cause__ or cause.__context__
-
-
-def _hold_sessions() -> None:
-    """Add a reference to every session that is never released, not even at interpreter exit."""
-    for session in list(_sessions):
-        ctypes.pythonapi.Py_IncRef(ctypes.py_object(session))
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_hold_sessions)

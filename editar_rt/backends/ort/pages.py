@@ -14,6 +14,8 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from editar_rt.backends.ort.sessions import mappings_stay
+
 SMAPS = Path("/proc/self/smaps")
 _TRIMMING = threading.Lock()
 WORTH = 16 << 20  # file size in bytes below which searching its pages is not worthwhile
@@ -57,7 +59,7 @@ def drop_file_pages(weights: Collection[Path]) -> int:
     """Drop the resident pages of files with weights.
 
     Pages are loaded again when they are read, from the page cache or the disk. Mappings that the process has written to
-    are not touched.
+    are not touched. While another thread opens or closes a session, nothing is dropped; the next call does it.
 
     Returns:
         bytes that were resident.
@@ -67,10 +69,11 @@ def drop_file_pages(weights: Collection[Path]) -> int:
         return 0
     files, dropped = {str(file.resolve()) for file in weights}, 0
     libc.madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
-    for mapping in mappings():
-        ours = mapping.file in files and not mapping.own
-        if ours and libc.madvise(mapping.start, mapping.size, mmap.MADV_DONTNEED) == 0:
-            dropped += mapping.resident
+    with mappings_stay() as stay:
+        for mapping in mappings() if stay else ():
+            ours = mapping.file in files and not mapping.own
+            if ours and libc.madvise(mapping.start, mapping.size, mmap.MADV_DONTNEED) == 0:
+                dropped += mapping.resident
     return dropped
 
 

@@ -10,7 +10,7 @@ import importlib
 import threading
 from typing import Any
 
-from editar_rt.backends.ort.library import keep_through_forks
+from editar_rt.backends.ort.sessions import Session
 from editar_rt.errors import BackendError
 
 MODULE = "onnxruntime_ep_nv_tensorrt_rtx"
@@ -70,7 +70,7 @@ class RtxProvider:
         """
         options.add_provider_for_devices([self._device], {})
         # With fallback, a provider that fails would be dropped silently, at opening or in a run.
-        session = keep_through_forks(self._ort.InferenceSession(graph, options, enable_fallback=0))
+        session = Session(self._ort, graph, options, enable_fallback=0)
         if self._name not in session.get_providers():
             raise BackendError(f"{TITLE} takes no part of {graph}; build engines, or choose --device emulated")
         return session

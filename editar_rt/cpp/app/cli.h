@@ -41,6 +41,11 @@ int read_picture(const char* path, int32_t channels, editar_picture* picture, ch
  */
 float* read_states(const char* path, size_t count);
 
+/* Whether the folder of a file is there and may be written to. */
+int check_folder(const char* path);
+/* Whether a file may be written: its folder, and that it is none of the files that are read. `inputs` end with NULL. */
+int check_output(const char* path, const char* bundle, const char* const* inputs);
+
 int edit_command(const arguments* all, editar_model* model, const editar_model_info* info);
 
 #endif

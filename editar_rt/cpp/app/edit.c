@@ -83,51 +83,53 @@ static const char* text_named(const char* const* texts, const char* name) {
     return "";
 }
 
-/* Write a variant's picture. */
-static int write_variant(const arguments* all, editar_session* session, int32_t variant, const editar_output* made,
-                         int32_t side, double total, const char digits[65], const char* mask_digits) {
-    const char *const *own, *texts[MOST_TEXTS];
+/* A variant's file, and what is told about it. */
+typedef struct {
     char path[MOST_PATH], margin[16], variants[16];
+    const char* texts[MOST_TEXTS];
+} variant_texts;
+
+static int name_variant(const arguments* all, editar_session* session, int32_t variant, const char digits[65],
+                        const char* mask_digits, variant_texts* named) {
+    const char* const* own;
     size_t count = 0;
-    editar_picture picture;
     const editar_status status = editar_get_texts(session, variant, &own);
     if (status != EDITAR_OK) return failed(status);
     while (own[count] != NULL && count < MOST_TEXTS - 16) {
-        texts[count] = own[count];
+        named->texts[count] = own[count];
         ++count;
     }
-#define TEXT(name, value) (texts[count++] = (name), texts[count++] = (value))
+#define TEXT(name, value) (named->texts[count++] = (name), named->texts[count++] = (value))
     TEXT("picture", digits);
     if (mask_digits != NULL) {
         TEXT("mask_from", mask_digits);
-        snprintf(margin, sizeof margin, "%d",
+        snprintf(named->margin, sizeof named->margin, "%d",
                  all->request.mask_margin == 0  ? 1
                  : all->request.mask_margin < 0 ? 0
                                                 : (int)all->request.mask_margin);
-        TEXT("mask_margin", margin);
+        TEXT("mask_margin", named->margin);
         TEXT("composite", all->request.no_composite ? "false" : "true");
     }
-    snprintf(variants, sizeof variants, "%d", (int)all->count);
-    if (all->count > 0) TEXT("variants", variants);
-    texts[count] = NULL;
+    snprintf(named->variants, sizeof named->variants, "%d", (int)all->count);
+    if (all->count > 0) TEXT("variants", named->variants);
+    named->texts[count] = NULL;
 #undef TEXT
     if (all->count > 0)
-        beside(path, sizeof path, all->output, text_named(texts, "seed"));
+        beside(named->path, sizeof named->path, all->output, text_named(named->texts, "seed"));
     else
-        snprintf(path, sizeof path, "%s", all->output);
+        snprintf(named->path, sizeof named->path, "%s", all->output);
+    return 0;
+}
+
+static int write_variant(const arguments* all, const variant_texts* named, uint8_t* rgb, int32_t side) {
+    editar_picture picture;
     memset(&picture, 0, sizeof picture);
     picture.size = sizeof picture;
-    picture.data = made->rgb + (size_t)variant * (size_t)side * (size_t)side * 3;
+    picture.data = rgb;
     picture.width = picture.height = side;
     picture.channels = EDITAR_RGB;
-    if (editar_write_png(path, &picture, all->metadata ? texts : NULL) != EDITAR_OK)
+    if (editar_write_png(named->path, &picture, all->metadata ? named->texts : NULL) != EDITAR_OK)
         return complain(1, "%s", editar_last_error()); /* a name that cannot be written is no bad option */
-    if (all->json) {
-        if (variant > 0) fputs(", ", stdout);
-        print_result(path, made, variant, total, texts);
-    } else {
-        printf("%s  (%.2f s)\n", path, total);
-    }
     return 0;
 }
 
@@ -141,12 +143,19 @@ int edit_command(const arguments* all, editar_model* model, const editar_model_i
     float* states = NULL;
     int32_t passes[EDITAR_MAX_VARIANTS];
     int32_t variant, variants = all->count == 0 ? 1 : all->count;
+    const size_t square = (size_t)info->image_size * (size_t)info->image_size * 3; /* bytes of a picture */
+    const char* inputs[4] = {all->words[1], NULL, NULL, NULL};
     const double started = seconds();
-    int code;
+    double total;
+    variant_texts named;
+    int code, given = 1;
     memset(&made, 0, sizeof made);
     memset(&picture, 0, sizeof picture);
     memset(&mask, 0, sizeof mask);
-    code = read_picture(all->words[1], 0, &picture, digits);
+    if (all->mask != NULL) inputs[given++] = all->mask;
+    if (all->text_states != NULL) inputs[given++] = all->text_states;
+    code = all->count > 0 ? check_folder(all->output) : check_output(all->output, all->words[0], inputs);
+    if (code == 0) code = read_picture(all->words[1], 0, &picture, digits);
     if (code == 0 && all->mask != NULL) code = read_picture(all->mask, EDITAR_GREY, &mask, mask_digits);
     if (code == 0 && all->text_states != NULL) {
         states = read_states(all->text_states, (size_t)info->text_tokens * (size_t)info->text_dim);
@@ -156,7 +165,7 @@ int edit_command(const arguments* all, editar_model* model, const editar_model_i
         status = editar_open_session(model, &picture, &session);
         made.size = sizeof made;
         made.passes = passes;
-        made.rgb = malloc((size_t)variants * (size_t)info->image_size * (size_t)info->image_size * 3);
+        made.rgb = malloc((size_t)variants * square);
         request.task = all->task;
         request.instruction = all->words[2];
         request.sampling = &all->sampling;
@@ -177,10 +186,26 @@ int edit_command(const arguments* all, editar_model* model, const editar_model_i
                  (int)info->text_tokens);
     if (code == 0 && (made.flags & EDITAR_MASK_EMPTY) != 0)
         complain(0, "the mask has no white within the picture's middle square, so the picture stays as it is");
+    /* All files are checked and written before anything is printed. */
+    for (variant = 0; code == 0 && variant < variants; ++variant) {
+        code = name_variant(all, session, variant, digits, all->mask == NULL ? NULL : mask_digits, &named);
+        if (code == 0) code = check_output(named.path, all->words[0], inputs);
+    }
+    for (variant = 0; code == 0 && variant < variants; ++variant) {
+        code = name_variant(all, session, variant, digits, all->mask == NULL ? NULL : mask_digits, &named);
+        if (code == 0) code = write_variant(all, &named, made.rgb + (size_t)variant * square, info->image_size);
+    }
+    total = seconds() - started;
     if (code == 0 && all->json && all->count > 0) fputs("{\"pictures\": [", stdout);
-    for (variant = 0; code == 0 && variant < variants; ++variant)
-        code = write_variant(all, session, variant, &made, info->image_size, seconds() - started, digits,
-                             all->mask == NULL ? NULL : mask_digits);
+    for (variant = 0; code == 0 && variant < variants; ++variant) {
+        code = name_variant(all, session, variant, digits, all->mask == NULL ? NULL : mask_digits, &named);
+        if (code != 0) break;
+        if (all->json && variant > 0) fputs(", ", stdout);
+        if (all->json)
+            print_result(named.path, &made, variant, total, named.texts);
+        else
+            printf("%s  (%.2f s)\n", named.path, total);
+    }
     if (code == 0 && all->json) puts(all->count > 0 ? "]}" : "");
     editar_close_session(session);
     free(made.rgb);

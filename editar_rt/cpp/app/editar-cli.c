@@ -19,7 +19,8 @@ static const char HELP[] =
     "            --temperature T  --top-k K  --top-p P  --greedy  --noise uniform|gumbel\n"
     "edit:       --task edit|depth|canny|segmentation  -n COUNT (OUT-SEED.png for each seed; no contact sheet)\n"
     "            --mask PICTURE  --mask-margin N  --no-composite  --text-states FILE.npy  --speculate N|auto\n"
-    "            --no-metadata\n";
+    "            --no-metadata\n"
+    "An INSTRUCTION that begins with - follows the word --, after all options.\n";
 
 volatile sig_atomic_t signalled;
 volatile int32_t stop;
@@ -28,6 +29,11 @@ static void on_signal(int number) {
     signalled = number;
     stop = 1;
     signal(number, SIG_DFL); /* a second one ends the program immediately */
+}
+
+/* What is ignored, as in the background of a script, stays ignored. */
+static void watch(int number) {
+    if (signal(number, on_signal) == SIG_IGN) signal(number, SIG_IGN);
 }
 
 int complain(int code, const char* format, ...) {
@@ -74,7 +80,7 @@ static void EDITAR_CALL say(void* user, int32_t level, const char* message) {
     fprintf(stderr, "%s\n", message);
 }
 
-int main(int count, char** words) {
+static int run(int count, char** words) {
     const char* command = count > 1 ? words[1] : "--help";
     const int wanted = strcmp(command, "edit") == 0 ? 3 : 1;
     arguments all;
@@ -105,8 +111,8 @@ int main(int count, char** words) {
         code = info_command(&all);
     } else if (code == 0) {
         if (wanted == 3) { /* the other commands look at no stop flag */
-            signal(SIGINT, on_signal);
-            signal(SIGTERM, on_signal);
+            watch(SIGINT);
+            watch(SIGTERM);
         }
         editar_set_log(say, NULL, EDITAR_LOG_ERROR);
         status = editar_open_model(all.words[0], &all.model, &model);
@@ -124,5 +130,11 @@ int main(int count, char** words) {
         editar_close_model(model);
     }
     free(all.scales);
+    return code;
+}
+
+int main(int count, char** words) {
+    const int code = run(count, words);
+    if (fflush(stdout) != 0 || ferror(stdout)) return complain(1, "what was to be printed cannot be written");
     return code;
 }

@@ -11,6 +11,7 @@
 #include "error.h"
 #include "facts.h"
 #include "kept_folder.h"
+#include "machine.h"
 #include "model.h"
 #include "ort/library.h"
 #include "picture_files.h"
@@ -19,6 +20,7 @@
 #include "scheduler.h"
 #include "session.h"
 #include "sha256.h"
+#include "text.h"
 
 // Structs grow at their ends, so none may end in padding: an older program leaves there what it likes.
 #define EDITAR_ENDS_WITH(type, field) static_assert(offsetof(type, field) + sizeof(type::field) == sizeof(type))
@@ -59,6 +61,15 @@ void remember(const char* message) noexcept {
     last_error[length] = '\0';
 }
 
+// A sentence may quote names that are not UTF-8.
+void remember_repaired(const char* message) noexcept {
+    try {
+        remember(repaired(message).c_str());
+    } catch (const std::exception&) {  // no memory
+        remember(message);
+    }
+}
+
 template <typename Body>
 editar_status guarded(Body body) noexcept {
     last_error[0] = '\0';
@@ -67,13 +78,13 @@ editar_status guarded(Body body) noexcept {
         last_error[0] = '\0';  // of a call that a callback made
         return status;
     } catch (const Error& e) {
-        remember(e.what());
+        remember_repaired(e.what());
         return e.status();
     } catch (const std::bad_alloc&) {
         remember("there is not enough memory; close other models, or use a bundle of another precision");
         return EDITAR_NO_MEMORY;
     } catch (const std::exception& e) {
-        remember(e.what());
+        remember_repaired(e.what());
     } catch (...) {
         remember("an unknown exception; please report it");
     }
@@ -121,10 +132,20 @@ std::string text(const char* given) {
 
 thread_local std::string report, fault;  // until the thread's next report
 
+// Whether a fork brought the model into this process. Its engine's threads are not here, and its rows of the cache are
+// the other process's memory.
+bool is_of_another_process(const Model& model) {
+    return model.process != process_number();
+}
+
 // Holds a model for one call.
 class Turn {
 public:
     explicit Turn(Model& model) : model_(model) {
+        if (is_of_another_process(model))
+            throw backend_error("the model was opened in process " + std::to_string(model.process) +
+                                ", before the fork that made process " + std::to_string(process_number()) +
+                                "; open it in this process");
         if (model_.busy.exchange(true))
             throw Error(EDITAR_BUSY, "another call is using this model; wait for it, or open a model for each thread");
     }
@@ -136,21 +157,29 @@ private:
     Model& model_;
 };
 
+// Token ids of a caller; the engine would count negative ones from the vocabulary's end.
+std::vector<int32_t> checked_ids(const char* name, const int32_t* ids, int32_t count) {
+    for (int32_t n = 0; n < count; ++n)
+        if (ids[n] < 0) throw option_error(std::string(name) + " must be 0 or more, got " + std::to_string(ids[n]));
+    return {ids, ids + count};
+}
+
 Request checked_request(const Model& model, const editar_request& given) {
     Request own;
     const int count = model.picture_tokens();
     own.task = given.task == nullptr ? std::string(facts::TASK_PREFIXES[0].task) : given.task;
-    own.instruction = text(given.instruction);
+    own.instruction = repaired(text(given.instruction));
     own.prompt = build_prompt(given.task, given.instruction);
     own.text_states = given.text_states;
     if (given.token_ids != nullptr) {
         if (given.token_count < 1 || given.token_count > 1 << 20)
             throw option_error("token_count must be 1 to 1048576, got " + std::to_string(given.token_count));
-        own.token_ids.assign(given.token_ids, given.token_ids + given.token_count);
+        own.token_ids = checked_ids("token_ids", given.token_ids, given.token_count);
         own.has_ids = true;
     }
     if (given.text_states != nullptr && own.has_ids)
         throw option_error("give either text_states or token_ids, not both");
+    if (given.text_states != nullptr) model.check_states(given.text_states);
     const editar_sampling sampling = checked(given.sampling, "editar_sampling");
     own.sampling = model.default_sampling().with(&sampling, count);
     own.variants = given.variants == 0 ? 1 : given.variants;
@@ -196,7 +225,7 @@ Texts pairs_of(const char* const* texts) {
     Texts pairs;
     for (; texts != nullptr && texts[0] != nullptr; texts += 2) {
         if (texts[1] == nullptr) throw option_error("texts must be pairs of names and values, ended by NULL");
-        pairs.emplace_back(texts[0], texts[1]);
+        pairs.emplace_back(repaired(texts[0]), repaired(texts[1]));
     }
     return pairs;
 }
@@ -230,7 +259,9 @@ editar_status EDITAR_CALL editar_open_model(const char* folder, const editar_mod
         const editar_model_options own = checked(options, "editar_model_options");
         ModelOptions wanted;
         if (own.device != nullptr) wanted.device = own.device;
-        if (own.threads < 0) throw option_error("threads must be 0 or more, got " + std::to_string(own.threads));
+        if (own.threads < 0 || own.threads > thread_limit())
+            throw option_error("threads must be 0 (the usual) to " + std::to_string(thread_limit()) +
+                               ", the number of logical cores of this machine, got " + std::to_string(own.threads));
         wanted.threads = own.threads;
         wanted.check_all_files = own.check_all_files != 0;
         wanted.engine_path = text(own.onnxruntime_path);
@@ -246,6 +277,7 @@ editar_status EDITAR_CALL editar_open_model(const char* folder, const editar_mod
 }
 
 void EDITAR_CALL editar_close_model(editar_model* model) {
+    if (model != nullptr && is_of_another_process(*model->model)) return;  // its engine waits for its threads
     delete model;
 }
 
@@ -379,6 +411,7 @@ editar_status EDITAR_CALL editar_open_session(editar_model* model, const editar_
 }
 
 void EDITAR_CALL editar_close_session(editar_session* session) {
+    if (session != nullptr && is_of_another_process(*session->model)) return;
     delete session;
 }
 
@@ -449,7 +482,7 @@ editar_status EDITAR_CALL editar_encode_text(editar_model* model, const int32_t*
         given(states, "states");
         if (count < 1) throw option_error("count must be 1 or more, got " + std::to_string(count));
         const Turn turn(own);
-        const std::vector<float> found = own.encode_text(own.padded({ids, ids + count}));
+        const std::vector<float> found = own.encode_text(own.padded(checked_ids("ids", ids, count)));
         std::copy(found.begin(), found.end(), states);
         return EDITAR_OK;
     });
@@ -485,6 +518,7 @@ editar_status EDITAR_CALL editar_score(editar_model* model, const float* text_st
         Model& own = *given(model, "model")->model;
         given(text_states, "text_states");
         const Turn turn(own);
+        own.check_states(text_states);
         const int count = own.picture_tokens();
         own.check_tokens("tokens", given(tokens, "tokens"), own.vocabulary());
         Scheduler scheduler(own.backend(), 1, false, own.prefix_length(), count, own.vocabulary(), own.sizes().dim);
@@ -505,6 +539,7 @@ editar_status EDITAR_CALL editar_generate(editar_model* model, const float* text
         given(tokens, "tokens");
         const editar_sampling wanted = checked(sampling, "editar_sampling");
         const Turn turn(own);
+        own.check_states(text_states);
         const int count = own.picture_tokens();
         const Sampling settings = own.default_sampling().with(&wanted, count);
         if (known != nullptr) own.check_tokens("known", known, own.vocabulary(), true);
@@ -530,7 +565,11 @@ editar_status EDITAR_CALL editar_sample(const float* logits, int32_t vocabulary,
         if (position < 0) throw option_error("position must be 0 or more, got " + std::to_string(position));
         const editar_sampling wanted = checked(sampling, "editar_sampling");
         const Sampling settings = Sampling().with(&wanted, 0);
-        *token = Sampler().sample(logits, vocabulary, settings, settings.seed, position);
+        try {
+            *token = Sampler().sample(logits, vocabulary, settings, settings.seed, position);
+        } catch (const NotFinite&) {
+            throw option_error("logits must not be NaN, and the largest must be finite");
+        }
         return EDITAR_OK;
     });
 }

@@ -8,6 +8,7 @@
 #include <memory>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "sampler_inputs.h"
@@ -56,10 +57,10 @@ public:
     virtual DraftChunks draft_chunks() const = 0;
     // Logits [R, K, V], valid until the next run.
     virtual const float* run(const Batch& batch) = 0;
-    // Run a step whose tokens the device samples, one for each picture; negative where the host must sample from
+    // Run a batch whose tokens the device samples, one for each draw; negative where the host must sample from
     // `logits`. false, before anything has run, if the host must sample all.
-    virtual bool step_and_draw(const Batch&, const std::vector<Draw>&, std::vector<int32_t>&) { return false; }
-    // Logits [R, 1, V] of a step whose tokens the device has sampled, valid until the next run.
+    virtual bool run_and_draw(const Batch&, const std::vector<Draw>&, std::vector<int32_t>&) { return false; }
+    // Logits [R, K, V] of a batch whose tokens the device has sampled, valid until the next run.
     virtual const float* logits() { return nullptr; }
     // Copy positions `start` to `stop - 1` of a row to another. `frozen`: the copied positions are not expected to be
     // written again, so the rows may share memory; if one is written nevertheless, the other keeps its values.
@@ -81,9 +82,9 @@ public:
     virtual double read_bandwidth() { return 0; }
     // Bytes of the device's memory that all programs use now; 0 of a CPU, or if unknown.
     virtual int64_t memory_in_use() const { return 0; }
-    // Numbers of rows for which the device has a sampler; empty if tokens are sampled on the host.
-    virtual std::vector<int> sampler_rows() const { return {}; }
-    // Run only the sampler, on logits [R, V] of a step. Returns tokens [R], negative where the host must sample.
+    // (rows, positions) for which the device has a sampler; empty if tokens are sampled on the host.
+    virtual std::vector<std::pair<int, int>> samplers() const { return {}; }
+    // Run only the sampler, on logits [R, K, V]. Returns tokens [R, K], negative where the host must sample.
     virtual std::vector<int32_t> sample(const float*, const SamplerInputs&) { return {}; }
     // Run a feed-forward part.
     virtual std::vector<Array> run(std::string_view part, const std::vector<Feed>& inputs) = 0;

@@ -41,13 +41,30 @@ void* open_one(const std::string& path, std::string& reason) {
 }
 #endif
 
+// Keep the code that calls this in memory, whoever closes its library: what is opened below is never closed, and calls
+// back, as ONNX Runtime does for its messages.
+void stay_loaded() {
+#if defined(_WIN32)
+    HMODULE module = nullptr;
+    GetModuleHandleExW(GET_MODULE_HANDLE_EX_FLAG_FROM_ADDRESS | GET_MODULE_HANDLE_EX_FLAG_PIN,
+                       reinterpret_cast<LPCWSTR>(&own_folder), &module);
+#else
+    Dl_info info;  // the program itself, if this is linked statically
+    if (dladdr(reinterpret_cast<void*>(&own_folder), &info) != 0 && info.dli_fname != nullptr)
+        dlopen(info.dli_fname, RTLD_NOW | RTLD_NOLOAD | RTLD_NODELETE);
+#endif
+}
+
 }  // namespace
 
 void* open_library(const std::vector<std::string>& candidates, const std::string& what, const std::string& advice) {
     std::string reasons;
     for (const std::string& path : candidates) {
         std::string reason;
-        if (void* library = open_one(path, reason)) return library;
+        if (void* library = open_one(path, reason)) {
+            stay_loaded();
+            return library;
+        }
         reasons += (reasons.empty() ? "" : "; ") + reason;
     }
     throw backend_error(what + " cannot be opened (" + reasons + "); " + advice);

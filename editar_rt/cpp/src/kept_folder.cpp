@@ -252,13 +252,29 @@ void Making::finish() {
 
 }  // namespace editar::kept_folder
 
-#else
+#else  // nothing is kept
+
+#include <system_error>
 
 namespace editar::kept_folder {
 
 std::string cache_folder(const char*) {
     return "";
 }
+
+bool is_as_sealed(const std::string&) {
+    return false;
+}
+
+void remove_abandoned(const std::string&) {}
+
+Making::Making(std::string) {
+    throw std::system_error(std::make_error_code(std::errc::not_supported));
+}
+
+Making::~Making() = default;
+
+void Making::finish() {}
 
 }  // namespace editar::kept_folder
 

@@ -168,6 +168,23 @@ int thread_count() {
     return std::min(static_cast<int>(siblings.size()), core_count());
 }
 
+int thread_limit() {
+#if defined(_WIN32)
+    const int online = static_cast<int>(std::thread::hardware_concurrency());
+#else
+    const int online = static_cast<int>(sysconf(_SC_NPROCESSORS_ONLN));
+#endif
+    return std::max(online, core_count());
+}
+
+int64_t process_number() {
+#if defined(_WIN32)
+    return 0;
+#else
+    return getpid();
+#endif
+}
+
 bool is_limited() {
 #if defined(_WIN32)
     return false;

@@ -9,10 +9,14 @@
 namespace editar {
 
 int thread_count();          // one per physical core that this process may use
+int thread_limit();          // the machine's logical cores, even if this process may not use all
 bool is_limited();           // whether affinity or a quota limits this process to fewer cores than the machine has
 std::string machine_name();  // as uname -m
 std::string machine_description();  // "x86_64 Linux, 2 cores"
 std::string processor_features();   // the line of /proc/cpuinfo that lists the instruction sets; "" if there is none
+
+// This process's number, which is another one after a fork; 0 on Windows, where there are no forks.
+int64_t process_number();
 
 int64_t peak_resident_bytes();  // 0 if the system does not report it
 void note_sharing();            // call it before pages are first mapped twice

@@ -6,6 +6,7 @@
 #include "error.h"
 #include "facts.h"
 #include "files.h"
+#include "machine.h"
 #include "ort/ort_backend.h"
 
 namespace editar {
@@ -39,7 +40,8 @@ std::string build_prompt(const char* task, const char* text) {
 }
 
 Model::Model(const std::string& folder, const ModelOptions& options)
-    : bundle_(Bundle::open(folder, options.check_all_files)),
+    : process(process_number()),
+      bundle_(Bundle::open(folder, options.check_all_files)),
       default_sampling_(Sampling::of_bundle(bundle_.manifest().sampling, bundle_.folder())) {
     const std::string& device = options.device;
     if (device != "auto" && device != "cpu" && device != "cuda" && device != "tensorrt")
@@ -65,7 +67,8 @@ Model::Model(const std::string& folder, const ModelOptions& options)
     backend_ = std::make_unique<OrtBackend>(bundle_, settings);
 }
 
-Model::Model(const Bundle& bundle, std::unique_ptr<Backend> backend) : bundle_(bundle), backend_(std::move(backend)) {}
+Model::Model(const Bundle& bundle, std::unique_ptr<Backend> backend)
+    : process(process_number()), bundle_(bundle), backend_(std::move(backend)) {}
 
 int Model::image_size() const {
     if (sizes().image_size == 0)
@@ -185,6 +188,14 @@ Inputs Model::inputs(const float* text_states, const int32_t* condition) {
     made.text = chunk(facts::TEXT_PREFIX, text);
     made.uncond_text = chunk(facts::NULL_TEXT_PREFIX, text);
     return made;
+}
+
+void Model::check_states(const float* text_states) const {
+    const size_t count = static_cast<size_t>(sizes().text_tokens) * sizes().text_dim;
+    for (size_t n = 0; n < count; ++n)
+        if (!std::isfinite(text_states[n]))
+            throw option_error("text_states must be finite, got " + python_repr(text_states[n]) + " in position " +
+                               std::to_string(n / sizes().text_dim));
 }
 
 void Model::check_tokens(const char* what, const int32_t* tokens, int size, bool negative_too) const {

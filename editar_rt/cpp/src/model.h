@@ -53,10 +53,13 @@ public:
     void decode_tokens(const int32_t* tokens, uint8_t* rgb);               // [N] -> [side, side, 3]
     // `condition` [N]; null is the unconditional picture.
     Inputs inputs(const float* text_states, const int32_t* condition);
+    // Text states [T, C] of a caller.
+    void check_states(const float* text_states) const;
     // Tokens [N], 0 to size - 1.
     void check_tokens(const char* what, const int32_t* tokens, int size, bool negative_too = false) const;
 
     std::atomic<bool> busy{false};
+    const int64_t process;  // that opened it
 
 private:
     Bundle bundle_;

@@ -237,6 +237,8 @@ Sampling Sampling::with(const editar_sampling* given, int count) const {
         own.cfg_scale = given->cfg_scale;
         own.cfg_last = given->cfg_last;
         own.cfg_scales.clear();
+    } else if (given->cfg_last != 0) {
+        throw option_error("cfg_last ends a schedule; set cfg_shape to EDITAR_CFG_LINEAR or EDITAR_CFG_COSINE with it");
     } else if (given->cfg_scale != 0) {
         own.cfg_scale = given->cfg_scale;
         own.shape = EDITAR_CFG_CONSTANT;

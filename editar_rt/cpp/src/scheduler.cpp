@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <chrono>
 
+#include "facts.h"
+
 namespace editar {
 
 Scheduler::Scheduler(Backend& backend, int pictures, bool guided, int prefix, int count, int vocabulary, int dim)
@@ -26,7 +28,7 @@ const float* Scheduler::run(const Batch& batch) {
 const float* Scheduler::run(const Batch& batch, const std::vector<Draw>& draws, std::vector<int32_t>& drawn) {
     const auto started = std::chrono::steady_clock::now();
     const float* logits = nullptr;
-    if (draws.empty() || !decoder_->step_and_draw(batch, draws, drawn)) logits = decoder_->run(batch);
+    if (draws.empty() || !decoder_->run_and_draw(batch, draws, drawn)) logits = decoder_->run(batch);
     engine_seconds += std::chrono::duration<double>(std::chrono::steady_clock::now() - started).count();
     return logits;
 }
@@ -193,11 +195,12 @@ void Scheduler::step_together(const std::vector<Sequence*>& ready, int size) {
                                 batch_.rows.begin());
     };
     std::vector<Draw> draws;
-    for (size_t n = 0; n < ready.size() && size == 1 && !watch; ++n) {
+    for (size_t n = 0; n < ready.size() && !watch; ++n) {
         const Sequence& own = *ready[n];
-        const int cond = place_of(own.context.cond), at = starts[n] + 1;
+        const int cond = place_of(own.context.cond);
         const int uncond = own.guided() ? place_of(*own.context.uncond) : cond;
-        draws.push_back({cond, uncond, own.scales[at], &own.sampling, own.seed, at});
+        for (int place = 0, at = starts[n] + 1; place < size; ++place, ++at)
+            draws.push_back({cond, uncond, place, own.scales[at], &own.sampling, own.seed, at});
     }
     std::vector<int32_t> drawn;  // by the device
     const float* logits = run(batch_, draws, drawn);
@@ -205,18 +208,15 @@ void Scheduler::step_together(const std::vector<Sequence*>& ready, int size) {
     std::vector<int32_t> made(size);
     for (size_t n = 0; n < ready.size(); ++n) {
         Sequence& sequence = *ready[n];
-        if (!drawn.empty() && drawn[n] >= 0) {
-            made[0] = drawn[n];
-        } else {
+        for (int place = 0; place < size; ++place) {
+            made[place] = drawn.empty() ? facts::UNCLEAR : drawn[n * size + place];
+            if (made[place] >= 0) continue;
             if (logits == nullptr) logits = decoder_->logits();
-            auto of = [&](const Row& row) { return logits + static_cast<size_t>(place_of(row)) * size * vocabulary_; };
-            const float* cond = of(sequence.context.cond);
-            const float* uncond = sequence.guided() ? of(*sequence.context.uncond) : nullptr;
-            for (int place = 0; place < size; ++place) {
-                const size_t at = static_cast<size_t>(place) * vocabulary_;
-                made[place] =
-                    sampled(sequence, starts[n] + 1 + place, cond + at, uncond == nullptr ? nullptr : uncond + at);
-            }
+            auto of = [&](const Row& row) {
+                return logits + (static_cast<size_t>(place_of(row)) * size + place) * vocabulary_;
+            };
+            made[place] = sampled(sequence, starts[n] + 1 + place, of(sequence.context.cond),
+                                  sequence.guided() ? of(*sequence.context.uncond) : nullptr);
         }
         sequence.accept(starts[n], fed[n], made);
     }

@@ -2,6 +2,7 @@
 // them.
 #include <algorithm>
 #include <cmath>
+#include <set>
 
 #include "exact.h"
 #include "facts.h"
@@ -83,7 +84,7 @@ std::vector<Example> examples(int size, int most) {
         const float* row = sampling.guided()
                                ? sampler.guide(cond.data(), uncond.data(), size, static_cast<float>(scale))
                                : cond.data();
-        if (!SamplerInputs(1).set(0, sampling, most, size)) continue;
+        if (!SamplerInputs(1, 1).set(0, sampling, most, size)) continue;
         if (sampling.greedy) {
             all.push_back({sampling.guided(), sampling, scale, 0.0, 0});
             continue;
@@ -102,6 +103,28 @@ std::vector<Example> examples(int size, int most) {
     return all;
 }
 
+// What a sampler draws where the K examples stand side by side, [R][K]; the last row of guided ones is unconditional.
+std::vector<int32_t> drawn_side_by_side(Backend& backend, const std::vector<const Example*>& own, int rows, int size,
+                                        int most) {
+    const std::vector<float> cond = example_logits(size, 1.0), uncond = example_logits(size, 0.5);
+    SamplerInputs inputs(rows, static_cast<int>(own.size()));
+    std::vector<float> logits;
+    for (int row = 0; row < rows; ++row) {
+        if (own[0]->guided) inputs.uncond_rows[row] = rows - 1;
+        const std::vector<float>& given = own[0]->guided && row == rows - 1 ? uncond : cond;
+        for (size_t place = 0; place < own.size(); ++place) {
+            const Example& example = *own[place];
+            const size_t at = inputs.at(row, static_cast<int>(place));
+            logits.insert(logits.end(), given.begin(), given.end());
+            inputs.set(at, example.sampling, most, size);
+            inputs.numbers[at] = static_cast<float>(example.number);
+            inputs.cfg_scale[at] = static_cast<float>(example.scale);
+            if (example.number == facts::self_test::BY_NOISE) inputs.set_noise(at, size, TokenWords(example.seed, 0));
+        }
+    }
+    return backend.sample(logits.data(), inputs);
+}
+
 // The tokens of a kind, which is added at the end if it is new.
 std::vector<int32_t>& tokens_of(SamplerAnswers& answers, const std::string& label) {
     for (auto& each : answers)
@@ -114,33 +137,32 @@ std::vector<int32_t>& tokens_of(SamplerAnswers& answers, const std::string& labe
 
 SamplerAnswers sampler_answers(Backend& backend, const Manifest& manifest) {
     const int size = std::max(manifest.model.vocab_size, 1), most = manifest.sampler_top_k;
-    const std::vector<float> cond = example_logits(size, 1.0), uncond = example_logits(size, 0.5);
+    const std::vector<Example> all = examples(size, most);
     SamplerAnswers answers;
-    for (const int rows : backend.sampler_rows()) {
-        SamplerAnswers own;
-        for (const Example& example : examples(size, most)) {
-            if (example.guided && rows == 1) continue;
-            SamplerInputs inputs(rows);
-            std::vector<float> logits;
-            for (int row = 0; row < rows; ++row) {
-                const bool last = example.guided && row == rows - 1;  // the unconditional one
-                const std::vector<float>& given = last ? uncond : cond;
-                logits.insert(logits.end(), given.begin(), given.end());
-                inputs.set(row, example.sampling, most, size);
-                inputs.numbers[row] = static_cast<float>(example.number);
-                inputs.cfg_scale[row] = static_cast<float>(example.scale);
-                if (example.guided) inputs.uncond_rows[row] = rows - 1;
-                if (example.number == facts::self_test::BY_NOISE)
-                    inputs.set_noise(row, size, TokenWords(example.seed, 0));
+    for (const auto& [rows, positions] : backend.samplers()) {
+        for (const bool guided : {false, true}) {
+            if (guided && rows == 1) continue;
+            std::vector<const Example*> own;
+            for (const Example& example : all)
+                if (example.guided == guided) own.push_back(&example);
+            const std::string kind = std::string(facts::sampler::DRAWN) + (guided ? ", guided" : ", not guided");
+            std::vector<int32_t>& tokens = tokens_of(answers, kind);
+            std::vector<std::set<int32_t>> found(own.size());
+            // Every example stands at every position, beside others.
+            for (size_t first = 0; first < own.size(); ++first) {
+                auto example_at = [&, first = first](size_t place) { return (first + place) % own.size(); };
+                std::vector<const Example*> beside;
+                for (int place = 0; place < positions; ++place) beside.push_back(own[example_at(place)]);
+                const std::vector<int32_t> drawn = drawn_side_by_side(backend, beside, rows, size, most);
+                const size_t counted = drawn.size() - (guided ? positions : 0);
+                for (size_t n = 0; n < counted; ++n) found[example_at(n % positions)].insert(drawn[n]);
             }
-            const std::vector<int32_t> tokens = backend.sample(logits.data(), inputs);
-            const auto end = tokens.begin() + (example.guided ? rows - 1 : rows);
-            const bool same = std::count(tokens.begin(), end, tokens[0]) == end - tokens.begin();
-            const std::string label =
-                std::string(facts::sampler::DRAWN) + (example.guided ? ", guided" : ", not guided");
-            tokens_of(own, label).push_back(same ? tokens[0] : facts::UNCLEAR);
+            for (size_t n = 0; n < own.size(); ++n) {
+                const int32_t token = found[n].size() == 1 ? *found[n].begin() : facts::UNCLEAR;
+                if (n == tokens.size()) tokens.push_back(token);
+                if (tokens[n] != token) tokens[n] = facts::UNCLEAR;  // of another sampler
+            }
         }
-        for (const auto& [label, tokens] : own) tokens_of(answers, label) = tokens;
     }
     return answers;
 }

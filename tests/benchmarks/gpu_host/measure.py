@@ -36,8 +36,9 @@ def stages(project: Path) -> list[tuple[str, list[str]]]:
     """Name and arguments of every stage, by value: that it works at all, then the large model, then the rest.
 
     A bundle of the dialect native, whose name ends with that, is measured right after that of delta, or before it where
-    it is large: what the two differ by is most worth knowing. Bundles with a sampling head are measured with it, and
-    then on the host's sampling; INT4 weights come last, which TensorRT 8 refuses to build.
+    it is large: what the two differ by is most worth knowing. Passes that verify drafts come next where there are
+    engines for them, sampled by the head, if any, and by the host. Bundles with a sampling head are measured with it,
+    and then on the host's sampling; INT4 weights come last, which TensorRT 8 refuses to build.
     """
     demo, seeded, int4 = (project / name for name in ("demo", "seeded", "int4"))
     native, large = project / "demo-native", project / "seeded-native"
@@ -55,6 +56,12 @@ def stages(project: Path) -> list[tuple[str, list[str]]]:
         manifest = bundle / "bundle.json"
         return manifest.is_file() and "sampler" in json.loads(manifest.read_text(encoding="utf-8"))["parts"]
 
+    def drafted(bundle: Path) -> list[tuple[str, list[str]]]:
+        if not RTX:
+            return []  # its recipe has no engines for them
+        draft = ("--repeats", "3", "--speculate", "8")
+        return [bench(bundle, *draft), *([bench(bundle, *draft, "--host-sampling")] if draws(bundle) else [])]
+
     def verify(bundle: Path) -> tuple[str, list[str]]:
         arguments = ["editar_rt", "verify", str(bundle), "--device", "tensorrt", "--json"]
         return f"verify {bundle.name}", arguments
@@ -64,9 +71,9 @@ def stages(project: Path) -> list[tuple[str, list[str]]]:
 
     for each in (demo, native):
         if each.is_dir():
-            found += [build(each), bench(each)]
+            found += [build(each), bench(each), *drafted(each)]
     if large.is_dir():
-        found += [grow(large), build(large), bench(large, "--repeats", "3"), verify(large)]
+        found += [grow(large), build(large), bench(large, "--repeats", "3"), *drafted(large), verify(large)]
     if seeded.is_dir():
         found += [
             grow(seeded),

@@ -46,6 +46,9 @@ int main(int count, char** words) {
         bad = request;
         bad.variants = 2147483647;
         if (!refused([&] { session.edit(bad); })) return 1;
+        editar::Image short_one = grey_square;
+        short_one.data.pop_back();
+        if (!refused([&] { model.open(short_one); })) return 1;
         editar::Session moved = std::move(session);
         if (!refused([&] { session.edit(request); }) || !refused([&] { session.texts(); })) return 1;
         session = std::move(moved);

@@ -16,7 +16,10 @@
  *   while a call uses it, but models and sessions may be closed in any order and by any thread.
  * - Callbacks run on the calling thread, except editar_log_fn. They must return: no exceptions, no longjmp. They may
  *   call the library, but not with the same model.
- * - There is no call to start or shut down the library.
+ * - After a fork, the child opens models of its own: calls with its parent's models are refused, and closing them does
+ *   nothing. Do not fork while another thread is in a call.
+ * - There is no call to start or shut down the library. Once it has opened a model, it stays loaded until the process
+ *   ends, also after dlclose.
  */
 #ifndef EDITAR_H
 #define EDITAR_H
@@ -89,8 +92,8 @@ EDITAR_API void EDITAR_CALL editar_set_log(editar_log_fn log, void* user, int32_
 typedef struct editar_model_options {
     size_t size;
     const char* device;           /* "auto" (NULL), "cpu", "cuda" or "tensorrt" */
-    int32_t threads;              /* of the CPU; 0 is one per physical core that the process may use. Tokens do not
-                                     depend on it */
+    int32_t threads;              /* of the CPU, at most the machine's logical cores; 0 is one per physical core that
+                                     the process may use. Tokens do not depend on it */
     int32_t check_all_files;      /* not 0: also hash files above 64 MiB */
     const char* onnxruntime_path; /* ONNX Runtime's library. NULL: $EDITAR_ONNXRUNTIME, beside this library, the
                                      system's. A process has one: the first model decides */
@@ -178,7 +181,7 @@ typedef struct editar_sampling {                                                
     size_t size;
     uint64_t seed;            /* the same seed gives the same tokens, here and in Python */
     double cfg_scale;         /* guidance; 1 is none. The first value of a schedule */
-    double cfg_last;          /* the last value of a schedule */
+    double cfg_last;          /* the last value of a schedule; only with cfg_shape */
     int32_t cfg_shape;        /* EDITAR_CFG_LINEAR or _COSINE: from cfg_scale to cfg_last, both as they are */
     int32_t cfg_start;        /* tokens cfg_start to cfg_stop - 1 are guided; both 0 is the bundle's default */
     int32_t cfg_stop;         /* or EDITAR_TO_THE_END */

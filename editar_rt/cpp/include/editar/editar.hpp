@@ -45,8 +45,14 @@ struct Image {
     int32_t width = 0, height = 0, channels = EDITAR_RGB;
     std::vector<uint8_t> data;
 
-    // For functions that take a const editar_picture, which do not write to its data.
+    // For functions that take a const editar_picture, which do not write to its data. Throws if `data` is too short for
+    // the sizes.
     editar_picture view() const {
+        const bool sized_well = width > 0 && height > 0 && channels > 0 && channels <= EDITAR_RGBA;
+        if (sized_well &&
+            data.size() / static_cast<size_t>(channels) / static_cast<size_t>(width) < static_cast<size_t>(height))
+            throw Exception(EDITAR_BAD_ARGUMENT, "an image's data must have width * height * channels bytes, got " +
+                                                     std::to_string(data.size()));
         auto picture = sized<editar_picture>();
         picture.data = const_cast<uint8_t*>(data.data());
         picture.width = width;

@@ -47,7 +47,7 @@ Program& EngineBackend::program(const EngineShape& shape) {
     if (found == nullptr) {
         std::map<std::string, void*> lent;
         if (shape.part == facts::SAMPLER)
-            lent[facts::LOGITS] = program({facts::DECODER, shape.rows, 1}).address(facts::LOGITS);
+            lent[facts::LOGITS] = program({facts::DECODER, shape.rows, shape.positions}).address(facts::LOGITS);
         found = std::make_unique<Program>(*engines_, shape, lent);
     }
     return *found;
@@ -76,15 +76,15 @@ int64_t EngineBackend::memory_in_use() const {
     return static_cast<int64_t>(total - free_bytes);
 }
 
-std::vector<int> EngineBackend::sampler_rows() const {
-    return manifest().part(facts::SAMPLER) == nullptr ? std::vector<int>() : plan_.rows;
+std::vector<std::pair<int, int>> EngineBackend::samplers() const {
+    return manifest().part(facts::SAMPLER) == nullptr ? std::vector<std::pair<int, int>>() : plan_.sampled();
 }
 
 std::vector<int32_t> EngineBackend::sample(const float* logits, const SamplerInputs& inputs) {
-    const int rows = inputs.rows();
-    Program& decoder = program({facts::DECODER, rows, 1});
-    Program& sampler = program({facts::SAMPLER, rows, 1});
-    decoder.outputs().check(facts::LOGITS, {rows, 1, manifest().model.vocab_size}, "float32");
+    const int rows = inputs.rows(), positions = inputs.positions();
+    Program& decoder = program({facts::DECODER, rows, positions});
+    Program& sampler = program({facts::SAMPLER, rows, positions});
+    decoder.outputs().check(facts::LOGITS, {rows, positions, manifest().model.vocab_size}, "float32");
     const Block::Place& place = decoder.outputs().at(facts::LOGITS);
     std::memcpy(decoder.received(place), logits, place.bytes);
     machine().to_device(decoder.address(facts::LOGITS), decoder.received(place), place.bytes);
@@ -94,7 +94,7 @@ std::vector<int32_t> EngineBackend::sample(const float* logits, const SamplerInp
     sampler.download();
     machine().synchronize();
     const auto* drawn = sampler.output<int32_t>(facts::sampler::DRAWN);
-    return {drawn, drawn + rows};
+    return {drawn, drawn + inputs.numbers.size()};
 }
 
 std::vector<Array> EngineBackend::run(std::string_view part, const std::vector<Feed>& inputs) {

@@ -19,7 +19,7 @@ public:
     std::string device() const override { return "tensorrt"; }
     double read_bandwidth() override;
     int64_t memory_in_use() const override;
-    std::vector<int> sampler_rows() const override;
+    std::vector<std::pair<int, int>> samplers() const override;
     std::vector<int32_t> sample(const float* logits, const SamplerInputs& inputs) override;
     std::vector<Array> run(std::string_view part, const std::vector<Feed>& inputs) override;
     std::unique_ptr<Decoder> make_decoder(int rows, int capacity) override;

@@ -74,8 +74,8 @@ const float* EngineDecoder::run(const Batch& batch) {
 
 // Positions of the engines that run the rows of a batch together; 0 if they go one by one.
 int EngineDecoder::side_by_side(const Batch& batch) const {
-    if (batch.positions > 1 && batch.rows.size() == 1) return 0;
     const int positions = plan_.side_by_side(batch.positions);
+    if (batch.positions > 1 && batch.rows.size() == 1 && positions != batch.positions) return 0;  // a chunk of one row
     const int past = *std::max_element(batch.past.begin(), batch.past.end());
     return positions != 0 && in_place_ && past + positions > capacity_ ? 0 : positions;
 }
@@ -147,29 +147,31 @@ void EngineDecoder::check(const Program& program) const {
         past.dtype.c_str());
 }
 
-bool EngineDecoder::step_and_draw(const Batch& batch, const std::vector<Draw>& draws, std::vector<int32_t>& tokens) {
-    if (backend_.sampler_rows().empty() || batch.positions != 1) return false;
+bool EngineDecoder::run_and_draw(const Batch& batch, const std::vector<Draw>& draws, std::vector<int32_t>& tokens) {
     const int rows = static_cast<int>(batch.rows.size());
-    check_room(*std::max_element(batch.past.begin(), batch.past.end()) + 1);
+    check_room(*std::max_element(batch.past.begin(), batch.past.end()) + batch.positions);
+    const int positions = backend_.samplers().empty() ? 0 : side_by_side(batch);
+    if (positions == 0 || batch.outputs < batch.positions) return false;
     const Window window = plan_.window(batch.rows, 0, rows_);
     // All rows of a picture must be in the same run, and the sampler's rows are neighbours.
     const int first = batch.rows.front() - window.start;
     if (window.served < rows || batch.rows.back() - batch.rows.front() >= rows) return false;
-    SamplerInputs inputs(window.size);
+    SamplerInputs inputs(window.size, positions);
     if (!inputs.set_all(draws, first, backend_.manifest().sampler_top_k, vocab_)) return false;
-    Program& program = backend_.program({facts::DECODER, window.size, 1});
-    Program& sampler = backend_.program({facts::SAMPLER, window.size, 1});
+    Program& program = backend_.program({facts::DECODER, window.size, positions});
+    Program& sampler = backend_.program({facts::SAMPLER, window.size, positions});
     if (program.passes == 0) check(program);
-    const Piece piece{batch, 0, batch.rows.size(), 0, 1};
-    fill(program, piece, window, 1);
+    const Piece piece{batch, 0, batch.rows.size(), 0, batch.positions};
+    fill(program, piece, window, positions);
     sampler.set_inputs(inputs);
     pass_recorded(program, window.start, &sampler);
-    place(program, piece, window, 1);
+    place(program, piece, window, positions);
     device_.synchronize();
     const auto* drawn = sampler.output<int32_t>(facts::sampler::DRAWN);
     tokens.clear();
-    for (const Draw& draw : draws) tokens.push_back(drawn[first + draw.cond]);
+    for (const Draw& draw : draws) tokens.push_back(drawn[inputs.at(first + draw.cond, draw.place)]);
     drawn_from_ = &program;
+    drawn_positions_ = batch.positions;
     drawn_rows_.clear();
     for (int row : batch.rows) drawn_rows_.push_back(row - window.start);
     return true;
@@ -179,9 +181,11 @@ const float* EngineDecoder::logits() {
     drawn_from_->download();
     device_.synchronize();
     const auto* all = drawn_from_->output<float>(facts::LOGITS);
-    logits_.resize(drawn_rows_.size() * vocab_);
+    const size_t row = static_cast<size_t>(drawn_positions_) * vocab_;
+    const size_t pitch = static_cast<size_t>(drawn_from_->shape().positions) * vocab_;
+    logits_.resize(drawn_rows_.size() * row);
     for (size_t n = 0; n < drawn_rows_.size(); ++n)
-        std::copy_n(all + static_cast<size_t>(drawn_rows_[n]) * vocab_, vocab_, logits_.data() + n * vocab_);
+        std::copy_n(all + drawn_rows_[n] * pitch, row, logits_.data() + n * row);
     return logits_.data();
 }
 

@@ -29,7 +29,7 @@ public:
     int runs(int rows, int positions) const override { return plan_.runs(rows, positions, rows_); }
     DraftChunks draft_chunks() const override;
     const float* run(const Batch& batch) override;
-    bool step_and_draw(const Batch& batch, const std::vector<Draw>& draws, std::vector<int32_t>& tokens) override;
+    bool run_and_draw(const Batch& batch, const std::vector<Draw>& draws, std::vector<int32_t>& tokens) override;
     const float* logits() override;
     void copy(int source, int target, int start, int stop, bool frozen) override;
     void release(int) override {}  // rows do not share memory here
@@ -67,8 +67,9 @@ private:
     std::unique_ptr<Memory> cache_;
     std::vector<std::pair<std::string, std::string>> names_;  // past and present of every kind
     std::map<Key, std::unique_ptr<Recording>> recorded_;      // null after the first run, a warm-up
-    Program* drawn_from_ = nullptr;                           // of the last step whose tokens the device sampled
+    Program* drawn_from_ = nullptr;                           // of the last run whose tokens the device sampled
     std::vector<int> drawn_rows_;                             // of its logits, those of the batch
+    int drawn_positions_ = 0;                                 // of each row, likewise
     std::vector<float> logits_;                               // [R, K, V]
 };
 

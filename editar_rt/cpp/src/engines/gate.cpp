@@ -105,11 +105,14 @@ Checks compare(const std::shared_ptr<Engines>& engines) {
     for (Comparison& check : self_test(model, parts))
         if (check.part != facts::DECODER) checks.push_back(std::move(check));  // engine by engine below
     if (bundle.manifest().part(facts::DECODER) == nullptr) return checks;
-    for (int rows : bundle.manifest().part(facts::SAMPLER) == nullptr ? std::vector<int>() : plan.rows) {
-        Model own = limited(engines, {{rows}, plan.chunks, {}});
-        for (Comparison& check : self_test(own, {facts::SAMPLER})) {
-            check.part = EngineShape{facts::SAMPLER, rows, 1}.name();
-            checks.push_back(std::move(check));
+    if (bundle.manifest().part(facts::SAMPLER) != nullptr) {
+        for (const auto& [rows, positions] : plan.sampled()) {
+            const std::vector<int> drafts = positions > 1 ? std::vector<int>{positions} : std::vector<int>();
+            Model own = limited(engines, {{rows}, plan.chunks, drafts});
+            for (Comparison& check : self_test(own, {facts::SAMPLER})) {
+                check.part = EngineShape{facts::SAMPLER, rows, positions}.name();
+                checks.push_back(std::move(check));
+            }
         }
     }
     for (int rows : plan.rows) {

@@ -27,8 +27,8 @@ int least(int fallback, const std::vector<int>& all, int from) {
 }  // namespace
 
 std::string EngineShape::name() const {
-    if (part == facts::SAMPLER) return part + "-" + std::to_string(rows);
-    return part == facts::DECODER ? part + "-" + std::to_string(rows) + "x" + std::to_string(positions) : part;
+    if (part != facts::DECODER && part != facts::SAMPLER) return part;
+    return part + "-" + std::to_string(rows) + "x" + std::to_string(positions);
 }
 
 std::vector<int64_t> EngineShape::of(const TensorInfo& tensor) const {
@@ -57,17 +57,23 @@ size_t bytes_of(const TensorInfo& tensor, const std::vector<int64_t>& shape) {
     return static_cast<size_t>(bytes);
 }
 
-std::vector<EngineShape> Plan::decoder_shapes() const {
+std::vector<std::pair<int, int>> Plan::sampled() const {
     std::vector<int> few = {1};
     few.insert(few.end(), drafts.begin(), drafts.end());
+    std::vector<std::pair<int, int>> shapes;
+    for (int positions : few)
+        for (int each : rows) shapes.emplace_back(each, positions);
+    return shapes;
+}
+
+std::vector<EngineShape> Plan::decoder_shapes() const {
     std::vector<EngineShape> shapes;
     auto add = [&](int row_count, int positions) {
         for (const EngineShape& each : shapes)
             if (each.rows == row_count && each.positions == positions) return;
         shapes.push_back({facts::DECODER, row_count, positions});
     };
-    for (int positions : few)
-        for (int each : rows) add(each, positions);
+    for (const auto& [row_count, positions] : sampled()) add(row_count, positions);
     for (int chunk : chunks)
         if (chunk > 1) add(1, chunk);
     return shapes;

@@ -8,6 +8,7 @@
 #include <cstdint>
 #include <string>
 #include <tuple>
+#include <utility>
 #include <vector>
 
 #include "bundle.h"
@@ -40,6 +41,8 @@ struct Plan {
     std::vector<int> chunks;  // positions of the chunk engines
     std::vector<int> drafts;  // positions that rows have side by side, besides one: steps that check drafted tokens
 
+    // (rows, positions) of the engines from whose logits tokens are sampled: steps, and drafts.
+    std::vector<std::pair<int, int>> sampled() const;
     std::vector<EngineShape> decoder_shapes() const;
     // Positions that a run writes in rows that were not asked for, where the cache is updated in place.
     int unused_positions() const;

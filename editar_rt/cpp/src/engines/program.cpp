@@ -109,22 +109,22 @@ void* Program::address(std::string_view name) const {
 
 void Program::set_inputs(const SamplerInputs& inputs) {
     namespace names = facts::sampler;
-    const int64_t rows = inputs.rows();
+    const int64_t rows = inputs.rows(), positions = inputs.positions();
     auto set = [&](const char* name, const auto& values, const std::vector<int64_t>& shape, const char* dtype) {
         if (passes == 0) in_.check(name, shape, dtype);  // the manifest may say anything
         std::memcpy(input<char>(name), values.data(), values.size() * sizeof values[0]);
     };
     set(names::NULL_ROWS, inputs.uncond_rows, {rows}, "int32");
-    set(names::NUMBERS, inputs.numbers, {rows, 1}, "float32");
-    set(names::CFG_SCALE, inputs.cfg_scale, {rows, 1}, "float32");
-    set(names::TEMPERATURE, inputs.temperature, {rows, 1}, "float32");
-    set(names::TOP_K, inputs.top_k, {rows, 1}, "int32");
-    set(names::TOP_P, inputs.top_p, {rows, 1}, "float32");
-    if (passes == 0) returned_.check(names::DRAWN, {rows, 1}, "int32");
+    set(names::NUMBERS, inputs.numbers, {rows, positions}, "float32");
+    set(names::CFG_SCALE, inputs.cfg_scale, {rows, positions}, "float32");
+    set(names::TEMPERATURE, inputs.temperature, {rows, positions}, "float32");
+    set(names::TOP_K, inputs.top_k, {rows, positions}, "int32");
+    set(names::TOP_P, inputs.top_p, {rows, positions}, "float32");
+    if (passes == 0) returned_.check(names::DRAWN, {rows, positions}, "int32");
     noisy = !inputs.noise.empty();
     if (noisy) {
-        const auto vocabulary = static_cast<int64_t>(inputs.noise.size()) / rows;
-        in_.check(names::NOISE, {rows, 1, vocabulary}, "float32");
+        const auto vocabulary = static_cast<int64_t>(inputs.noise.size() / inputs.numbers.size());
+        in_.check(names::NOISE, {rows, positions, vocabulary}, "float32");
         std::memcpy(input<char>(names::NOISE), inputs.noise.data(), inputs.noise.size() * sizeof(float));
     }
     ++passes;
