@@ -146,7 +146,7 @@ async function open(file) {
 		ui.at.value = "50";
 		const { width, height } = picture;
 		const square = width === height;
-		work(picture, square ? PAINT : `${width} × ${height} pixels. The model sees the bright square: drag it, or take the whole picture.`);
+		work(picture, square ? PAINT : `${width} × ${height} pixels. The model sees the bright square: drag beside it to move it, or take the whole picture.`);
 		stage.fit();
 		canvas.focus({ preventScroll: true });
 	} catch {
