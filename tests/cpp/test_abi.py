@@ -484,3 +484,48 @@ def test_the_code_that_the_engine_calls_outlives_dlclose(library: Library) -> No
     """ONNX Runtime's environment is never closed, and hands its messages to the library."""
     path = str(Path(library.dll._name).resolve())
     assert run([sys.executable, "-c", UNLOADED, path]).strip() == "True"
+
+
+SHORT_OF_MEMORY = """
+import json, resource
+import numpy as np
+from pathlib import Path
+from tests.cpp.library import Refused, open_library
+from tests.runtime.demo import BUNDLE
+
+def limited(more, call):
+    now = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (now + more, hard))
+    try:
+        call()
+        said.append("done")
+    except Refused as refused:
+        said.append(str(refused))
+    except MemoryError:  # Python's own
+        pass
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
+
+said, same, library, expected = [], [], open_library(), None
+for more in (3 * 10**5, 10**6, 3 * 10**6, 8 * 10**6, 20 * 10**6):
+    model = library.open(BUNDLE, threads=1)
+    limited(more, lambda: model.session(np.zeros((128, 128, 3), np.uint8)))
+    session = model.session(np.zeros((128, 128, 3), np.uint8))
+    limited(more, lambda: session.edit("make the ball green"))
+    tokens = session.edit("make the ball green").tokens.tolist()
+    expected = expected or tokens
+    same.append(tokens == expected)
+    session.close()
+    model.close()
+print(json.dumps({"said": said, "same": same}))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_without_memory_a_call_says_so_and_the_next_one_works() -> None:
+    """Wherever it lacks: in the engine, which says it in several ways, or in the library."""
+    report = json.loads(run([sys.executable, "-c", SHORT_OF_MEMORY]).splitlines()[-1])
+    refused = [each for each in report["said"] if each != "done"]
+    assert len(refused) >= 3 and all("-6: there is not enough memory" in each for each in refused)
+    assert all(report["same"])

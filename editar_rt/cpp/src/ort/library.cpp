@@ -4,6 +4,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <mutex>
+#include <new>
 #include <vector>
 
 #include "dynamic_library.h"
@@ -140,9 +141,16 @@ std::string OnnxRuntime::said(OrtStatus* status) const {
     return words.empty() ? "it gave no reason" : words;
 }
 
+void OnnxRuntime::check_memory(const std::string& reason) {
+    for (const char* words : {"bad_alloc", "Failed to allocate memory"})
+        if (reason.find(words) != std::string::npos) throw std::bad_alloc();
+}
+
 void OnnxRuntime::check(OrtStatus* status, std::string_view part) const {
     if (status == nullptr) return;
-    throw backend_error("ONNX Runtime failed in the part " + std::string(part) + " (" + said(status).substr(0, 300) +
+    const std::string reason = said(status);
+    check_memory(reason);
+    throw backend_error("ONNX Runtime failed in the part " + std::string(part) + " (" + reason.substr(0, 300) +
                         "); check the bundle with: editar-cli verify BUNDLE");
 }
 
