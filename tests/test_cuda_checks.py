@@ -37,6 +37,8 @@ def test_bundles_are_compared_with_the_reference_and_a_failure_hides_no_other(
     assert all(check["holds"] for check in same["self_test"]) and same["benchmark"]["p50"] > 0
     # Captured steps beside plain ones; on a CPU both are plain.
     assert same["captured_and_plain_first_difference"] == {"greedy": None, "drawn": None}
+    assert same["drafted_and_plain_first_difference"] == {"greedy": None, "drawn": None}
+    assert same["benchmark"]["others"][1]["tokens_per_pass"] >= 1
     assert set(same["benchmark"]["ratios"][0]) >= {"prefill", "step"} and "captured" not in same["backend"]
     assert report["hardware"] and same["gpu"] is None
     assert [p.name for p in tmp_path.iterdir() if p.is_file()] == ["results.json"]

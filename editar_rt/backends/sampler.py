@@ -13,6 +13,8 @@ from editar_rt.generation.sampling import Draw, Sampling
 
 BY_NOISE = -1.0
 """In the place of a random number: the noise decides."""
+COLDEST, HOTTEST = (float(limit) for limit in (np.finfo(np.float32).tiny, np.finfo(np.float32).max))
+"""Temperatures that float32 has."""
 
 
 class SamplerInputs(NamedTuple):
@@ -42,13 +44,15 @@ class SamplerInputs(NamedTuple):
     def set(self, row: int, sampling: Sampling, most: int, vocabulary: int) -> bool:
         """Set one row's sampling, except scale and numbers. Returns False if the host must sample instead.
 
-        The host samples for a top-k above `most`, which is how many logits the sampler sorts, and for top-p without a
-        top-k.
+        The host samples for a top-k above `most`, which is how many logits the sampler sorts, for top-p without a
+        top-k, and for a temperature that float32 does not have.
         """
         if sampling.greedy:  # the number 0 selects the first of the largest
             return True
         top_k = 0 if sampling.top_k >= vocabulary else sampling.top_k
         if top_k > most or (sampling.top_p < 1 and not top_k and most < vocabulary):
+            return False
+        if not COLDEST <= sampling.temperature <= HOTTEST:
             return False
         self.temperature[row], self.top_k[row], self.top_p[row] = sampling.temperature, top_k, sampling.top_p
         return True

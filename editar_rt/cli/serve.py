@@ -112,6 +112,13 @@ class Number(click.FloatRange):
     help="Seconds that running edits get after SIGTERM.",
 )
 @click.option("--no-page", "page", flag_value=False, default=True, help="Do not serve the page at /.")
+@click.option(
+    "--no-check",
+    "check",
+    flag_value=False,
+    default=True,
+    help="Do not test at the start whether pictures that are edited together have the pixels that each has alone.",
+)
 @click.option("--log-prompts", is_flag=True, help="Log instructions.")
 @click.option("--ray", "on_ray", is_flag=True, help="Serve from a Ray cluster: the one that runs here, or a new one.")
 @click.option("--replicas", metavar="N|MIN-MAX", help="With --ray, the number of servers; in a range, by their queues.")
@@ -135,6 +142,7 @@ def serve(
     send_timeout: float,
     grace: float,
     page: bool,
+    check: bool,
     log_prompts: bool,
     on_ray: bool,
     replicas: str | None,
@@ -180,7 +188,7 @@ def serve(
         grace=grace,
     )
     opened = Bundle.open(bundle)
-    options = Options(Access.of([host, *allow_host], allow_origin, key), page, log_prompts)
+    options = Options(Access.of([host, *allow_host], allow_origin, key), page, log_prompts, check)
 
     def say(url: str) -> None:
         click.echo(f"serving {opened.folder.name} on {url}")

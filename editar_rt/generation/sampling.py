@@ -80,6 +80,9 @@ class Sampling:
             if field.name not in names:
                 object.__setattr__(self, field.name, EDITARS[field.name])
         object.__setattr__(self, "cfg_scale", read_scale(self.cfg_scale))
+        for name in ("temperature", "top_p"):  # checked as they are used: NumPy has smaller numbers than float64's
+            if is_finite(value := getattr(self, name)):
+                object.__setattr__(self, name, float(value))
         if isinstance(self.cfg_interval, list | tuple):
             object.__setattr__(self, "cfg_interval", tuple(self.cfg_interval))
             good = len(self.cfg_interval) == 2 and all(map(is_integer, self.cfg_interval))
@@ -97,7 +100,7 @@ class Sampling:
         good = isinstance(self.noise, str) and self.noise in NOISES
         _require(good, "noise", " or ".join(NOISES), f"{self.noise!r:.60}")
         # Convert NumPy's numbers to Python's, which JSON and seeds above 2⁶³ need.
-        kinds = {"temperature": float, "top_k": int, "top_p": float, "seed": int, "greedy": bool}
+        kinds = {"top_k": int, "seed": int, "greedy": bool}
         for name, kind in kinds.items():
             object.__setattr__(self, name, kind(getattr(self, name)))
         interval = self.cfg_interval
@@ -247,7 +250,13 @@ def weigh(logits: Logits, temperature: float, peak: float | Logits) -> NDArray[n
     Args:
         peak: the largest logit; broadcasts against the logits.
     """
-    return exact.exp((logits.astype(np.float64) - peak) / temperature)
+    return exact.exp(below_peak(logits, temperature, peak))
+
+
+def below_peak(logits: Logits, temperature: float, peak: float | Logits) -> NDArray[np.float64]:
+    """Logits after the temperature, less the peak's: 0 for the peak, −∞ where a low temperature leaves float64."""
+    with np.errstate(over="ignore"):
+        return np.asarray((logits.astype(np.float64) - peak) / temperature)
 
 
 def softmax(logits: Logits) -> NDArray[np.float64]:
@@ -317,7 +326,7 @@ def sample_with_gumbel(logits: Logits, sampling: Sampling, words: NDArray[np.uin
     else:
         peak = finite_peak(logits)
         kept = largest_tokens(logits, sampling.top_k)
-    sums = (logits[kept].astype(np.float64) - peak) / sampling.temperature
+    sums = below_peak(logits[kept], sampling.temperature, peak)
     # The C library's logarithms are several times as fast as exact ones, which only the close ones need.
     rough = sums + nearly_gumbel(words[kept])
     close = np.flatnonzero(rough >= rough.max() - CLOSE)

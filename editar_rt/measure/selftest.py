@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import platform
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -204,11 +204,14 @@ def other_version(editor: Model) -> str | None:
     return there if apart and same_kind and rounds and editor.backend.device == "cpu" else None
 
 
-def batch_checks(editor: Model) -> list[Comparison]:
-    """Check that a row's outputs are the same alone and together with 1, 2 and 3 other rows.
+def batch_checks(editor: Model, sizes: Iterable[int] = (2, 3, 4)) -> list[Comparison]:
+    """Check that a row's outputs are the same alone and as the last of several rows.
 
     On a CPU they must be identical. GPU libraries choose kernels by the number of rows, so there the bound for another
     machine applies.
+
+    Args:
+        sizes: numbers of rows.
     """
     manifest = editor.bundle.manifest
     if names.DECODER not in manifest.parts or names.PREFIX_GRAPH not in manifest.parts:
@@ -216,7 +219,7 @@ def batch_checks(editor: Model) -> list[Comparison]:
     exact = editor.backend.device == "cpu"
     bound = 0.0 if exact else manifest.bound(names.DECODER)
     alone, checks = _transformer(editor, ONE_ROW)[names.DECODER], []
-    for rows in (2, 3, 4):
+    for rows in sizes:
         among = _transformer(editor, Way(rows, row=rows - 1))[names.DECODER]
         for output in (names.LOGITS, LOGITS_AFTER):
             label = f"{output}, a row among {rows}"

@@ -54,6 +54,8 @@ class Options:
     access: Access = field(default_factory=Access)
     page: bool = True
     log_prompts: bool = False
+    check: bool = True
+    """Compare at the start what the decoder computes for a row alone and among others."""
 
 
 class Peers(Protocol):

@@ -25,6 +25,7 @@ from editar_rt.editor import Editor
 from editar_rt.errors import BackendError, EditarError, OptionError
 from editar_rt.generation.sequence import Inputs
 from editar_rt.images.fit import Fitted
+from editar_rt.measure.selftest import batch_checks
 from editar_rt.request import Request
 from editar_rt.results import Result
 from editar_rt.server import errors
@@ -39,6 +40,7 @@ log = logging.getLogger("editar_rt.server")
 IDLE_SECONDS = 1.0  # between heartbeats without work
 POLL_SECONDS = 0.05  # of a thread that waits for the engine
 WARM_TOKENS = 3
+CHECKED_ROWS = 16  # the most that are compared with a row alone, which takes memory and time
 
 
 class Listener(Protocol):
@@ -111,6 +113,7 @@ class Engine:
 
     Args:
         on_death: called in the engine's thread when it has failed; the process should end then.
+        check: compare at the start what the decoder computes for a row alone and among others.
     """
 
     def __init__(
@@ -119,9 +122,13 @@ class Engine:
         limits: Limits,
         metrics: Metrics | None = None,
         on_death: Callable[[BaseException], None] | None = None,
+        check: bool = True,
     ) -> None:
         self.editor, self.limits, self.metrics = editor, limits, metrics or Metrics()
         self.on_death = on_death
+        self.places = limits.pictures
+        """Pictures that are edited at once: one where a row's answers depend on the others."""
+        self._check = check
         self._changed = threading.Condition()
         self._arrived: deque[Work] = deque()
         self._works: dict[str, Work] = {}  # waiting and running, by id
@@ -186,7 +193,7 @@ class Engine:
             raise errors.starting()
         if self._count + pictures > self.limits.pictures + self.limits.queue:
             self.metrics.rejected("queue_full")
-            wait = self._count * self._mean_seconds / self.limits.pictures
+            wait = self._count * self._mean_seconds / self.places
             raise errors.queue_full(min(max(math.ceil(wait), 1), 120))
 
     def check(self, request: Request) -> None:
@@ -260,8 +267,9 @@ class Engine:
 
     def _run(self) -> None:
         try:
-            model = self.editor
-            self._batch = Batch(model.scheduler(self.limits.pictures, True))
+            if self._check:
+                self._check_rows()
+            self._batch = Batch(self.editor.scheduler(self.limits.pictures, True))
             self._warm_up()
             self.warm.set()
             while not self._closing:
@@ -326,7 +334,7 @@ class Engine:
 
     def _admit(self) -> None:
         """Begin the next picture, if there is a place. One between two steps: the others wait for its encoder."""
-        if not self._waiting or len(self._running) >= self.limits.pictures:
+        if not self._waiting or len(self._running) >= self.places:
             return
         picture = self._waiting.popleft()
         work = picture.work
@@ -420,6 +428,21 @@ class Engine:
         self._fail(work, errors.from_error(error))
         if not isinstance(error, EditarError) or isinstance(error, BackendError):
             self._warm_up()
+
+    def _check_rows(self) -> None:
+        """Edit one picture at a time if the decoder computes a row among others differently than alone."""
+        most = min(2 * self.limits.pictures, CHECKED_ROWS)
+        if most <= 2:  # a picture's own two rows, which are together everywhere
+            return
+        failed = [check for check in batch_checks(self.editor, sorted({2, 3, most})) if not check.holds]
+        if failed:
+            self.places = 1
+            log.warning(
+                "on this machine a picture's pixels would depend on the others in its batch (%s differs by %.1e), so "
+                "pictures are edited one at a time; another version of ONNX Runtime or another --device may cure it",
+                failed[0].output,
+                failed[0].error,
+            )
 
     def _warm_up(self) -> None:
         """Run every part once: opened parts are fast, and a broken one is noticed."""

@@ -140,7 +140,7 @@ def _warm_engine(deployment: Deployment) -> Engine:
     bundle = Bundle.open(deployment.bundle)
     check_fingerprint(bundle.folder, bundle.fingerprint, deployment.fingerprint, os.uname().nodename)
     editor = Editor(bundle, make_backend(bundle, deployment.device, Settings(deployment.threads)))
-    engine = Engine(editor, deployment.limits)
+    engine = Engine(editor, deployment.limits, check=deployment.options.check)
     engine.start()
     engine.wait_until_warm()
     engine.on_death = lambda error: os._exit(1)  # Ray starts another replica
@@ -278,7 +278,18 @@ def _wait_for(url: str) -> None:
 
 # `serve run` and `serve deploy`.
 
-OWN = ("bundle", "fingerprint", "replicas", "device", "threads", "allow_host", "allow_origin", "insecure", "page")
+OWN = (
+    "bundle",
+    "fingerprint",
+    "replicas",
+    "device",
+    "threads",
+    "allow_host",
+    "allow_origin",
+    "insecure",
+    "page",
+    "check",
+)
 LIMITS = {each.name: each.type for each in dataclasses.fields(Limits)}
 
 
@@ -287,8 +298,8 @@ def app(arguments: dict[str, Any]) -> Any:
 
     Args:
         arguments: `bundle`, and if wanted `replicas`, `device`, `threads`, `allow_host` and `allow_origin` (with commas
-            between several), `insecure`, `page`, `fingerprint`, and the fields of `Limits`. The key is taken from the
-            environment variable EDITAR_API_KEY.
+            between several), `insecure`, `page`, `check`, `fingerprint`, and the fields of `Limits`. The key is taken
+            from the environment variable EDITAR_API_KEY.
 
     Raises:
         OptionError: a name or value is not allowed.
@@ -314,7 +325,7 @@ def read_deployment(arguments: Mapping[str, Any], key: str | None) -> Deployment
             f"with allow_host, others than this machine may use the server: set {KEY}, or say insecure=true"
         )
     numbers = {name: _number(given, name) for name in LIMITS if name in given}
-    options = Options(Access.of(hosts, origins, key), page=_flag(given, "page", True))
+    access, page, check = Access.of(hosts, origins, key), _flag(given, "page", True), _flag(given, "check", True)
     return Deployment(
         given["bundle"],
         given.get("fingerprint") or Bundle.open(given["bundle"]).fingerprint,
@@ -322,7 +333,7 @@ def read_deployment(arguments: Mapping[str, Any], key: str | None) -> Deployment
         as_one_of("device", given.get("device", "auto"), DEVICES),
         int(_number(given, "threads")) if "threads" in given else 1,
         Limits(**numbers),  # type: ignore[arg-type]
-        options,
+        Options(access, page, check=check),
     )
 
 

@@ -121,7 +121,7 @@ def serve(
     Raises:
         EditarError: the bundle does not run here.
     """
-    engine = Engine(editor, limits)
+    engine = Engine(editor, limits, check=options.check)
     with listening_to_warnings():
         code = asyncio.run(_serve(engine, listening, limits, options, on_ready))
     if engine.error is not None and not engine.warm.is_set() and isinstance(engine.error, EditarError):

@@ -6,10 +6,10 @@
 The first exports BUNDLE in every precision; the second needs editar_rt with onnxruntime-gpu.
 
 Each bundle of FOLDER is compared with FOLDER/reference on the CPU, in float32: logits of forced tokens, and the first
-token at which a greedy generation differs with the margin there; captured steps are compared with plain ones, greedy
-and drawn; its self-test is repeated, where it has one of the decoder; then it is measured. Each has a process and a
-time limit of its own, so that one that crashes or hangs takes nothing with it. RESULTS.json is written before each and
-after. Not a test: pytest does not collect it.
+token at which a greedy generation differs with the margin there; captured steps and passes that verify drafts are
+compared with plain steps, greedy and drawn; its self-test is repeated, where it has one of the decoder; then it is
+measured. Each has a process and a time limit of its own, so that one that crashes or hangs takes nothing with it.
+RESULTS.json is written before each and after. Not a test: pytest does not collect it.
 """
 
 from __future__ import annotations
@@ -48,6 +48,7 @@ KINDS: dict[str, list[str]] = {
     "int4": ["--precision", "int4"],
     "int4-int8": ["--precision", "int4", "--kv-cache", "int8"],
 }
+DRAFTED = 8  # positions of a pass that verifies drafts; fewer where a picture has fewer tokens
 SCORED = 16  # forced tokens of a comparison are the picture's own count; so many are generated
 GREEDY = editar_rt.Sampling(cfg_scale=3.0, greedy=True)
 
@@ -203,14 +204,18 @@ def examine(path: Path, device: str, expected: dict[str, np.ndarray] | None, ste
     plain = editar_rt.load(path, device)
     plain.backend.capture = False  # type: ignore[attr-defined]
     _, states, condition = inputs(editor, 1)
-    document["captured_and_plain_first_difference"] = {
-        name: first_difference(*(each.steps(states, condition, sampling) for each in (editor, plain)))
-        for name, sampling in (("greedy", GREEDY), ("drawn", editar_rt.Sampling()))
-    }
+    draft = min(DRAFTED, (editor.picture_tokens - 1) // 2 * 2)
+    for name, ours, speculate in (("captured", editor, None), ("drafted", editor, draft)):
+        document[f"{name}_and_plain_first_difference"] = {
+            kind: first_difference(
+                ours.steps(states, condition, sampling, speculate=speculate), plain.steps(states, condition, sampling)
+            )
+            for kind, sampling in (("greedy", GREEDY), ("drawn", editar_rt.Sampling()))
+        }
     plan = Plan(steps=min(steps, editor.picture_tokens - 1))
-    # The first is captured where its name says so; its ratio to the plain one is beside it.
+    # The first is captured where its name says so; its ratios to the plain one and to the one that drafts are beside it
     subjects = [BundleSubject(each, editar_rt.Sampling()) for each in (editor, plain)]
-    document["benchmark"] = measure(subjects, plan)
+    document["benchmark"] = measure([*subjects, BundleSubject(editor, editar_rt.Sampling(), speculate=draft)], plan)
     document["backend"] = editor.backend.name
     return document
 

@@ -85,12 +85,16 @@ class Server:
             time.sleep(0.01)
 
 
-def place(page: Any, x: float, y: float) -> tuple[float, float]:
-    """CSS pixels of a point of the fitted picture, which is given in units of its side."""
+def place(page: Any, x: float, y: float, ratio: float = 1) -> tuple[float, float]:
+    """CSS pixels of a point of the fitted picture, which is given in shares of its width and height.
+
+    Args:
+        ratio: of the picture's width to its height.
+    """
     box = page.locator("#canvas").bounding_box()
-    side = min(box["width"], box["height"]) - 2 * MARGIN
-    left, top = box["x"] + (box["width"] - side) / 2, box["y"] + (box["height"] - side) / 2
-    return left + x * side, top + y * side
+    width = min(box["width"] - 2 * MARGIN, (box["height"] - 2 * MARGIN) * ratio)
+    left, top = box["x"] + (box["width"] - width) / 2, box["y"] + (box["height"] - width / ratio) / 2
+    return left + x * width, top + y * width / ratio
 
 
 def middle(locator: Any) -> tuple[float, float]:
@@ -121,9 +125,15 @@ class Mouse:
         self.page.mouse.up()
         self.page.mouse.move(2, 2)  # away: the brush's outline would stay in sight
 
-    def move_line(self, row: int) -> None:
+    def move_line(self, row: int, fit: str = "crop", ratio: float = 1) -> None:
+        """Drag the row line above a row, of a picture of a ratio."""
         x, _ = middle(self.page.locator("#row"))
-        self._drag(middle(self.page.locator("#row")), (x, place(self.page, 0, row / GRID)[1]))
+        share = row / GRID if fit == "crop" else (row / GRID - 0.5) * ratio + 0.5
+        self._drag(middle(self.page.locator("#row")), (x, place(self.page, 0, share, ratio)[1]))
+
+    def move_frame(self, ratio: float) -> None:
+        """Drag the square that the model sees to the left end of a wide picture."""
+        self._drag(place(self.page, 0.98, 0.5, ratio), place(self.page, 0.48, 0.5, ratio))
 
     @contextmanager
     def holding(self, name: str) -> Iterator[None]:
@@ -222,10 +232,16 @@ class Keys(Mouse):
         self._go(start, end, "Shift+")
         self.page.locator("#status").evaluate("document.activeElement.blur()")
 
-    def move_line(self, row: int) -> None:
-        self.page.locator("#row").focus()
-        for _ in range(GRID - row):
+    def move_line(self, row: int, fit: str = "crop", ratio: float = 1) -> None:
+        handle = self.page.locator("#row")
+        handle.focus()
+        while int(handle.get_attribute("aria-valuenow")) > row:
             self.page.keyboard.press("ArrowUp")
+            self.page.wait_for_timeout(20)
+
+    def move_frame(self, ratio: float) -> None:
+        self.page.locator("#at").focus()
+        self.page.keyboard.press("Home")
 
     @contextmanager
     def holding(self, name: str) -> Iterator[None]:

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 import editar_rt
+from editar_rt.backends.base import Output
 from editar_rt.editor import Editor
 from editar_rt.errors import BackendError, OptionError
 from editar_rt.images.fit import Fitted
@@ -396,6 +397,52 @@ def test_an_engine_that_hangs_is_noticed(started: Started, monkeypatch: pytest.M
     assert not engine.alive and not engine.ready
     gate.open()
     ear.wait()
+
+
+# A machine on which a picture's pixels depend on the others.
+
+
+@pytest.fixture
+def crowded(editor: Editor, monkeypatch: pytest.MonkeyPatch) -> None:
+    """More than two rows have other logits than each has alone."""
+    make = editor.backend.make_decoder
+
+    def made(rows: int, capacity: int) -> Any:
+        decoder: Any = make(rows, capacity)
+        run = decoder.run
+
+        def run_otherwise(batch: Any, draw: Any = None) -> Output:
+            logits = run(batch).logits()
+            if len(batch.rows) > 2:
+                logits = logits[..., ::-1]
+            return Output(lambda: logits, None if draw is None else draw.on_host(logits))
+
+        decoder.run = run_otherwise
+        return decoder
+
+    monkeypatch.setattr(editor.backend, "make_decoder", made)
+
+
+@pytest.mark.parametrize("check", [True, False])
+def test_where_rows_depend_on_each_other_pictures_are_edited_one_at_a_time(
+    check: bool, crowded: None, editor: Editor, caplog: pytest.LogCaptureFixture
+) -> None:
+    engine = Engine(editor, Limits(pictures=3, queue=4), check=check)
+    engine.start()
+    ears = [ask(engine, "two", n=2), ask(engine, "one", seed=3)] if engine.warm.wait(SECONDS) else []
+    found = [each.tokens for ear in ears for _, each in sorted(ear.wait().results.items())]
+    assert engine.close(SECONDS)
+    alone = [editor.edit(PICTURE, WORDS, seed=seed).tokens for seed in (1, 2, 3)]
+    assert np.array_equal(found, alone) == check
+    assert engine.places == (1 if check else 3)
+    assert ("so pictures are edited one at a time" in caplog.text) == check
+
+
+def test_who_edits_one_picture_at_a_time_compares_nothing(started: Started, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine_module, "batch_checks", None)
+    assert started(pictures=1).places == 1
+    monkeypatch.undo()
+    assert started(pictures=3).places == 3
 
 
 # Its end.

@@ -6,22 +6,35 @@
 
 #include "cli.h"
 
+/* A number, which may be NaN or infinite. */
 static int read_double(const char* name, const char* text, double* value) {
     char* end;
-    errno = 0;
     *value = strtod(text, &end);
-    if (end == text || *end != '\0' || !isfinite(*value)) return complain(2, "%s must be a number, got %s", name, text);
+    if (end == text || *end != '\0') return complain(2, "%s must be a number, got %s", name, text);
     return 0;
 }
 
-static int read_int(const char* name, const char* text, int32_t least, int32_t* value) {
+/* An integer, or the nearest that a long long has. */
+static int read_long(const char* text, long long* value) {
     char* end;
-    long parsed;
-    errno = 0;
-    parsed = strtol(text, &end, 10);
-    if (end == text || *end != '\0' || errno != 0 || parsed < least || parsed > 2147483647L)
-        return complain(2, "%s must be an integer of %d or more, got %s", name, (int)least, text);
+    *value = strtoll(text, &end, 10);
+    return end == text || *end != '\0' ? 2 : 0;
+}
+
+static int read_int(const char* name, const char* text, int32_t least, int32_t* value) {
+    long long parsed;
+    if (read_long(text, &parsed) != 0 || parsed < least || parsed > INT32_MAX)
+        return complain(2, "%s must be an integer from %d to %d, got %s", name, (int)least, (int)INT32_MAX, text);
     *value = (int32_t)parsed;
+    return 0;
+}
+
+/* An integer of which all above `most` mean the same. */
+static int read_at_most(const char* name, const char* text, int32_t least, int32_t most, int32_t* value) {
+    long long parsed;
+    if (read_long(text, &parsed) != 0 || parsed < least)
+        return complain(2, "%s must be an integer of %d or more, got %s", name, (int)least, text);
+    *value = parsed > most ? most : (int32_t)parsed;
     return 0;
 }
 
@@ -44,6 +57,8 @@ static int read_scale(const char* text, arguments* all) {
     all->sampling.cfg_scales = NULL;
     if (colon == NULL) {
         if (read_double("cfg_scale", text, &all->sampling.cfg_scale) != 0) return 2;
+        if (!(all->sampling.cfg_scale >= 0 && all->sampling.cfg_scale <= 1e6))
+            return complain(2, "cfg_scale must be 0 to 1e+06, got %s", text);
         if (all->sampling.cfg_scale == 0) all->sampling.cfg_scale = 1; /* both are no guidance */
         return 0;
     }
@@ -75,10 +90,9 @@ static int read_scale(const char* text, arguments* all) {
 static int read_interval(const char* text, editar_sampling* sampling) {
     const char* comma = strchr(text, ',');
     char first[32];
-    int32_t number;
+    int32_t number = 0;
     if (comma == NULL) { /* the last decode step with guidance; token 0 comes from the prefill */
-        if (read_int("cfg_interval", text, -1, &number) != 0) return 2;
-        if (number > INT32_MAX - 2) return complain(2, "cfg_interval must be at most %d, got %s", INT32_MAX - 2, text);
+        if (read_at_most("cfg_interval", text, -1, INT32_MAX - 2, &number) != 0) return 2;
         sampling->cfg_start = 0;
         sampling->cfg_stop = number == -1 ? EDITAR_TO_THE_END : number + 2;
         sampling->flags |= EDITAR_INTERVAL_IS_STEP;
@@ -88,8 +102,11 @@ static int read_interval(const char* text, editar_sampling* sampling) {
     memcpy(first, text, (size_t)(comma - text));
     first[comma - text] = '\0';
     sampling->flags &= ~EDITAR_INTERVAL_IS_STEP;
-    if (read_int("cfg_interval", first, 0, &sampling->cfg_start) != 0) return 2;
-    return read_int("cfg_interval", comma + 1, 1, &sampling->cfg_stop);
+    if (read_at_most("cfg_interval", first, 0, INT32_MAX - 1, &sampling->cfg_start) != 0) return 2;
+    if (read_at_most("cfg_interval", comma + 1, 0, INT32_MAX, &sampling->cfg_stop) != 0) return 2;
+    if (sampling->cfg_start >= sampling->cfg_stop)
+        return complain(2, "cfg_interval must be START,STOP with START below STOP, got %s", text);
+    return 0;
 }
 
 /* The value of an option: the rest of the word after =, or the next word. */
@@ -107,7 +124,7 @@ static const char* value_of(const char* word, const char* name, int* at, int cou
 
 int read_arguments(int count, char** words, arguments* all) {
     int at, all_are_words = 0;
-    int32_t number;
+    int32_t number = 0;
     memset(all, 0, sizeof *all);
     all->metadata = 1;
     all->model.size = sizeof all->model;
@@ -158,14 +175,15 @@ int read_arguments(int count, char** words, arguments* all) {
             bad = read_interval(value, &all->sampling);
         } else if (VALUE("--temperature")) {
             bad = read_double("temperature", value, &all->sampling.temperature);
-            if (bad == 0 && all->sampling.temperature <= 0)
+            if (bad == 0 && !(all->sampling.temperature > 0 && isfinite(all->sampling.temperature)))
                 return complain(2, "temperature must be a finite number above 0, got %s", value);
         } else if (VALUE("--top-k")) {
-            bad = read_int("top_k", value, 0, &all->sampling.top_k);
+            bad = read_at_most("top_k", value, 0, INT32_MAX, &all->sampling.top_k);
             if (all->sampling.top_k == 0) all->sampling.top_k = EDITAR_TOP_K_OFF;
         } else if (VALUE("--top-p")) {
             bad = read_double("top_p", value, &all->sampling.top_p);
-            if (bad == 0 && all->sampling.top_p <= 0) return complain(2, "top_p must be in (0, 1], got %s", value);
+            if (bad == 0 && !(all->sampling.top_p > 0 && all->sampling.top_p <= 1))
+                return complain(2, "top_p must be in (0, 1], got %s", value);
         } else if (VALUE("--noise")) {
             all->sampling.noise = strcmp(value, "gumbel") == 0 ? EDITAR_NOISE_GUMBEL : EDITAR_NOISE_UNIFORM;
             if (all->sampling.noise == EDITAR_NOISE_UNIFORM && strcmp(value, "uniform") != 0)
@@ -176,7 +194,7 @@ int read_arguments(int count, char** words, arguments* all) {
             else
                 bad = read_int("speculate", value, 2, &all->request.speculate);
         } else if (VALUE("--mask-margin")) {
-            bad = read_int("mask_margin", value, 0, &number);
+            bad = read_at_most("mask_margin", value, 0, INT32_MAX, &number);
             all->request.mask_margin = number == 0 ? -1 : number;
         } else if (VALUE("-n")) {
             bad = read_int("n", value, 1, &all->count);

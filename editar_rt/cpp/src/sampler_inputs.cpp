@@ -24,6 +24,9 @@ bool SamplerInputs::set(size_t at, const Sampling& sampling, int most, int vocab
     if (sampling.greedy) return true;  // the number 0 selects the first of the largest
     const int64_t kept = sampling.top_k >= vocabulary ? 0 : sampling.top_k;
     if (kept > most || (sampling.top_p < 1 && kept == 0 && most < vocabulary)) return false;
+    if (!(sampling.temperature >= std::numeric_limits<float>::min() &&
+          sampling.temperature <= std::numeric_limits<float>::max()))
+        return false;
     temperature[at] = static_cast<float>(sampling.temperature);
     top_k[at] = static_cast<int32_t>(kept);
     top_p[at] = static_cast<float>(sampling.top_p);

@@ -32,7 +32,8 @@ struct SamplerInputs {
     int positions() const { return positions_; }
     size_t at(int row, int place) const { return static_cast<size_t>(row) * positions_ + place; }
     // Set the sampling at a place, except scale and number. false if the host must sample instead: for a top-k above
-    // `most`, which is how many logits the sampler sorts, and for top-p without a top-k.
+    // `most`, which is how many logits the sampler sorts, for top-p without a top-k, and for a temperature that float
+    // does not have.
     bool set(size_t at, const Sampling& sampling, int most, int vocabulary);
     // Set the inputs of a batch's rows, which begin at the row `first`. false if the host must sample for a picture.
     bool set_all(const std::vector<Draw>& draws, int first, int most, int vocabulary);

@@ -1,12 +1,8 @@
 /** The server's API: what its model is, and an edit as a stream of events. */
 
-/** @typedef {{id: string, size: number, rows: number, tasks: string[], defaults: Record<string, unknown>, variants: number}} Model */
-/** A partial picture, or a result. @typedef {{done: boolean, picture: Blob, variant: number, seed: number, row: number, tokens: string, warnings: string[]}} Step */
-
 /** A refusal in the server's words; `wait`: seconds until it wants to be asked again. */
 export class Refused extends Error {
-	/** @param {string} message */
-	constructor(message, status = 0, wait = 0) {
+	constructor(message = "", status = 0, wait = 0) {
 		super(message);
 		this.status = status;
 		this.wait = wait;
@@ -26,8 +22,7 @@ async function call(path, key, init) {
 /** @param {string} key @returns {Promise<Model>} */
 export async function model(key) {
 	const { data } = await (await call("v1/models", key, {})).json();
-	const { size, rows, tasks, defaults, limits } = data[0].editar;
-	return { id: data[0].id, size, rows, tasks, defaults, variants: limits.n };
+	return { ...data[0].editar, id: data[0].id };
 }
 
 /**
@@ -56,8 +51,8 @@ async function* events(answer) {
 			const parts = (waiting + value).split("\n\n");
 			waiting = parts.pop() ?? "";
 			for (const part of parts) {
-				const data = part.split("\n").find((line) => line.startsWith("data:"));
-				if (data) yield JSON.parse(data.slice(5));
+				const [, data] = part.split("\ndata:");
+				if (data) yield JSON.parse(data);
 			}
 		}
 	} finally {

@@ -1,48 +1,46 @@
 /** What buttons, keys, files and the clipboard do. Strokes and views are the stage's own. */
-import { block, button, draw, find, input } from "./dom.js";
+import { draw, ui } from "./dom.js";
 
-/** A button's id or "", the keys that do the same, and what that is. @typedef {[id: string, keys: string, does: () => void]} Action */
-
-/**
- * @param {{
- *   actions: Action[], stage: import("./stage.js").Stage, mask: import("./mask.js").Mask, begin: () => void,
- *   stop: () => void, see: (variant: number) => void, compare: (on: boolean) => void, open: (file: File) => void,
- *   loadMask: (file: File) => void, resize: (size: number) => void,
- * }} page
- */
+/** @param {Controls} page */
 export function connect({ actions, stage, mask, begin, stop, see, compare, open, loadMask, resize }) {
 	for (const [id, , does] of actions) {
-		if (id) button(id).onclick = does;
-		if (document.getElementById(`i-${id}`)) draw(button(id), id);
+		if (id) ui[id].onclick = does;
+		if (ui[`i-${id}`]) draw(ui[id], id);
 	}
-	draw(button("compare"), "compare");
-	find("form", HTMLFormElement).onsubmit = (e) => {
+	draw(ui.compare, "compare");
+	ui.form.onsubmit = (e) => {
 		e.preventDefault();
 		begin();
 	};
-	input("size").oninput = () => resize(Number(input("size").value));
-	for (const [id, takes] of /** @type {const} */ ([["file", open], ["mask-file", loadMask]])) {
-		const chooser = input(id);
+	// Edit and Stop lie in one place: the second half of a double click is meant for neither.
+	const once = (/** @type {MouseEvent} */ e) => {
+		if (e.detail < 2) return;
+		e.preventDefault();
+		e.stopPropagation();
+	};
+	ui.go.addEventListener("click", once, true);
+	ui.size.oninput = () => resize(Number(ui.size.value));
+	for (const [chooser, takes] of /** @type {const} */ ([[ui.file, open], [ui["mask-file"], loadMask]])) {
 		chooser.onchange = () => {
 			const file = chooser.files?.[0];
-			if (file) void takes(file);
+			if (file) takes(file);
 			chooser.value = "";
 		};
 	}
-	const hold = button("compare");
+	const hold = ui.compare;
+	const release = () => compare(false);
 	hold.onpointerdown = (e) => {
 		hold.setPointerCapture(e.pointerId);
 		compare(true);
 	};
-	hold.onpointerup = hold.onpointercancel = hold.onblur = () => compare(false);
+	hold.onpointerup = hold.onpointercancel = hold.onblur = hold.onkeyup = release;
 	hold.onkeydown = (e) => [" ", "Enter"].includes(e.key) && compare(true);
-	hold.onkeyup = () => compare(false);
 	hold.oncontextmenu = (e) => e.preventDefault();
 
 	addEventListener("keydown", (e) => {
 		if (document.querySelector("dialog[open]")) return;
 		const at = e.target instanceof Element ? e.target : document.body;
-		const typing = at.matches("textarea, input:not([type=range])");
+		const typing = at.matches("textarea, input:not([type=range], [type=radio])");
 		const pressed = e.key.toLowerCase();
 		const action = actions.find(([, keys]) => keys.includes(pressed) && pressed.length === 1);
 		if (e.key === "Escape") stop();
@@ -58,31 +56,32 @@ export function connect({ actions, stage, mask, begin, stop, see, compare, open,
 			stage.draw();
 		} else if (action) action[2]();
 		else if (/^[1-9]$/.test(e.key)) see(Number(e.key) - 1);
-		else return;
+		else if (!(e.repeat && e.key === "Enter" && at.matches("button"))) return; // Held, it would go on to the next button.
 		e.preventDefault();
 	});
 	addEventListener("keyup", (e) => {
-		if (e.key.toLowerCase() === "c") compare(false);
+		if (e.key.toLowerCase() === "c") release();
 		if (e.key === " ") stage.held = false;
 	});
 	addEventListener("blur", () => {
 		stage.held = false;
-		compare(false);
+		release();
 	});
 	addEventListener("paste", (e) => {
 		const file = [...(e.clipboardData?.files ?? [])].find(({ type }) => type.startsWith("image/"));
 		if (!file) return;
 		e.preventDefault();
-		void open(file);
+		open(file);
 	});
+	const over = (/** @type {boolean} */ on) => ui.stage.classList.toggle("over", on);
 	addEventListener("dragover", (e) => {
 		e.preventDefault();
-		block("stage").classList.add("over");
+		over(true);
 	});
-	addEventListener("dragleave", () => block("stage").classList.remove("over"));
+	addEventListener("dragleave", () => over(false));
 	addEventListener("drop", (e) => {
 		e.preventDefault();
-		block("stage").classList.remove("over");
+		over(false);
 		const file = e.dataTransfer?.files[0];
 		if (file) (e.target instanceof Element && e.target.closest("#tools") ? loadMask : open)(file);
 	});

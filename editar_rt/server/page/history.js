@@ -1,13 +1,6 @@
 /** What was made, with settings. Kept entries stay in this browser (IndexedDB), the others until the page closes. */
 import { draw, make } from "./dom.js";
 
-/**
- * @typedef {{
- *   id: string, seed: number, tokens: string, kept: boolean, name: string, settings: Record<string, string>,
- *   picture: Blob, source: Blob, mask: Uint8Array<ArrayBuffer>, row: number,
- * }} Entry  `row`: the rows above it came from an earlier result; 0 for a whole edit
- */
-
 const LONGEST = 60; // entries that are not kept
 const STORE = "kept";
 
@@ -17,7 +10,7 @@ export class History {
 	/** @type {() => void} */
 	onchange = () => {};
 
-	/** @param {HTMLElement} list @param {{show: (e: Entry) => void, use: (e: Entry) => void}} does */
+	/** @param {HTMLElement} list @param {{show: (e: Entry) => void, use: (e: Entry) => void, warn: (text: string) => void}} does */
 	constructor(list, does) {
 		this.list = list;
 		this.does = does;
@@ -52,7 +45,8 @@ export class History {
 		const change = (/** @type {IDBObjectStore} */ store) =>
 			/** @type {IDBRequest} */ (entry.kept ? store.put(entry) : store.delete(entry.id));
 		await ask("readwrite", change).catch(() => {
-			button.title = "This browser does not store it";
+			entry.kept = false;
+			this.does.warn("This browser cannot keep it: its store is full or turned off.");
 		});
 		button.ariaPressed = String(entry.kept);
 	}
@@ -66,6 +60,7 @@ export class History {
 		picture.src = URL.createObjectURL(entry.picture);
 		picture.onload = () => URL.revokeObjectURL(picture.src);
 		picture.alt = "";
+		if (entry.settings.fit === "pad") picture.style.aspectRatio = `${entry.size.width} / ${entry.size.height}`;
 		const text = make("span", "words");
 		text.append(make("span", "first", entry.settings.prompt), make("span", "quiet", described(entry)));
 		look.append(picture, text);
@@ -94,11 +89,11 @@ export class History {
 const NAMES = { cfg_scale: "guidance", temperature: "temperature", top_k: "top-k", top_p: "top-p" };
 
 /** @param {Entry} entry */
-function described({ seed, row, settings, mask }) {
+function described({ seed, row, settings, masked }) {
 	const parts = [`seed ${seed}`];
 	if (settings.task !== "edit") parts.unshift(settings.task);
 	for (const [field, name] of Object.entries(NAMES)) if (settings[field]) parts.push(`${name} ${settings[field]}`);
-	if (mask.length) parts.push("masked");
+	if (masked.length) parts.push("masked");
 	if (row) parts.push(`from row ${row + 1}`);
 	return parts.join(" · ");
 }
@@ -109,13 +104,14 @@ function described({ seed, row, settings, mask }) {
  */
 function ask(mode, request) {
 	return new Promise((resolve, reject) => {
-		const opening = indexedDB.open("editar", 1);
+		const opening = indexedDB.open("editar-page", 1);
 		opening.onupgradeneeded = () => opening.result.createObjectStore(STORE, { keyPath: "id" });
 		opening.onerror = () => reject(opening.error);
 		opening.onsuccess = () => {
-			const asked = request(opening.result.transaction(STORE, mode).objectStore(STORE));
-			asked.onsuccess = () => resolve(asked.result);
-			asked.onerror = () => reject(asked.error);
+			const done = opening.result.transaction(STORE, mode);
+			const asked = request(done.objectStore(STORE));
+			done.oncomplete = () => resolve(asked.result);
+			done.onabort = () => reject(done.error);
 			opening.result.close();
 		};
 	});

@@ -1,31 +1,25 @@
 /** The page: one source picture and one mask are worked on; a run edits the source and has a result for each variant. */
 import { connect } from "./controls.js";
-import { block, button, find, input, make } from "./dom.js";
+import { make, ui } from "./dom.js";
 import { History } from "./history.js";
-import { Mask, SIDE, maskFile } from "./mask.js";
+import { Mask, raster } from "./mask.js";
 import { known, patiently } from "./patience.js";
-import { download, joined, opened, read } from "./pictures.js";
-import { Stage } from "./stage.js";
-
-/** @typedef {import("./history.js").Entry} Entry */
-/** @typedef {import("./pictures.js").Picture} Picture */
-/** @typedef {{seed: number, row: number, picture: Picture | null, entry: Entry | null}} Variant */
-/** @typedef {{source: Picture | null, variants: Variant[]}} Run */
-/** The result whose rows above a line are kept. @typedef {{entry: Entry, picture: Picture, row: number}} Above */
+import { cut, download, joined, maskFile, paint, patched, placed, read, whole } from "./pictures.js";
+import { Stage, within } from "./stage.js";
 
 const SOURCE = -1;
 
-const canvas = find("canvas", HTMLCanvasElement);
-const form = find("form", HTMLFormElement);
+const { canvas, form } = ui;
 const mask = new Mask();
 const stage = new Stage(canvas, mask);
-const history = new History(block("history"), { show: showEntry, use });
+const history = new History(ui.history, { show: showEntry, use, warn });
 
-let rows = 1; // of the model
+/** @type {Model} */
+let model = { id: "", bundle: "", size: 512, rows: 1, tasks: [], defaults: {}, limits: { n: 1 } };
 /** @type {Picture | null} */
 let source = null;
-/** @type {Run} */
-let shown = { source, variants: [] };
+/** @type {Run | null} */
+let shown = null;
 /** @type {AbortController | null} */
 let running = null;
 let seen = SOURCE; // the variant on the stage, or the source
@@ -35,59 +29,76 @@ let line = 0; // the row line's place
 
 // What is shown.
 
-const say = (/** @type {string} */ text) => block("status").replaceChildren(text);
-const warn = (/** @type {string} */ text) => block("alert").replaceChildren(text);
+const say = (/** @type {string} */ text) => ui.status.replaceChildren(text);
+function warn(text = "") {
+	ui.alert.replaceChildren(text);
+}
 
-const variant = () => shown.variants[seen];
+const variant = () => shown?.variants[seen];
 
-/** Show a variant or the source, of another run if one is given. @param {number} index @param {Run} run */
+/** What is edited next. @param {Picture} source @returns {Scene} */
+function scene(source) {
+	return { source, place: placed(source, settings(), model.size), masked: mask.painted ? mask.now : new Uint8Array() };
+}
+
+/** Show a variant or the source, of another run if one is given. @param {number} index @param {Run | null} run */
 function see(index, run = shown) {
 	if (index !== seen || run !== shown) stage.masked = index === SOURCE;
 	if (run !== shown) beside = false;
 	shown = run;
 	seen = index;
-	line = rows;
+	line = Infinity;
 	refresh();
 }
 
 /** Work on a picture. @param {Picture} picture @param {string} words */
 function work(picture, words) {
 	source = picture;
-	see(SOURCE, { source, variants: [] });
+	see(SOURCE, null);
 	say(words);
 }
 
 function refresh() {
 	const now = variant();
-	const picture = !now ? source : comparing ? shown.source : (now.picture ?? shown.source);
 	const finished = now?.entry && !beside;
-	stage.picture = picture?.pixels ?? null;
-	stage.drawn = !now || now.entry || comparing ? 1 : now.row / rows;
+	const square = !source || source.width === source.height;
+	stage.show(now ? shown : source && scene(source));
+	stage.patch = comparing ? null : (now?.patch ?? null);
+	stage.drawn = !now || now.entry || comparing ? 1 : now.row / model.rows;
+	stage.framed = !now && !square && settings().fit === "crop";
 	const hidden = {
 		empty: source,
+		fits: now || square,
+		at: !stage.framed,
 		further: !finished,
 		compare: !now || beside,
-		beside: shown.variants.length < 2,
+		beside: !shown?.variants[1],
 		edit: running,
 		stop: !running,
 		rowline: !finished || running || comparing,
 		sheet: !beside,
 	};
-	for (const [id, hides] of Object.entries(hidden)) block(id).hidden = Boolean(hides);
-	for (const id of ["canvas", "bar", "tools", "masked"]) block(id).hidden = !source;
-	button("download").disabled = !picture;
-	button("beside").ariaPressed = String(beside);
-	button("see").ariaPressed = String(stage.masked);
+	const { activeElement: focused } = document;
+	for (const [id, hides] of Object.entries(hidden)) ui[id].hidden = Boolean(hides);
+	if (focused === ui.edit && running) ui.stop.focus();
+	if (focused === ui.stop && !running) ui.edit.focus();
+	for (const id of ["canvas", "bar", "tools", "masked"]) ui[id].hidden = !source;
+	ui.tools.inert = !stage.masks;
+	ui.status.ariaBusy = String(Boolean(running));
+	ui.download.disabled = !(now ? now.square : source);
+	ui.beside.ariaPressed = String(beside);
+	ui.see.ariaPressed = String(stage.masked);
 	canvas.inert = beside;
 	canvas.ariaLabel = now ? `Result with seed ${now.seed}, and mask` : "Source picture, and mask";
-	tiles(block("views"), 40);
-	if (beside) tiles(block("sheet"), 512);
+	tiles(ui.views, 40);
+	if (beside) tiles(ui.sheet, 512);
 	stage.draw();
 }
 
 /** A button for the source and for each variant. @param {HTMLElement} box @param {number} size */
 function tiles(box, size) {
-	const wanted = source ? shown.variants.length + 1 : 0;
+	const variants = shown?.variants ?? [];
+	const wanted = source ? variants.length + 1 : 0;
 	while (box.childElementCount > wanted) box.lastElementChild?.remove();
 	while (box.childElementCount < wanted) {
 		const index = box.childElementCount - 1;
@@ -100,16 +111,20 @@ function tiles(box, size) {
 		box.append(tile);
 	}
 	[...box.children].forEach((tile, i) => {
-		const each = shown.variants[i - 1];
-		const picture = each ? (each.picture ?? shown.source) : source;
+		const each = variants[i - 1];
+		const drawn = each ? shown : source && scene(source);
 		const [small, text] = tile.children;
-		if (!(small instanceof HTMLCanvasElement) || !picture) return;
-		small.width = small.height = size;
+		if (!(small instanceof HTMLCanvasElement) || !drawn) return;
+		const { width, height } = raster(drawn.source);
+		const scale = size / Math.max(width, height);
+		small.width = width * scale;
+		small.height = height * scale;
 		const pen = small.getContext("2d");
 		if (pen) {
 			pen.imageSmoothingQuality = "high";
-			pen.globalAlpha = each && !each.picture ? 0.35 : 1;
-			pen.drawImage(picture.pixels, 0, 0, size, size);
+			pen.globalAlpha = each && !each.patch ? 0.35 : 1;
+			pen.scale(scale, scale);
+			paint(pen, drawn, each?.patch);
 		}
 		text.textContent = !each ? "Source" : size > 100 ? `Seed ${each.seed}` : String(i);
 		tile.ariaPressed = String(i - 1 === seen);
@@ -121,17 +136,22 @@ function tiles(box, size) {
 
 /** @param {File} file */
 async function open(file) {
-	warn("");
+	warn();
 	try {
-		const { picture, cut } = await opened(file);
-		mask.clear();
-		work(picture, cut || "Paint over what may change, or leave the mask empty to change anything.");
+		const picture = await read(file, file.name);
+		mask.reset(raster(picture));
+		ui.at.value = "50";
+		const { width, height } = picture;
+		const square = width === height;
+		work(picture, square ? PAINT : `${width} × ${height} pixels. The model sees the bright square: drag it, or take the whole picture.`);
 		stage.fit();
 		canvas.focus({ preventScroll: true });
-	} catch (e) {
-		warn(words(e));
+	} catch {
+		warn(`This browser cannot read ${file.name} as a picture.`);
 	}
 }
+
+const PAINT = "Paint over what may change, or leave the mask empty to change anything.";
 
 /** @param {File} file */
 async function loadMask(file) {
@@ -154,56 +174,64 @@ function words(e) {
 // Editing.
 
 function settings() {
-	const fields = Object.fromEntries([...new FormData(form)].map(([name, value]) => [name, String(value).trim()]));
-	return { ...fields, n: fields.n || "1" };
+	/** @type {Settings} */
+	const fields = {};
+	for (const [name, value] of new FormData(form)) fields[name] = String(value).trim();
+	fields.n ||= "1";
+	return fields;
 }
 
-/** @param {Record<string, string>} wanted @param {Picture} picture @param {import("./mask.js").Bytes} masked @param {Above} [above] */
-async function request(wanted, picture, masked, above) {
+/** @param {Settings} wanted @param {Scene} scene @param {Above} [above] */
+async function request({ at, ...wanted }, scene, above) {
 	const body = new FormData();
 	for (const [name, value] of Object.entries(wanted)) if (value) body.set(name, value);
-	body.set("partial_images", String(rows));
+	body.set("partial_images", String(model.rows));
 	if (above) {
 		body.set("known_tokens", above.entry.tokens);
 		body.set("from_row", String(above.row));
 	}
-	body.set("image", picture.file, "image");
-	if (masked.length) body.set("mask", await maskFile(masked), "mask.png");
+	body.set("image", await cut(scene), "image");
+	if (scene.masked.length) body.set("mask", await maskFile(scene), "mask.png");
 	return body;
 }
 
 /**
  * Run an edit to its end, showing it row by row.
- * @param {Record<string, string>} wanted @param {Picture} picture @param {import("./mask.js").Bytes} masked @param {Above} [above]
+ * @param {Settings} wanted @param {Scene} scene @param {Above} [above]
  */
-async function run(wanted, picture, masked, above) {
+async function run(wanted, scene, above) {
 	const start = above?.row ?? 0;
+	const { source: picture, masked } = scene;
+	const patch = above ? patched(scene, above.square.pixels) : null;
 	const variants = Array.from({ length: Number(wanted.n) }, () => {
-		return /** @type {Variant} */ ({ seed: 0, row: start, picture: above?.picture ?? null, entry: null });
+		return /** @type {Variant} */ ({ seed: 0, row: start, square: above?.square ?? null, patch, entry: null });
 	});
-	const mine = { source: picture, variants };
+	const mine = { ...scene, variants };
 	const control = new AbortController();
 	const begun = performance.now();
 	running = control;
-	warn("");
+	warn();
 	say("Reading the picture…");
 	see(0, mine);
+	ui.stage.scrollIntoView({ block: "nearest" });
 	try {
-		const body = await request(wanted, picture, masked, above);
+		await meet(); // another model may be served by now
+		if (above && above.entry.bundle !== model.bundle) throw new Error("another model made this result; edit it anew");
+		const body = await request(wanted, scene, above);
 		for await (const step of patiently(body, control.signal, say)) {
-			const { variant: index, seed, row, done, tokens, warnings } = step;
+			const { variant: index, seed, row, done, tokens, bundle, warnings } = step;
 			const each = variants[index];
-			const fresh = await read(step.picture, picture.name);
+			const fresh = await read(step.picture);
 			if (control.signal.aborted) break;
-			each.picture = above ? await joined(above.picture, fresh, start, rows) : fresh;
-			each.seed = seed;
-			each.row = done ? rows : row;
+			const square = above ? await joined(above.square, fresh, start, model.rows) : fresh;
+			Object.assign(each, { seed, square, patch: patched(scene, square.pixels), row: done ? model.rows : row });
 			if (done) {
-				const made = { id: `${Date.now()}-${index}`, seed, tokens, kept: false, name: picture.name, settings: wanted };
-				each.entry = { ...made, picture: each.picture.file, source: picture.file, mask: masked, row: start };
+				const made = { id: `${Date.now()}-${Math.random()}`, seed, tokens, bundle, kept: false, settings: wanted, masked };
+				const { file, name } = picture;
+				each.entry = { ...made, picture: square.file, source: file, name, size: raster(picture), row: start };
 				history.add(each.entry);
 				if (warnings.length) warn(warnings.map(words).join(" "));
-			} else say(`Row ${row} of ${rows}${variants.length > 1 ? `, variant ${index + 1}` : ""}`);
+			} else say(`Row ${row} of ${model.rows}${variants.length > 1 ? `, variant ${index + 1}` : ""}`);
 			if (shown === mine) refresh();
 		}
 		if (variants.some(({ entry }) => !entry)) throw new Error("the connection ended before the result");
@@ -211,14 +239,15 @@ async function run(wanted, picture, masked, above) {
 		const seeds = first === last ? `seed ${first}` : `seeds ${first} to ${last}`;
 		say(`Done in ${((performance.now() - begun) / 1000).toFixed(1)} s, ${seeds}`);
 	} catch (e) {
-		if (control.signal.aborted) say(`Stopped at row ${Math.max(...variants.map(({ row }) => row))} of ${rows}`);
+		const last = Math.max(...variants.map(({ row }) => row));
+		if (control.signal.aborted) say(last > start ? `Stopped at row ${last} of ${model.rows}` : "Stopped");
 		else {
 			say("Not finished");
 			warn(words(e));
 		}
 	} finally {
 		running = null;
-		if (shown === mine && variants.every((each) => !each.picture)) see(SOURCE, { source, variants: [] });
+		if (shown === mine && variants.every((each) => !each.square)) see(SOURCE, null);
 		refresh();
 	}
 }
@@ -226,67 +255,100 @@ async function run(wanted, picture, masked, above) {
 function begin() {
 	if (running) return;
 	if (!source) warn("Open a picture first.");
-	else if (form.reportValidity()) void run(settings(), source, mask.painted ? mask.now.slice() : new Uint8Array());
+	else if (form.reportValidity()) void run(settings(), scene(source));
 }
 
 /** Draw the rows below the line again, with another seed. */
 function reroll() {
 	const now = variant();
-	if (running || !now?.entry || !now.picture || !shown.source || line >= rows) return;
-	const wanted = { ...now.entry.settings, n: input("n").value || "1", seed: "" };
-	void run(wanted, shown.source, now.entry.mask, { entry: now.entry, picture: now.picture, row: line });
+	if (running || !now?.entry || !now.square || !shown || line >= ends()[1]) return;
+	const wanted = { ...now.entry.settings, n: ui.n.value || "1", seed: "" };
+	void run(wanted, shown, { entry: now.entry, square: now.square, row: line });
 }
 
 // History.
 
+/** @param {Entry} entry @returns {Promise<Scene>} */
+async function sceneOf(entry) {
+	const from = source?.file === entry.source ? source : await read(entry.source, entry.name);
+	return { source: from, place: placed(from, entry.settings, model.size), masked: entry.masked };
+}
+
 /** @param {Entry} entry */
 async function showEntry(entry) {
-	const [picture, from] = await Promise.all([read(entry.picture, entry.name), read(entry.source, entry.name)]);
-	source ??= from;
-	see(0, { source: from, variants: [{ seed: entry.seed, row: rows, picture, entry }] });
+	const [scene, square] = await Promise.all([sceneOf(entry), read(entry.picture)]);
+	if (!source) {
+		source = scene.source;
+		mask.reset(raster(source));
+	}
+	const patch = patched(scene, square.pixels);
+	see(0, { ...scene, variants: [{ seed: entry.seed, row: model.rows, square, patch, entry }] });
 }
 
 /** @param {Entry} entry */
 async function use(entry) {
-	/** @type {Record<string, string>} */
+	const { source: from } = await sceneOf(entry);
+	/** @type {Settings} */
 	const values = { ...entry.settings, seed: String(entry.seed), n: "1" };
-	for (const field of form.elements) if ("value" in field && "name" in field) field.value = values[String(field.name)] ?? "";
-	mask.set(entry.mask.length ? entry.mask.slice() : new Uint8Array(SIDE * SIDE));
-	work(await read(entry.source, entry.name), "Picture, mask and settings are those of the result.");
+	for (const field of form.elements) {
+		if (field instanceof HTMLInputElement && field.type === "radio") field.checked = field.value === values.fit;
+		else if ("value" in field && "name" in field) field.value = values[String(field.name)] ?? "";
+	}
+	mask.reset(raster(from));
+	if (entry.masked.length) mask.set(entry.masked.slice());
+	work(from, "Picture, mask and settings are those of the result.");
 }
 
 // The row line.
 
-const handle = block("row");
+const handle = ui.row;
+
+/** The first and the last place of the row line: rows beside the picture are not seen. */
+function ends() {
+	const { source, place } = stage.scene ?? {};
+	if (!source || !place) return [0, model.rows];
+	const row = (/** @type {number} */ y) => ((y - place.y) / place.height) * model.rows;
+	return [Math.max(0, Math.floor(row(0))), Math.min(model.rows, Math.ceil(row(raster(source).height)))];
+}
+
 stage.onview = () => {
-	const box = block("rowline");
-	const below = rows - line;
-	const { corner, scale } = stage;
-	stage.kept = box.hidden ? 1 : line / rows;
-	box.style.transform = `translate(${corner.x}px, ${corner.y + (line / rows) * scale}px)`;
-	box.style.width = `${scale}px`;
-	handle.ariaValueMin = "0";
-	handle.ariaValueMax = String(rows);
+	const box = ui.rowline;
+	const [first, last] = ends();
+	line = within(line, first, last);
+	const below = last - line;
+	const { corner, scale, size, scene } = stage;
+	stage.kept = box.hidden || !below ? 1 : line / model.rows;
+	if (scene) {
+		const { place } = scene;
+		const y = Math.min(place.y + (line / model.rows) * place.height, size.height);
+		box.style.transform = `translate(${corner.x + Math.max(0, place.x) * scale}px, ${corner.y + y * scale}px)`;
+		box.style.width = `${Math.min(place.width, size.width) * scale}px`;
+		ui.fit.textContent = `${Math.round((100 * scale * size.width) / scene.source.width)} %`;
+	}
+	handle.ariaValueMin = String(first);
+	handle.ariaValueMax = String(last);
 	handle.ariaValueNow = String(line);
-	handle.ariaValueText = `${below} of ${rows} rows are drawn again`;
-	handle.dataset.hint = below ? "" : "Drag up to re-roll";
-	button("reroll").hidden = !below;
-	button("reroll").textContent = `Re-roll ${below} row${below === 1 ? "" : "s"} below`;
-	block("fit").textContent = `${Math.round((100 * scale) / (source?.pixels.width ?? 1))} %`;
+	handle.ariaValueText = `${below} of ${last - first} rows are drawn again`;
+	handle.dataset.hint = below ? "↕" : "Drag up to re-roll";
+	ui.reroll.hidden = !below;
+	ui.reroll.textContent = `Re-roll ${below} row${below === 1 ? "" : "s"} below`;
 };
 
 /** @param {number} to */
 function moveLine(to) {
-	line = Math.min(Math.max(Math.round(to), 0), rows);
+	line = Math.round(to);
 	stage.draw();
 }
 
 handle.onpointerdown = (e) => handle.setPointerCapture(e.pointerId);
 handle.onpointermove = (e) => {
-	if (handle.hasPointerCapture(e.pointerId)) moveLine(stage.inside(stage.at(e)).y * rows);
+	const { place } = stage.scene ?? {};
+	if (place && handle.hasPointerCapture(e.pointerId)) {
+		moveLine(((stage.inside(stage.at(e)).y - place.y) / place.height) * model.rows);
+	}
 };
 handle.onkeydown = (e) => {
-	const steps = { ArrowUp: -1, ArrowLeft: -1, ArrowDown: 1, ArrowRight: 1, PageUp: -4, PageDown: 4, Home: -rows, End: rows };
+	const steps = { ArrowUp: -1, ArrowLeft: -1, ArrowDown: 1, ArrowRight: 1, PageUp: -4, PageDown: 4, Home: -1e9, End: 1e9 };
 	const step = steps[/** @type {keyof typeof steps} */ (e.key)];
 	if (e.key === "Enter") reroll();
 	else if (step) moveLine(line + step);
@@ -298,26 +360,41 @@ handle.onkeydown = (e) => {
 
 function take(tool = "brush") {
 	stage.tool = tool;
-	for (const each of ["brush", "eraser", "hand"]) button(`tool-${each}`).ariaPressed = String(each === tool);
+	for (const each of ["brush", "eraser", "hand"]) ui[`tool-${each}`].ariaPressed = String(each === tool);
 	stage.draw();
 }
 
 /** @param {number} size */
 function resize(size) {
-	input("size").value = String(size);
-	stage.width = Number(input("size").value) / SIDE;
+	ui.size.value = String(size);
+	stage.width = Number(ui.size.value);
 	stage.draw();
 }
 
-function save() {
-	const now = variant();
-	const picture = now ? now.picture : source;
-	if (picture) download(picture.file, `${picture.name.replace(/\.[^.]*$/, "")}${now ? `-${now.seed}` : ""}.png`);
+/** Move what the model sees. @param {{x: number, y: number}} by */
+stage.onframe = (by) => {
+	const { width, height } = stage.size;
+	const at = ui.at;
+	at.value = String(Number(at.value) + (100 * (width > height ? by.x : by.y)) / Math.abs(width - height));
+	refresh();
+};
+
+/** The shown result in its picture, as a file. */
+async function finished() {
+	const square = variant()?.square;
+	return shown && square && whole(shown, square);
 }
 
-function further() {
-	const picture = variant()?.picture;
-	if (picture) work(picture, "The result is now the source; the mask is still there.");
+async function save() {
+	const now = variant();
+	if (!now) return source && download(source.file, source.name);
+	const file = await finished();
+	if (file && shown) download(file, `${shown.source.name.replace(/\.[^.]*$/, "")}-${now.seed}.png`);
+}
+
+async function further() {
+	const file = await finished();
+	if (file && shown) work(await read(file, shown.source.name), "The result is now the source; the mask is still there.");
 }
 
 function compare(on = true) {
@@ -332,24 +409,24 @@ function toggleMask() {
 }
 
 function toggleBeside() {
-	beside = !beside && shown.variants.length > 1;
+	beside = !beside && Boolean(shown?.variants[1]);
 	refresh();
 }
 
 mask.onchange = () => {
-	button("undo").disabled = !mask.past.length;
-	button("redo").disabled = !mask.future.length;
-	button("mask-save").disabled = !mask.painted;
-	block("masked").textContent = mask.painted ? `Mask ${Math.round(100 * mask.painted) || "<1"} %` : "No mask";
+	ui.undo.disabled = !mask.past.length;
+	ui.redo.disabled = !mask.future.length;
+	ui["mask-save"].disabled = !mask.painted;
+	ui.masked.textContent = mask.painted ? `Mask ${Math.round(100 * mask.painted) || "<1"} %` : "No mask";
 	stage.draw();
 };
 stage.onpaint = () => stage.masked || toggleMask();
-history.onchange = () => (block("none").hidden = history.entries.length > 0);
+history.onchange = () => (ui.none.hidden = history.entries.length > 0);
 
-const grow = (/** @type {number} */ factor) => resize(Number(input("size").value) * factor);
-const choose = () => input("file").click();
+const grow = (/** @type {number} */ factor) => resize(Number(ui.size.value) * factor);
+const choose = () => ui.file.click();
 const stop = () => running?.abort();
-/** @type {import("./controls.js").Action[]} */
+/** @type {Action[]} */
 const actions = [
 	["open", "o", choose],
 	["choose", "", choose],
@@ -365,8 +442,8 @@ const actions = [
 	["invert", "i", () => mask.invert()],
 	["clear", "x", () => mask.clear()],
 	["see", "m", toggleMask],
-	["mask-load", "", () => input("mask-file").click()],
-	["mask-save", "", async () => download(await maskFile(mask.now), "mask.png")],
+	["mask-load", "", () => ui["mask-file"].click()],
+	["mask-save", "", async () => download(await mask.file(), "mask.png")],
 	["in", "+=", () => stage.zoom(1.25)],
 	["out", "-", () => stage.zoom(0.8)],
 	["fit", "0", () => stage.fit()],
@@ -375,14 +452,16 @@ const actions = [
 	["", "]", () => grow(1.25)],
 	["", "c", compare],
 ];
-connect({ actions, stage, mask, begin, stop, see: (i) => shown.variants[i] && see(i), compare, open, loadMask, resize });
+connect({ actions, stage, mask, begin, stop, see: (i) => shown?.variants[i] && see(i), compare, open, loadMask, resize });
+ui.fits.oninput = refresh;
 
-async function start() {
-	const model = await known();
-	rows = model.rows;
-	block("model").textContent = `${model.id} · ${model.size} × ${model.size} pixels · ${rows} rows`;
-	input("n").max = String(model.variants);
-	block("task").replaceChildren(...model.tasks.map((name) => new Option(name)));
+async function meet() {
+	const found = await known();
+	if (found.bundle === model.bundle) return;
+	model = found;
+	ui.model.textContent = `${model.id} · ${model.size} × ${model.size} pixels · ${model.rows} rows`;
+	ui.n.max = String(model.limits.n);
+	ui.task.replaceChildren(...model.tasks.map((name) => new Option(name)));
 	for (const [name, value] of Object.entries(model.defaults)) {
 		const field = form.elements.namedItem(name);
 		if (name !== "seed" && field instanceof HTMLInputElement) field.placeholder = String(value);
@@ -392,4 +471,4 @@ async function start() {
 mask.onchange();
 refresh();
 void history.restore();
-start().catch((e) => warn(words(e)));
+meet().catch((e) => warn(words(e)));

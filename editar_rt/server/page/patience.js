@@ -1,14 +1,18 @@
 /** Asking the server with patience: it may want a key first, or be busy. */
 import { Refused, edit, model } from "./api.js";
-import { find, input } from "./dom.js";
+import { ui } from "./dom.js";
 
 const TRIES = 5;
-const dialog = find("ask", HTMLDialogElement);
+const KEY = "editar-key";
+let key = "";
+try {
+	key = sessionStorage.getItem(KEY) ?? "";
+} catch {} // A browser may store nothing.
 
-/** What the server's model is. @returns {Promise<import("./api.js").Model>} */
+/** What the server's model is. @returns {Promise<Model>} */
 export async function known() {
 	try {
-		return await model(key());
+		return await model(key);
 	} catch (e) {
 		if (e instanceof Refused && e.status === 401 && (await askKey())) return known();
 		throw e;
@@ -22,7 +26,7 @@ export async function known() {
 export async function* patiently(body, signal, say) {
 	for (let tries = 1; ; tries++) {
 		try {
-			yield* edit(body, key(), signal);
+			yield* edit(body, key, signal);
 			return;
 		} catch (e) {
 			if (!(e instanceof Refused)) throw e;
@@ -37,16 +41,20 @@ export async function* patiently(body, signal, say) {
 	}
 }
 
-const key = () => sessionStorage.getItem("editar-key") ?? "";
-
 /** @returns {Promise<boolean>} whether a key was given */
 function askKey() {
+	if (key) ui["ask-title"].textContent = "That is not the server's key";
+	ui.key.value = "";
 	return new Promise((resolve) => {
-		dialog.returnValue = "";
-		dialog.onclose = () => {
-			if (dialog.returnValue === "use") sessionStorage.setItem("editar-key", input("key").value);
-			resolve(dialog.returnValue === "use");
+		ui.ask.returnValue = "";
+		ui.ask.onclose = () => {
+			const given = ui.ask.returnValue === "use";
+			if (given) key = ui.key.value;
+			try {
+				sessionStorage.setItem(KEY, key);
+			} catch {}
+			resolve(given);
 		};
-		dialog.showModal();
+		ui.ask.showModal();
 	});
 }

@@ -1,19 +1,23 @@
 /** The stage: draws the picture, the mask and the brush; turns mouse, touch, pen and keys into strokes and views. */
-import { SIDE, context, square } from "./mask.js";
+import { context, raster } from "./mask.js";
+import { paint } from "./pictures.js";
 
-/** @typedef {{x: number, y: number}} Point */
+const ROOM = 24; // CSS pixels around a fitted picture
 
-const ROOM = 24; // pixels around a fitted picture
+export const within = (value = 0, least = 0, most = 0) => Math.min(Math.max(value, least), most);
 
 export class Stage {
-	/** @type {CanvasImageSource | null} */
-	picture = null;
+	/** @type {Scene | null} */
+	scene = null;
+	/** What a result changes. @type {OffscreenCanvas | null} */
+	patch = null;
+	framed = false; // whether what the model sees is marked, and can be moved
 	drawn = 1; // how much of the picture is finished; the rest is shown paler
 	kept = 1; // how much of it the row line keeps
 	masked = true;
 	tool = "brush";
-	width = 56 / SIDE; // of the brush
-	scale = 1; // pixels of the square's side
+	width = 56; // of the brush
+	scale = 1; // CSS pixels of a unit, which is a pixel of the mask
 	fitted = true;
 	corner = { x: 0, y: 0 };
 	/** @type {Point | null} */
@@ -25,10 +29,12 @@ export class Stage {
 	onpaint = () => {};
 	/** @type {Map<number, Point>} */
 	fingers = new Map();
-	/** @type {{last: Point, paints: boolean, erase: boolean} | null} */
+	/** @type {(by: Point) => void} */
+	onframe = () => {};
+	/** @type {{last: Point, does: "paint" | "pan" | "frame", erase: boolean} | null} */
 	gesture = null;
 	frame = 0;
-	tint = square();
+	tint = new OffscreenCanvas(1, 1);
 	tinted = -1;
 
 	/** @param {HTMLCanvasElement} canvas @param {import("./mask.js").Mask} mask */
@@ -43,7 +49,7 @@ export class Stage {
 		}).observe(canvas);
 		canvas.onpointerdown = (e) => this.down(e);
 		canvas.onpointermove = (e) => this.move(e);
-		canvas.onpointerup = canvas.onpointercancel = (e) => this.up(e);
+		canvas.onpointerup = canvas.onpointercancel = canvas.onlostpointercapture = (e) => this.up(e);
 		canvas.onpointerleave = canvas.onblur = () => this.hover(null);
 		canvas.oncontextmenu = (e) => e.preventDefault();
 		canvas.onkeydown = (e) => this.key(e);
@@ -56,20 +62,39 @@ export class Stage {
 		return this.canvas.getBoundingClientRect();
 	}
 
+	/** Of the picture that is shown. */
+	get size() {
+		return this.scene ? raster(this.scene.source) : this.mask;
+	}
+
+	/** Whether the mask is one of the picture's size. */
+	get masks() {
+		return this.size.width === this.mask.width && this.size.height === this.mask.height;
+	}
+
 	get fitting() {
-		return Math.max(32, Math.min(this.box.width, this.box.height) - 2 * ROOM);
+		const { width, height } = this.size;
+		return Math.max(16, Math.min(this.box.width - 2 * ROOM, ((this.box.height - 2 * ROOM) * width) / height)) / width;
+	}
+
+	/** @param {Scene | null} scene */
+	show(scene) {
+		const { width, height } = this.size;
+		this.scene = scene;
+		if (this.size.width !== width || this.size.height !== height) this.fit();
 	}
 
 	fit() {
 		this.scale = this.fitting;
-		this.corner = { x: (this.box.width - this.scale) / 2, y: (this.box.height - this.scale) / 2 };
+		const { width, height } = this.size;
+		this.corner = { x: (this.box.width - this.scale * width) / 2, y: (this.box.height - this.scale * height) / 2 };
 		this.fitted = true;
 		this.draw();
 	}
 
 	/** @param {number} factor */
 	zoom(factor, { x, y } = { x: this.box.width / 2, y: this.box.height / 2 }) {
-		const scale = Math.min(Math.max(this.scale * factor, this.fitting / 4), this.fitting * 40);
+		const scale = within(this.scale * factor, this.fitting / 4, this.fitting * 40);
 		const grown = scale / this.scale;
 		this.corner = { x: x - (x - this.corner.x) * grown, y: y - (y - this.corner.y) * grown };
 		this.scale = scale;
@@ -78,21 +103,29 @@ export class Stage {
 
 	/** A part of the picture stays in sight. @param {number} x @param {number} y */
 	pan(x, y) {
-		const within = (/** @type {number} */ at, /** @type {number} */ size) =>
-			Math.min(Math.max(at, 40 - this.scale), size - 40);
-		this.corner = { x: within(this.corner.x + x, this.box.width), y: within(this.corner.y + y, this.box.height) };
+		const { box, corner, scale, size } = this;
+		this.corner = {
+			x: within(corner.x + x, 40 - scale * size.width, box.width - 40),
+			y: within(corner.y + y, 40 - scale * size.height, box.height - 40),
+		};
 		this.fitted = false;
 		this.draw();
 	}
 
 	// Pointers.
 
-	/** Pixels of the canvas. @param {MouseEvent} e */
-	at(e) {
-		return { x: e.clientX - this.box.left, y: e.clientY - this.box.top };
+	/** CSS pixels of the canvas. @param {MouseEvent} e */
+	at({ clientX, clientY }) {
+		return { x: clientX - this.box.left, y: clientY - this.box.top };
 	}
 
-	/** Units of the square. @param {Point} at */
+	/** Whether a point is beside what the model sees. @param {Point} at */
+	beside({ x, y }) {
+		const { place } = this.scene ?? {};
+		return this.framed && place && (x < place.x || y < place.y || x > place.x + place.width || y > place.y + place.height);
+	}
+
+	/** Units of the picture. @param {Point} at */
 	inside({ x, y }) {
 		return { x: (x - this.corner.x) / this.scale, y: (y - this.corner.y) / this.scale };
 	}
@@ -103,16 +136,17 @@ export class Stage {
 		this.canvas.setPointerCapture(e.pointerId);
 		this.keyed = false;
 		if (e.pointerType === "touch" && this.fingers.set(e.pointerId, at).size > 1) {
-			if (this.gesture?.paints) this.mask.show();
+			if (this.gesture?.does === "paint") this.mask.show();
 			this.gesture = null;
-		} else if (e.button === 1 || this.held || this.tool === "hand") {
-			this.gesture = { last: at, paints: false, erase: false };
-		} else {
-			// A pen's other end and the right button erase.
-			this.gesture = { last: this.inside(at), paints: true, erase: this.tool === "eraser" || [2, 5].includes(e.button) };
-			this.onpaint();
-			this.paint(e);
+			return;
 		}
+		const does = e.button === 1 || this.moves ? "pan" : this.beside(this.inside(at)) ? "frame" : "paint";
+		// A pen's other end and the right button erase.
+		const erase = this.tool === "eraser" || [2, 5].includes(e.button);
+		this.gesture = { last: does === "paint" ? this.inside(at) : at, does, erase };
+		if (does !== "paint") return;
+		this.onpaint();
+		this.paint(e);
 	}
 
 	/** @param {PointerEvent} e */
@@ -126,11 +160,13 @@ export class Stage {
 			this.zoom(apart(at) / apart(before), other);
 			this.pan((at.x - before.x) / 2, (at.y - before.y) / 2);
 			this.fingers.set(e.pointerId, at);
-		} else if (gesture?.paints) {
+		} else if (gesture?.does === "paint") {
 			const all = e.getCoalescedEvents?.() ?? [];
 			for (const each of all.length ? all : [e]) this.paint(each);
 		} else if (gesture) {
-			this.pan(at.x - gesture.last.x, at.y - gesture.last.y);
+			const by = { x: at.x - gesture.last.x, y: at.y - gesture.last.y };
+			if (gesture.does === "pan") this.pan(by.x, by.y);
+			else this.onframe({ x: by.x / this.scale, y: by.y / this.scale });
 			gesture.last = at;
 		}
 		this.hover(e.pointerType === "touch" ? null : this.inside(at));
@@ -140,7 +176,7 @@ export class Stage {
 	up(e) {
 		this.fingers.delete(e.pointerId);
 		if (this.fingers.size || !this.gesture) return;
-		if (this.gesture.paints) this.mask.commit();
+		if (this.gesture.does === "paint") this.mask.commit();
 		this.gesture = null;
 		this.draw();
 	}
@@ -180,11 +216,12 @@ export class Stage {
 		const [x, y] = ways[/** @type {keyof typeof ways} */ (e.key)] ?? [];
 		if (x === undefined || e.ctrlKey || e.metaKey) return;
 		e.preventDefault();
-		if (this.tool === "hand") return this.pan(-32 * x, -32 * y);
-		const from = this.cursor ?? { x: 0.5, y: 0.5 };
-		const step = e.altKey ? 1 / SIDE : this.width / 2;
-		const clamp = (/** @type {number} */ value) => Math.min(Math.max(value, 0), 1);
-		const to = { x: clamp(from.x + x * step), y: clamp(from.y + y * step) };
+		if (this.moves) return this.pan(-32 * x, -32 * y);
+		const { width, height } = this.size;
+		const { place } = this.scene ?? { place: { x: 0, y: 0, width, height } };
+		const from = this.cursor ?? { x: place.x + place.width / 2, y: place.y + place.height / 2 };
+		const step = e.altKey ? 1 : this.width / 2;
+		const to = { x: within(from.x + x * step, 0, width), y: within(from.y + y * step, 0, height) };
 		if (e.shiftKey || e.key === "Enter") {
 			this.onpaint();
 			this.mask.stroke(from, to, this.width, this.tool === "eraser");
@@ -202,36 +239,58 @@ export class Stage {
 		this.frame = requestAnimationFrame(() => this.render());
 	}
 
+	get moves() {
+		return this.tool === "hand" || this.held || !this.masks;
+	}
+
 	render() {
 		const pen = this.canvas.getContext("2d");
-		const { scale, corner } = this;
-		const moves = this.tool === "hand" || this.held;
-		this.canvas.style.cursor = moves ? "grab" : "none";
+		const { scale, corner, scene, cursor, moves } = this;
+		const { width, height } = this.size;
+		const off = cursor && !this.keyed && this.beside(cursor);
+		this.canvas.style.cursor = moves || off ? "grab" : "none";
 		pen?.reset();
-		if (!pen || !this.picture) return;
+		if (!pen || !scene) return;
+		const { place } = scene;
 		pen.scale(devicePixelRatio, devicePixelRatio);
 		pen.translate(corner.x, corner.y);
+		pen.scale(scale, scale);
+		pen.beginPath();
+		pen.rect(0, 0, width, height);
+		pen.save();
+		pen.clip();
 		pen.imageSmoothingQuality = "high";
-		pen.imageSmoothingEnabled = scale < this.fitting * 3; // far in, pixels are pixels
-		pen.drawImage(this.picture, 0, 0, scale, scale);
-		const y = Math.min(this.drawn, this.kept) * scale;
+		// Far in, pixels are pixels.
+		pen.imageSmoothingEnabled = scale < this.fitting * 3 || scale * width < 3 * scene.source.width;
+		paint(pen, scene, this.patch);
+		const y = place.y + Math.min(this.drawn, this.kept) * place.height;
 		pen.fillStyle = "rgb(120 120 120 / 55%)";
-		pen.fillRect(0, y, scale, scale - y);
+		pen.fillRect(place.x, y, place.width, place.y + place.height - y);
 		pen.fillStyle = "#fff";
-		if (this.drawn < 1) pen.fillRect(0, y - 1, scale, 2);
-		if (this.masked) pen.drawImage(this.colored(), 0, 0, scale, scale);
-		if (this.cursor && (this.keyed || !moves)) this.outline(pen, this.cursor);
+		if (this.drawn < 1) pen.fillRect(place.x, y - 1 / scale, place.width, 2 / scale);
+		if (this.masked && this.masks) pen.drawImage(this.colored(), 0, 0);
+		if (this.framed) {
+			pen.rect(place.x, place.y, place.width, place.height);
+			pen.fillStyle = "rgb(20 20 22 / 62%)";
+			pen.fill("evenodd");
+			pen.strokeStyle = "#fff";
+			pen.lineWidth = 2 / scale;
+			pen.strokeRect(place.x, place.y, place.width, place.height);
+		}
+		pen.restore();
+		if (cursor && (this.keyed || !(moves || off))) this.outline(pen, cursor);
 	}
 
 	/** The brush: a light ring in a dark one shows on any picture. @param {CanvasRenderingContext2D} pen @param {Point} at */
 	outline(pen, { x, y }) {
 		pen.beginPath();
-		pen.arc(x * this.scale, y * this.scale, Math.max(2, (this.width * this.scale) / 2), 0, 7);
-		pen.setLineDash(this.tool === "eraser" ? [4, 3] : []);
-		pen.lineWidth = 3;
+		const unit = 1 / this.scale;
+		pen.arc(x, y, Math.max(2 * unit, this.width / 2), 0, 7);
+		pen.setLineDash(this.tool === "eraser" ? [4 * unit, 3 * unit] : []);
+		pen.lineWidth = 3 * unit;
 		pen.strokeStyle = "rgb(0 0 0 / 60%)";
 		pen.stroke();
-		pen.lineWidth = 1.5;
+		pen.lineWidth = 1.5 * unit;
 		pen.strokeStyle = "#fff";
 		pen.stroke();
 	}
@@ -240,18 +299,19 @@ export class Stage {
 	colored() {
 		if (this.tinted === this.mask.version) return this.tint;
 		this.tinted = this.mask.version;
-		const [pen, mask, edge] = [context(this.tint), this.mask.canvas, square()];
-		pen.reset();
+		const { width, height, canvas: mask } = this.mask;
+		const [tint, edge] = [0, 1].map(() => new OffscreenCanvas(width, height));
+		const pen = context(tint);
 		pen.drawImage(mask, 0, 0);
 		pen.globalCompositeOperation = "source-in";
 		pen.fillStyle = "rgb(255 58 122 / 46%)";
-		pen.fillRect(0, 0, SIDE, SIDE);
+		pen.fillRect(0, 0, width, height);
 		pen.globalCompositeOperation = "source-atop";
 		pen.strokeStyle = "rgb(255 214 226 / 50%)";
 		pen.lineWidth = 2.5;
-		for (let x = -SIDE; x < SIDE; x += 12) {
-			pen.moveTo(x, SIDE);
-			pen.lineTo(x + SIDE, 0);
+		for (let x = -height; x < width; x += 12) {
+			pen.moveTo(x, height);
+			pen.lineTo(x + height, 0);
 		}
 		pen.stroke();
 		const line = context(edge);
@@ -260,9 +320,9 @@ export class Stage {
 		line.drawImage(mask, 0, 0);
 		line.globalCompositeOperation = "source-in";
 		line.fillStyle = "rgb(150 0 60 / 90%)";
-		line.fillRect(0, 0, SIDE, SIDE);
+		line.fillRect(0, 0, width, height);
 		pen.globalCompositeOperation = "source-over";
 		pen.drawImage(edge, 0, 0);
-		return this.tint;
+		return (this.tint = tint);
 	}
 }
