@@ -20,7 +20,7 @@ for module, package in (("starlette", ".[serve]"), ("playwright", "playwright"))
     require_module(module, f"pip install {package}")
 CHROMIUM = require_program("chromium", "apt-get install chromium")
 
-from playwright.sync_api import Browser, Page, expect, sync_playwright  # noqa: E402
+from playwright.sync_api import Browser, Page, Route, expect, sync_playwright  # noqa: E402
 
 from editar_rt.images.masks import read_mask  # noqa: E402
 from tests.runtime.demo import CELL, GRID, PICTURE, SAMPLES, SIDE, WORDS  # noqa: E402
@@ -633,6 +633,274 @@ def test_a_server_with_a_key_is_given_it(browser: Browser) -> None:
         page.locator("#file").set_input_files(PICTURE)
         edit(Mouse(page))
         page.close()
+
+
+# What goes wrong, and what is done twice.
+
+
+@pytest.fixture
+def mouse(visit: Opener) -> Mouse:
+    """The page with a picture in it, and a mouse."""
+    page = visit()
+    page.locator("#file").set_input_files(PICTURE)
+    expect(page.locator("#status")).to_contain_text("Paint over")
+    page.locator("#prompt").fill(WORDS)
+    return Mouse(page)
+
+
+def test_a_double_click_on_edit_does_not_stop_it_and_one_on_stop_does_not_edit_again(
+    mouse: Mouse, server: Server
+) -> None:
+    before = len(server.works)
+    server.hold(3)
+    mouse.page.locator("#edit").dblclick()
+    expect(mouse.page.locator("#status")).to_have_text("Row 3 of 8")
+    mouse.page.locator("#stop").dblclick()
+    expect(mouse.page.locator("#status")).to_have_text("Stopped at row 3 of 8")
+    expect(mouse.page.locator("#edit")).to_be_visible()
+    assert len(server.works) == before + 1
+
+
+def test_enter_that_is_held_on_edit_does_not_go_on_to_stop(mouse: Mouse, server: Server) -> None:
+    page = mouse.page
+    server.hold(3)
+    page.locator("#edit").focus()
+    for _ in range(4):
+        page.keyboard.down("Enter")  # from the second on they are repetitions
+    expect(page.locator("#stop")).to_be_focused()
+    expect(page.locator("#status")).to_have_text("Row 3 of 8")
+    page.keyboard.up("Enter")
+    server.release()
+    expect(page.locator("#status")).to_contain_text("Done")
+    expect(page.locator("#edit")).to_be_focused()
+
+
+def test_an_edit_that_is_stopped_before_its_first_row_leaves_the_source(mouse: Mouse, server: Server) -> None:
+    server.hold(0)
+    mouse.press("#edit")
+    expect(mouse.page.locator("#status")).to_have_text("Reading the picture…")
+    mouse.press("#stop")
+    expect(mouse.page.locator("#status")).to_have_text("Stopped")
+    expect(mouse.page.locator("#canvas")).to_have_attribute("aria-label", "Source picture, and mask")
+
+
+def test_a_page_that_is_left_frees_its_rows(mouse: Mouse, server: Server) -> None:
+    server.hold(3)
+    mouse.press("#edit")
+    expect(mouse.page.locator("#status")).to_have_text("Row 3 of 8")
+    mouse.page.reload()
+    server.release()
+    server.wait_until_idle()
+    expect(mouse.page.locator("#model")).to_contain_text("pixels")
+
+
+def test_a_picture_that_is_opened_in_an_edit_does_not_disturb_it(mouse: Mouse, server: Server) -> None:
+    page = mouse.page
+    server.hold(3)
+    begin(mouse, seed=6)
+    expect(page.locator("#status")).to_have_text("Row 3 of 8")
+    page.locator("#file").set_input_files(SAMPLES / "recolour-1.png")
+    expect(page.locator("#status")).to_contain_text("Paint over")
+    server.release()
+    expect(page.locator("#history li")).to_have_count(1)
+    expect(page.locator("#canvas")).to_have_attribute("aria-label", "Source picture, and mask")
+    assert np.array_equal(pixels(saved(page)), pixels(SAMPLES / "recolour-1.png"))
+    mouse.press("#history .look")
+    expect(page.locator("#canvas")).to_have_attribute("aria-label", "Result with seed 6, and mask")
+    assert np.array_equal(pixels(saved(page)), np.asarray(server.editor.edit(str(PICTURE), WORDS, seed=6).image))
+
+
+def test_of_two_pictures_the_one_that_was_opened_last_stays(mouse: Mouse, tmp_path: Path) -> None:
+    Image.new("RGB", (6000, 2600), "navy").save(tmp_path / "slow.png")
+    mouse.page.locator("#file").set_input_files(tmp_path / "slow.png")
+    mouse.page.locator("#file").set_input_files(SAMPLES / "recolour-1.png")
+    mouse.page.wait_for_timeout(1500)  # until the slow one has been read too
+    assert np.array_equal(pixels(saved(mouse.page)), pixels(SAMPLES / "recolour-1.png"))
+
+
+def test_a_number_of_variants_that_cannot_be_is_not_asked_for(mouse: Mouse, server: Server) -> None:
+    edit(mouse)
+    before = len(server.works)
+    for number in ("-1", "0", "99"):
+        mouse.page.locator("#n").fill(number)
+        mouse.press("#edit")
+        mouse.page.locator("#row").focus()
+        mouse.page.keyboard.press("ArrowUp")
+        mouse.press("#reroll")
+    expect(mouse.page.locator("#status")).to_contain_text("Done")
+    assert len(server.works) == before
+
+
+@pytest.mark.parametrize(("start", "end", "row"), [(1, -3, 0), (0, 4, GRID)], ids=["above", "below"])
+def test_the_row_line_stays_on_the_picture(mouse: Mouse, start: float, end: float, row: int) -> None:
+    edit(mouse)
+    handle = mouse.page.locator("#row")
+    mouse.move_line(round(start * GRID))
+    mouse._drag(place(mouse.page, 0.5, start), place(mouse.page, 0.5, end))
+    expect(handle).to_have_attribute("aria-valuenow", str(row))
+
+
+def test_three_fingers_neither_paint_nor_stick(visit: Opener) -> None:
+    page = visit(**Touch.context)
+    page.locator("#file").set_input_files(PICTURE)
+    expect(page.locator("#status")).to_contain_text("Paint over")
+    hand = Touch(page)
+    spread = [place(page, x, 0.5) for x in (0.3, 0.5, 0.7)]
+    hand._fingers(spread, [place(page, x, 0.6) for x in (0.2, 0.5, 0.8)])
+    expect(page.locator("#masked")).to_contain_text("No mask")
+    page.keyboard.press("0")
+    hand.paint((0.3, 0.6), (0.7, 0.6))
+    assert painted(page) > 0
+
+
+def test_a_stroke_beside_the_picture_paints_where_it_crosses_it(mouse: Mouse) -> None:
+    mouse.paint((-0.04, 0.5), (1.04, 0.5))
+    assert 9 <= painted(mouse.page) <= 13
+    mouse.press("#clear")
+    mouse.paint((-0.2, 0.1), (-0.15, 0.9))
+    expect(mouse.page.locator("#masked")).to_contain_text("No mask")
+
+
+def trouble(browser: Browser, server: Server, script: str = "") -> Page:
+    """A page in which errors may be logged."""
+    context = browser.new_context(**Mouse.context)
+    context.add_init_script(script)
+    page = context.new_page()
+    page.goto(server.url)
+    page.locator("#file").set_input_files(PICTURE)
+    expect(page.locator("#tools")).to_be_visible()
+    page.locator("#prompt").fill(WORDS)
+    return page
+
+
+def test_a_browser_that_stores_nothing_still_edits_and_says_so(browser: Browser, server: Server) -> None:
+    page = trouble(
+        browser,
+        server,
+        """for (const name of ["indexedDB", "sessionStorage"])
+            Object.defineProperty(window, name, { get() { throw new DOMException("denied", "SecurityError") } })""",
+    )
+    expect(page.locator("#model")).to_contain_text("pixels")
+    edit(Mouse(page))
+    page.locator("#history [title=Keep]").click()
+    expect(page.locator("#alert")).to_have_text("This browser cannot keep it: its store is full or turned off.")
+    expect(page.locator("#history [title=Keep]")).to_have_attribute("aria-pressed", "false")
+    page.context.close()
+
+
+def test_a_store_that_is_full_keeps_nothing_and_says_so(browser: Browser, server: Server) -> None:
+    page = trouble(
+        browser,
+        server,
+        """const put = IDBObjectStore.prototype.put
+        IDBObjectStore.prototype.put = function (value) {  // as a browser ends a transaction for which there is no room
+            const request = put.call(this, value)
+            request.addEventListener("success", () => this.transaction.abort())
+            return request
+        }""",
+    )
+    edit(Mouse(page))
+    page.locator("#history [title=Keep]").click()
+    expect(page.locator("#alert")).to_contain_text("full or turned off")
+    expect(page.locator("#history [title=Keep]")).to_have_attribute("aria-pressed", "false")
+    page.context.close()
+
+
+def test_a_lost_connection_is_told_and_the_next_edit_goes_on(browser: Browser, server: Server) -> None:
+    page = trouble(browser, server)
+    page.context.set_offline(True)
+    page.locator("#edit").click()
+    expect(page.locator("#alert")).to_have_text("The server cannot be reached; is editar serve still running?")
+    expect(page.locator("#status")).to_have_text("Not finished")
+    page.context.set_offline(False)
+    edit(Mouse(page))
+    expect(page.locator("#alert")).to_have_text("")
+    page.context.close()
+
+
+def test_a_page_that_was_opened_too_early_learns_of_the_model_when_it_edits(browser: Browser, server: Server) -> None:
+    page = browser.new_page(**Mouse.context)
+    page.route("**/v1/models", lambda route: route.abort())
+    page.goto(server.url)
+    expect(page.locator("#alert")).to_contain_text("cannot be reached")
+    page.unroute("**/v1/models")
+    page.locator("#file").set_input_files(PICTURE)
+    expect(page.locator("#tools")).to_be_visible()
+    server.hold(3)
+    begin(Mouse(page))
+    expect(page.locator("#status")).to_have_text("Row 3 of 8")
+    server.release()
+    expect(page.locator("#status")).to_contain_text("Done")
+    expect(page.locator("#model")).to_contain_text("128 × 128 pixels")
+    page.close()
+
+
+def test_rows_of_another_model_are_not_kept(mouse: Mouse, server: Server) -> None:
+    page = mouse.page
+    edit(mouse)
+
+    def other(route: Route) -> None:
+        described = route.fetch().json()
+        described["data"][0]["editar"].update(bundle="another", rows=16, size=256)
+        route.fulfill(json=described)
+
+    page.route("**/v1/models", other)
+    mouse.move_line(4)
+    mouse.press("#reroll")
+    expect(page.locator("#alert")).to_have_text("Another model made this result; edit it anew.")
+    expect(page.locator("#model")).to_contain_text("256 × 256 pixels")
+    page.unroute("**/v1/models")
+    edit(mouse)
+    expect(page.locator("#model")).to_contain_text("128 × 128 pixels")
+
+
+def test_two_tabs_keep_results_for_each_other(visit: Opener) -> None:
+    first = visit()
+    second = first.context.new_page()
+    second.goto(first.url)
+    for seed, page in enumerate((first, second)):
+        page.locator("#file").set_input_files(PICTURE)
+        expect(page.locator("#tools")).to_be_visible()
+        edit(Mouse(page), seed=seed)
+        page.locator("#history [title=Keep]").click()
+        expect(page.locator("#history [title=Keep]")).to_have_attribute("aria-pressed", "true")
+    first.reload()
+    expect(first.locator("#history li")).to_have_count(2)
+
+
+def test_keys_alone_go_from_a_picture_to_its_saved_result(visit: Opener, server: Server) -> None:
+    page = visit()
+    with page.expect_file_chooser() as chooser:
+        page.keyboard.press("o")
+    chooser.value.set_files(PICTURE)
+    expect(page.locator("#canvas")).to_be_focused()
+    page.keyboard.press("Enter")  # a dot in the middle
+    for _ in range(40):
+        page.keyboard.press("Tab")
+        if page.evaluate("document.activeElement.id") == "prompt":
+            break
+    page.keyboard.type("make the cone red")
+    page.keyboard.press("Tab")
+    page.keyboard.press("Tab")
+    expect(page.locator("#edit")).to_be_focused()
+    page.keyboard.press("Enter")
+    expect(page.locator("#status")).to_contain_text("Done")
+    with page.expect_download() as waiting:
+        page.keyboard.press("s")
+    assert pixels(Path(waiting.value.path())).shape == (SIDE, SIDE, 3)
+    assert server.works[-1].request.mask is not None
+
+
+def test_every_control_has_a_name_of_its_own_for_those_who_hear_it(mouse: Mouse) -> None:
+    edit(mouse, n="2")
+    controls = mouse.page.get_by_role("button").all() + mouse.page.get_by_role("slider").all()
+    names = [
+        each.evaluate("(e) => e.ariaLabel || e.innerText.trim() || e.title || e.labels?.[0]?.innerText")
+        for each in controls
+        if each.is_visible()
+    ]
+    assert len(names) > 20 and all(names)
+    assert sorted(set(names)) == sorted(names)
 
 
 # How it is made.

@@ -69,6 +69,7 @@ export class History {
 		const [again, star, bin] = ["Use again", "Keep", "Delete"].map((label) => {
 			const button = make("button");
 			button.title = label;
+			button.ariaLabel = `${label}: ${entry.settings.prompt}, seed ${entry.seed}`;
 			draw(button, label.split(" ").pop() ?? "");
 			actions.append(button);
 			return button;

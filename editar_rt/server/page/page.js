@@ -26,6 +26,7 @@ let seen = SOURCE; // the variant on the stage, or the source
 let comparing = false;
 let beside = false;
 let line = 0; // the row line's place
+let wishes = 0; // pictures that were asked for: a large one may be read after those that were asked for later
 
 // What is shown.
 
@@ -137,8 +138,10 @@ function tiles(box, size) {
 /** @param {File} file */
 async function open(file) {
 	warn();
+	const wish = ++wishes;
 	try {
 		const picture = await read(file, file.name);
+		if (wish !== wishes) return;
 		mask.reset(raster(picture));
 		ui.at.value = "50";
 		const { width, height } = picture;
@@ -261,7 +264,7 @@ function begin() {
 /** Draw the rows below the line again, with another seed. */
 function reroll() {
 	const now = variant();
-	if (running || !now?.entry || !now.square || !shown || line >= ends()[1]) return;
+	if (running || !now?.entry || !now.square || !shown || line >= ends()[1] || !ui.n.reportValidity()) return;
 	const wanted = { ...now.entry.settings, n: ui.n.value || "1", seed: "" };
 	void run(wanted, shown, { entry: now.entry, square: now.square, row: line });
 }
@@ -276,7 +279,9 @@ async function sceneOf(entry) {
 
 /** @param {Entry} entry */
 async function showEntry(entry) {
+	const wish = ++wishes;
 	const [scene, square] = await Promise.all([sceneOf(entry), read(entry.picture)]);
+	if (wish !== wishes) return;
 	if (!source) {
 		source = scene.source;
 		mask.reset(raster(source));
@@ -287,7 +292,9 @@ async function showEntry(entry) {
 
 /** @param {Entry} entry */
 async function use(entry) {
+	const wish = ++wishes;
 	const { source: from } = await sceneOf(entry);
+	if (wish !== wishes) return;
 	/** @type {Settings} */
 	const values = { ...entry.settings, seed: String(entry.seed), n: "1" };
 	for (const field of form.elements) {
@@ -454,6 +461,10 @@ const actions = [
 ];
 connect({ actions, stage, mask, begin, stop, see: (i) => shown?.variants[i] && see(i), compare, open, loadMask, resize });
 ui.fits.oninput = refresh;
+addEventListener("unhandledrejection", (e) => {
+	e.preventDefault();
+	warn(words(e.reason));
+});
 
 async function meet() {
 	const found = await known();
