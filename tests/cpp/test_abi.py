@@ -22,7 +22,7 @@ import editar_rt
 from editar_rt.__main__ import main
 from tests.commands import in_process
 from tests.cpp import library as c
-from tests.cpp.installed import run
+from tests.cpp.installed import engine_library, run
 from tests.cpp.library import CRequest, CSampling, Library, Model, ModelOptions, Refused, Session, as_sampling
 from tests.runtime.demo import BUNDLE, COUNT, PICTURE, SIDE, WORDS
 
@@ -407,6 +407,11 @@ def test_options_of_a_model_are_checked(library: Library) -> None:
     options = ModelOptions(onnxruntime_path=b"/another.so")
     with pytest.raises(Refused, match="already opened ONNX Runtime"):
         library.call("open_model", str(BUNDLE).encode(), ctypes.byref(options), ctypes.byref(handle))
+
+
+def test_the_same_engine_by_another_name_is_the_same(library: Library, model: Model, tmp_path: Path) -> None:
+    (tmp_path / "link.so").symlink_to(engine_library())
+    library.open(BUNDLE, onnxruntime_path=os.fsencode(tmp_path / "link.so")).close()
 
 
 def test_a_machine_without_cuda_says_so(library: Library) -> None:

@@ -113,6 +113,14 @@ def test_a_header_is_looked_for_again_where_it_has_moved(tmp_path: Path) -> None
     assert found_below(second) == f"{second}/usr/include/onnxruntime"  # the same one, which looks different now
 
 
+@pytest.mark.parametrize(("given", "told"), [("lib", "${prefix}/lib"), ("/somewhere/lib", "/somewhere/lib")])
+def test_pkg_config_is_told_where_the_library_is(tmp_path: Path, given: str, told: str) -> None:
+    require_program("cmake", PACKAGES)
+    options = ["-DEDITAR_PICTURE_FILES=OFF", f"-DONNXRUNTIME_ROOT={onnxruntime_root()}"]
+    run(["cmake", "-S", str(CPP), "-B", str(tmp_path), f"-DCMAKE_INSTALL_LIBDIR={given}", *options])
+    assert f"\nlibdir={told}\n" in (tmp_path / "editar.pc").read_text(encoding="utf-8")
+
+
 def test_the_wheel_is_without_it_and_the_source_archive_has_it(tmp_path: Path) -> None:
     text = (CPP.parents[1] / "pyproject.toml").read_text(encoding="utf-8")
     assert 'exclude = ["editar_rt/cpp"]' in text

@@ -81,7 +81,7 @@ OnnxRuntime& OnnxRuntime::get(const char* path) {
     std::lock_guard<std::mutex> held(lock);
     const std::string wanted = path == nullptr ? "" : path;
     if (ort.api_ != nullptr) {
-        if (!wanted.empty() && wanted != ort.path_)
+        if (!wanted.empty() && wanted != ort.path_ && !is_library_at(ort.library_, wanted))
             throw backend_error(
                 "this process has already opened ONNX Runtime " + ort.version_ +
                 (ort.path_.empty() ? "" : " from " + ort.path_) +
@@ -115,6 +115,7 @@ OnnxRuntime& OnnxRuntime::get(const char* path) {
     ort.env_ = env;
     ort.cpu_ = cpu;
     ort.path_ = wanted;
+    ort.library_ = library;
     ort.api_ = api;
     return ort;
 }

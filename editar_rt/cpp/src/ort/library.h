@@ -40,6 +40,7 @@ public:
 
 private:
     OnnxRuntime() = default;
+    void* library_ = nullptr;
     const OrtApi* api_ = nullptr;
     OrtEnv* env_ = nullptr;
     OrtMemoryInfo* cpu_ = nullptr;
