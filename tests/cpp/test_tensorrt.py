@@ -61,9 +61,11 @@ def test_an_edit_has_pythons_tokens_and_pixels(
     edited = mine.edit(WORDS, sampling=as_sampling({"seed": 7}), speculate=4)
     assert_same(edited, [theirs.edit(WORDS, seed=7, speculate=4)])
     # The unconditional row is kept from before, while the other one is stepped alone.
-    settings = {"seed": 9, "cfg_interval": (20, 50)}
+    settings = {"seed": 9, "cfg_interval": (20, 50), "cfg_scale": 8.0, "temperature": 4.0, "top_k": 0}
     edited = mine.edit(WORDS, sampling=as_sampling(settings), mask=mask)
     assert_same(edited, [theirs.edit(WORDS, mask=mask, **settings)])
+    edited = mine.edit(WORDS, sampling=as_sampling(settings), speculate=4)
+    assert_same(edited, [theirs.edit(WORDS, speculate=4, **settings)])
     first = theirs.edit(WORDS, seed=4, cfg_scale=1.0)
     again = mine.edit(WORDS, sampling=as_sampling({"seed": 5, "cfg_scale": 1.0}), kept=first.tokens[: 3 * GRID])
     assert_same(again, [theirs.resume(3, seed=5, cfg_scale=1.0)])

@@ -196,6 +196,27 @@ def test_a_step_writes_its_rows_and_touches_no_other_position_of_a_sequence(
     assert not changed.any()
 
 
+@pytest.mark.parametrize("positions", [1, 4])
+def test_a_row_that_was_not_asked_for_keeps_all_that_a_sequence_may_hold(
+    golden_gpt_bundle_native: Path, positions: int
+) -> None:
+    """An engine of three rows also writes the one between those asked for: behind the last position of a sequence."""
+    backend = backend_of(golden_gpt_bundle_native, Plan((1, 3), (16,), (4,)))
+    cache = FilledRows(backend, 3, 316)
+    cache.forward(np.ones((1, 316), np.int32), first_row=1)
+    memory = np.zeros((6, 3, 4, 320, 32), np.float32)  # layers' keys and values, rows, heads, capacity, width
+
+    def read() -> np.ndarray:
+        backend.engines.memory.to_host(memory, cache.decoder._address)
+        return memory[:, 1].copy()
+
+    before = read()
+    rows, none = np.asarray([0, 2], np.int32), np.zeros(2, np.int32)
+    cache.decoder.run(Batch(rows, none, none + np.int32(positions), np.full((2, positions), 2, np.int32), None, 1))
+    changed = (before != read()).any(axis=(0, 1, 3))
+    assert changed.any() and not changed[:316].any()
+
+
 @pytest.mark.parametrize("drafts", [(2,), (4, 8), (16,)], ids=str)
 def test_drafts_run_in_all_rows_at_once_whatever_their_positions(
     folder: Path, drafts: tuple[int, ...], monkeypatch: pytest.MonkeyPatch

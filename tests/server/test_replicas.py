@@ -104,13 +104,17 @@ def test_what_this_package_said_is_found_in_errors_that_ray_wraps() -> None:
 
 def test_arguments_are_read_as_ray_gives_them() -> None:
     texts = {"bundle": ABSOLUTE, "replicas": "1-4", "threads": "2", "pictures": "4", "queue_timeout": "9.5"}
-    from_command = ray.read_deployment({**texts, "allow_host": "a.example, b.example", "page": "false"}, "key")
+    from_command = ray.read_deployment(
+        {**texts, "allow_host": "a.example, b.example", "page": "false", "check": "false"}, "key"
+    )
     numbers = {"bundle": ABSOLUTE, "replicas": "1-4", "threads": 2, "pictures": 4, "queue_timeout": 9.5}
-    from_file = ray.read_deployment({**numbers, "allow_host": "a.example,b.example", "page": False}, "key")
+    from_file = ray.read_deployment(
+        {**numbers, "allow_host": "a.example,b.example", "page": False, "check": False}, "key"
+    )
     assert from_command == from_file
     assert from_file.replicas == (1, 4) and from_file.threads == 2
     assert from_file.limits == Limits(pictures=4, queue_timeout=9.5)
-    assert from_file.options == Options(Access.of(["a.example", "b.example"], [], "key"), page=False)
+    assert from_file.options == Options(Access.of(["a.example", "b.example"], [], "key"), page=False, check=False)
     assert from_file.fingerprint == Bundle.open(BUNDLE).fingerprint
 
 
