@@ -4,7 +4,7 @@ import { make, ui } from "./dom.js";
 import { History } from "./history.js";
 import { Mask, raster } from "./mask.js";
 import { known, patiently } from "./patience.js";
-import { cut, download, joined, maskFile, paint, patched, placed, read, whole } from "./pictures.js";
+import { cut, download, joined, maskFile, paint, patched, placed, reached, read, whole } from "./pictures.js";
 import { Stage, within } from "./stage.js";
 
 const SOURCE = -1;
@@ -258,6 +258,7 @@ async function run(wanted, scene, above) {
 function begin() {
 	if (running) return;
 	if (!source) warn("Open a picture first.");
+	else if (mask.painted && !reached(scene(source))) warn("The mask is beside the bright square: move the square, or clear the mask.");
 	else if (form.reportValidity()) void run(settings(), scene(source));
 }
 
