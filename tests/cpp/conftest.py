@@ -12,7 +12,7 @@ import pytest
 
 from tests.cpp.gpu import CASES, GPUS, RECIPES, Built, Gpu, build_kind, build_with
 from tests.cpp.inside import Inside
-from tests.cpp.installed import installed, sanitized, static
+from tests.cpp.installed import installed, sanitized
 from tests.cpp.lasting import two_models_in_two_threads
 from tests.cpp.tidy import checked, sources_to_check
 from tests.runtime.demo import BUNDLE
@@ -29,7 +29,7 @@ def ahead(request: pytest.FixtureRequest) -> Iterator[None]:
             pool.submit(checked, source)
 
     if "test_clang_tidy_finds_nothing" in wanted and "test_200_lives_leave_nothing_behind" in wanted:
-        for begun in (installed, partial(sanitized, "address,undefined"), two_models_in_two_threads, static, check_all):
+        for begun in (installed, partial(sanitized, "address,undefined"), two_models_in_two_threads, check_all):
             pool.submit(begun)
     yield
     pool.shutdown(cancel_futures=True)

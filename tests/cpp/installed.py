@@ -78,14 +78,16 @@ SANITIZED = ("-DEDITAR_CLI=OFF", "-DCMAKE_BUILD_TYPE=RelWithDebInfo", "-DCMAKE_C
 
 
 def sanitized(sanitizers: str) -> Path:
-    """The runtime under sanitizers, as `installed`."""
-    return installed(sanitizers.replace(",", "-"), (*SANITIZED, f"-DEDITAR_SANITIZE={sanitizers}"))
+    """The runtime under sanitizers, as `installed`: under ThreadSanitizer a static library, so that one is built."""
+    kind = ("-DBUILD_SHARED_LIBS=OFF",) if sanitizers == "thread" else ()
+    return installed(sanitizers.replace(",", "-"), (*SANITIZED, f"-DEDITAR_SANITIZE={sanitizers}", *kind))
 
 
-def static() -> Path:
-    """The runtime as a static library, as `installed`."""
-    unoptimized = ("-DCMAKE_BUILD_TYPE=Debug", "-DCMAKE_CXX_FLAGS_DEBUG=-O0")
-    return installed("static", ("-DBUILD_SHARED_LIBS=OFF", "-DEDITAR_CLI=OFF", *unoptimized))
+def flags_of(prefix: Path) -> list[str]:
+    """What pkg-config tells of an installed runtime: flags for a compiler."""
+    require_program("pkg-config", "apt-get install pkg-config")
+    environment = os.environ | {"PKG_CONFIG_PATH": str(prefix / "lib/pkgconfig")}
+    return run(["pkg-config", "--cflags", "--libs", "editar"], env=environment).split()
 
 
 def objects(prefix: Path) -> list[Path]:

@@ -22,7 +22,7 @@ import editar_rt
 from editar_rt.__main__ import main
 from tests.commands import in_process
 from tests.cpp import library as c
-from tests.cpp.installed import run
+from tests.cpp.installed import engine_library, run
 from tests.cpp.library import CRequest, CSampling, Library, Model, ModelOptions, Refused, Session, as_sampling
 from tests.runtime.demo import BUNDLE, COUNT, PICTURE, SIDE, WORDS
 
@@ -409,6 +409,11 @@ def test_options_of_a_model_are_checked(library: Library) -> None:
         library.call("open_model", str(BUNDLE).encode(), ctypes.byref(options), ctypes.byref(handle))
 
 
+def test_the_same_engine_by_another_name_is_the_same(library: Library, model: Model, tmp_path: Path) -> None:
+    (tmp_path / "link.so").symlink_to(engine_library())
+    library.open(BUNDLE, onnxruntime_path=os.fsencode(tmp_path / "link.so")).close()
+
+
 def test_a_machine_without_cuda_says_so(library: Library) -> None:
     with pytest.raises(Refused, match="does not run on CUDA here") as refused:
         library.open(BUNDLE, device=b"cuda")
@@ -484,3 +489,48 @@ def test_the_code_that_the_engine_calls_outlives_dlclose(library: Library) -> No
     """ONNX Runtime's environment is never closed, and hands its messages to the library."""
     path = str(Path(library.dll._name).resolve())
     assert run([sys.executable, "-c", UNLOADED, path]).strip() == "True"
+
+
+SHORT_OF_MEMORY = """
+import json, resource
+import numpy as np
+from pathlib import Path
+from tests.cpp.library import Refused, open_library
+from tests.runtime.demo import BUNDLE
+
+def limited(more, call):
+    now = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (now + more, hard))
+    try:
+        call()
+        said.append("done")
+    except Refused as refused:
+        said.append(str(refused))
+    except MemoryError:  # Python's own
+        pass
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
+
+said, same, library, expected = [], [], open_library(), None
+for more in (3 * 10**5, 10**6, 3 * 10**6, 8 * 10**6, 20 * 10**6):
+    model = library.open(BUNDLE, threads=1)
+    limited(more, lambda: model.session(np.zeros((128, 128, 3), np.uint8)))
+    session = model.session(np.zeros((128, 128, 3), np.uint8))
+    limited(more, lambda: session.edit("make the ball green"))
+    tokens = session.edit("make the ball green").tokens.tolist()
+    expected = expected or tokens
+    same.append(tokens == expected)
+    session.close()
+    model.close()
+print(json.dumps({"said": said, "same": same}))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_without_memory_a_call_says_so_and_the_next_one_works() -> None:
+    """Wherever it lacks: in the engine, which says it in several ways, or in the library."""
+    report = json.loads(run([sys.executable, "-c", SHORT_OF_MEMORY]).splitlines()[-1])
+    refused = [each for each in report["said"] if each != "done"]
+    assert len(refused) >= 3 and all("-6: there is not enough memory" in each for each in refused)
+    assert all(report["same"])

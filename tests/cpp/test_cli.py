@@ -261,9 +261,9 @@ def test_an_edit_that_is_told_to_end_writes_nothing(tmp_path: Path) -> None:
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_an_ignored_signal_stays_ignored(tmp_path: Path) -> None:
     """As in the background of a script, which Ctrl-C does not end."""
-    options = ["-o", tmp_path / "out.png", "-n", 64, "--threads", 1]
+    options = ["-o", tmp_path / "out.png", "-n", 8, "--threads", 1]
     done = ended("edit", BUNDLE, PICTURE, WORDS, *options, before=lambda: signal.signal(signal.SIGTERM, signal.SIG_IGN))
-    assert (done.code, done.stderr, len(list(tmp_path.iterdir()))) == (0, "", 64)
+    assert (done.code, done.stderr, len(list(tmp_path.iterdir()))) == (0, "", 8)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")

@@ -35,7 +35,8 @@ def test_an_example(tmp_path: Path, language: str) -> None:
     if language == "c":
         run(["gcc", "-std=c99", "-Wall", "-Wextra", "-Wno-missing-field-initializers", "-Werror", str(source), *flags])
     elif language == "cpp":
-        run(["g++", "-std=c++17", "-Wall", "-Wextra", "-Werror", str(source), *flags])
+        strict = ["-Wpedantic", "-Wconversion", "-Wsign-conversion", "-Wold-style-cast", "-Wshadow"]  # as products may
+        run(["g++", "-std=c++17", "-Wall", "-Wextra", *strict, "-Werror", str(source), *flags])
     elif language == "rust":
         compiler = require_program("rustc", "apt-get install rustc")
         run([compiler, "--edition=2021", f"-L{prefix}/lib", str(source), "-o", str(program)])

@@ -12,7 +12,8 @@ import pytest
 import editar_rt
 from tests.cpp import frozen
 from tests.cpp.build import CPP
-from tests.cpp.installed import HEADER, PACKAGES, engine_library, installed, onnxruntime_root, run, static
+from tests.cpp.installed import HEADER, PACKAGES, flags_of, installed, onnxruntime_root, run, sanitized
+from tests.cpp.lasting import watched_for_races
 from tests.runtime.demo import BUNDLE, SIDE, WORDS
 from tests.tools import require_program
 
@@ -27,7 +28,7 @@ def expected() -> list[int]:
 
 def edited(program: Path, prefix: Path) -> list[int]:
     """The tokens that a product prints."""
-    environment = os.environ | {"EDITAR_ONNXRUNTIME": str(engine_library()), "LD_LIBRARY_PATH": str(prefix / "lib")}
+    environment = watched_for_races() | {"LD_LIBRARY_PATH": str(prefix / "lib")}
     return [int(token) for token in run([str(program), str(BUNDLE), WORDS], env=environment).split()]
 
 
@@ -56,26 +57,26 @@ def test_products_of_both_kinds_are_built_by_cmake(tmp_path: Path, expected: lis
         assert edited(tmp_path / name, prefix) == expected
 
 
-def built_by_pkg_config(prefix: Path, program: Path) -> Path:
-    require_program("pkg-config", "apt-get install pkg-config")
-    environment = os.environ | {"PKG_CONFIG_PATH": str(prefix / "lib/pkgconfig")}
-    flags = run(["pkg-config", "--cflags", "--libs", "editar"], env=environment).split()
-    assert run(["pkg-config", "--modversion", "editar"], env=environment).strip() == editar_rt.__version__
-    run(["gcc", "-std=c99", str(CONSUMERS / "c_program.c"), *flags, "-o", str(program)])
+def built_by_pkg_config(prefix: Path, program: Path, *more: str) -> Path:
+    run(["gcc", "-std=c99", *more, str(CONSUMERS / "c_program.c"), *flags_of(prefix), "-o", str(program)])
     return program
 
 
 def test_a_product_is_built_by_pkg_config(tmp_path: Path, expected: list[int]) -> None:
     prefix = installed()
     assert edited(built_by_pkg_config(prefix, tmp_path / "program"), prefix) == expected
+    environment = os.environ | {"PKG_CONFIG_PATH": str(prefix / "lib/pkgconfig")}
+    assert run(["pkg-config", "--modversion", "editar"], env=environment).strip() == editar_rt.__version__
 
 
 def test_a_static_library_serves_too(tmp_path: Path, expected: list[int]) -> None:
-    prefix = static()
-    run(["cmake", "-S", str(CONSUMERS), "-B", str(tmp_path), f"-DCMAKE_PREFIX_PATH={prefix}"])
+    prefix, flag = sanitized("thread"), "-fsanitize=thread"
+    assert not list((prefix / "lib").glob("libeditar.so*"))
+    flags = [f"-DCMAKE_C_FLAGS={flag}", f"-DCMAKE_CXX_FLAGS={flag}"]
+    run(["cmake", "-S", str(CONSUMERS), "-B", str(tmp_path), f"-DCMAKE_PREFIX_PATH={prefix}", *flags])
     run(["cmake", "--build", str(tmp_path)])
     assert edited(tmp_path / "cpp_program", prefix) == expected
-    assert edited(built_by_pkg_config(prefix, tmp_path / "program"), prefix) == expected
+    assert edited(built_by_pkg_config(prefix, tmp_path / "program", flag), prefix) == expected
 
 
 def test_without_the_header_the_build_says_what_to_do(tmp_path: Path) -> None:
@@ -110,6 +111,14 @@ def test_a_header_is_looked_for_again_where_it_has_moved(tmp_path: Path) -> None
     (second / "usr/include").mkdir(parents=True)
     (second / "include").rename(second / "usr/include/onnxruntime")
     assert found_below(second) == f"{second}/usr/include/onnxruntime"  # the same one, which looks different now
+
+
+@pytest.mark.parametrize(("given", "told"), [("lib", "${prefix}/lib"), ("/somewhere/lib", "/somewhere/lib")])
+def test_pkg_config_is_told_where_the_library_is(tmp_path: Path, given: str, told: str) -> None:
+    require_program("cmake", PACKAGES)
+    options = ["-DEDITAR_PICTURE_FILES=OFF", f"-DONNXRUNTIME_ROOT={onnxruntime_root()}"]
+    run(["cmake", "-S", str(CPP), "-B", str(tmp_path), f"-DCMAKE_INSTALL_LIBDIR={given}", *options])
+    assert f"\nlibdir={told}\n" in (tmp_path / "editar.pc").read_text(encoding="utf-8")
 
 
 def test_the_wheel_is_without_it_and_the_source_archive_has_it(tmp_path: Path) -> None:

@@ -329,6 +329,15 @@ def test_a_truncated_file_is_refused_in_a_sentence(inside: Inside, file: bytes) 
         assert failed.value.status == BAD_PICTURE
 
 
+@pytest.mark.parametrize("marker", [b"\xff\xdb", b"\xff\xc0", b"\xff\xda"])
+def test_bytes_between_the_markers_of_a_jpeg_are_skipped(inside: Inside, marker: bytes) -> None:
+    """As some cameras write them; and a revision of JFIF that nobody knows."""
+    file = JPEGS["4:2:0-75-64x48"]
+    place = file.index(marker)
+    for altered in (file[:place] + b"\x11\x22\x33" + file[place:], file[:11] + b"\x07" + file[12:]):
+        assert np.array_equal(read(inside, altered), np.asarray(open_picture(altered)))
+
+
 @pytest.mark.parametrize("name", ["4:2:0-75-64x48", "progressive", "grey", "colour-6-8-33x17", "palette-16-alpha"])
 def test_altered_files_have_pythons_pixels_or_are_refused(inside: Inside, name: str) -> None:
     """What Pillow refuses may be read, where libraries differ about a damage that does no harm, but not by a crash."""

@@ -131,6 +131,9 @@ class Mouse:
         share = row / GRID if fit == "crop" else (row / GRID - 0.5) * ratio + 0.5
         self._drag(middle(self.page.locator("#row")), (x, place(self.page, 0, share, ratio)[1]))
 
+    def choose_whole_picture(self) -> None:
+        self.press("[name=fit][value=pad]")
+
     def move_frame(self, ratio: float) -> None:
         """Drag the square that the model sees to the left end of a wide picture."""
         self._drag(place(self.page, 0.98, 0.5, ratio), place(self.page, 0.48, 0.5, ratio))
@@ -238,6 +241,10 @@ class Keys(Mouse):
         while int(handle.get_attribute("aria-valuenow")) > row:
             self.page.keyboard.press("ArrowUp")
             self.page.wait_for_timeout(20)
+
+    def choose_whole_picture(self) -> None:
+        self.page.locator("[name=fit][value=crop]").focus()
+        self.page.keyboard.press("ArrowRight")
 
     def move_frame(self, ratio: float) -> None:
         self.page.locator("#at").focus()

@@ -189,14 +189,17 @@ def opened(kind: type[Mouse], visit: Opener, file: Path) -> Any:
     return kind(page)
 
 
-@pytest.mark.parametrize("fit", ["crop", "pad"])
-@pytest.mark.parametrize("kind", HANDS.values(), ids=list(HANDS))
+BY_HAND = [("mouse", "crop"), ("mouse", "pad"), ("touch", "pad"), ("keys", "pad")]
+
+
+@pytest.mark.parametrize(("kind", "fit"), BY_HAND)
 def test_a_whole_photograph_comes_back_as_the_runtime_restores_it(
-    visit: Opener, server: Server, tmp_path: Path, kind: type[Mouse], fit: str
+    visit: Opener, server: Server, tmp_path: Path, kind: str, fit: str
 ) -> None:
     photo = photograph(tmp_path, 192, 128)
-    hand = opened(kind, visit, photo)
-    hand.page.locator(f"[name=fit][value={fit}]").check()
+    hand = opened(HANDS[kind], visit, photo)
+    if fit == "pad":
+        hand.choose_whole_picture()
     edit(hand, seed=3)
     result = pixels(saved(hand.page)).astype(int)
     expected = np.asarray(server.editor.edit(str(photo), WORDS, seed=3, fit=fit, restore=True).image).astype(int)
@@ -239,13 +242,13 @@ def test_outside_of_a_mask_a_photograph_keeps_every_pixel(visit: Opener, tmp_pat
     assert changed.mean() > 0.8  # softer at least
 
 
-@pytest.mark.parametrize("fit", ["crop", "pad"])
-@pytest.mark.parametrize("kind", HANDS.values(), ids=list(HANDS))
+@pytest.mark.parametrize(("kind", "fit"), [("mouse", "crop"), ("touch", "pad"), ("keys", "crop")])
 def test_the_pixels_of_a_photograph_above_the_row_line_stay(
-    visit: Opener, server: Server, tmp_path: Path, kind: type[Mouse], fit: str
+    visit: Opener, server: Server, tmp_path: Path, kind: str, fit: str
 ) -> None:
-    hand = opened(kind, visit, photograph(tmp_path, 480, 320))
-    hand.page.locator(f"[name=fit][value={fit}]").check()
+    hand = opened(HANDS[kind], visit, photograph(tmp_path, 480, 320))
+    if fit == "pad":
+        hand.choose_whole_picture()
     edit(hand, temperature="3", top_k="500", seed="1")
     before = pixels(saved(hand.page))
     top = hand.page.locator("#row")
@@ -259,6 +262,34 @@ def test_the_pixels_of_a_photograph_above_the_row_line_stay(
     line = 200 if fit == "crop" else 220  # 5 of 8 rows of 40 pixels, or of 60 that begin 80 above the picture
     assert np.array_equal(after[:line], before[:line])
     assert not np.array_equal(after[line:], before[line:])
+
+
+def test_a_whole_photograph_tells_how_it_was_made(visit: Opener, tmp_path: Path) -> None:
+    hand = opened(Mouse, visit, photograph(tmp_path, 480, 320))
+    edit(hand, seed=4)
+    with Image.open(saved(hand.page)) as result:
+        told = result.text  # type: ignore[attr-defined]
+    assert (told["editar:instruction"], told["editar:seed"]) == (WORDS, "4")
+    hand.move_line(5, "crop", 1.5)
+    hand.press("#reroll")
+    expect(hand.page.locator("#history li")).to_have_count(2)
+    with Image.open(saved(hand.page)) as result:
+        assert result.text["editar:seed"] not in ("", "4")  # type: ignore[attr-defined]
+
+
+def test_a_mask_that_the_model_does_not_see_is_told(visit: Opener, server: Server, tmp_path: Path) -> None:
+    hand = opened(Mouse, visit, photograph(tmp_path, 192, 128))
+    hand._drag(place(hand.page, 0.25, 0.5, 1.5), place(hand.page, 0.25, 0.6, 1.5))
+    hand.page.locator("#at").evaluate(
+        "(at) => { at.value = 100; at.dispatchEvent(new Event('input', { bubbles: true })) }"
+    )
+    before = len(server.works)
+    begin(hand)
+    expect(hand.page.locator("#alert")).to_contain_text("beside the bright square")
+    assert len(server.works) == before
+    hand.press("#clear")
+    edit(hand)
+    expect(hand.page.locator("#alert")).to_have_text("")
 
 
 def test_a_photographs_result_is_used_again_after_the_page_was_closed(visit: Opener, tmp_path: Path) -> None:

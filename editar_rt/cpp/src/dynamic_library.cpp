@@ -70,6 +70,16 @@ void* open_library(const std::vector<std::string>& candidates, const std::string
     throw backend_error(what + " cannot be opened (" + reasons + "); " + advice);
 }
 
+bool is_library_at(void* library, const std::string& path) {
+#if defined(_WIN32)
+    return reinterpret_cast<void*>(GetModuleHandleW(wide(path).c_str())) == library;
+#else
+    void* found = dlopen(path.c_str(), RTLD_NOW | RTLD_LOCAL | RTLD_NOLOAD);
+    if (found != nullptr) dlclose(found);  // counted once more by dlopen
+    return found == library;
+#endif
+}
+
 void* library_function(void* library, const char* name) {
 #if defined(_WIN32)
     return reinterpret_cast<void*>(GetProcAddress(reinterpret_cast<HMODULE>(library), name));

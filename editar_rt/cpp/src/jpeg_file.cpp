@@ -142,7 +142,11 @@ Decoded read_jpeg(std::string_view file) {
     const auto* data = reinterpret_cast<const unsigned char*>(file.data());
     const auto size = static_cast<unsigned long>(file.size());
     int width = 0, height = 0, subsampling = 0, space = 0;
-    if (tjDecompressHeader3(decoder.get(), data, size, &width, &height, &subsampling, &space) != 0) failed();
+    // Damage is a warning, and the file is read as far as it goes, as in Pillow.
+    const auto check = [&](int result) {
+        if (result != 0 && tjGetErrorCode(decoder.get()) != TJERR_WARNING) failed();
+    };
+    check(tjDecompressHeader3(decoder.get(), data, size, &width, &height, &subsampling, &space));
     if (width != decoded.metadata.width || height != decoded.metadata.height) unreadable("it has frames of two sizes");
     const int components = markers.components();
     const bool is_cmyk = space == TJCS_CMYK || space == TJCS_YCCK;
@@ -152,10 +156,9 @@ Decoded read_jpeg(std::string_view file) {
     const int format = is_cmyk ? TJPF_CMYK : components == 1 ? TJPF_GRAY : TJPF_RGB;
     decoded.colors.resize(static_cast<size_t>(width) * static_cast<size_t>(height) *
                           static_cast<size_t>(decoded.channels()));
-    // Damaged pixels are a warning, and read as far as they go, as in Pillow. A file of very many scans is refused.
-    const int result = tjDecompress2(decoder.get(), data, size, decoded.colors.data(), width, 0, height, format,
-                                     TJFLAG_ACCURATEDCT | TJFLAG_LIMITSCANS);
-    if (result != 0 && tjGetErrorCode(decoder.get()) != TJERR_WARNING) failed();
+    // A file of very many scans is refused.
+    check(tjDecompress2(decoder.get(), data, size, decoded.colors.data(), width, 0, height, format,
+                        TJFLAG_ACCURATEDCT | TJFLAG_LIMITSCANS));
     if (is_cmyk)  // Adobe's convention: inks are stored inverted
         for (auto& value : decoded.colors) value = static_cast<uint8_t>(255 - value);
     return decoded;

@@ -153,6 +153,7 @@ SamplerAnswers sampler_answers(Backend& backend, const Manifest& manifest) {
                 auto example_at = [&, first = first](size_t place) { return (first + place) % own.size(); };
                 std::vector<const Example*> beside;
                 beside.reserve(positions);
+                beside.reserve(positions);
                 for (int place = 0; place < positions; ++place) beside.push_back(own[example_at(place)]);
                 const std::vector<int32_t> drawn = drawn_side_by_side(backend, beside, rows, size, most);
                 const size_t counted = drawn.size() - (guided ? positions : 0);

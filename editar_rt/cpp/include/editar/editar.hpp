@@ -70,7 +70,8 @@ struct Image {
         image.width = picture.width;
         image.height = picture.height;
         image.channels = picture.channels;
-        image.data.resize(static_cast<size_t>(image.width) * image.height * image.channels);
+        image.data.resize(static_cast<size_t>(image.width) * static_cast<size_t>(image.height) *
+                          static_cast<size_t>(image.channels));
         picture.data = image.data.data();
         check(editar_read_picture(file.data(), file.size(), &picture));
         return image;
@@ -115,7 +116,8 @@ public:
         const size_t variants = request.variants < 1                     ? 1
                                 : request.variants > EDITAR_MAX_VARIANTS ? 0
                                                                          : static_cast<size_t>(request.variants);
-        const size_t pixels = static_cast<size_t>(side_) * side_ * 3, count = static_cast<size_t>(count_);
+        const size_t pixels = static_cast<size_t>(side_) * static_cast<size_t>(side_) * 3,
+                     count = static_cast<size_t>(count_);
         std::vector<int32_t> tokens(variants * count);
         std::vector<uint8_t> rgb(variants * pixels);
         Result result;

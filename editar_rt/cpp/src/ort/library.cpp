@@ -4,6 +4,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <mutex>
+#include <new>
 #include <vector>
 
 #include "dynamic_library.h"
@@ -80,7 +81,7 @@ OnnxRuntime& OnnxRuntime::get(const char* path) {
     std::lock_guard<std::mutex> held(lock);
     const std::string wanted = path == nullptr ? "" : path;
     if (ort.api_ != nullptr) {
-        if (!wanted.empty() && wanted != ort.path_)
+        if (!wanted.empty() && wanted != ort.path_ && !is_library_at(ort.library_, wanted))
             throw backend_error(
                 "this process has already opened ONNX Runtime " + ort.version_ +
                 (ort.path_.empty() ? "" : " from " + ort.path_) +
@@ -114,6 +115,7 @@ OnnxRuntime& OnnxRuntime::get(const char* path) {
     ort.env_ = env;
     ort.cpu_ = cpu;
     ort.path_ = wanted;
+    ort.library_ = library;
     ort.api_ = api;
     return ort;
 }
@@ -140,9 +142,16 @@ std::string OnnxRuntime::said(OrtStatus* status) const {
     return words.empty() ? "it gave no reason" : words;
 }
 
+void OnnxRuntime::check_memory(const std::string& reason) {
+    for (const char* words : {"bad_alloc", "Failed to allocate memory"})
+        if (reason.find(words) != std::string::npos) throw std::bad_alloc();
+}
+
 void OnnxRuntime::check(OrtStatus* status, std::string_view part) const {
     if (status == nullptr) return;
-    throw backend_error("ONNX Runtime failed in the part " + std::string(part) + " (" + said(status).substr(0, 300) +
+    const std::string reason = said(status);
+    check_memory(reason);
+    throw backend_error("ONNX Runtime failed in the part " + std::string(part) + " (" + reason.substr(0, 300) +
                         "); check the bundle with: editar-cli verify BUNDLE");
 }
 

@@ -27,7 +27,9 @@ public:
     const std::string& version() const { return version_; }
     bool is_at_least(int major, int minor) const;
 
-    // Throws what a call returned as EDITAR_BACKEND_FAILED: "ONNX Runtime failed in the part …".
+    // Throws std::bad_alloc if that is the reason which the engine gave.
+    static void check_memory(const std::string& reason);
+    // Throws what a call returned as EDITAR_BACKEND_FAILED: "ONNX Runtime failed in the part …", or std::bad_alloc.
     void check(OrtStatus* status, std::string_view part) const;
     // The message of a failed call, on one line, and "" otherwise.
     std::string said(OrtStatus* status) const;
@@ -38,6 +40,7 @@ public:
 
 private:
     OnnxRuntime() = default;
+    void* library_ = nullptr;
     const OrtApi* api_ = nullptr;
     OrtEnv* env_ = nullptr;
     OrtMemoryInfo* cpu_ = nullptr;

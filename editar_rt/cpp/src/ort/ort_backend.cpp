@@ -90,6 +90,7 @@ SessionPtr OrtBackend::open(const std::string& graph, SessionOptionsPtr options)
         const auto held = mapping_weights();
         return ort_.said(ort_.api().CreateSession(ort_.env(), ort_path(graph).c_str(), options.get(), &raw));
     }();
+    OnnxRuntime::check_memory(reason);
     if (!reason.empty())
         throw backend_error("ONNX Runtime " + ort_.version() + " cannot load " + graph + ": " + reason);
     return own(ort_, raw);
