@@ -264,6 +264,34 @@ def test_the_pixels_of_a_photograph_above_the_row_line_stay(
     assert not np.array_equal(after[line:], before[line:])
 
 
+def test_a_whole_photograph_tells_how_it_was_made(visit: Opener, tmp_path: Path) -> None:
+    hand = opened(Mouse, visit, photograph(tmp_path, 480, 320))
+    edit(hand, seed=4)
+    with Image.open(saved(hand.page)) as result:
+        told = result.text  # type: ignore[attr-defined]
+    assert (told["editar:instruction"], told["editar:seed"]) == (WORDS, "4")
+    hand.move_line(5, "crop", 1.5)
+    hand.press("#reroll")
+    expect(hand.page.locator("#history li")).to_have_count(2)
+    with Image.open(saved(hand.page)) as result:
+        assert result.text["editar:seed"] not in ("", "4")  # type: ignore[attr-defined]
+
+
+def test_a_mask_that_the_model_does_not_see_is_told(visit: Opener, server: Server, tmp_path: Path) -> None:
+    hand = opened(Mouse, visit, photograph(tmp_path, 192, 128))
+    hand._drag(place(hand.page, 0.25, 0.5, 1.5), place(hand.page, 0.25, 0.6, 1.5))
+    hand.page.locator("#at").evaluate(
+        "(at) => { at.value = 100; at.dispatchEvent(new Event('input', { bubbles: true })) }"
+    )
+    before = len(server.works)
+    begin(hand)
+    expect(hand.page.locator("#alert")).to_contain_text("beside the bright square")
+    assert len(server.works) == before
+    hand.press("#clear")
+    edit(hand)
+    expect(hand.page.locator("#alert")).to_have_text("")
+
+
 def test_a_photographs_result_is_used_again_after_the_page_was_closed(visit: Opener, tmp_path: Path) -> None:
     photo = photograph(tmp_path, 192, 128)
     hand = opened(Mouse, visit, photo)

@@ -4,14 +4,16 @@ import { make, ui } from "./dom.js";
 import { History } from "./history.js";
 import { Mask, raster } from "./mask.js";
 import { known, patiently } from "./patience.js";
-import { cut, download, joined, maskFile, paint, patched, placed, read, whole } from "./pictures.js";
-import { Stage, within } from "./stage.js";
+import { cut, download, joined, maskFile, paint, patched, placed, reached, read, whole } from "./pictures.js";
+import { RowLine } from "./rowline.js";
+import { Stage } from "./stage.js";
 
 const SOURCE = -1;
 
 const { canvas, form } = ui;
 const mask = new Mask();
 const stage = new Stage(canvas, mask);
+const line = new RowLine(stage, reroll);
 const history = new History(ui.history, { show: showEntry, use, warn });
 
 /** @type {Model} */
@@ -25,7 +27,6 @@ let running = null;
 let seen = SOURCE; // the variant on the stage, or the source
 let comparing = false;
 let beside = false;
-let line = 0; // the row line's place
 let wishes = 0; // pictures that were asked for: a large one may be read after those that were asked for later
 
 // What is shown.
@@ -48,7 +49,7 @@ function see(index, run = shown) {
 	if (run !== shown) beside = false;
 	shown = run;
 	seen = index;
-	line = Infinity;
+	line.at = Infinity;
 	refresh();
 }
 
@@ -258,15 +259,16 @@ async function run(wanted, scene, above) {
 function begin() {
 	if (running) return;
 	if (!source) warn("Open a picture first.");
+	else if (mask.painted && !reached(scene(source))) warn("The mask is beside the bright square: move the square, or clear the mask.");
 	else if (form.reportValidity()) void run(settings(), scene(source));
 }
 
 /** Draw the rows below the line again, with another seed. */
 function reroll() {
 	const now = variant();
-	if (running || !now?.entry || !now.square || !shown || line >= ends()[1] || !ui.n.reportValidity()) return;
+	if (running || !now?.entry || !now.square || !shown || !line.below || !ui.n.reportValidity()) return;
 	const wanted = { ...now.entry.settings, n: ui.n.value || "1", seed: "" };
-	void run(wanted, shown, { entry: now.entry, square: now.square, row: line });
+	void run(wanted, shown, { entry: now.entry, square: now.square, row: line.at });
 }
 
 // History.
@@ -306,64 +308,13 @@ async function use(entry) {
 	work(from, "Picture, mask and settings are those of the result.");
 }
 
-// The row line.
-
-const handle = ui.row;
-
-/** The first and the last place of the row line: rows beside the picture are not seen. */
-function ends() {
-	const { source, place } = stage.scene ?? {};
-	if (!source || !place) return [0, model.rows];
-	const row = (/** @type {number} */ y) => ((y - place.y) / place.height) * model.rows;
-	return [Math.max(0, Math.floor(row(0))), Math.min(model.rows, Math.ceil(row(raster(source).height)))];
-}
+// Controls.
 
 stage.onview = () => {
-	const box = ui.rowline;
-	const [first, last] = ends();
-	line = within(line, first, last);
-	const below = last - line;
-	const { corner, scale, size, scene } = stage;
-	stage.kept = box.hidden || !below ? 1 : line / model.rows;
-	if (scene) {
-		const { place } = scene;
-		const y = Math.min(place.y + (line / model.rows) * place.height, size.height);
-		box.style.transform = `translate(${corner.x + Math.max(0, place.x) * scale}px, ${corner.y + y * scale}px)`;
-		box.style.width = `${Math.min(place.width, size.width) * scale}px`;
-		ui.fit.textContent = `${Math.round((100 * scale * size.width) / scene.source.width)} %`;
-	}
-	handle.ariaValueMin = String(first);
-	handle.ariaValueMax = String(last);
-	handle.ariaValueNow = String(line);
-	handle.ariaValueText = `${below} of ${last - first} rows are drawn again`;
-	handle.dataset.hint = below ? "↕" : "Drag up to re-roll";
-	ui.reroll.hidden = !below;
-	ui.reroll.textContent = `Re-roll ${below} row${below === 1 ? "" : "s"} below`;
+	line.show();
+	const { scale, size, scene } = stage;
+	if (scene) ui.fit.textContent = `${Math.round((100 * scale * size.width) / scene.source.width)} %`;
 };
-
-/** @param {number} to */
-function moveLine(to) {
-	line = Math.round(to);
-	stage.draw();
-}
-
-handle.onpointerdown = (e) => handle.setPointerCapture(e.pointerId);
-handle.onpointermove = (e) => {
-	const { place } = stage.scene ?? {};
-	if (place && handle.hasPointerCapture(e.pointerId)) {
-		moveLine(((stage.inside(stage.at(e)).y - place.y) / place.height) * model.rows);
-	}
-};
-handle.onkeydown = (e) => {
-	const steps = { ArrowUp: -1, ArrowLeft: -1, ArrowDown: 1, ArrowRight: 1, PageUp: -4, PageDown: 4, Home: -1e9, End: 1e9 };
-	const step = steps[/** @type {keyof typeof steps} */ (e.key)];
-	if (e.key === "Enter") reroll();
-	else if (step) moveLine(line + step);
-	else return;
-	e.preventDefault();
-};
-
-// Controls.
 
 function take(tool = "brush") {
 	stage.tool = tool;
@@ -470,6 +421,7 @@ async function meet() {
 	const found = await known();
 	if (found.bundle === model.bundle) return;
 	model = found;
+	line.rows = model.rows;
 	ui.model.textContent = `${model.id} · ${model.size} × ${model.size} pixels · ${model.rows} rows`;
 	ui.n.max = String(model.limits.n);
 	ui.task.replaceChildren(...model.tasks.map((name) => new Option(name)));

@@ -63,6 +63,15 @@ export async function cut(scene) {
 	return canvas.convertToBlob();
 }
 
+/** Whether the model sees any of the mask. @param {Scene} scene */
+export function reached({ source, place: { x, y, width, height }, masked }) {
+	const across = raster(source).width;
+	return masked.some((value, i) => {
+		const [right, down] = [(i % across) + 0.5 - x, Math.floor(i / across) + 0.5 - y];
+		return value && right > 0 && right < width && down > 0 && down < height;
+	});
+}
+
 /** The mask of what the model sees, as a file: transparent where the picture may change. @param {Scene} scene */
 export function maskFile(scene) {
 	const { canvas, pen } = part(scene, 1);
@@ -119,7 +128,21 @@ export async function whole(scene, result) {
 	const { canvas, pen } = paper(Math.round(width * grown), Math.round(height * grown));
 	pen.scale(canvas.width / all.width, canvas.height / all.height);
 	paint(pen, scene, patched(scene, result.pixels), await createImageBitmap(file));
-	return canvas.convertToBlob();
+	return told(canvas, result.file);
+}
+
+/** A canvas as a PNG with the texts of a result's: how it was made. @param {OffscreenCanvas} canvas @param {Blob} result */
+async function told(canvas, result) {
+	const [made, own] = await Promise.all([await canvas.convertToBlob(), result].map((file) => file.arrayBuffer()));
+	const view = new DataView(own);
+	const texts = [];
+	for (let start = 8, end; start + 12 <= own.byteLength; start = end) {
+		end = start + 12 + view.getUint32(start);
+		const kind = new TextDecoder().decode(own.slice(start + 4, start + 8));
+		if (["tEXt", "iTXt", "zTXt"].includes(kind)) texts.push(own.slice(start, end));
+	}
+	const head = 33; // bytes of the signature and the first chunk
+	return new Blob([made.slice(0, head), ...texts, made.slice(head)], { type: "image/png" });
 }
 
 /**
@@ -137,7 +160,7 @@ export async function joined(old, fresh, row, rows) {
 		pen.globalAlpha = line < y ? 1 : 1 - (line - y + 1) / (soft + 1);
 		pen.drawImage(old.pixels, 0, line, side, 1, 0, line, side, 1);
 	}
-	return read(await canvas.convertToBlob());
+	return read(await told(canvas, fresh.file));
 }
 
 /** @param {Blob} file @param {string} name */
