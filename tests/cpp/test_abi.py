@@ -420,6 +420,32 @@ def test_a_machine_without_cuda_says_so(library: Library) -> None:
     assert refused.value.status == c.BACKEND
 
 
+BROKEN_PIPE = """
+import ctypes, os, signal, sys, threading
+import numpy as np
+from tests.cpp import library as c
+
+def read_a_little():
+    with open(sys.argv[1], "rb", buffering=0) as pipe:
+        pipe.read(10)
+
+signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # as in programs that are not Python's
+library = c.open_library()
+os.mkfifo(sys.argv[1])
+noise = np.random.default_rng(0).integers(0, 256, (300, 300, 3), np.uint8)  # more than a pipe holds
+threading.Thread(target=read_a_little).start()
+try:
+    library.call("write_png", os.fsencode(sys.argv[1]), ctypes.byref(c.as_picture(noise)), None)
+except c.Refused as refused:
+    print(refused.status)
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no pipes with names here")
+def test_a_pipe_whose_reader_leaves_does_not_end_the_program(tmp_path: Path) -> None:
+    assert run([sys.executable, "-c", BROKEN_PIPE, str(tmp_path / "pipe.png")]).strip() == str(c.BAD_PICTURE)
+
+
 FORK = """
 import json, os, signal, sys, time
 import numpy as np

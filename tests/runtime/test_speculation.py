@@ -18,6 +18,7 @@ from editar_rt.generation.sequence import Ints, Sequence
 from editar_rt.generation.strategy import Given, Jacobi, Speculation
 from editar_rt.observe.trace import Trace
 from tests.runtime.demo import PICTURE, WORDS
+from tests.runtime.filled_rows import FilledRows
 from tests.runtime.test_strategy import Drafter
 
 MASK = np.zeros((128, 128), bool)
@@ -209,6 +210,24 @@ def test_quantized_weights_give_the_same_bits_in_passes_of_every_size(
     editor = editar_rt.load(golden_gpt_bundle_quantized, device="cpu", threads=1)
     assert editor.scheduler(1, guided).decoder.draft_chunks.alike
     assert largest_difference_by_size(editor, guided) == 0
+
+
+@pytest.mark.parametrize("count", [2, 3, 4, 5, 13])
+def test_quantized_weights_give_the_same_bits_in_a_chunk_and_in_steps(
+    golden_gpt_bundle_quantized: Path, count: int
+) -> None:
+    """So an image with fixed tokens, which go in a chunk, has the same tokens with and without speculation."""
+    backend = editar_rt.load(golden_gpt_bundle_quantized, device="cpu", threads=1).backend
+    rng = np.random.default_rng(0)
+    before, tokens = (rng.integers(0, 256, (1, length), np.int32) for length in (16, count))
+    found = []
+    for lengths in ([count], [1] * count):
+        rows = FilledRows(backend, 1, 40)
+        rows.forward(before)
+        parts = np.split(tokens, np.cumsum(lengths)[:-1], axis=1)
+        last = [rows.forward(part).copy() for part in parts][-1]
+        found.append(np.stack([last, rows.forward(tokens[:, :1])]))
+    assert np.array_equal(*found)
 
 
 @pytest.mark.parametrize("guided", [True, False])

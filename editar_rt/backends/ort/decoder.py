@@ -281,15 +281,20 @@ class OnnxRuntimeDecoder:
         """
         count, past = int(batch.counts[place]), int(batch.past[place])
         tokens, states = batch.tokens[place : place + 1, :count], rows_of(batch.states, slice(place, place + 1))
-        parts, first_output = [], count - batch.outputs
-        for start in range(0, count, self.piece):
-            stop = min(start + self.piece, count)
+        # Tokens go in pairs, as in steps and drafts, so that it makes no difference which of these they come by. A
+        # position behind an odd number of them is overwritten by the next run.
+        even = 2 if self._pairs and states is None else 1
+        tokens = np.pad(tokens, ((0, 0), (0, count % even)))
+        parts, first_output, length = [], count - batch.outputs, tokens.shape[1]
+        for start in range(0, length, self.piece):
+            stop = min(start + self.piece, length)
             own = states if states is None or states.shape[1] == 1 else states[:, start:stop]
             # The graph returns logits of at least one position.
-            wanted = max(stop - max(start, first_output), 1)
-            logits = self._run(tokens[:, start:stop], own, row, np.asarray([past + start], np.int32), wanted)
+            begin = min(max(start, first_output), stop - 1)
+            begin -= (stop - begin) % even
+            logits = self._run(tokens[:, start:stop], own, row, np.asarray([past + start], np.int32), stop - begin)
             if stop > first_output:
-                parts.append(logits)
+                parts.append(logits[:, max(start, first_output) - begin : min(stop, count) - begin])
         return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
 
     @running(names.DECODER)

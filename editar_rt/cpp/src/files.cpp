@@ -18,6 +18,8 @@
 #include <windows.h>
 #else
 #include <fcntl.h>
+#include <pthread.h>
+#include <signal.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -54,6 +56,36 @@ void write_content(File file, std::string_view content) {
     const bool written = std::fwrite(content.data(), 1, content.size(), file.get()) == content.size();
     if (!written || std::fflush(file.get()) != 0) fail_by_errno(errno ? errno : EIO);
 }
+
+// A pipe whose reader has left is an error while this lives, and does not end the program by a signal.
+class BrokenPipesFail {
+public:
+#ifndef _WIN32
+    BrokenPipesFail() {
+        sigemptyset(&pipe_);
+        sigaddset(&pipe_, SIGPIPE);
+        was_pending_ = is_pending();
+        pthread_sigmask(SIG_BLOCK, &pipe_, &before_);
+    }
+    ~BrokenPipesFail() {
+        int taken = 0;
+        if (!was_pending_ && is_pending()) sigwait(&pipe_, &taken);
+        pthread_sigmask(SIG_SETMASK, &before_, nullptr);
+    }
+    BrokenPipesFail(const BrokenPipesFail&) = delete;
+    BrokenPipesFail& operator=(const BrokenPipesFail&) = delete;
+
+private:
+    static bool is_pending() {
+        sigset_t pending;
+        return sigpending(&pending) == 0 && sigismember(&pending, SIGPIPE) == 1;
+    }
+    sigset_t pipe_, before_;
+    bool was_pending_ = false;
+#else
+    BrokenPipesFail() {}
+#endif
+};
 
 // A name beside a file's, not longer than names may be.
 fs::path partial_name(std::string name) {
@@ -237,6 +269,7 @@ void place_file(const std::string& path, std::string_view content) {
     const fs::path given = as_path(path);
     const fs::file_status status = fs::status(given, error);
     if (fs::exists(status) && !fs::is_regular_file(status) && !fs::is_directory(status)) {
+        const BrokenPipesFail without_signal;
         write_content(open_file(path, L"wb", "wb"), content);  // a device or FIFO is not replaced
         return;
     }

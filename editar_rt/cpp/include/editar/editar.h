@@ -144,8 +144,8 @@ typedef struct editar_picture { /* 8 bits per channel, sRGB, upright, lines from
 
 /* Read a PNG or JPEG, if the library was built with their readers, to the pixels that Python's runtime sees: EXIF's
  * orientation and colour profiles are applied, and transparency is blended with white. Call it with data NULL for
- * width, height, channels and stride, then with memory for them. With channels EDITAR_GREY it reads a mask:
- * transparency is blended with black. */
+ * width, height, channels and stride, then with memory for them. With channels 0 or EDITAR_RGB it reads colours; with
+ * EDITAR_GREY, a mask: transparency is blended with black. */
 EDITAR_API editar_status EDITAR_CALL editar_read_picture(const void* file, size_t bytes, editar_picture* picture);
 /* Write a PNG, beside its name and then renamed. `texts` are pairs of names and values, ended by NULL, or NULL; they
  * become text chunks "editar:NAME". */
@@ -220,7 +220,8 @@ typedef struct editar_request {
                                    chunk's logits differ from a step's by rounding */
     editar_progress_fn on_progress;
     editar_preview_fn on_preview;
-    double preview_share; /* largest share of the time of decoding that previews take; 0 is 0.1 */
+    double preview_share; /* largest share of the time of decoding that previews take; 0 is 0.1. Lines are left out to
+                             stay below it, and a short edit may show none */
     void* user;           /* passed to both callbacks */
     /* Not 0 stops the edit before its next step; a run of the engine is not interrupted. It is read atomically, so any
      * thread may set it by an atomic store (atomic_int, std::atomic<int32_t>), and a signal handler of the calling

@@ -321,14 +321,23 @@ bool OrtDecoder::takes_chunks(int positions) const {
 // A chunk of one row, in pieces, because temporary memory grows with the length of a piece.
 void OrtDecoder::chunk(const Batch& batch, int place, float* logits) {
     const int row = batch.rows[place] + spare_, count = batch.positions, first_output = count - batch.outputs;
-    const int32_t* tokens = batch.tokens.data() + static_cast<size_t>(place) * count;
-    for (int start = 0; start < count; start += piece()) {
-        const int stop = std::min(start + piece(), count), past = batch.past[place] + start;
+    const int32_t* own = batch.tokens.data() + static_cast<size_t>(place) * count;
+    std::vector<int32_t> tokens(own, own + count);
+    // Tokens go in pairs, as in steps and drafts, so that it makes no difference which of these they come by. A
+    // position behind an odd number of them is overwritten by the next run.
+    const int even = pairs_ && batch.states == nullptr ? 2 : 1, length = count + count % even;
+    tokens.resize(length);
+    for (int start = 0; start < length; start += piece()) {
+        const int stop = std::min(start + piece(), length), past = batch.past[place] + start;
         // The graph returns logits of at least one position.
-        const int outputs = std::max(stop - std::max(start, first_output), 1);
+        int begin = std::min(std::max(start, first_output), stop - 1);
+        begin -= (stop - begin) % even;
         const float* states = batch.states == nullptr ? nullptr : batch.states + static_cast<size_t>(start) * dim_;
-        const float* found = once(row, 1, stop - start, outputs, tokens + start, &past, states);
-        if (stop > first_output) logits = std::copy_n(found, static_cast<size_t>(outputs) * vocab_, logits);
+        const float* found = once(row, 1, stop - start, stop - begin, tokens.data() + start, &past, states);
+        const int from = std::max(start, first_output), to = std::min(stop, count);
+        if (from < to)
+            logits = std::copy_n(found + static_cast<size_t>(from - begin) * vocab_,
+                                 static_cast<size_t>(to - from) * vocab_, logits);
     }
 }
 
