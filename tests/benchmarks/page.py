@@ -1,9 +1,10 @@
 """The page's figures in Chromium over the demo: its bytes, from a click to the first row, from a click to a stop.
 
-    python -m tests.benchmarks.page [--repeats N] [--picture OUT.png]
+    python -m tests.benchmarks.page [--repeats N] [--picture OUT.png] [--photograph OUT.png]
 
 Every row is previewed, so that the first one is seen. For the stop, steps are slowed to 20 ms, so that there is time to
-stop one. `--picture` writes the README's screenshot. The last line of stdout is one JSON document.
+stop one. `--picture` writes the README's screenshot, `--photograph` one of a picture that is not square. The last line
+of stdout is one JSON document.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from editar_rt.server.app import PAGE
 from tests.runtime.demo import PICTURE, WORDS
 from tests.server.browser import Mouse, Server
 
+WIDE = Path(__file__).parents[2] / "docs" / "editing" / "wide.png"
 STEP_SECONDS = 0.02
 COLORS = 256
 UNTIL = """async ([button, words]) => {
@@ -48,6 +50,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--repeats", type=int, default=20)
     parser.add_argument("--picture", type=Path)
+    parser.add_argument("--photograph", type=Path)
     given = parser.parse_args()
     files = {path.name: path.read_bytes() for path in sorted(PAGE.iterdir())}
     figures: dict[str, Any] = {
@@ -68,6 +71,9 @@ def main() -> None:
         if given.picture:
             page.reload()
             show(page, given.picture)
+        if given.photograph:
+            page.reload()
+            show_photograph(page, given.photograph)
         browser.close()
     print(json.dumps(figures))
 
@@ -117,6 +123,24 @@ def show(page: Page, file: Path) -> None:
     page.locator("#edit").click()
     expect(page.locator("#status")).to_contain_text("Done")
     hand.move_line(6)
+    save(page, file)
+
+
+def show_photograph(page: Page, file: Path) -> None:
+    """A screenshot: a wide picture, the square that the model sees, and a mask over a thing in it."""
+    hand = Mouse(page)
+    page.locator("#file").set_input_files(WIDE)
+    expect(page.locator("#tools")).to_be_visible()
+    with Image.open(WIDE) as image:
+        ratio = image.width / image.height
+    page.locator("#at").evaluate("(at) => { at.value = 4; at.dispatchEvent(new Event('input', { bubbles: true })) }")
+    for y in (0.18, 0.28, 0.38, 0.48, 0.58):
+        hand.paint((0.15, y), (0.35, y), ratio)
+    page.locator("#prompt").fill("make the gem red")
+    save(page, file)
+
+
+def save(page: Page, file: Path) -> None:
     page.mouse.move(2, 2)
     seen = Image.open(io.BytesIO(page.screenshot())).convert("RGB")
     small = seen.resize((1000, round(1000 * seen.height / seen.width)), Image.Resampling.LANCZOS)

@@ -115,8 +115,8 @@ class Mouse:
     def press(self, name: str) -> None:
         self.page.locator(name).click()
 
-    def paint(self, start: tuple[float, float], end: tuple[float, float]) -> None:
-        self._drag(place(self.page, *start), place(self.page, *end))
+    def paint(self, start: tuple[float, float], end: tuple[float, float], ratio: float = 1) -> None:
+        self._drag(place(self.page, *start, ratio), place(self.page, *end, ratio))
 
     def _drag(self, start: tuple[float, float], end: tuple[float, float]) -> None:
         self.page.mouse.move(*start)
@@ -228,7 +228,7 @@ class Keys(Mouse):
             for _ in range(round(abs(after - before) / self.STEP)):
                 self.page.keyboard.press(modifier + (on if after > before else back))
 
-    def paint(self, start: tuple[float, float], end: tuple[float, float]) -> None:
+    def paint(self, start: tuple[float, float], end: tuple[float, float], ratio: float = 1) -> None:
         self.page.locator("#canvas").focus()
         self._go((0.5, 0.5), start)
         self.page.keyboard.press("Enter")

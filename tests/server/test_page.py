@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import gzip
 import subprocess
 import urllib.request
 import zlib
@@ -230,7 +231,7 @@ def test_outside_of_a_mask_a_photograph_keeps_every_pixel(visit: Opener, tmp_pat
     photo = photograph(tmp_path, 1500, 1000)
     hand = opened(Mouse, visit, photo)
     hand.page.locator(f"[name=fit][value={fit}]").check()
-    hand._drag(place(hand.page, 0.4, 0.5, 1.5), place(hand.page, 0.6, 0.5, 1.5))
+    hand.paint((0.4, 0.5), (0.6, 0.5), 1.5)
     with Image.open(saved(hand.page, "#mask-save")) as small:  # a pixel of it is two of the photograph
         around = small.resize((1500, 1000), Image.Resampling.NEAREST).filter(ImageFilter.MaxFilter(9))
     mask = np.asarray(around) > 0
@@ -279,7 +280,7 @@ def test_a_whole_photograph_tells_how_it_was_made(visit: Opener, tmp_path: Path)
 
 def test_a_mask_that_the_model_does_not_see_is_told(visit: Opener, server: Server, tmp_path: Path) -> None:
     hand = opened(Mouse, visit, photograph(tmp_path, 192, 128))
-    hand._drag(place(hand.page, 0.25, 0.5, 1.5), place(hand.page, 0.25, 0.6, 1.5))
+    hand.paint((0.25, 0.5), (0.25, 0.6), 1.5)
     hand.page.locator("#at").evaluate(
         "(at) => { at.value = 100; at.dispatchEvent(new Event('input', { bubbles: true })) }"
     )
@@ -297,7 +298,7 @@ def test_a_photographs_result_is_used_again_after_the_page_was_closed(visit: Ope
     hand = opened(Mouse, visit, photo)
     page = hand.page
     hand.move_frame(1.5)
-    hand._drag(place(page, 0.2, 0.5, 1.5), place(page, 0.3, 0.5, 1.5))
+    hand.paint((0.2, 0.5), (0.3, 0.5), 1.5)
     mask = painted(page)
     edit(hand, seed=4)
     before = pixels(saved(page))
@@ -656,8 +657,9 @@ def test_a_server_with_a_key_is_given_it(browser: Browser) -> None:
     with Server(key="secret") as locked:
         page = browser.new_page()
         page.goto(locked.url)
-        for key in ("wrong", "secret"):
+        for key, title in (("wrong", "This server asks for a key"), ("secret", "That is not the server's key")):
             expect(page.locator("#ask")).to_be_visible()
+            expect(page.locator("#ask-title")).to_have_text(title)
             page.locator("#key").fill(key)
             page.locator("#ask .main").click()
         expect(page.locator("#model")).to_contain_text("128 × 128 pixels")
@@ -979,5 +981,15 @@ def test_browsers_ask_for_new_versions_of_its_files(server: Server) -> None:
             assert answer.headers["cache-control"] == "no-cache"
 
 
-def test_its_files_are_small_in_the_wheel() -> None:
+def test_its_files_are_small_in_the_wheel_and_on_their_way(server: Server) -> None:
+    sent = 0
+    for path in PAGE.iterdir():
+        address = server.url + ("" if path.name == "index.html" else f"page/{path.name}")
+        request = urllib.request.Request(address, headers={"accept-encoding": "gzip"})
+        with urllib.request.urlopen(request) as answer:
+            content = answer.read()
+            assert (answer.headers["content-encoding"] == "gzip") == (path.stat().st_size > 500)
+        sent += len(content)
+        assert (gzip.decompress(content) if content[:2] == b"\x1f\x8b" else content) == path.read_bytes()
+    assert sent <= MOST_BYTES
     assert sum(len(zlib.compress(path.read_bytes())) for path in PAGE.iterdir()) <= MOST_BYTES
