@@ -138,14 +138,12 @@ def test_what_is_wrong_is_said_in_one_line(
 
 
 @pytest.mark.parametrize("name", ["in.png", "link.png", "in-8.png", "bundle/samples/add-0.png", "folder.png"])
-def test_nothing_that_is_there_is_lost(tiny_bundle: Path, tmp_path: Path, name: str) -> None:
+def test_nothing_that_is_there_is_lost(tmp_path: Path, name: str) -> None:
     """An output that would overwrite what is read is refused before the edit; of variants, before any is written."""
-    bundle = Path(shutil.copytree(tiny_bundle, tmp_path / "bundle"))
-    (bundle / "samples").mkdir()
+    bundle = Path(shutil.copytree(BUNDLE, tmp_path / "bundle"))
     (tmp_path / "folder.png").mkdir()
     picture = tmp_path / ("in-8.png" if name == "in-8.png" else "in.png")
-    for path in (picture, bundle / "samples/add-0.png"):
-        shutil.copy(PICTURE, path)
+    shutil.copy(PICTURE, picture)
     (tmp_path / "link.png").symlink_to(picture)
     variants = ["-n", 2, "--seed", 7] if name == "in-8.png" else []
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
@@ -153,6 +151,12 @@ def test_nothing_that_is_there_is_lost(tiny_bundle: Path, tmp_path: Path, name: 
     says = "it is a folder" if name == "folder.png" else "would overwrite"
     assert done.code == (1 if name == "folder.png" else 2) and says in done.stderr and done.stdout == ""
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
+def test_other_files_in_a_bundles_folder_are_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(shutil.copytree(BUNDLE, tmp_path / "bundle"))
+    for _ in range(2):
+        assert cli("edit", ".", PICTURE, WORDS, "-o", "out.png").code == 0
 
 
 @pytest.mark.parametrize("command", [["--version"], ["info", BUNDLE]])
