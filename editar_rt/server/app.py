@@ -20,6 +20,7 @@ from starlette.applications import Starlette
 from starlette.datastructures import FormData, UploadFile
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
+from starlette.middleware.gzip import GZipMiddleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.routing import BaseRoute, Mount, Route
@@ -40,6 +41,7 @@ T = TypeVar("T")
 
 HERE = Path(__file__).parent
 PAGE = HERE / "page"
+COMPRESSED = [Middleware(GZipMiddleware)]
 DESCRIPTION = HERE / "openapi.json"
 NO_STORE = {"cache-control": "no-store"}
 ASK_AGAIN = {"cache-control": "no-cache"}  # a browser would mix the modules of two versions
@@ -108,7 +110,10 @@ class _Server:
             Route("/openapi.json", self.description),
         ]
         if self.options.page and PAGE.is_dir():
-            routes += [Route("/", self.page), Mount("/page", _PageFiles(directory=PAGE))]
+            routes += [
+                Route("/", self.page, middleware=COMPRESSED),
+                Mount("/page", _PageFiles(directory=PAGE), middleware=COMPRESSED),
+            ]
         return routes
 
     # Edits.

@@ -24,8 +24,8 @@ from editar_rt.editor import Editor
 from tests.commands import Command, Done, in_process
 from tests.cpp.installed import engine_library, installed
 from tests.runtime.demo import BUNDLE, PICTURE, SIDE, WORDS
-from tests.runtime.edges import REFUSED, TAKEN, option, pairs
-from tests.runtime.test_numbers import number
+from tests.runtime.edges import REFUSED, option, pairs, rounds
+from tests.runtime.test_numbers import numbers
 from tests.runtime.test_selftest import changed_self_test, other_bit
 
 
@@ -77,15 +77,14 @@ def test_an_edit(editar: Command, tmp_path: Path, mask: Path, options: list[obje
     assert documents["mine"]["timings"].keys() == documents["theirs"]["timings"].keys()
 
 
-@pytest.mark.parametrize(("name", "text"), pairs(TAKEN))
-def test_a_number_at_the_edge_gives_what_it_gives_in_python(
-    name: str, text: str, demo_editor: Editor, mask: Path, tmp_path: Path
+@pytest.mark.parametrize("texts", rounds())
+def test_numbers_at_the_edge_give_what_they_give_in_python(
+    texts: dict[str, str], demo_editor: Editor, mask: Path, tmp_path: Path
 ) -> None:
-    masked = {"mask": mask} if name == "mask_margin" else {}
-    more = ["--mask", mask] if masked else []
-    done = cli("edit", BUNDLE, PICTURE, WORDS, "-o", tmp_path / "a.png", option(name, text), *more)
+    options = [option(*pair) for pair in texts.items()]
+    done = cli("edit", BUNDLE, PICTURE, WORDS, "-o", tmp_path / "a.png", "--mask", mask, *options)
     assert done.code == 0, done.stderr
-    expected = demo_editor.edit(PICTURE, WORDS, **{name: number(name, text)}, **masked)
+    expected = demo_editor.edit(PICTURE, WORDS, mask=mask, **numbers(texts))
     with Image.open(tmp_path / "a.png") as made:
         assert np.array_equal(np.asarray(made), np.asarray(expected.image))
 
@@ -139,14 +138,12 @@ def test_what_is_wrong_is_said_in_one_line(
 
 
 @pytest.mark.parametrize("name", ["in.png", "link.png", "in-8.png", "bundle/samples/add-0.png", "folder.png"])
-def test_nothing_that_is_there_is_lost(tiny_bundle: Path, tmp_path: Path, name: str) -> None:
+def test_nothing_that_is_there_is_lost(tmp_path: Path, name: str) -> None:
     """An output that would overwrite what is read is refused before the edit; of variants, before any is written."""
-    bundle = Path(shutil.copytree(tiny_bundle, tmp_path / "bundle"))
-    (bundle / "samples").mkdir()
+    bundle = Path(shutil.copytree(BUNDLE, tmp_path / "bundle"))
     (tmp_path / "folder.png").mkdir()
     picture = tmp_path / ("in-8.png" if name == "in-8.png" else "in.png")
-    for path in (picture, bundle / "samples/add-0.png"):
-        shutil.copy(PICTURE, path)
+    shutil.copy(PICTURE, picture)
     (tmp_path / "link.png").symlink_to(picture)
     variants = ["-n", 2, "--seed", 7] if name == "in-8.png" else []
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
@@ -154,6 +151,12 @@ def test_nothing_that_is_there_is_lost(tiny_bundle: Path, tmp_path: Path, name: 
     says = "it is a folder" if name == "folder.png" else "would overwrite"
     assert done.code == (1 if name == "folder.png" else 2) and says in done.stderr and done.stdout == ""
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
+def test_other_files_in_a_bundles_folder_are_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(shutil.copytree(BUNDLE, tmp_path / "bundle"))
+    for _ in range(2):
+        assert cli("edit", ".", PICTURE, WORDS, "-o", "out.png").code == 0
 
 
 @pytest.mark.parametrize("command", [["--version"], ["info", BUNDLE]])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import gzip
 import subprocess
 import urllib.request
 import zlib
@@ -1006,5 +1007,15 @@ def test_browsers_ask_for_new_versions_of_its_files(server: Server) -> None:
             assert answer.headers["cache-control"] == "no-cache"
 
 
-def test_its_files_are_small_in_the_wheel() -> None:
+def test_its_files_are_small_in_the_wheel_and_on_their_way(server: Server) -> None:
+    sent = 0
+    for path in PAGE.iterdir():
+        address = server.url + ("" if path.name == "index.html" else f"page/{path.name}")
+        request = urllib.request.Request(address, headers={"accept-encoding": "gzip"})
+        with urllib.request.urlopen(request) as answer:
+            content = answer.read()
+            assert (answer.headers["content-encoding"] == "gzip") == (path.stat().st_size > 500)
+        sent += len(content)
+        assert (gzip.decompress(content) if content[:2] == b"\x1f\x8b" else content) == path.read_bytes()
+    assert sent <= MOST_BYTES
     assert sum(len(zlib.compress(path.read_bytes())) for path in PAGE.iterdir()) <= MOST_BYTES
