@@ -24,8 +24,8 @@ from editar_rt.editor import Editor
 from tests.commands import Command, Done, in_process
 from tests.cpp.installed import engine_library, installed
 from tests.runtime.demo import BUNDLE, PICTURE, SIDE, WORDS
-from tests.runtime.edges import REFUSED, TAKEN, option, pairs
-from tests.runtime.test_numbers import number
+from tests.runtime.edges import REFUSED, option, pairs, rounds
+from tests.runtime.test_numbers import numbers
 from tests.runtime.test_selftest import changed_self_test, other_bit
 
 
@@ -77,15 +77,14 @@ def test_an_edit(editar: Command, tmp_path: Path, mask: Path, options: list[obje
     assert documents["mine"]["timings"].keys() == documents["theirs"]["timings"].keys()
 
 
-@pytest.mark.parametrize(("name", "text"), pairs(TAKEN))
-def test_a_number_at_the_edge_gives_what_it_gives_in_python(
-    name: str, text: str, demo_editor: Editor, mask: Path, tmp_path: Path
+@pytest.mark.parametrize("texts", rounds())
+def test_numbers_at_the_edge_give_what_they_give_in_python(
+    texts: dict[str, str], demo_editor: Editor, mask: Path, tmp_path: Path
 ) -> None:
-    masked = {"mask": mask} if name == "mask_margin" else {}
-    more = ["--mask", mask] if masked else []
-    done = cli("edit", BUNDLE, PICTURE, WORDS, "-o", tmp_path / "a.png", option(name, text), *more)
+    options = [option(*pair) for pair in texts.items()]
+    done = cli("edit", BUNDLE, PICTURE, WORDS, "-o", tmp_path / "a.png", "--mask", mask, *options)
     assert done.code == 0, done.stderr
-    expected = demo_editor.edit(PICTURE, WORDS, **{name: number(name, text)}, **masked)
+    expected = demo_editor.edit(PICTURE, WORDS, mask=mask, **numbers(texts))
     with Image.open(tmp_path / "a.png") as made:
         assert np.array_equal(np.asarray(made), np.asarray(expected.image))
 

@@ -45,6 +45,12 @@ def pairs(table: dict[str, tuple[str, ...]]) -> list[tuple[str, str]]:
     return [(name, text) for name, texts in table.items() for text in texts]
 
 
+def rounds() -> list[dict[str, str]]:
+    """Every number of `TAKEN`, in few edits that have one of each setting."""
+    most = max(map(len, TAKEN.values()))
+    return [{name: texts[n % len(texts)] for name, texts in TAKEN.items()} for n in range(most)]
+
+
 def option(name: str, text: str) -> str:
     """The words of a command line, which also take what begins with a minus sign."""
     return f"-n={text}" if name == "n" else f"--{name.replace('_', '-')}={text}"

@@ -22,7 +22,7 @@ from editar_rt.errors import OptionError
 from tests.commands import Command
 from tests.conftest import golden_arrays
 from tests.runtime.demo import BALL, BUNDLE, COUNT, PICTURE, WORDS
-from tests.runtime.edges import ALIKE, REFUSED, TAKEN, option, pairs
+from tests.runtime.edges import ALIKE, REFUSED, TAKEN, option, pairs, rounds
 
 GOLDEN = golden_arrays("gpt_tiny")
 NOISES = {"temperature": ("uniform", "gumbel"), "top_p": ("uniform", "gumbel")}
@@ -48,6 +48,10 @@ def number(name: str, text: str) -> Any:
         return int(text)
     except ValueError:
         return float(text)
+
+
+def numbers(texts: dict[str, str]) -> dict[str, Any]:
+    return {name: number(name, text) for name, text in texts.items()}
 
 
 def edited(editor: Editor, name: str, text: str, **options: Any) -> list[int]:
@@ -106,15 +110,15 @@ def test_a_device_draws_the_same_or_leaves_it_to_the_host(
 # The command line.
 
 
-@pytest.mark.parametrize(("name", "text"), pairs(TAKEN))
-def test_a_number_is_taken_on_the_command_line(
-    name: str, text: str, editar: Command, demo_editor: Editor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("texts", rounds())
+def test_numbers_are_taken_on_the_command_line(
+    texts: dict[str, str], editar: Command, demo_editor: Editor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(edit, "start", lambda *given: demo_editor)
-    mask = ["--box", ",".join(map(str, BALL))] if name == "mask_margin" else []
-    done = editar("edit", BUNDLE, PICTURE, WORDS, "-o", tmp_path / "a.png", option(name, text), *mask)
+    options = [option(*pair) for pair in texts.items()] + ["--box", ",".join(map(str, BALL))]
+    done = editar("edit", BUNDLE, PICTURE, WORDS, "-o", tmp_path / "a.png", *options)
     assert (done.code, done.stderr) == (0, "")
-    expected = demo_editor.edit(PICTURE, WORDS, **{name: number(name, text)}, mask=BALL if mask else None)
+    expected = demo_editor.edit(PICTURE, WORDS, mask=BALL, **numbers(texts))
     with Image.open(tmp_path / "a.png") as made:
         assert np.array_equal(np.asarray(made), np.asarray(expected.image))
 

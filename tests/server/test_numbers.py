@@ -7,8 +7,8 @@ import pytest
 from editar_rt.editor import Editor
 from editar_rt.server.forms import read_tokens
 from tests.runtime.demo import BALL, PICTURE, WORDS
-from tests.runtime.edges import REFUSED, TAKEN, pairs
-from tests.runtime.test_numbers import number
+from tests.runtime.edges import REFUSED, pairs, rounds
+from tests.runtime.test_numbers import numbers
 from tests.server.running import Server, form, serving
 from tests.server.test_app import ball_mask, file_of
 
@@ -16,18 +16,15 @@ EDITS = "/v1/images/edits"
 LIMITS = ("--queue-timeout", "--timeout", "--receive-timeout", "--send-timeout", "--grace")
 
 
-@pytest.mark.parametrize(("name", "text"), pairs(TAKEN))
-def test_a_number_is_taken(name: str, text: str, server: Server, demo_editor: Editor) -> None:
-    fields = form(**{name: text})
-    options = {"seed": 1, name: number(name, text)}
-    if name == "mask_margin":
-        fields["files"].append(("mask", ("mask.png", file_of(ball_mask(255, 0, "L")))))
-        options["mask"] = BALL
+@pytest.mark.parametrize("texts", rounds())
+def test_numbers_are_taken(texts: dict[str, str], server: Server, demo_editor: Editor) -> None:
+    fields = form(**texts)
+    fields["files"].append(("mask", ("mask.png", file_of(ball_mask(255, 0, "L")))))
     with server.client() as client:
         answer = client.post(EDITS, **fields)
     assert answer.status_code == 200, answer.text
     tokens = read_tokens(answer.json()["data"][0]["editar"]["tokens"], demo_editor)
-    assert tokens.tolist() == demo_editor.edit(PICTURE, WORDS, **options).tokens.ravel().tolist()
+    assert tokens.tolist() == demo_editor.edit(PICTURE, WORDS, mask=BALL, **numbers(texts)).tokens.ravel().tolist()
     assert "Warning" not in server.logged()
 
 
