@@ -95,7 +95,8 @@ def assert_same(edited: Any, results: list[editar_rt.Result]) -> None:
 @pytest.mark.parametrize("name", ["fp32", "int8", "int4"])
 def test_every_sample_gets_pythons_tokens_and_pixels(library: Library, bundles: dict[str, Path], name: str) -> None:
     """With every setting, a mask, kept tokens, and any number of threads."""
-    editor, models = editar_rt.load(bundles[name], threads=1), [library.open(bundles[name], threads=n) for n in (1, 2, 0)]
+    editor = editar_rt.load(bundles[name], threads=1)
+    models = [library.open(bundles[name], threads=n) for n in (1, 2, 0)]
     for place, (path, task, words) in enumerate(read_samples(editor.bundle)):
         theirs, (mine, *others) = editor.session(path), [model.session(pixels(path)) for model in models]
         assert mine.source()[1].tolist() == theirs.condition_tokens[0].tolist()
