@@ -21,7 +21,7 @@ for module, package in (("starlette", ".[serve]"), ("playwright", "playwright"))
     require_module(module, f"pip install {package}")
 CHROMIUM = require_program("chromium", "apt-get install chromium")
 
-from playwright.sync_api import Browser, Page, Route, expect, sync_playwright  # noqa: E402
+from playwright.sync_api import Browser, FileChooser, Page, Route, expect, sync_playwright  # noqa: E402
 
 from editar_rt.images.masks import read_mask  # noqa: E402
 from tests.runtime.demo import CELL, GRID, PICTURE, SAMPLES, SIDE, WORDS  # noqa: E402
@@ -595,6 +595,16 @@ def test_a_result_is_used_again_with_its_picture_mask_and_settings(hand: Any) ->
     assert np.array_equal(pixels(saved(hand.page)), before)
 
 
+def test_a_mask_that_using_a_result_again_replaces_is_undone(hand: Any) -> None:
+    edit(hand)
+    hand.paint((0.6, 0.3), (0.8, 0.3))
+    before = painted(hand.page)
+    hand.press("#history [title='Use again']")
+    expect(hand.page.locator("#masked")).to_contain_text("No mask")
+    hand.press("#undo")
+    assert painted(hand.page) == before > 0
+
+
 def test_kept_results_outlive_the_page_and_deleted_ones_do_not(hand: Any) -> None:
     page = hand.page
     for seed in (1, 2, 3):
@@ -715,6 +725,17 @@ def test_an_edit_that_is_stopped_before_its_first_row_leaves_the_source(mouse: M
     mouse.press("#stop")
     expect(mouse.page.locator("#status")).to_have_text("Stopped")
     expect(mouse.page.locator("#canvas")).to_have_attribute("aria-label", "Source picture, and mask")
+
+
+def test_an_edit_is_stopped_while_the_server_says_nothing(mouse: Mouse, server: Server) -> None:
+    before = len(server.works)
+    mouse.page.route("**/v1/models", lambda route: None)  # which is never answered
+    mouse.press("#edit")
+    mouse.press("#stop")
+    expect(mouse.page.locator("#status")).to_have_text("Stopped")
+    mouse.page.unroute("**/v1/models")
+    edit(mouse)
+    assert len(server.works) == before + 1
 
 
 def test_a_page_that_is_left_frees_its_rows(mouse: Mouse, server: Server) -> None:
@@ -903,9 +924,14 @@ def test_two_tabs_keep_results_for_each_other(visit: Opener) -> None:
 
 def test_keys_alone_go_from_a_picture_to_its_saved_result(visit: Opener, server: Server) -> None:
     page = visit()
-    with page.expect_file_chooser() as chooser:
+    choosers: list[FileChooser] = []
+    page.on("filechooser", choosers.append)
+    for _ in range(50):  # the browser drops keys before its first frame
         page.keyboard.press("o")
-    chooser.value.set_files(PICTURE)
+        page.wait_for_timeout(200)
+        if choosers:
+            break
+    choosers[0].set_files(PICTURE)
     expect(page.locator("#canvas")).to_be_focused()
     page.keyboard.press("Enter")  # a dot in the middle
     for _ in range(40):

@@ -19,9 +19,9 @@ async function call(path, key, init) {
 	throw new Refused(said?.error?.message ?? `the server answered ${answer.status}`, answer.status, wait);
 }
 
-/** @param {string} key @returns {Promise<Model>} */
-export async function model(key) {
-	const { data } = await (await call("v1/models", key, {})).json();
+/** @param {string} key @param {AbortSignal} [signal] @returns {Promise<Model>} */
+export async function model(key, signal) {
+	const { data } = await (await call("v1/models", key, { signal })).json();
 	return { ...data[0].editar, id: data[0].id };
 }
 

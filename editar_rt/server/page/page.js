@@ -219,7 +219,7 @@ async function run(wanted, scene, above) {
 	see(0, mine);
 	ui.stage.scrollIntoView({ block: "nearest" });
 	try {
-		await meet(); // another model may be served by now
+		await meet(control.signal); // another model may be served by now
 		if (above && above.entry.bundle !== model.bundle) throw new Error("another model made this result; edit it anew");
 		const body = await request(wanted, scene, above);
 		for await (const step of patiently(body, control.signal, say)) {
@@ -303,8 +303,8 @@ async function use(entry) {
 		if (field instanceof HTMLInputElement && field.type === "radio") field.checked = field.value === values.fit;
 		else if ("value" in field && "name" in field) field.value = values[String(field.name)] ?? "";
 	}
-	mask.reset(raster(from));
-	if (entry.masked.length) mask.set(entry.masked.slice());
+	if (from !== source) mask.reset(raster(from));
+	mask.set(entry.masked.length ? entry.masked : new Uint8Array(mask.now.length));
 	work(from, "Picture, mask and settings are those of the result.");
 }
 
@@ -337,22 +337,20 @@ stage.onframe = (by) => {
 	refresh();
 };
 
-/** The shown result in its picture, as a file. */
-async function finished() {
-	const square = variant()?.square;
-	return shown && square && whole(shown, square);
-}
-
 async function save() {
 	const now = variant();
-	if (!now) return source && download(source.file, source.name);
-	const file = await finished();
-	if (file && shown) download(file, `${shown.source.name.replace(/\.[^.]*$/, "")}-${now.seed}.png`);
+	if (!now && source) download(source.file, source.name);
+	if (!now?.square || !shown) return;
+	const name = `${shown.source.name.replace(/\.[^.]*$/, "")}-${now.seed}.png`;
+	download(await whole(shown, now.square), name);
 }
 
 async function further() {
-	const file = await finished();
-	if (file && shown) work(await read(file, shown.source.name), "The result is now the source; the mask is still there.");
+	const square = variant()?.square;
+	if (!square || !shown) return;
+	const wish = ++wishes;
+	const picture = await read(await whole(shown, square), shown.source.name);
+	if (wish === wishes) work(picture, "The result is now the source; the mask is still there.");
 }
 
 function compare(on = true) {
@@ -417,8 +415,9 @@ addEventListener("unhandledrejection", (e) => {
 	warn(words(e.reason));
 });
 
-async function meet() {
-	const found = await known();
+/** Learn what the server's model is. @param {AbortSignal} [signal] */
+async function meet(signal) {
+	const found = await known(signal);
 	if (found.bundle === model.bundle) return;
 	model = found;
 	line.rows = model.rows;

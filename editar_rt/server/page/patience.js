@@ -9,12 +9,12 @@ try {
 	key = sessionStorage.getItem(KEY) ?? "";
 } catch {} // A browser may store nothing.
 
-/** What the server's model is. @returns {Promise<Model>} */
-export async function known() {
+/** What the server's model is. @param {AbortSignal} [signal] @returns {Promise<Model>} */
+export async function known(signal) {
 	try {
-		return await model(key);
+		return await model(key, signal);
 	} catch (e) {
-		if (e instanceof Refused && e.status === 401 && (await askKey())) return known();
+		if (e instanceof Refused && e.status === 401 && (await askKey())) return known(signal);
 		throw e;
 	}
 }
