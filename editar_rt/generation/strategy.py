@@ -147,8 +147,8 @@ def check_speculate(speculate: object) -> None:
 def sizes_for(speculate: Speculate, chunks: DraftChunks, together: bool, count: int) -> tuple[int, ...]:
     """The numbers of positions that a pass may have; empty for plain decoding.
 
-    `auto` needs a decoder that runs both rows of a picture together. If all sizes give the same bits, it follows the
-    clock; otherwise it keeps to one size.
+    `auto` needs a decoder that runs both rows of a picture together, with the logits of single steps. If all sizes give
+    the same bits, it follows the clock; otherwise it keeps to one size.
 
     Args:
         together: whether both rows of a picture go through the decoder in one run.
@@ -159,7 +159,7 @@ def sizes_for(speculate: Speculate, chunks: DraftChunks, together: bool, count: 
     """
     allowed = tuple(size for size in chunks.sizes if size <= count - 1)
     if speculate == "auto":
-        if not allowed or not together:
+        if not allowed or not together or not chunks.like_steps:
             return ()
         if chunks.alike:
             return tuple(size for size in TRIED if size in allowed)

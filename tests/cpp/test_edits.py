@@ -195,6 +195,20 @@ def test_speculation(session: Session, twin: Any, size: int, settings: dict[str,
     assert edited.passes[0] < COUNT
 
 
+@pytest.mark.parametrize("name", ["int8", "int4"])
+def test_auto_and_masks_with_integer_weights(library: Library, bundles: dict[str, Path], name: str) -> None:
+    """The int8 bundle has an int8 cache, with which passes have the bits of steps; the int4 one has a float cache."""
+    model = library.open(bundles[name], threads=1)
+    session, mask = model.session(pixels(PICTURE)), masks()["box"]
+    for seed in range(4):
+        settings = as_sampling({"seed": seed, "temperature": 1.5})
+        plain, left_to_it = (session.edit(WORDS, sampling=settings, mask=mask, speculate=way) for way in (0, -1))
+        assert left_to_it.tokens[0].tolist() == plain.tokens[0].tolist()
+        assert name == "int8" or left_to_it.passes == plain.passes
+    session.close()
+    model.close()
+
+
 def test_speculation_with_a_mask_and_variants(session: Session, twin: Any) -> None:
     mask, settings = masks()["box"], {"seed": 3}
     edited = session.edit(WORDS, speculate=8, mask=mask, sampling=as_sampling(settings), variants=2)

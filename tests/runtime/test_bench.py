@@ -82,8 +82,8 @@ def test_a_bundle_with_a_sampling_head_draws_with_it_unless_told_otherwise(
     golden_gpt_bundle_delta_head: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     editor, drawn = editar_rt.load(golden_gpt_bundle_delta_head, device="emulated"), []
-    draw = EngineDecoder._step_and_draw
-    monkeypatch.setattr(EngineDecoder, "_step_and_draw", lambda *call: (drawn.append(1), draw(*call))[1])
+    draw = EngineDecoder._run_and_draw
+    monkeypatch.setattr(EngineDecoder, "_run_and_draw", lambda *call: (drawn.append(1), draw(*call))[1])
     for on_device, count in ((True, 3), (False, 0)):
         subject = BundleSubject(editor, Sampling(), on_device)
         assert subject.describe()["sampling_head"] == on_device

@@ -212,6 +212,13 @@ def test_quantized_weights_give_the_same_bits_in_passes_of_every_size(
     assert largest_difference_by_size(editor, guided) == 0
 
 
+def test_auto_decodes_plainly_where_passes_would_give_other_tokens(golden_gpt_bundle_quantized: Path) -> None:
+    """Over a float cache, attention rounds a chunk otherwise than a step, which integer activations multiply."""
+    editor = editar_rt.load(golden_gpt_bundle_quantized, device="cpu", threads=1)
+    drafts = editor.scheduler(1, True).pass_sizes("auto")
+    assert bool(drafts) == (editor.bundle.manifest.kv_cache == "int8")
+
+
 @pytest.mark.parametrize("count", [2, 3, 4, 5, 13])
 def test_quantized_weights_give_the_same_bits_in_a_chunk_and_in_steps(
     golden_gpt_bundle_quantized: Path, count: int

@@ -205,7 +205,8 @@ def test_auto_keeps_to_one_size_where_sizes_differ_in_their_bits_and_is_plain_wh
     assert sizes_for("auto", alike, True, 9) == (2, 4, 8)
     assert sizes_for("auto", fixed, True, 64) == (16,)
     assert sizes_for("auto", fixed, True, 10) == (8,)
-    for chunks, together in ((alike, False), (DraftChunks((), False), True)):
+    unlike = alike._replace(like_steps=False)
+    for chunks, together in ((alike, False), (unlike, True), (DraftChunks((), False), True)):
         assert sizes_for("auto", chunks, together, 64) == ()
 
 

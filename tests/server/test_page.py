@@ -925,7 +925,7 @@ def test_two_tabs_keep_results_for_each_other(visit: Opener) -> None:
 def test_keys_alone_go_from_a_picture_to_its_saved_result(visit: Opener, server: Server) -> None:
     page = visit()
     choosers: list[FileChooser] = []
-    page.on("filechooser", choosers.append)
+    page.on("filechooser", lambda chooser: choosers.append(chooser))
     for _ in range(50):  # the browser drops keys before its first frame
         page.keyboard.press("o")
         page.wait_for_timeout(200)

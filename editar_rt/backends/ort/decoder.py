@@ -24,7 +24,7 @@ from editar_rt.backends.ort.cuda_provider import CudaProvider
 from editar_rt.backends.ort.pages import trim_heap
 from editar_rt.backends.ort.rows import RowBuffers
 from editar_rt.bundle.folder import Bundle
-from editar_rt.bundle.words import PRECISIONS, replay_bound
+from editar_rt.bundle.words import INT8, PRECISIONS, replay_bound
 from editar_rt.errors import OptionError
 from editar_rt.generation.sampling import Draw
 
@@ -80,6 +80,8 @@ class OnnxRuntimeDecoder:
         # rounds differently, and a picture's tokens would depend on its batch. A spare row at each end completes pairs.
         self._pairs = PRECISIONS[manifest.precision].is_quantized and self._device == "cpu"
         self._spare = 1 if self._pairs else 0
+        # Attention over a float cache rounds a chunk otherwise than a step, which integer activations amplify.
+        self._like_steps = not self._pairs or manifest.kv_cache == INT8
         self._rows, self._capacity = rows + 2 * self._spare, capacity
         self._room = capacity + self._spare  # a full row that completes a pair gets one more position
         self._filled = np.zeros(self._rows, np.int32)  # end of each row's contents; 0 if they are not needed
@@ -115,7 +117,8 @@ class OnnxRuntimeDecoder:
     def draft_chunks(self) -> DraftChunks:
         # On a CPU, chunks of two positions and more go through the same kernels; quantized weights need even ones.
         # docs/performance.md, "What a pass costs", has the costs of four positions.
-        return DraftChunks(tuple(range(2, LONG, 2)), self._device == "cpu", 2.4 if self._pairs else 1.6)
+        worth = 2.4 if self._pairs else 1.6
+        return DraftChunks(tuple(range(2, LONG, 2)), self._device == "cpu", self._like_steps, worth)
 
     def run(self, batch: Batch, draw: Draw | None = None) -> Output:
         rows, past = batch.rows + self._spare, batch.past

@@ -45,6 +45,7 @@ struct Batch {
 struct DraftChunks {
     std::vector<int> sizes;  // numbers of positions that each row may have, even and ascending
     bool alike = false;      // whether every size gives the same logits, bit by bit; otherwise a picture keeps to one
+    bool like_steps = true;  // whether their logits are those of single steps, but for the last bits
 };
 
 class Decoder {

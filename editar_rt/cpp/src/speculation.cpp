@@ -68,7 +68,7 @@ std::vector<int> sizes_for(int speculate, const DraftChunks& chunks, bool togeth
         if (size <= count - 1) allowed.push_back(size);
     auto has = [&](int size) { return std::find(allowed.begin(), allowed.end(), size) != allowed.end(); };
     if (speculate == SPECULATE_AUTO) {
-        if (!together || allowed.empty()) return sizes;
+        if (!together || !chunks.like_steps || allowed.empty()) return sizes;
         if (!chunks.alike) {
             int largest = allowed[0];
             for (int size : allowed)

@@ -52,6 +52,8 @@ OrtDecoder::OrtDecoder(OrtBackend& backend, int rows, int capacity)
     // differently, and a picture's tokens would depend on its batch. A spare row at each end completes pairs.
     pairs_ = is_quantized(manifest.precision) && backend.cuda() == nullptr;
     spare_ = pairs_ ? 1 : 0;
+    // Attention over a float cache rounds a chunk otherwise than a step, which integer activations amplify.
+    like_steps_ = !pairs_ || manifest.kv_cache == facts::INT8;
     rows_ = rows + 2 * spare_;
     room_ = capacity + spare_;  // a full row that completes a pair gets one more position
     filled_.assign(rows_, 0);
@@ -76,7 +78,7 @@ int OrtDecoder::piece() const {
 
 DraftChunks OrtDecoder::draft_chunks() const {
     // On a CPU, chunks of two positions and more go through the same kernels; quantized weights need even ones.
-    DraftChunks chunks{{}, backend_.cuda() == nullptr};
+    DraftChunks chunks{{}, backend_.cuda() == nullptr, like_steps_};
     for (int size = 2; size < facts::LONG; size += 2) chunks.sizes.push_back(size);
     return chunks;
 }

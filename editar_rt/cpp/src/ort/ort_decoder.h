@@ -66,6 +66,7 @@ private:
     OrtSession* session_;
     ONNXTensorElementDataType type_;
     bool pairs_;  // whether an odd number of rows would run in a kernel that rounds differently
+    bool like_steps_;
     int spare_, rows_, capacity_, room_, growth_;
     int layers_, heads_, vocab_, dim_;
     size_t position_bytes_;
