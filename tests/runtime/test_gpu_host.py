@@ -42,6 +42,7 @@ def test_a_stage_that_fails_leaves_its_reason_and_the_rest_go_on(
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     monkeypatch.setenv("LD_LIBRARY_PATH", "")
     monkeypatch.setattr(measure, "TARGET", str(Path(measure.__file__).with_name("measured.toml")))
+    monkeypatch.setattr(measure, "RTX", False)
     measure.main(tmp_path, 120)
     report = json.loads((tmp_path / "results.json").read_text())
     assert json.loads(capsys.readouterr().out.splitlines()[-1]) == report

@@ -71,7 +71,10 @@ def stages(project: Path) -> list[tuple[str, list[str]]]:
 
     for each in (demo, native):
         if each.is_dir():
-            found += [build(each), bench(each), *drafted(each)]
+            found += [build(each), bench(each)]
+    for each in (demo, native):
+        if each.is_dir():
+            found += drafted(each)
     if large.is_dir():
         found += [grow(large), build(large), bench(large, "--repeats", "3"), *drafted(large), verify(large)]
     if seeded.is_dir():
