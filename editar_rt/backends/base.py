@@ -61,8 +61,8 @@ class DraftChunks(NamedTuple):
     """Whether every size gives the same logits, bit by bit, for the same tokens at the same positions. If so, the size
     may follow the clock; otherwise a picture keeps to one size."""
     like_steps: bool = True
-    """Whether their logits are those of single steps, but for the last bits. Otherwise drafts decide about a picture's
-    tokens, which nobody has asked for who leaves it to `auto`."""
+    """Whether their logits are those of single steps, but for the last bits. Otherwise drafts would change a picture's
+    tokens, which `auto` must not do."""
     worth: float = 1.0
     """Tokens that a pass of four positions takes at least where speculation pays on such a device."""
 

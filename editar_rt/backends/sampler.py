@@ -13,7 +13,7 @@ from editar_rt.generation.sampling import Draw, Sampling
 
 BY_NOISE = -1.0
 """In the place of a random number: the noise decides."""
-COLDEST, HOTTEST = (float(limit) for limit in (np.finfo(np.float32).tiny, np.finfo(np.float32).max))
+COLDEST, HOTTEST = float(np.finfo(np.float32).tiny), float(np.finfo(np.float32).max)
 """Temperatures that float32 has."""
 
 

@@ -8,7 +8,7 @@ The first exports BUNDLE in every precision; the second needs editar_rt with onn
 Each bundle of FOLDER is compared with FOLDER/reference on the CPU, in float32: logits of forced tokens, and the first
 token at which a greedy generation differs with the margin there; captured steps and passes that verify drafts are
 compared with plain steps, greedy and drawn; its self-test is repeated, where it has one of the decoder; then it is
-measured. Each has a process and a time limit of its own, so that one that crashes or hangs takes nothing with it.
+measured. Each bundle runs in its own process with a time limit, so that a crash or a hang stops no other bundle.
 RESULTS.json is written before each and after. Not a test: pytest does not collect it.
 """
 
@@ -205,10 +205,10 @@ def examine(path: Path, device: str, expected: dict[str, np.ndarray] | None, ste
     plain.backend.capture = False  # type: ignore[attr-defined]
     _, states, condition = inputs(editor, 1)
     draft = min(DRAFTED, (editor.picture_tokens - 1) // 2 * 2)
-    for name, ours, speculate in (("captured", editor, None), ("drafted", editor, draft)):
+    for name, speculate in (("captured", None), ("drafted", draft)):
         document[f"{name}_and_plain_first_difference"] = {
             kind: first_difference(
-                ours.steps(states, condition, sampling, speculate=speculate), plain.steps(states, condition, sampling)
+                editor.steps(states, condition, sampling, speculate=speculate), plain.steps(states, condition, sampling)
             )
             for kind, sampling in (("greedy", GREEDY), ("drawn", editar_rt.Sampling()))
         }

@@ -400,7 +400,7 @@ def test_reports_are_those_of_pythons_commands(
 def test_options_of_a_model_are_checked(library: Library) -> None:
     with pytest.raises(Refused, match="device must be one of auto, cpu, cuda, tensorrt, got 'gpu'"):
         library.open(BUNDLE, device=b"gpu")
-    for threads in (-1, 100_000):  # so many would take minutes to start
+    for threads in (-1, 100_000):  # starting 100,000 threads would take minutes
         with pytest.raises(Refused, match="threads must be 0 .* to .* logical cores"):
             library.open(BUNDLE, threads=threads)
     handle = ctypes.c_void_p()

@@ -176,7 +176,7 @@ def test_a_file_that_is_no_picture_is_refused(visit: Opener) -> None:
 
 
 def photograph(folder: Path, width: int, height: int) -> Path:
-    """A picture of two scenes side by side, in a size of its own."""
+    """A picture of two scenes side by side, in the given size."""
     scenes = [np.asarray(Image.open(SAMPLES / f"recolour-{i}.png").convert("RGB")) for i in (0, 1)]
     wide = Image.fromarray(np.concatenate(scenes, axis=1)[:, :192])
     wide.resize((width, height), Image.Resampling.LANCZOS).save(folder / "photograph.png")
@@ -827,6 +827,15 @@ def trouble(browser: Browser, server: Server, script: str = "") -> Page:
     return page
 
 
+def assert_nothing_is_kept(page: Page) -> None:
+    """An edit has a result; to keep it fails in a sentence. Closes the page."""
+    edit(Mouse(page))
+    page.locator("#history [title=Keep]").click()
+    expect(page.locator("#alert")).to_have_text("This browser cannot keep it: its store is full or turned off.")
+    expect(page.locator("#history [title=Keep]")).to_have_attribute("aria-pressed", "false")
+    page.context.close()
+
+
 def test_a_browser_that_stores_nothing_still_edits_and_says_so(browser: Browser, server: Server) -> None:
     page = trouble(
         browser,
@@ -835,11 +844,7 @@ def test_a_browser_that_stores_nothing_still_edits_and_says_so(browser: Browser,
             Object.defineProperty(window, name, { get() { throw new DOMException("denied", "SecurityError") } })""",
     )
     expect(page.locator("#model")).to_contain_text("pixels")
-    edit(Mouse(page))
-    page.locator("#history [title=Keep]").click()
-    expect(page.locator("#alert")).to_have_text("This browser cannot keep it: its store is full or turned off.")
-    expect(page.locator("#history [title=Keep]")).to_have_attribute("aria-pressed", "false")
-    page.context.close()
+    assert_nothing_is_kept(page)
 
 
 def test_a_store_that_is_full_keeps_nothing_and_says_so(browser: Browser, server: Server) -> None:
@@ -853,11 +858,7 @@ def test_a_store_that_is_full_keeps_nothing_and_says_so(browser: Browser, server
             return request
         }""",
     )
-    edit(Mouse(page))
-    page.locator("#history [title=Keep]").click()
-    expect(page.locator("#alert")).to_contain_text("full or turned off")
-    expect(page.locator("#history [title=Keep]")).to_have_attribute("aria-pressed", "false")
-    page.context.close()
+    assert_nothing_is_kept(page)
 
 
 def test_a_lost_connection_is_told_and_the_next_edit_goes_on(browser: Browser, server: Server) -> None:

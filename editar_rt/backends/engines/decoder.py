@@ -127,7 +127,7 @@ class EngineDecoder:
         if end > self._room:
             raise OptionError(f"the decoder's cache has room for {self._room} positions, but {end} are needed")
         positions = self._side_by_side(batch)
-        if draw is not None and positions is not None:
+        if draw is not None and positions is not None and self.draws:
             drawn = self._run_and_draw(batch, positions, draw)
             if drawn is not None:
                 return drawn
@@ -199,13 +199,15 @@ class EngineDecoder:
             positions: of the engine.
         """
         rows, count = batch.tokens.shape
-        if batch.outputs < count or (batch.counts < count).any():
+        if batch.outputs < count or (batch.counts < count).any() or (batch.tokens < 0).any():
             return None
         window = self._plan.window(batch.rows.tolist(), self._rows)
-        inputs = SamplerInputs.of(draw, rows, self._sampler_top_k, self._vocab) if self.draws else None
         taken = batch.rows - window.start
         # All rows of a picture must be in the same run, and the sampler's rows are neighbours.
-        if inputs is None or window.served < rows or taken[-1] - taken[0] >= rows or (batch.tokens < 0).any():
+        if window.served < rows or taken[-1] - taken[0] >= rows:
+            return None
+        inputs = SamplerInputs.of(draw, rows, self._sampler_top_k, self._vocab)
+        if inputs is None:
             return None
         program = self._backend.program(Shape(names.DECODER, window.size, positions))
         sampler = self._backend.program(Shape(names.SAMPLER, window.size, positions))

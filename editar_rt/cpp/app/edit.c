@@ -147,7 +147,7 @@ int edit_command(const arguments* all, editar_model* model, const editar_model_i
     const char* inputs[4] = {all->words[1], NULL, NULL, NULL};
     const double started = seconds();
     double total;
-    variant_texts named;
+    variant_texts* named = NULL; /* of every variant */
     int code, given = 1;
     memset(&made, 0, sizeof made);
     memset(&picture, 0, sizeof picture);
@@ -166,6 +166,7 @@ int edit_command(const arguments* all, editar_model* model, const editar_model_i
         made.size = sizeof made;
         made.passes = passes;
         made.rgb = malloc((size_t)variants * square);
+        named = malloc((size_t)variants * sizeof *named);
         request.task = all->task;
         request.instruction = all->words[2];
         request.sampling = &all->sampling;
@@ -173,8 +174,8 @@ int edit_command(const arguments* all, editar_model* model, const editar_model_i
         request.variants = variants;
         request.mask = all->mask == NULL ? NULL : &mask;
         request.stop = &stop;
-        if (status == EDITAR_OK && made.rgb != NULL) status = editar_edit(session, &request, &made);
-        if (made.rgb == NULL)
+        if (status == EDITAR_OK && made.rgb != NULL && named != NULL) status = editar_edit(session, &request, &made);
+        if (made.rgb == NULL || named == NULL)
             code = complain(1, "there is not enough memory for %d pictures", (int)variants);
         else if (status == EDITAR_STOPPED)
             code = complain(128 + (int)signalled, "stopped");
@@ -188,27 +189,24 @@ int edit_command(const arguments* all, editar_model* model, const editar_model_i
         complain(0, "the mask has no white within the picture's middle square, so the picture stays as it is");
     /* All files are checked and written before anything is printed. */
     for (variant = 0; code == 0 && variant < variants; ++variant) {
-        code = name_variant(all, session, variant, digits, all->mask == NULL ? NULL : mask_digits, &named);
-        if (code == 0) code = check_output(named.path, all->words[0], inputs);
+        code = name_variant(all, session, variant, digits, all->mask == NULL ? NULL : mask_digits, &named[variant]);
+        if (code == 0) code = check_output(named[variant].path, all->words[0], inputs);
     }
-    for (variant = 0; code == 0 && variant < variants; ++variant) {
-        code = name_variant(all, session, variant, digits, all->mask == NULL ? NULL : mask_digits, &named);
-        if (code == 0) code = write_variant(all, &named, made.rgb + (size_t)variant * square, info->image_size);
-    }
+    for (variant = 0; code == 0 && variant < variants; ++variant)
+        code = write_variant(all, &named[variant], made.rgb + (size_t)variant * square, info->image_size);
     total = seconds() - started;
     if (code == 0 && all->json && all->count > 0) fputs("{\"pictures\": [", stdout);
     for (variant = 0; code == 0 && variant < variants; ++variant) {
-        code = name_variant(all, session, variant, digits, all->mask == NULL ? NULL : mask_digits, &named);
-        if (code != 0) break;
         if (all->json && variant > 0) fputs(", ", stdout);
         if (all->json)
-            print_result(named.path, &made, variant, total, named.texts);
+            print_result(named[variant].path, &made, variant, total, named[variant].texts);
         else
-            printf("%s  (%.2f s)\n", named.path, total);
+            printf("%s  (%.2f s)\n", named[variant].path, total);
     }
     if (code == 0 && all->json) puts(all->count > 0 ? "]}" : "");
     editar_close_session(session);
     free(made.rgb);
+    free(named);
     free(states);
     free(picture.data);
     free(mask.data);

@@ -104,11 +104,13 @@ std::vector<Example> examples(int size, int most) {
 }
 
 // What a sampler draws where the K examples stand side by side, [R][K]; the last row of guided ones is unconditional.
-std::vector<int32_t> drawn_side_by_side(Backend& backend, const std::vector<const Example*>& own, int rows, int size,
-                                        int most) {
-    const std::vector<float> cond = example_logits(size, 1.0), uncond = example_logits(size, 0.5);
+// `cond` and `uncond` are the logits of all examples.
+std::vector<int32_t> drawn_side_by_side(Backend& backend, const std::vector<const Example*>& own, int rows,
+                                        const std::vector<float>& cond, const std::vector<float>& uncond, int most) {
+    const int size = static_cast<int>(cond.size());
     SamplerInputs inputs(rows, static_cast<int>(own.size()));
     std::vector<float> logits;
+    logits.reserve(cond.size() * rows * own.size());
     for (int row = 0; row < rows; ++row) {
         if (own[0]->guided) inputs.uncond_rows[row] = rows - 1;
         const std::vector<float>& given = own[0]->guided && row == rows - 1 ? uncond : cond;
@@ -137,6 +139,7 @@ std::vector<int32_t>& tokens_of(SamplerAnswers& answers, const std::string& labe
 
 SamplerAnswers sampler_answers(Backend& backend, const Manifest& manifest) {
     const int size = std::max(manifest.model.vocab_size, 1), most = manifest.sampler_top_k;
+    const std::vector<float> cond = example_logits(size, 1.0), uncond = example_logits(size, 0.5);
     const std::vector<Example> all = examples(size, most);
     SamplerAnswers answers;
     for (const auto& [rows, positions] : backend.samplers()) {
@@ -153,9 +156,8 @@ SamplerAnswers sampler_answers(Backend& backend, const Manifest& manifest) {
                 auto example_at = [&, first = first](size_t place) { return (first + place) % own.size(); };
                 std::vector<const Example*> beside;
                 beside.reserve(positions);
-                beside.reserve(positions);
                 for (int place = 0; place < positions; ++place) beside.push_back(own[example_at(place)]);
-                const std::vector<int32_t> drawn = drawn_side_by_side(backend, beside, rows, size, most);
+                const std::vector<int32_t> drawn = drawn_side_by_side(backend, beside, rows, cond, uncond, most);
                 const size_t counted = drawn.size() - (guided ? positions : 0);
                 for (size_t n = 0; n < counted; ++n) found[example_at(n % positions)].insert(drawn[n]);
             }
